@@ -1,0 +1,1 @@
+"""The Roboschool robots on PyBullet: `registration` (ids), one file a robot family, `world` (Bullet), `camera`."""

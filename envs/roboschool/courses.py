@@ -1,0 +1,149 @@
+"""Where a walker is going and what that is worth: straight ahead, after flags, or after flags under attack.
+
+A course is asked at fixed places of `Walker`'s step; it holds what outlives a step (the flag, its time-out).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from envs.roboschool.world import STEP_S, data_file
+
+if TYPE_CHECKING:
+    from envs.roboschool.walker import Walker
+
+FIELD_HALF_LENGTH_M = 105 * 0.25
+FIELD_HALF_WIDTH_M = 50 * 0.25
+_FLAG_COMPACTNESS = 0.5
+_FLAG_TIMEOUT_STEPS = 600 // 4
+_FLAG_REACHED_M = 1.0
+_FLAG_HEIGHT_M = 0.7
+
+
+class Course(Protocol):
+    """The questions that `Walker` asks of a course."""
+
+    target: tuple[float, float]
+
+    def place(self, walker: Walker) -> None:
+        """Adds the course's bodies to the robot's world, once."""
+
+    def start(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Begins an episode: poses the robot and sets the target."""
+
+    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Moves the target where the rules say so, before the observation is built."""
+
+    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
+        """The alive reward at torso height `z` (m); negative ends the episode."""
+
+    def potential(self, walker: Walker, distance_m: float) -> float:
+        """Potential whose gain is the progress reward."""
+
+    def potential_before(self, walker: Walker, remembered: float) -> float:
+        """The potential to compare with: the remembered one, or anew where the target has just moved."""
+
+    def electricity_factor(self, walker: Walker) -> float:
+        """Factor on the cost of mechanical work."""
+
+
+class StraightAhead:
+    """A target one kilometre ahead that never moves."""
+
+    def __init__(self, *, start_height_m: float | None = None, yaw_spread: float = 0.0) -> None:
+        self.target = (1e3, 0.0)
+        self._start_height_m, self._yaw_spread = start_height_m, yaw_spread
+
+    def place(self, walker: Walker) -> None:
+        """Needs no bodies."""
+
+    def start(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Lifts and turns the robot where the robot's rules ask for it (Humanoid)."""
+        if self._start_height_m is not None:
+            yaw = rng.uniform(-self._yaw_spread, self._yaw_spread)
+            walker.lay_down(height_m=self._start_height_m, roll=0.0, pitch=0.0, yaw=yaw)
+
+    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Leaves the target where it is."""
+
+    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
+        """By the robot's own rule."""
+        return walker.spec.alive(z, walker.pitch, walker.feet_flags)
+
+    def potential(self, walker: Walker, distance_m: float) -> float:
+        """Minus the distance, in m per step: a gain of v at v m/s."""
+        return -distance_m / STEP_S
+
+    def potential_before(self, walker: Walker, remembered: float) -> float:
+        """The remembered one."""
+        return remembered
+
+    def electricity_factor(self, walker: Walker) -> float:
+        """1."""
+        return 1.0
+
+
+class FlagRun:
+    """Flags that appear on a field; a new one when the last is reached or has been out for 150 steps.
+
+    With `as_port` the first flag is anywhere and moving the flag jumps the reward, as in pybullet_envs_gymnasium.
+    """
+
+    def __init__(self, *, as_port: bool) -> None:
+        self.target = (0.0, 0.0)
+        self._as_port = as_port
+        self._straight = StraightAhead(start_height_m=None if as_port else 1.4, yaw_spread=np.pi / 16)
+        self.has_moved = False
+
+    def place(self, walker: Walker) -> None:
+        """Adds a red ball that touches nothing, as the flag."""
+        p, client = walker.world.api, walker.world.client
+        self._ball = p.loadURDF(data_file("sphere2red_nocol.urdf"), (0, 0, _FLAG_HEIGHT_M), physicsClientId=client)
+
+    def start(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Poses the robot and sets the first flag, half of the time straight ahead."""
+        self._straight.start(walker, rng)
+        if not self._as_port and rng.uniform() < 0.5:
+            half = FIELD_HALF_LENGTH_M * _FLAG_COMPACTNESS
+            self._move_flag(walker, rng.uniform(half, 2 * half), 0.0)
+        else:
+            self._move_flag_anywhere(walker, rng)
+
+    def _move_flag_anywhere(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Draws a place on the middle half of the field."""
+        x = rng.uniform(-FIELD_HALF_LENGTH_M, FIELD_HALF_LENGTH_M)
+        y = rng.uniform(-FIELD_HALF_WIDTH_M, FIELD_HALF_WIDTH_M)
+        self._move_flag(walker, x * _FLAG_COMPACTNESS, y * _FLAG_COMPACTNESS)
+
+    def _move_flag(self, walker: Walker, x: float, y: float) -> None:
+        self.target = (float(x), float(y))
+        self._steps_left = _FLAG_TIMEOUT_STEPS
+        place = (*self.target, _FLAG_HEIGHT_M)
+        walker.world.api.resetBasePositionAndOrientation(
+            self._ball, place, (0, 0, 0, 1), physicsClientId=walker.world.client
+        )
+
+    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Counts down and moves the flag when it is reached or too old."""
+        self._steps_left -= 1
+        self.has_moved = walker.target_distance < _FLAG_REACHED_M or self._steps_left <= 0
+        if self.has_moved:
+            self._move_flag_anywhere(walker, rng)
+
+    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
+        """By the robot's own rule."""
+        return walker.spec.alive(z, walker.pitch, walker.feet_flags)
+
+    def potential(self, walker: Walker, distance_m: float) -> float:
+        """Minus the distance to the flag, in m per step."""
+        return -distance_m / STEP_S
+
+    def potential_before(self, walker: Walker, remembered: float) -> float:
+        """Anew after a move of the flag, so that the move itself is worth nothing."""
+        return self.potential(walker, walker.target_distance) if self.has_moved else remembered
+
+    def electricity_factor(self, walker: Walker) -> float:
+        """One half; the port forgot it."""
+        return 1.0 if self._as_port else 0.5

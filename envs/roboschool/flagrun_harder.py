@@ -1,0 +1,147 @@
+"""The hardest course: flags, lying starts, and a cube thrown at whoever stands."""
+
+from __future__ import annotations
+
+import collections
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from envs.roboschool.courses import FlagRun
+from envs.roboschool.world import data_file
+
+if TYPE_CHECKING:
+    from envs.roboschool.walker import Walker
+
+_WALK, _STAND_UP, _ROLL_OVER = range(3)
+_TASKS_REMEMBERED = 10
+_STANDING_Z_M = 0.8
+_STEPS_ON_GROUND_AT_MOST = 170
+_THROW_EVERY, _THROWS_AFTER = 30, 100
+_THROW_FROM_M = 4.0
+_CUBE_MASS_KG = 1.2
+_CUBE_START_M = (-1.5, 0.0, 0.05)
+_LEAK_TO_POTENTIAL = 100.0  # 1 / (1 - gamma) for the gamma of 0.99 that Roboschool assumes
+
+
+class FlagRunHarder:
+    """Flags under attack; the alive reward is a leak of a potential, so that getting up pays at once.
+
+    With `as_port`: no lying starts, the port's leak (z / 0.8 + 1) and undivided electricity cost.
+    Source: openai/roboschool 1.0.49; for the port pybullet_envs_gymnasium 0.6.0.
+    """
+
+    def __init__(self, *, as_port: bool) -> None:
+        self._flags = FlagRun(as_port=as_port)
+        self._as_port = as_port
+        self._task = _WALK
+        self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
+        self._steps = 0
+        self._steps_on_ground = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._steps = self._steps_on_ground = 0
+        self._crawl_start: float | None = None
+        self._crawl_ignored = 0.0
+
+    @property
+    def target(self) -> tuple[float, float]:
+        """Where the flag is, x and y in m."""
+        return self._flags.target
+
+    @target.setter
+    def target(self, xy: tuple[float, float]) -> None:
+        self._flags.target = xy
+
+    def place(self, walker: Walker) -> None:
+        """Adds the flag and the cube to the world."""
+        self._flags.place(walker)
+        p, client = walker.world.api, walker.world.client
+        self._cube = p.loadURDF(data_file("cube_small.urdf"), _CUBE_START_M, physicsClientId=client)
+        p.changeDynamics(self._cube, -1, mass=_CUBE_MASS_KG, physicsClientId=client)
+        # The pelvis counts in the height by 30 %.
+        self._pelvis = walker.world.link_names(walker.body)["pelvis"]
+
+    def start(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Scores the last task, draws the next by failure rate, and poses the robot for it."""
+        if self._steps:
+            self._successes[self._task].append(float(self._steps_on_ground == 0))
+        self._begin()
+        self._flags.start(walker, rng)
+        if not self._as_port:
+            self._pose(walker, rng)
+        p, client = walker.world.api, walker.world.client
+        p.resetBasePositionAndOrientation(self._cube, _CUBE_START_M, (0, 0, 0, 1), physicsClientId=client)
+
+    def _pose(self, walker: Walker, rng: np.random.Generator) -> None:
+        failures = np.array([1.0 - np.mean(past) for past in self._successes]) + 0.1
+        self._task = int(rng.choice(3, p=failures / failures.sum()))
+        yaw = float(rng.uniform(-math.pi, math.pi))
+        heights = {_WALK: 1.4, _STAND_UP: 0.45, _ROLL_OVER: 0.25}
+        pitches = {_WALK: 0.0, _STAND_UP: math.pi / 2, _ROLL_OVER: math.pi * 3 / 2}
+        walker.lay_down(height_m=heights[self._task], roll=0.0, pitch=pitches[self._task], yaw=yaw)
+
+    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Moves the flag."""
+        self._flags.tick(walker, rng)
+
+    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
+        """The potential's leak; negative after 170 steps on the ground."""
+        on_feet = self._steps_on_ground == 0
+        if on_feet and self._steps > _THROWS_AFTER and self._steps % _THROW_EVERY == 0:
+            self._throw_cube(walker, rng)
+        if z < _STANDING_Z_M:
+            self._steps_on_ground += 1
+        elif self._steps_on_ground > 0:
+            self._steps_on_ground -= 1
+        self._steps += 1
+        return self._leak(walker) if self._steps_on_ground < _STEPS_ON_GROUND_AT_MOST else -1.0
+
+    def _leak(self, walker: Walker) -> float:
+        torso_z = walker.torso_xyz[2]
+        if self._as_port:
+            return min(max(torso_z, 0.0), 0.8) / 0.8 + 1.0
+        pelvis_z = walker.link_states[self._pelvis][0][2]
+        height = min(max(0.7 * torso_z + 0.3 * pelvis_z, 0.0), 0.7)
+        return float(0.5 + 1.5 * height / 0.7)
+
+    def _throw_cube(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Throws the cube so that it meets the robot where it will be."""
+        p, client = walker.world.api, walker.world.client
+        aim = np.array([walker.mean_x, walker.mean_y, walker.torso_xyz[2]])
+        angle = rng.uniform(-3.14, 3.14)
+        speed_mps = rng.uniform(20.0, 30.0)
+        aim += np.array(walker.torso_velocity) * (_THROW_FROM_M / speed_mps)
+        start = aim + np.array([_THROW_FROM_M * math.cos(angle), _THROW_FROM_M * math.sin(angle), 1.0])
+        velocity = (aim - start) * (speed_mps / np.linalg.norm(aim - start))
+        velocity += rng.uniform(-1.0, 1.0, size=3)
+        _, turn = p.getBasePositionAndOrientation(self._cube, physicsClientId=client)
+        p.resetBasePositionAndOrientation(self._cube, start.tolist(), turn, physicsClientId=client)
+        p.resetBaseVelocity(self._cube, velocity.tolist(), (0, 0, 0), physicsClientId=client)
+
+    def potential(self, walker: Walker, distance_m: float) -> float:
+        """Progress to the flag that was not crawled, plus what the alive reward leaks from."""
+        progress = self._flags.potential(walker, distance_m)
+        if walker.torso_xyz[2] < _STANDING_Z_M:
+            if self._crawl_start is None:
+                self._crawl_start = progress - self._crawl_ignored
+            self._crawl_ignored = progress - self._crawl_start
+            progress = self._crawl_start
+        else:
+            progress -= self._crawl_ignored
+            self._crawl_start = None
+        return progress + _LEAK_TO_POTENTIAL * self._leak(walker)
+
+    def potential_before(self, walker: Walker, remembered: float) -> float:
+        """Anew after a move of the flag, so that the move itself is worth nothing."""
+        if self._flags.has_moved:
+            return self.potential(walker, walker.target_distance)
+        return remembered
+
+    def electricity_factor(self, walker: Walker) -> float:
+        """A fifth while down, a half while up; the port's own division had no effect."""
+        if self._as_port:
+            return 1.0
+        return 0.2 if self._steps_on_ground > 0 else 0.5

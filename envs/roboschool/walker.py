@@ -1,0 +1,233 @@
+"""The walking robots' loop: torques in, one Bullet step, observation and reward out.
+
+Source of the numbers: openai/roboschool 1.0.49. With `as_port` they are those of pybullet_envs_gymnasium 0.6.0,
+whose differences from Roboschool are marked "port" below.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.roboschool.courses import Course
+from envs.roboschool.walker_specs import WalkerSpec
+from envs.roboschool.world import World
+
+FloatArray = NDArray[np.float32]
+
+_ELECTRICITY_COST = -2.0
+_STALL_TORQUE_COST = -0.1
+_JOINT_AT_LIMIT_COST = -0.2
+_PORT_JOINT_AT_LIMIT_COST = -0.1
+_FEET_COLLISION_COST = -1.0
+_PORT_RESTITUTION = 0.5  # Roboschool's floor has Bullet's default of 0
+
+
+class Walker:
+    """A walking robot in its own world.
+
+    Observation (8 + 2 joints + feet, float32, within ±5): torso height over its start; sine and cosine of the
+    heading to the target; 0.3 × torso velocity in the robot's frame; roll, pitch; each joint's position scaled
+    to ±1 and 0.1 × its speed; floor contact of each foot, as of the step before.
+    """
+
+    def __init__(self, spec: WalkerSpec, course: Course, *, as_port: bool) -> None:
+        self.spec, self.course, self._as_port = spec, course, as_port
+        restitution = _PORT_RESTITUTION if as_port else 0.0
+        self.world = World(spec.xml, gravity=9.8, substeps=4, has_floor=True, restitution=restitution)
+        self.body = self.world.bodies[0]
+        self._name_parts()
+        self._name_joints()
+        self.world.disable_motors(self.body)
+        self._feet_flags = [0.0] * len(spec.feet)
+        self._never_falls = as_port and spec.port_never_ends
+        self._first_episode = True
+        course.place(self)
+
+    def _name_parts(self) -> None:
+        links = self.world.link_names(self.body)
+        self._feet = [links[name] for name in self.spec.feet]
+        # The torso is a link of its own in the planar robots, the base of the body in Ant and Humanoid.
+        self._torso = links.get("torso", -1)
+        self._links = list(links.values())
+        self._torso_row = self._links.index(self._torso) if self._torso >= 0 else -1
+        self._part_count = len(self._links) + (self._torso < 0)
+
+    def _name_joints(self) -> None:
+        joints = self.world.joint_names(self.body)
+        self.joints = list(joints.values())
+        self._motors = [joints[name] for name in self.spec.motors] or self.joints
+        limits = np.array([self.world.joint_limits(self.body, joint) for joint in self.joints])
+        self._limit_low, self._limit_scale = limits[:, 0], 2.0 / (limits[:, 1] - limits[:, 0])
+        # The port multiplies Humanoid's torques in float32, the others' in float64; chaos makes it matter to parity.
+        self._torques = np.array(self.spec.torques_nm, np.float32 if self.spec.motors else np.float64)
+        self.observation_size = 8 + 2 * len(self.joints) + len(self._feet)
+        self.action_size = len(self._motors)
+
+    def reset(self, rng: np.random.Generator) -> FloatArray:
+        """Starts an episode with joint angles in ±0.1 rad and returns its first observation."""
+        restored = self.world.restore()
+        self.world.reset_joints(self.body, self.joints, rng.uniform(-0.1, 0.1, size=len(self.joints)))
+        self._feet_flags = [0.0] * len(self._feet)
+        self._standing_z = self.spec.standing_z_m
+        self.course.start(self, rng)
+        observation = self._observe(rng)
+        self._potential = self.course.potential(self, self.target_distance)
+        if not restored:
+            self.world.save()
+        if self._as_port and self._first_episode:
+            # port: from the first reset on, the floor counts as a part of the robot and pulls the mean to 0, 0.
+            self._part_count += 1
+            self._first_episode = False
+        return observation
+
+    def step(self, action: NDArray[Any], rng: np.random.Generator) -> tuple[FloatArray, float, bool]:
+        """Applies torques for one step of 0.0165 s.
+
+        Args:
+            action: (A,) in ±1; clipped for the motors, unclipped in the electricity cost, as in Roboschool.
+            rng: Draws of the course (new flags, thrown cubes).
+
+        Returns:
+            Observation (O,), reward, and whether the robot has fallen.
+        """
+        p, world, course = self.world.api, self.world, self.course
+        torques = self._torques * np.minimum(np.maximum(action, -1.0), 1.0)
+        p.setJointMotorControlArray(
+            self.body, self._motors, p.TORQUE_CONTROL, forces=torques.tolist(), physicsClientId=world.client
+        )
+        p.stepSimulation(physicsClientId=world.client)
+        observation = self._observe(rng)
+        alive = course.alive(self, float(observation[0]) + self.standing_z, rng)
+        before = self._potential if self._as_port else course.potential_before(self, self._potential)
+        self._potential = course.potential(self, self.target_distance)
+        collisions = self._feel_feet()
+        reward = alive + (self._potential - before) + self._effort(action) + self._joints_cost()
+        if not self._as_port:  # port: the feet collision cost is switched off
+            reward += _FEET_COLLISION_COST * collisions
+        fallen = (alive < 0 and not self._never_falls) or not math.isfinite(float(observation.sum()))
+        return observation, float(reward), fallen
+
+    def _effort(self, action: NDArray[Any]) -> float:
+        scale = self.spec.effort_scale
+        electricity = self.course.electricity_factor(self) * _ELECTRICITY_COST * scale
+        count = self.action_size
+        mechanical = float(np.abs(action * self._joint_speeds).sum()) / count
+        return electricity * mechanical + _STALL_TORQUE_COST * scale * float((action * action).sum()) / count
+
+    def _joints_cost(self) -> float:
+        cost = _PORT_JOINT_AT_LIMIT_COST if self._as_port else _JOINT_AT_LIMIT_COST
+        return cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99))
+
+    @property
+    def standing_z(self) -> float:
+        """Height in m that observation 0 is relative to."""
+        assert self._standing_z is not None
+        return self._standing_z
+
+    def _observe(self, rng: np.random.Generator) -> FloatArray:
+        self._read_joints()
+        self._read_parts()
+        self.course.tick(self, rng)
+        return self._describe()
+
+    def _read_joints(self) -> None:
+        states = self.world.api.getJointStates(self.body, self.joints, physicsClientId=self.world.client)
+        raw = np.array([state[:2] for state in states])
+        self._joint_positions = ((raw[:, 0] - self._limit_low) * self._limit_scale - 1.0).astype(np.float32)
+        self._joint_speeds = (0.1 * raw[:, 1]).astype(np.float32)
+
+    def _read_parts(self) -> None:
+        """Reads the torso's pose (m, quaternion) and velocity (m/s), and the mean x, y of all parts."""
+        p, client, body = self.world.api, self.world.client, self.body
+        if self._torso >= 0:
+            states = p.getLinkStates(body, self._links, computeLinkVelocity=1, physicsClientId=client)
+            torso = states[self._torso_row]
+            self.torso_xyz, orientation, self.torso_velocity = torso[0], torso[1], torso[6]
+            x = y = 0.0
+        else:
+            states = p.getLinkStates(body, self._links, physicsClientId=client)
+            self.torso_xyz, orientation = p.getBasePositionAndOrientation(body, physicsClientId=client)
+            self.torso_velocity = p.getBaseVelocity(body, physicsClientId=client)[0]
+            x, y = self.torso_xyz[0], self.torso_xyz[1]
+        for state in states:
+            position = state[0]
+            x += position[0]
+            y += position[1]
+        self.link_states = states
+        self.mean_x, self.mean_y = x / self._part_count, y / self._part_count
+        self.roll, self.pitch, self.yaw = p.getEulerFromQuaternion(orientation)
+
+    @property
+    def target_distance(self) -> float:
+        """Distance in m from the mean of the parts to the course's target."""
+        target_x, target_y = self.course.target
+        return math.hypot(target_x - self.mean_x, target_y - self.mean_y)
+
+    def _describe(self) -> FloatArray:
+        z = self.torso_xyz[2]
+        if self._standing_z is None:
+            self._standing_z = z
+        target_x, target_y = self.course.target
+        angle = math.atan2(target_y - self.mean_y, target_x - self.mean_x) - self.yaw
+        cos_yaw, sin_yaw = math.cos(self.yaw), math.sin(self.yaw)
+        vx, vy, vz = self.torso_velocity
+        joints = len(self.joints)
+        observation = np.empty(self.observation_size, np.float32)
+        observation[:8] = (
+            z - self._standing_z,
+            math.sin(angle),
+            math.cos(angle),
+            0.3 * (cos_yaw * vx + sin_yaw * vy),
+            0.3 * (cos_yaw * vy - sin_yaw * vx),
+            0.3 * vz,
+            self.roll,
+            self.pitch,
+        )
+        observation[8 : 8 + 2 * joints : 2] = self._joint_positions
+        observation[9 : 9 + 2 * joints : 2] = self._joint_speeds
+        observation[8 + 2 * joints :] = self._feet_flags
+        np.maximum(observation, -5.0, out=observation)
+        np.minimum(observation, 5.0, out=observation)
+        return observation
+
+    def _feel_feet(self) -> int:
+        """Notes which feet touch the floor; returns how many touch anything else."""
+        p, world = self.world.api, self.world
+        on_floor, on_other = set(), set()
+        if self._as_port:
+            contacts = p.getContactPoints(self.body, world.floor, physicsClientId=world.client)
+            on_floor = {contact[3] for contact in contacts if contact[4] == -1}
+        else:
+            for contact in p.getContactPoints(self.body, physicsClientId=world.client):
+                if contact[2] == world.floor:
+                    on_floor.add(contact[3])
+                else:
+                    on_other.add(contact[3])
+                    if contact[2] == self.body:
+                        on_other.add(contact[4])
+        self._feet_flags = [float(foot in on_floor) for foot in self._feet]
+        return sum(foot in on_other for foot in self._feet)
+
+    @property
+    def feet_flags(self) -> list[float]:
+        """1.0 for each foot on the floor, as of the last completed step."""
+        return self._feet_flags
+
+    def lay_down(self, *, height_m: float, roll: float, pitch: float, yaw: float) -> None:
+        """Puts the base at the origin at a height with an orientation in rad, at rest."""
+        p, client = self.world.api, self.world.client
+        turn = p.getQuaternionFromEuler((roll, pitch, yaw))
+        p.resetBasePositionAndOrientation(self.body, (0.0, 0.0, height_m), turn, physicsClientId=client)
+
+    def camera_target(self) -> tuple[float, float, float]:
+        """What a camera should follow, in m: the torso, at a fixed height so that the picture does not bob."""
+        return self.torso_xyz[0], self.torso_xyz[1], 0.8
+
+    def close(self) -> None:
+        """Frees the world."""
+        self.world.close()
+

@@ -1,0 +1,136 @@
+"""One Bullet world: a private DIRECT client with one robot in it, read and driven in as few calls as possible."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+STEP_S = 0.0165
+_SOLVER_ITERATIONS = 5
+_CONTACT_ERP = 0.9
+_FLOOR_FRICTION = 0.8
+
+
+def import_pybullet() -> Any:
+    """Imports pybullet without the build-time line that its C code prints on stderr."""
+    import sys
+
+    if "pybullet" in sys.modules:
+        return sys.modules["pybullet"]
+    sys.stderr.flush()
+    kept = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        import pybullet
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+    return pybullet
+
+
+class World:
+    """A Bullet simulation of one MJCF robot, with Roboschool's solver settings.
+
+    Attributes:
+        client: Bullet's number of this DIRECT client.
+        bodies: Bullet's numbers of the bodies in the MJCF file, in file order.
+        floor: Bullet's number of the floor, or -1.
+    """
+
+    def __init__(self, xml: str, *, gravity: float, substeps: int, has_floor: bool, restitution: float = 0.0) -> None:
+        p = self.api = import_pybullet()
+        # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a stranger's server.
+        self.client: int = p.connect(p.DIRECT)
+        client = {"physicsClientId": self.client}
+        p.setPhysicsEngineParameter(deterministicOverlappingPairs=1, **client)
+        p.setGravity(0, 0, -gravity, **client)
+        p.setDefaultContactERP(_CONTACT_ERP, **client)
+        p.setPhysicsEngineParameter(
+            fixedTimeStep=STEP_S, numSolverIterations=_SOLVER_ITERATIONS, numSubSteps=substeps, **client
+        )
+        self.floor = self._load_floor(restitution) if has_floor else -1
+        flags = (
+            p.URDF_USE_SELF_COLLISION
+            | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
+            | p.URDF_GOOGLEY_UNDEFINED_COLORS
+        )
+        self.bodies: tuple[int, ...] = p.loadMJCF(data_file("mjcf", xml), flags=flags, **client)
+        self._saved = -1
+
+    def _load_floor(self, restitution: float) -> int:
+        floors = self.api.loadSDF(data_file("plane_stadium.sdf"), physicsClientId=self.client)
+        for floor in floors:
+            self.api.changeDynamics(
+                floor, -1, lateralFriction=_FLOOR_FRICTION, restitution=restitution, physicsClientId=self.client
+            )
+        return int(floors[0])
+
+    def link_names(self, body: int) -> dict[str, int]:
+        """Bullet's link number of each link of a body, by the link's name, in order."""
+        return {name: i for i, (_, name) in enumerate(self._names(body))}
+
+    def joint_names(self, body: int) -> dict[str, int]:
+        """Number of each joint that moves and that the robot senses, by name, in order."""
+        found = {}
+        for i, (name, _) in enumerate(self._names(body)):
+            if not name.startswith(("ignore", "jointfix")):
+                found[name] = i
+        return found
+
+    def _names(self, body: int) -> list[tuple[str, str]]:
+        infos = [
+            self.api.getJointInfo(body, i, physicsClientId=self.client)
+            for i in range(self.api.getNumJoints(body, physicsClientId=self.client))
+        ]
+        return [(info[1].decode(), info[12].decode()) for info in infos]
+
+    def joint_limits(self, body: int, joint: int) -> tuple[float, float]:
+        """Lower and upper limit in rad or m; lower > upper means unlimited."""
+        info = self.api.getJointInfo(body, joint, physicsClientId=self.client)
+        return float(info[8]), float(info[9])
+
+    def disable_motors(self, body: int) -> None:
+        """Takes the force from Bullet's default position motors, so that torque alone drives the joints."""
+        p, count = self.api, self.api.getNumJoints(body, physicsClientId=self.client)
+        for i in range(count):
+            p.setJointMotorControl2(
+                body, i, p.POSITION_CONTROL, positionGain=0.1, velocityGain=0.1, force=0, physicsClientId=self.client
+            )
+
+    def reset_joints(self, body: int, joints: Sequence[int], positions: Iterable[float]) -> None:
+        """Puts joints at positions (rad or m) at rest, in one call."""
+        self.api.resetJointStatesMultiDof(
+            body,
+            joints,
+            targetValues=[[position] for position in positions],
+            targetVelocities=[[0.0]] * len(joints),
+            physicsClientId=self.client,
+        )
+
+    def restore(self) -> bool:
+        """Returns to the saved state; false when none was saved yet."""
+        if self._saved < 0:
+            return False
+        self.api.restoreState(self._saved, physicsClientId=self.client)
+        return True
+
+    def save(self) -> None:
+        """Remembers the present state, once, for `restore`."""
+        if self._saved < 0:
+            self._saved = self.api.saveState(physicsClientId=self.client)
+
+    def close(self) -> None:
+        """Frees the client (about 29 MB); a second call does nothing."""
+        if self.client >= 0:
+            self.api.disconnect(physicsClientId=self.client)
+            self.client = -1
+
+
+def data_file(*parts: str) -> str:
+    """Path of a file that the pybullet wheel ships."""
+    import pybullet_data
+
+    return os.path.join(pybullet_data.getDataPath(), *parts)

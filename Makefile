@@ -1,0 +1,34 @@
+# make train PRESET=hopper ARGS="rl.training.stop.time_total_s=60"
+PRESET ?= reacher
+ARGS ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: train test lint install bench clean
+
+train: install
+	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
+
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/env_steps.py
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	# An editable install leaves data files out; a wheel carries this one by itself.
+	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,11 @@
+"""SageMaker's training entry point: trains what the hyperparameters say."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runtime.entry import train
+
+if __name__ == "__main__":
+    sys.exit(train(sys.argv[1:]))

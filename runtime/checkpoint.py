@@ -1,0 +1,195 @@
+"""Checkpoints: whole or absent. Written aside, flushed to disk, then renamed; the newest 3 and the best are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import PlatformError, UserError
+from runtime.metrics import JSONL, read_rows
+
+_PREFIX = "checkpoint_"
+_STATE = "job.json"
+_RNG = "rng.pkl"
+_KEPT = 3
+
+
+@dataclass
+class JobState:
+    """What a job knows of itself beside the algorithm's own state.
+
+    Attributes:
+        env: Name of the environment.
+        observation_shape: Of the policy's input.
+        action_space: As text; a policy only fits the space that it was trained for.
+        training_iteration: Iterations done.
+        timesteps_total: Environment steps taken.
+        episodes_total: Episodes ended.
+        time_total_s: Seconds of training, over all starts of the job.
+        episode_reward_mean: Mean return then, None before the first episode's end.
+        recent_episodes: Return and length of the episodes that the mean is of.
+        rows: Metrics of every iteration so far.
+    """
+
+    env: str
+    observation_shape: list[int]
+    action_space: str
+    training_iteration: int = 0
+    timesteps_total: int = 0
+    episodes_total: int = 0
+    time_total_s: float = 0.0
+    episode_reward_mean: float | None = None
+    recent_episodes: list[tuple[float, int]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[[Path], None]) -> Path:
+    """Writes a checkpoint and removes old ones.
+
+    Args:
+        folder: Where the checkpoints of this job are.
+        state: The job's counters and metrics.
+        write_algorithm: Writes the algorithm's state into a folder.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        PlatformError: The disk is full or fails; earlier checkpoints are untouched.
+    """
+    final = folder / f"{_PREFIX}{state.training_iteration:06d}"
+    aside = folder / f".{final.name}.writing"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write_algorithm(aside)
+        (aside / _RNG).write_bytes(pickle.dumps(_random_states()))
+        (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
+        counters = {name: value for name, value in asdict(state).items() if name != "rows"}
+        (aside / _STATE).write_text(json.dumps(counters, indent=2), encoding="utf-8")
+        _flush_tree(aside)
+        if final.exists():  # the same iteration again, after a job went on from before it
+            shutil.rmtree(final)
+        os.rename(aside, final)
+        _flush(folder)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise PlatformError(
+            f"{final}: the checkpoint could not be written: {error.strerror or error}. "
+            "Earlier checkpoints are whole; free some space and start the job again to go on from the last."
+        ) from error
+    _prune(folder)
+    return final
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints of a job, oldest first."""
+    found = folder.glob(f"{_PREFIX}*") if folder.is_dir() else []
+    return sorted(path for path in found if (path / _STATE).is_file())
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest mean return, or None."""
+    scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _mean_return(path)) is not None]
+    return max(scored)[1] if scored else None
+
+
+def find_checkpoint(place: Path) -> Path | None:
+    """The checkpoint that a folder means.
+
+    A checkpoint itself, the last one of a checkpoints folder, a results folder, or a model directory.
+    """
+    if (place / _STATE).is_file():
+        return place
+    for folder in (place, place / "checkpoints"):
+        if found := checkpoints_in(folder):
+            return found[-1]
+    return place / "checkpoint" if (place / "checkpoint" / _STATE).is_file() else None
+
+
+def read_state(checkpoint: Path) -> JobState:
+    """The job's state in a checkpoint.
+
+    Raises:
+        UserError: The checkpoint is broken.
+    """
+    try:
+        state = JobState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint / _STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
+            "Restore from another checkpoint, or start without."
+        ) from None
+    state.rows = read_rows(checkpoint / JSONL)
+    return state
+
+
+def restore_random_states(checkpoint: Path) -> None:
+    """Sets the random generators of this process to where they were.
+
+    Environments draw from generators of their own, which cannot be saved; a resumed run is not bit-equal to one
+    that was never stopped.
+    """
+    path = checkpoint / _RNG
+    if not path.is_file():
+        return
+    import random
+
+    import numpy as np
+    import torch
+
+    states = pickle.loads(path.read_bytes())
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+
+
+def _random_states() -> dict[str, Any]:
+    import random
+
+    import numpy as np
+    import torch
+
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+
+
+def _prune(folder: Path) -> None:
+    kept = set(checkpoints_in(folder)[-_KEPT:])
+    best = best_checkpoint(folder)
+    for path in checkpoints_in(folder):
+        if path not in kept and path != best:
+            # Renamed first, so that a kill in mid-removal leaves no folder that looks whole.
+            doomed = folder / f".{path.name}.removing"
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+    for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _mean_return(checkpoint: Path) -> float | None:
+    try:
+        value = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["episode_reward_mean"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return None if value is None else float(value)
+
+
+def _flush_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(parent) / name)
+        _flush(Path(parent))
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,111 @@
+"""The command `smrl`: train, evaluate, presets. Heavy libraries are imported by the job that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import JobError, UserError
+
+_EPILOG = """\
+settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
+  smrl train --preset hopper rl.training.config.lr=1e-4 rl.training.stop.time_total_s=60
+  smrl evaluate results/reacher-20260101-120000 evaluate_episodes=20
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        code: int = arguments.command(arguments)
+    except JobError as error:
+        sys.stderr.write(f"smrl: error: {error}\n")
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smrl",
+        description="Reinforcement learning for SageMaker, docker run, or this machine.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
+    train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
+    train.add_argument("--out", type=Path, help="results folder; one that holds checkpoints is gone on with")
+    train.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    train.set_defaults(command=_train)
+    evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
+    evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
+    evaluate.add_argument("--out", type=Path, help="where evaluation.json and the video go; the model's folder if not given")
+    evaluate.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    evaluate.set_defaults(command=_evaluate)
+    presets = commands.add_parser("presets", help="list the presets, or show one resolved")
+    presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
+    presets.add_argument("name", nargs="?", help="name of a preset")
+    presets.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    presets.set_defaults(command=_presets)
+    return parser
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, str]:
+    """`NAME=VALUE` words, or `--NAME VALUE` pairs as SageMaker's toolkit writes them, to a mapping.
+
+    Raises:
+        UserError: A word is neither.
+    """
+    settings: dict[str, str] = {}
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        if word.startswith("-") and "=" not in word and waiting:
+            settings[word.lstrip("-")] = waiting.pop(0)
+        elif "=" in word:
+            name, _, value = word.partition("=")
+            settings[name.lstrip("-")] = value
+        else:
+            raise UserError(f"{word}: got a word from the command line; expected NAME=VALUE.")
+    return settings
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from runtime.job import run_job
+    from runtime.training import Request, run_training
+
+    overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
+    if arguments.preset:
+        overrides["preset"] = arguments.preset
+    request = Request(overrides, results=arguments.out)
+    return run_job(lambda container, stop: run_training(container, stop, request))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from runtime.evaluation import run_evaluation
+    from runtime.job import run_job
+
+    settings = parse_settings(arguments.settings)
+    return run_job(
+        lambda container, stop: run_evaluation(container, settings, model=arguments.model, out=arguments.out)
+    )
+
+
+def _presets(arguments: argparse.Namespace) -> int:
+    from runtime.preset_listing import list_presets, show_preset
+
+    if arguments.action == "show":
+        if not arguments.name:
+            raise UserError("presets show: got no name from the command line; expected the name of a preset.")
+        print(show_preset(arguments.name, parse_settings(arguments.settings)))
+    else:
+        print(list_presets())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

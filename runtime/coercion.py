@@ -1,0 +1,200 @@
+"""Text to typed values, by a setting's kind; nothing is ever truncated or guessed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["int", "float", "bool", "text", "ints", "layers", "schedule", "mapping", "int_or_auto", "any"]
+
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+_RULES: dict[Kind, str] = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "text": "a text",
+    "ints": "a list of whole numbers such as [64, 64]",
+    "layers": "a list of [channels, kernel, stride]",
+    "schedule": "a number, or a list of [timestep, value] that starts at timestep 0",
+    "mapping": "a mapping of names to values",
+    "int_or_auto": 'a whole number or "auto"',
+    "any": "a value",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What values a setting takes.
+
+    Attributes:
+        kind: How text becomes a value.
+        doc: One line for people.
+        low: Smallest value allowed.
+        high: Largest value allowed.
+        above: True when `low` itself is not allowed.
+        choices: The only texts allowed; empty allows any.
+        none_ok: Whether null switches it off.
+    """
+
+    kind: Kind
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    none_ok: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, for error messages and docs."""
+        text = f"one of {', '.join(self.choices)}" if self.choices else _RULES[self.kind]
+        if self.low is not None and self.high is not None:
+            text += f" between {_show(self.low)} and {_show(self.high)}"
+        elif self.low is not None:
+            text += f" {'above' if self.above else 'of at least'} {_show(self.low)}"
+        return text + (" or null" if self.none_ok else "")
+
+
+def coerce(raw: Any, setting: Setting) -> Any:
+    """Turns what arrived (text, or an already typed value) into the setting's type.
+
+    Raises:
+        ValueError: It is not of the setting's kind, or out of its range.
+    """
+    value = _untext(raw, setting)
+    if value is None and setting.none_ok:
+        return None
+    value = _CONVERTERS[setting.kind](value)
+    if setting.choices and value not in setting.choices:
+        raise ValueError(setting.rule)
+    for number in _numbers(value):
+        too_low = setting.low is not None and (number < setting.low or (setting.above and number == setting.low))
+        if too_low or (setting.high is not None and number > setting.high):
+            raise ValueError(setting.rule)
+    return value
+
+
+def parse_text(text: str) -> Any:
+    """Reads JSON or a Python literal; text that is neither stays text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return {"True": True, "False": False, "None": None}.get(text.strip(), text)
+
+
+def _untext(raw: Any, setting: Setting) -> Any:
+    """Undoes the layers of quoting that the SDK and the tuner put around values."""
+    for _ in range(3):
+        if not isinstance(raw, str) or (setting.kind == "text" and not raw.startswith('"')):
+            break
+        parsed = parse_text(raw)
+        if parsed == raw:
+            break
+        raw = parsed
+    return raw
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError
+    return float(value)
+
+
+def _bool(value: Any) -> bool:
+    word = str(value).lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError
+    return word in _TRUE
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _ints(value: Any) -> list[int]:
+    if not isinstance(value, list | tuple):
+        raise ValueError
+    return [_int(item) for item in value]
+
+
+def _layers(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == 3 for row in value):
+        raise ValueError
+    return [[_int(row[0]), *(_ints(part) if isinstance(part, list) else _int(part) for part in row[1:])] for row in value]
+
+
+def _schedule(value: Any) -> float | list[list[float]]:
+    if not isinstance(value, list | tuple):
+        return _float(value)
+    points = [[_int(step), _float(at)] for step, at in value]
+    steps = [step for step, _ in points]
+    if len(points) < 2 or steps[0] != 0 or steps != sorted(set(steps)):
+        raise ValueError
+    return points
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _int_or_auto(value: Any) -> int | str:
+    return value if value == "auto" else _int(value)
+
+
+def _convert(converter: Any, kind: Kind) -> Any:
+    def checked(value: Any) -> Any:
+        try:
+            return converter(value)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(_RULES[kind]) from None
+
+    return checked
+
+
+_CONVERTERS: dict[Kind, Any] = {
+    kind: _convert(converter, kind)
+    for kind, converter in {
+        "int": _int,
+        "float": _float,
+        "bool": _bool,
+        "text": _text,
+        "ints": _ints,
+        "layers": _layers,
+        "schedule": _schedule,
+        "mapping": _mapping,
+        "int_or_auto": _int_or_auto,
+        "any": lambda value: value,
+    }.items()
+}
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers that a range applies to: the value, a list's items, a schedule's values."""
+    if isinstance(value, bool) or isinstance(value, str | dict):
+        return []
+    if isinstance(value, list):
+        return [number for item in value for number in _numbers(item[1:] if _is_point(item) else item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def _is_point(item: Any) -> bool:
+    return isinstance(item, list) and len(item) == 2
+
+
+def _show(number: float) -> str:
+    return f"{number:g}"

@@ -1,0 +1,77 @@
+"""`ray.rllib.agents`, for evaluation scripts: an agent that restores our model directory and acts."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from runtime.environments import EnvSpec
+from runtime.errors import UserError
+
+
+class PPOTrainer:
+    """RLlib's agent of 2020, as far as evaluation scripts go.
+
+    Args:
+        config: Accepted; the policy's settings are the model's own.
+        env: Name of the environment, registered by the script or known to Gymnasium.
+    """
+
+    def __init__(self, config: dict[str, Any] | None = None, env: str | None = None, **ignored: Any) -> None:
+        self.config, self.env_name = config or {}, env
+        self._policy: Any = None
+
+    def restore(self, checkpoint: str) -> None:
+        """Loads the policy of a checkpoint, a model directory, or an old path inside one.
+
+        Raises:
+            UserError: There is no checkpoint.
+        """
+        from runtime.model import MANIFEST, open_model
+        from runtime.policy import Policy
+
+        place = Path(checkpoint)
+        # Scripts name a file in the model directory (checkpoint, checkpoint-10): the directory knows what it holds.
+        folder = next((p for p in (place, place.parent) if (p / MANIFEST).is_file()), place)
+        with tempfile.TemporaryDirectory() as scratch:
+            found = open_model(folder, scratch=Path(scratch))
+            self._policy = Policy.load(
+                found.checkpoint, self._action_space(found.manifest), settings=dict(found.manifest)
+            )
+
+    def _action_space(self, manifest: Any) -> Any:
+        from runtime.environments import make_env
+        from runtime.launcher import registered_creator
+
+        name = self.env_name or manifest.get("env")
+        spec = EnvSpec(name, manifest.get("env_config", {}), creator=registered_creator(name))
+        env = make_env(spec)
+        space = env.action_space
+        env.close()
+        return space
+
+    def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        """The policy's most likely action, in the environment's units."""
+        if self._policy is None:
+            raise UserError("compute_action: got no policy; expected restore(checkpoint) before it.")
+        return self._policy.act(observation)
+
+    compute_single_action = compute_action
+
+    def stop(self) -> None:
+        """Has nothing to stop."""
+
+
+PPOAgent = PPOTrainer
+
+
+def get_agent_class(algorithm: str) -> type[PPOTrainer]:
+    """The agent of an algorithm by its old name.
+
+    Raises:
+        UserError: It is not PPO.
+    """
+    if algorithm != "PPO":
+        raise UserError(f"get_agent_class: got {algorithm!r}; expected 'PPO', the algorithm of our model directories.")
+    return PPOTrainer

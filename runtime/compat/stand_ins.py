@@ -1,0 +1,98 @@
+"""Loads our module under the old name, or the real module with what 2020 expects of it added."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.machinery
+import importlib.util
+import io
+import sys
+from importlib.abc import Loader
+from pathlib import Path
+from types import ModuleType
+
+from runtime.container import in_users_script, mark_users_script
+
+_OUR_ROOT = Path(__file__).resolve().parents[2]
+
+
+def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machinery.ModuleSpec | None:
+    """The spec of a stand-in or a patched module; None leaves the name to the other finders."""
+    if not _is_users_script():
+        return None
+    if patch is not None:
+        spec = importlib.machinery.PathFinder.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Patching(spec.loader, patch)
+        return spec
+    if stand_in is None:
+        raise ModuleNotFoundError(
+            f"{name}: not there; of the old sagemaker_rl only ray_launcher lives on. "
+            "See the README for what took the place of the others.",
+            name=name,
+        )
+    if name == "sagemaker_rl":
+        _mention_old_copy()
+    mark_users_script()
+    return importlib.machinery.ModuleSpec(name, _Aliasing(stand_in), is_package=True)
+
+
+def _is_users_script() -> bool:
+    """Whether the program is a script from outside our own code and the environment's libraries.
+
+    Ray's workers say so by an inherited variable, because their program is Ray's.
+    """
+    if in_users_script():
+        return True
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not file:
+        return False
+    path = Path(file).resolve()
+    is_library = path.is_relative_to(Path(sys.prefix).resolve()) or path.is_relative_to(Path(sys.base_prefix).resolve())
+    is_ours = any(path.is_relative_to(_OUR_ROOT / part) for part in ("runtime", "entrypoints", "envs", "tests"))
+    return not is_library and not is_ours
+
+
+def _mention_old_copy() -> None:
+    for folder in sys.path:
+        copy = Path(folder or ".") / "sagemaker_rl"
+        if copy.is_dir():
+            sys.stderr.write(f"smrl: {copy} is an old copy that no longer runs; the container's sagemaker_rl is used\n")
+            return
+
+
+class _Aliasing(Loader):
+    """Loads one of our modules under another name."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """A fresh module; ours stays what it is under its own name."""
+        module = ModuleType(spec.name)
+        module.__path__ = []  # a package, so that `import a.b` asks for b
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Copies our module's public names."""
+        ours = importlib.import_module(self._target)
+        public = {name: value for name, value in vars(ours).items() if not name.startswith("__")}
+        vars(module).update(public, __doc__=ours.__doc__)
+
+
+class _Patching(Loader):
+    """Runs the real module, then adds what 2020 expects."""
+
+    def __init__(self, real: Loader, patch: str) -> None:
+        self._real, self._patch = real, patch
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """As the real loader does."""
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Runs the real module without its farewell notice, then the patch."""
+        with contextlib.redirect_stderr(io.StringIO()):
+            self._real.exec_module(module)
+        importlib.import_module(self._patch).patch(module)

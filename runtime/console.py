@@ -1,0 +1,127 @@
+"""What a job shows: plain lines in a pipe or container, a live display in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.metrics import metric_line
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The last screen of a job.
+
+    Attributes:
+        headline: What came out, in one line.
+        facts: Name and value of each further line: returns, steps, seconds, places.
+        next_command: What to type next.
+    """
+
+    headline: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    next_command: str = ""
+
+
+class Reporter:
+    """Plain lines: metrics on stdout, remarks on stderr."""
+
+    def note(self, text: str) -> None:
+        """A remark for the log, one line."""
+        sys.stderr.write(f"smrl: {text}\n")
+        sys.stderr.flush()
+
+    def row(self, row: dict[str, float]) -> None:
+        """The metrics of an iteration."""
+        self.line(metric_line(row))
+
+    def line(self, text: str) -> None:
+        """A line of results."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def finish(self, summary: Summary) -> None:
+        """The last screen."""
+        width = max((len(name) for name in summary.facts), default=0)
+        self.line("")
+        self.line(summary.headline)
+        for name, value in summary.facts.items():
+            self.line(f"  {name:<{width}}  {value}")
+        if summary.next_command:
+            self.line(f"next: {summary.next_command}")
+
+    def close(self) -> None:
+        """Ends the display, after an error too."""
+
+
+class LiveReporter(Reporter):
+    """A rich display: progress towards each stop criterion, and the latest metrics.
+
+    Args:
+        title: Above the display.
+        stop: Stop criteria.
+    """
+
+    def __init__(self, title: str, stop: Mapping[str, float]) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console()
+        self._title, self._stop = title, stop
+        self._first: dict[str, float] | None = None
+        self._returns: list[float] = []
+        self._live = Live(self._panel({}), console=self._console, refresh_per_second=4, transient=True)
+        self._live.start()
+
+    def note(self, text: str) -> None:
+        """Above the display."""
+        self._console.print(f"[dim]smrl: {text}[/dim]", highlight=False)
+
+    def row(self, row: dict[str, float]) -> None:
+        """Redraws the display."""
+        self._first = self._first or row
+        if "episode_reward_mean" in row:
+            self._returns.append(row["episode_reward_mean"])
+        self._live.update(self._panel(row))
+
+    def _panel(self, row: dict[str, float]) -> Any:
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        seconds = row.get("time_total_s", 0.0)
+        speed = row.get("timesteps_total", 0) / seconds if seconds else 0.0
+        table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} steps/s")
+        for name in ("episode_reward_mean", "episode_len_mean", "entropy", "kl"):
+            if name in row:
+                table.add_row(name, f"{row[name]:,.2f}", _sparkline(self._returns) if "mean" in name[-11:] else "")
+        for name, limit in self._stop.items():
+            now = row.get(name)
+            start = min(self._returns, default=0.0) if name == "episode_reward_mean" else 0.0
+            done = 0.0 if now is None else (now - start) / max(limit - start, 1e-9)
+            bar = ProgressBar(total=1.0, completed=min(max(done, 0.0), 1.0), width=30)
+            table.add_row(f"stop at {name}", "" if now is None else f"{now:,.1f} / {limit:,.0f}", bar)
+        return Panel(table if row else "starting Ray and the environments …", title=self._title, title_align="left")
+
+    def finish(self, summary: Summary) -> None:
+        """Replaces the display by the last screen."""
+        self.close()
+        super().finish(summary)
+
+    def close(self) -> None:
+        """Ends the display."""
+        self._live.stop()
+
+
+def _sparkline(values: list[float], width: int = 30) -> str:
+    recent = values[-width:]
+    low, high = min(recent), max(recent)
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / ((high - low) or 1.0))] for value in recent)
+
+
+def make_reporter(title: str, stop: Mapping[str, float]) -> Reporter:
+    """A live display where stdout is a terminal, else plain lines."""
+    return LiveReporter(title, stop) if sys.stdout.isatty() else Reporter()

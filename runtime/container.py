@@ -1,0 +1,215 @@
+"""The only reader of the process environment and of /opt/ml: where a job's inputs and outputs are, and on what machine.
+
+Source: sagemaker-training 5.1.4 and the SageMaker training contract.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import PlatformError
+
+_OPT_ML = "/opt/ml"
+_FAILURE_USEFUL_CHARS = 1024
+_USERS_SCRIPT = "SMRL_USERS_SCRIPT"
+_HYPERPARAMETERS = "hyperparameters.json"
+# Names that SageMaker and its SDK put among the hyperparameters for themselves.
+_PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_module_name")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a job writes.
+
+    Attributes:
+        root: Folder that the last screen shows; the base folder in a container.
+        model: Model directory.
+        data: metrics.jsonl, learning curve, TensorBoard events, evaluation.json.
+        videos: mp4 files.
+        checkpoints: Checkpoints.
+    """
+
+    root: Path
+    model: Path
+    data: Path
+    videos: Path
+    checkpoints: Path
+
+    @classmethod
+    def of_results(cls, root: Path) -> Layout:
+        """The layout of a results folder on a laptop."""
+        return cls(root, root / "model", root, root / "videos", root / "checkpoints")
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the platform tells a job.
+
+    Attributes:
+        base: `/opt/ml` or what stands for it; None on a laptop.
+        hyperparameters: Raw values as they arrived, without the platform's own.
+        hyperparameters_source: Where they were read, for messages.
+        channels: Input channels by name.
+        hosts: Sorted names of all hosts.
+        current_host: This host's name.
+        num_cpus: CPUs that this process may use.
+        num_gpus: GPUs of this host.
+        job_name: Name of the SageMaker job, if any.
+        user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
+    """
+
+    base: Path | None = None
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    hyperparameters_source: str = _HYPERPARAMETERS
+    channels: Mapping[str, Path] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ("localhost",)
+    current_host: str = "localhost"
+    num_cpus: int = 1
+    num_gpus: int = 0
+    job_name: str | None = None
+    user_args: tuple[str, ...] = ()
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this host is the one that trains and writes the model."""
+        return self.current_host == self.hosts[0]
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where a job in this container writes; None on a laptop."""
+        if self.base is None:
+            return None
+        output = self.base / "output"
+        return Layout(
+            self.base, self.base / "model", output / "data", output / "intermediate", self.base / "checkpoints"
+        )
+
+    def write_failure(self, reason: str) -> None:
+        """Writes SageMaker's failure file; its first line is the reason. Does nothing on a laptop."""
+        if self.base is None:
+            return
+        try:
+            path = self.base / "output" / "failure"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(reason[:_FAILURE_USEFUL_CHARS] + "\n", encoding="utf-8")
+        except OSError as error:
+            # The disk may be what failed; the reason is on stderr as well.
+            sys.stderr.write(f"output/failure: could not be written: {error}\n")
+
+
+def read_container() -> Container:
+    """Reads where we run.
+
+    Raises:
+        PlatformError: A configuration file of the container is missing or broken.
+    """
+    env = os.environ
+    base = _find_base(env)
+    if base is None:
+        return Container(num_cpus=_usable_cpus(), num_gpus=_int(env.get("SM_NUM_GPUS")))
+    values, source = _read_hyperparameters(base, env)
+    resources = _read_json(base / "input/config/resourceconfig.json") or _parse(env, "SM_RESOURCE_CONFIG") or {}
+    hosts = tuple(sorted(resources.get("hosts") or ["localhost"]))
+    return Container(
+        base=base,
+        hyperparameters={name: value for name, value in values.items() if not name.startswith(_PLATFORM_PREFIXES)},
+        hyperparameters_source=source,
+        channels=_find_channels(base, env),
+        hosts=hosts,
+        current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
+        num_cpus=_usable_cpus(),
+        num_gpus=_int(env.get("SM_NUM_GPUS")),
+        job_name=env.get("TRAINING_JOB_NAME"),
+        user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
+    )
+
+
+def setdefault_environment(defaults: Mapping[str, str]) -> None:
+    """Sets environment variables that are not set yet (thread counts, Ray's switches)."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def in_users_script() -> bool:
+    """Whether this process, or the one that started it, runs a user's script of 2020."""
+    return _USERS_SCRIPT in os.environ
+
+
+def mark_users_script() -> None:
+    """Tells processes that this one starts (Ray's workers) that a user's script of 2020 runs."""
+    os.environ[_USERS_SCRIPT] = "1"
+
+
+def _find_base(env: Mapping[str, str]) -> Path | None:
+    if base := env.get("SAGEMAKER_BASE_DIR"):
+        return Path(base)
+    if model := env.get("SM_MODEL_DIR"):
+        return Path(model).parent
+    return Path(_OPT_ML) if Path(_OPT_ML).is_dir() else None
+
+
+def _read_hyperparameters(base: Path, env: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    path = base / "input" / "config" / _HYPERPARAMETERS
+    if path.is_file():
+        return _read_json(path) or {}, _HYPERPARAMETERS
+    if "SM_HPS" in env:
+        return _parse(env, "SM_HPS") or {}, "SM_HPS"
+    if path.parent.is_dir() and any(path.parent.iterdir()):
+        raise PlatformError(
+            f"{path}: got no file from the container; expected SageMaker's hyperparameters. "
+            "Write {} there for a job without any."
+        )
+    return {}, _HYPERPARAMETERS
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PlatformError(f"{path}: got a file that is not JSON ({error}); expected a JSON object.") from None
+    if not isinstance(value, dict):
+        raise PlatformError(f"{path}: got {type(value).__name__} from the container; expected a JSON object.")
+    return value
+
+
+def _parse(env: Mapping[str, str], name: str) -> Any:
+    if not env.get(name):
+        return None
+    try:
+        return json.loads(env[name])
+    except ValueError as error:
+        raise PlatformError(f"{name}: got text that is not JSON ({error}) from the environment.") from None
+
+
+def _find_channels(base: Path, env: Mapping[str, str]) -> dict[str, Path]:
+    data = base / "input" / "data"
+    found = {path.name: path for path in sorted(data.iterdir()) if path.is_dir()} if data.is_dir() else {}
+    for name in _parse(env, "SM_CHANNELS") or ():
+        found[name] = Path(env.get(f"SM_CHANNEL_{name.upper()}", data / name))
+    for name in _read_json(base / "input/config/inputdataconfig.json") or {}:
+        found.setdefault(name, data / name)
+    return found
+
+
+def _usable_cpus() -> int:
+    """CPUs by affinity and cgroup quota; SM_NUM_CPUS counts the host's and is wrong in a limited container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2: affinity is all there is
+    return count
+
+
+def _int(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

@@ -1,0 +1,28 @@
+"""What the scripts in `entrypoints/` call: jobs as SageMaker's toolkit or a shell starts them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime.cli import parse_settings
+from runtime.container import Container
+from runtime.job import run_job
+
+
+def train(argv: Sequence[str]) -> int:
+    """Trains; returns the exit code."""
+    from runtime.training import Request, run_training
+
+    return run_job(lambda container, stop: run_training(container, stop, Request(_settings(argv, container))))
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluates the model of the `model` channel; returns the exit code."""
+    from runtime.evaluation import run_evaluation
+
+    return run_job(lambda container, stop: run_evaluation(container, _settings(argv, container)))
+
+
+def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:
+    """Settings of the command line, without what the toolkit repeats there from the hyperparameters."""
+    return {} if tuple(argv) == container.user_args else parse_settings(argv)

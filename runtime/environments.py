@@ -1,0 +1,155 @@
+"""Environments by name: Gymnasium ids, `module:Class`, and what a launcher registered; made the same way everywhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, SupportsFloat
+
+import gymnasium
+
+import envs  # noqa: F401  # registers the Roboschool ids
+from runtime.errors import Problems, UserError, suggest
+
+EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How to make a job's environment.
+
+    Attributes:
+        name: Gymnasium id, `module:Class`, or the name that a launcher registered.
+        config: Keyword arguments; a launcher's creator gets them as one dict.
+        horizon: Step limit on top of the environment's own, or None.
+        creator: A launcher's function, or None.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    horizon: int | None = None
+    creator: EnvCreator | None = None
+
+
+class EnvironmentFault(UserError):
+    """The environment returned a reward or observation that nothing can be learned from."""
+
+
+class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Adds up an episode as the environment pays it, and stops at the first reward that is not a finite number.
+
+    The last step's info holds `info["episode"] = {"r": return, "l": steps}`, as Gymnasium's own statistics do.
+    RLlib's figures would not do: its mean is no mean of the last 100 episodes, and its lengths count steps that its
+    learner added.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode and its sums."""
+        self._return, self._steps = 0.0, 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment.
+
+        Raises:
+            EnvironmentFault: The reward is NaN or infinite.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        reward = float(reward)
+        if not math.isfinite(reward):
+            name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+            raise EnvironmentFault(
+                f"reward of {name}: got {reward} from step({action!r}); expected a finite number. "
+                "The last checkpoint is kept; mend the environment and start the job again to go on from it."
+            )
+        self._return += reward
+        self._steps += 1
+        if terminated or truncated:
+            info = {**info, "episode": {"r": self._return, "l": self._steps}}
+        return observation, reward, terminated, truncated, info
+
+
+def make_env(
+    spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None
+) -> gymnasium.Env[Any, Any]:
+    """Makes an environment ready for a policy: guarded, cut at its horizon, its observations in a Box.
+
+    Args:
+        spec: Which.
+        render: Whether `render()` must return frames; an environment that cannot is made without.
+        context: RLlib's EnvContext, for a launcher's creator: the config, and which runner asks.
+    """
+    env = _make_bare(spec, render=render, context=context)
+    if spec.horizon is not None:
+        env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
+    if not isinstance(env.observation_space, gymnasium.spaces.Box):
+        env = gymnasium.wrappers.FlattenObservation(env)
+    return EpisodeMonitor(env)
+
+
+def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:
+    if spec.creator is not None:
+        return _ready_to_render(spec.creator(dict(spec.config) if context is None else context), render=render)
+    if ":" in spec.name and spec.name not in gymnasium.registry and not _is_module_with_id(spec.name):
+        return _make_class(spec, render=render)
+    options = dict(spec.config)
+    # The checker costs a call each step; check_env in a test is the place for it.
+    options["disable_env_checker"] = True
+    if render:
+        options["render_mode"] = "rgb_array"
+    return gymnasium.make(spec.name, **options)
+
+
+def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
+    module, _, name = spec.name.partition(":")
+    made = getattr(importlib.import_module(module), name)(**spec.config)
+    from runtime.old_gym import as_gymnasium
+
+    return _ready_to_render(as_gymnasium(made), render=render)
+
+
+def _ready_to_render(env: gymnasium.Env[Any, Any], *, render: bool) -> gymnasium.Env[Any, Any]:
+    if render and env.render_mode is None:
+        env.unwrapped.render_mode = "rgb_array"
+    return env
+
+
+def _is_module_with_id(name: str) -> bool:
+    """Whether `module:Env-v0` is Gymnasium's own way of importing a module that registers ids."""
+    return "-v" in name.rpartition(":")[2]
+
+
+def check_env_name(where: str, name: str, source: str, problems: Problems) -> None:
+    """Notes a problem when no environment of that name can be found."""
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        why_not = _why_no_class(name, module, attribute)
+        if why_not:
+            problems.add(where, name, source, expected=why_not)
+    elif name not in gymnasium.registry:
+        problems.add(
+            where,
+            name,
+            source,
+            expected="an environment that Gymnasium knows, or module:Class",
+            remedy=suggest(name, gymnasium.registry),
+        )
+
+
+def _why_no_class(name: str, module: str, attribute: str) -> str | None:
+    """What was expected of `module:attribute`, or None when it is there."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a class beside the user's own files, as `python -m` would find it
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        return f"a module {module!r} that can be imported"
+    if not _is_module_with_id(name) and not hasattr(importlib.import_module(module), attribute):
+        return f"a class {attribute!r} in {module}"
+    return None

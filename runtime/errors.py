@@ -1,0 +1,59 @@
+"""The two kinds of expected failure, and the list that gathers problems before anything heavy starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class JobError(Exception):
+    """An expected failure with a message for a person; `exit_code` is the process's."""
+
+    exit_code = 1
+
+
+class UserError(JobError):
+    """Whoever started the job can mend it: a hyperparameter, a file, a script."""
+
+    exit_code = 2
+
+
+class PlatformError(JobError):
+    """The container or machine is at fault: a missing config file, a full disk."""
+
+    exit_code = 3
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A sentence naming the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+class Problems:
+    """Gathers every problem of an input, to be raised as one error."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def add(self, where: str, got: Any, source: str, *, expected: str, remedy: str = "") -> None:
+        """Notes a value that breaks a rule: where, what came from where, the rule, what to do."""
+        remedy = f" {remedy.strip()}" if remedy else ""
+        self._lines.append(f"{where}: got {got!r} from {source}; expected {expected}.{remedy}")
+
+    def add_line(self, line: str) -> None:
+        """Notes a problem that is no single value's."""
+        self._lines.append(line)
+
+    def raise_if_any(self) -> None:
+        """Raises one error with a line for each problem.
+
+        Raises:
+            UserError: Anything was noted.
+        """
+        if len(self._lines) == 1:
+            raise UserError(self._lines[0])
+        if self._lines:
+            listed = "\n".join(f"  {line}" for line in self._lines)
+            raise UserError(f"{len(self._lines)} problems with this job's settings:\n{listed}")

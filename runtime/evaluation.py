@@ -1,0 +1,149 @@
+"""The evaluation job: plays whole episodes with a trained policy, deterministically, and films the first."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.console import Reporter, Summary
+from runtime.container import Container
+from runtime.environments import EnvSpec, check_env_name, make_env
+from runtime.errors import Problems, UserError
+from runtime.hyperparameters import Source, resolve
+from runtime.schema import EVALUATION
+
+if TYPE_CHECKING:
+    from runtime.model import Model
+    from runtime.policy import Policy
+
+FILE = "evaluation.json"
+_DEFAULT_EPISODES = 10
+_CHANNELS = ("model", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where an evaluation finds its model and puts its results."""
+
+    model: Path
+    data: Path
+    videos: Path
+
+
+def run_evaluation(
+    container: Container, settings: Mapping[str, Any], *, model: Path | None = None, out: Path | None = None
+) -> None:
+    """Evaluates a policy and prints an episode a line, then mean, max and min.
+
+    Args:
+        container: Where we run.
+        settings: evaluate_episodes, env, algorithm, checkpoint, seed; they win over the container's hyperparameters.
+        model: Results folder, model directory or archive; None for the `model` channel.
+        out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
+
+    Raises:
+        UserError: A setting, the model or the environment is at fault.
+    """
+    chosen = _resolve_settings(container, settings)
+    places = _find_places(container, model, out)
+    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        _evaluate(chosen, places, Path(scratch), Reporter())
+
+
+def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict[str, Any]:
+    sources = [Source(container.hyperparameters_source, container.hyperparameters)]
+    sources.append(Source("the command line", settings))
+    # The default preset does not matter here; resolving lists every problem, as for any job.
+    return dict(resolve(sources, extras=EVALUATION, check_env=check_env_name).extras)
+
+
+def _find_places(container: Container, model: Path | None, out: Path | None) -> Places:
+    if model is None:
+        model = next((container.channels[name] for name in _CHANNELS if name in container.channels), None)
+        if model is None:
+            raise UserError("channel model: got no such channel; expected one that holds what training wrote.")
+    if out is None and container.layout is not None:
+        return Places(model, container.layout.data, container.layout.videos)
+    folder = out or (model if model.is_dir() else model.parent) / "evaluation"
+    return Places(model, folder, folder)
+
+
+def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, reporter: Reporter) -> None:
+    from runtime.ray_session import prepare_environment
+
+    prepare_environment()
+    from runtime.model import open_model
+    from runtime.video import Recorder
+
+    found = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
+    spec, policy = _load(found, chosen)
+    video = places.videos / "evaluation.mp4"
+    recorder = Recorder(spec)
+    episodes = []
+    for episode in _play(spec, policy, recorder, chosen, video):
+        episodes.append(asdict(episode))
+        reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
+    rewards = [episode["total_reward"] for episode in episodes]
+    reporter.line(f"Mean Reward: {statistics.fmean(rewards)}")
+    reporter.line(f"Max Reward: {max(rewards)}")
+    reporter.line(f"Min Reward: {min(rewards)}")
+    if recorder.why_not:
+        reporter.note(f"no video: {recorder.why_not}")
+    places.data.mkdir(parents=True, exist_ok=True)
+    report = {
+        "env": spec.name,
+        "checkpoint": found.checkpoint.name,
+        "seed": chosen.get("seed"),
+        "mean_reward": statistics.fmean(rewards),
+        "max_reward": max(rewards),
+        "min_reward": min(rewards),
+        "std_reward": statistics.pstdev(rewards),
+        "episodes": episodes,
+        "video": None if recorder.why_not else video.name,
+    }
+    (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    facts = {"results": str(places.data / FILE), "video": recorder.why_not or str(video)}
+    reporter.finish(Summary(f"evaluated {len(episodes)} episodes of {spec.name}", facts))
+
+
+def _load(found: Model, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy]:
+    """The environment to play and the policy that plays it, once they fit each other."""
+    from runtime.checkpoint import read_state
+    from runtime.policy import Policy
+
+    state = read_state(found.checkpoint)
+    name = chosen.get("env", state.env)
+    is_same = name == found.manifest.get("env", state.env)
+    spec = EnvSpec(name, found.manifest.get("env_config", {}) if is_same else {}, found.manifest.get("horizon"))
+    problems = Problems()
+    check_env_name("env", name, "the model", problems)
+    problems.raise_if_any()
+    env = make_env(spec)
+    spaces = list(env.observation_space.shape or ()), str(env.action_space)
+    if spaces != (state.observation_shape, state.action_space):
+        raise UserError(
+            f"env: got {name!r} with observations {spaces[0]} and actions {spaces[1]}; expected those of the model, "
+            f"{state.observation_shape} and {state.action_space}. Evaluate it on {state.env}."
+        )
+    policy = Policy.load(found.checkpoint, env.action_space, settings=dict(found.manifest))
+    env.close()
+    return spec, policy
+
+
+def _play(spec: EnvSpec, policy: Policy, recorder: Any, chosen: Mapping[str, Any], video: Path) -> Iterator[Any]:
+    """Plays the episodes; the first is filmed where the environment gives frames."""
+    from runtime.video import play
+
+    seed = chosen.get("seed")
+    env = make_env(spec)
+    for number in range(chosen.get("evaluate_episodes", _DEFAULT_EPISODES)):
+        reset_seed = None if seed is None else seed + number
+        filmed = recorder.film(policy, video, seed=reset_seed) if number == 0 else None
+        yield filmed or play(env, policy, seed=reset_seed)
+    env.close()
+    recorder.close()

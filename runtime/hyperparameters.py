@@ -1,0 +1,286 @@
+"""From hyperparameters to one checked, frozen config, each value with its source.
+
+Sources, weakest first: defaults, preset, the launcher's experiment config, hyperparameters.json, command line.
+Pure: reads no file but the preset's, and imports nothing heavy, so that a wrong name is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.coercion import Setting, coerce, parse_text
+from runtime.errors import Problems, UserError, suggest
+from runtime.old_names import is_harmless, translate, why_obsolete
+from runtime.presets import DEFAULT_PRESET, load_preset
+from runtime.schema import DEFAULTS, known_paths, setting_of
+
+_PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
+_ROOT = "rl.training."
+_FREE_TREES = ("config.env_config",)
+
+# Where the name stands, the name, its source, and where to note that there is no such environment.
+EnvCheck = Callable[[str, str, str, Problems], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Hyperparameters from one place.
+
+    Attributes:
+        name: For messages, as "hyperparameters.json".
+        values: Dotted names, `rl__training__…` names, or trees, to raw values.
+        is_old_script: From a launcher subclass: what means nothing today is noted, not refused.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    is_old_script: bool = False
+
+
+@dataclass(frozen=True)
+class JobConfig:
+    """A job's resolved settings.
+
+    Attributes:
+        preset: Name of the preset, or None for a launcher that brought its own settings.
+        values: Path below rl.training to value; env_config is one nested mapping.
+        sources: Path to the name of the source that set it.
+        notes: What was renamed or dropped, one line each, for the log.
+        extras: Hyperparameters that are not `rl.…`, for the job or the user's script.
+    """
+
+    preset: str | None
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def env(self) -> str:
+        """Name of the environment."""
+        return str(self.values["env"])
+
+    @property
+    def stop(self) -> dict[str, float]:
+        """Stop criteria; any reached stops."""
+        return self._below("stop.")
+
+    @property
+    def ppo(self) -> dict[str, Any]:
+        """PPO's settings without the model's and the environment's."""
+        below = self._below("config.")
+        return {k: v for k, v in below.items() if not k.startswith(("model.", "env_config"))}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The network's settings."""
+        return self._below("config.model.")
+
+    @property
+    def env_config(self) -> dict[str, Any]:
+        """Keyword arguments of the environment."""
+        return dict(self.values.get("config.env_config", {}))
+
+    def _below(self, prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
+
+    def as_tree(self) -> dict[str, Any]:
+        """The nested form of a preset's `training`."""
+        tree: dict[str, Any] = {}
+        for path, value in self.values.items():
+            node = tree
+            *parents, leaf = path.split(".")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+        return tree
+
+
+def resolve(
+    sources: Iterable[Source],
+    *,
+    extras: Mapping[str, Setting] | None,
+    default_preset: bool = True,
+    check_env: EnvCheck | None = None,
+) -> JobConfig:
+    """Merges sources into one config.
+
+    Args:
+        sources: Weakest first.
+        extras: Settings outside `rl.` that the job understands; None allows all (a user's script parses them).
+        default_preset: Whether the default preset applies when nothing names one.
+        check_env: Notes a problem when there is no environment of a name.
+
+    Raises:
+        UserError: Anything is unknown, of the wrong type or out of range; all problems are listed.
+    """
+    return _Resolver(extras, check_env).run(list(sources), default_preset)
+
+
+class _Resolver:
+    """One resolution: what it found so far, and what was wrong."""
+
+    def __init__(self, extra_settings: Mapping[str, Setting] | None, check_env: EnvCheck | None) -> None:
+        self._extra_settings, self._check_env = extra_settings, check_env
+        self._problems = Problems()
+        self._values: dict[str, Any] = {}
+        self._sources: dict[str, str] = {}
+        self._notes: dict[str, None] = {}
+        self._extras: dict[str, Any] = {}
+
+    def run(self, sources: list[Source], default_preset: bool) -> JobConfig:
+        preset_name, preset_source = self._find_preset(sources)
+        for path, value in DEFAULTS.items():
+            self._values[path], self._sources[path] = value, "default"
+        if preset_name or default_preset:
+            preset_name = preset_name or DEFAULT_PRESET
+            self._add_preset(preset_name, preset_source)
+        for source in sources:
+            self._add(source)
+        self._check_together()
+        self._problems.raise_if_any()
+        return JobConfig(preset_name, self._values, self._sources, tuple(self._notes), self._extras)
+
+    def _add_preset(self, name: str, source: str) -> None:
+        try:
+            preset = load_preset(name, source=source)
+        except UserError as error:
+            self._problems.add_line(str(error))
+            self._values["env"] = ""  # so that its absence is not a second problem
+            return
+        self._add(Source(f"preset {name}", {"rl": {"training": preset.training}}))
+
+    def _find_preset(self, sources: list[Source]) -> tuple[str | None, str]:
+        for source in reversed(sources):
+            for key in _PRESET_KEYS:
+                if key in source.values:
+                    return _preset_name(str(source.values[key])), source.name
+        return None, "the default"
+
+    def _add(self, source: Source) -> None:
+        for name, raw in source.values.items():
+            if name in _PRESET_KEYS:
+                continue
+            dotted = name.replace("__", ".") if name.startswith("rl__") else name
+            if dotted == "rl" or dotted.startswith("rl."):
+                self._add_tree(dotted, raw, source)
+            else:
+                self._add_extra(name, raw, source)
+
+    def _add_extra(self, name: str, raw: Any, source: Source) -> None:
+        if self._extra_settings is None:
+            self._extras[name] = parse_text(raw) if isinstance(raw, str) else raw
+        elif name in self._extra_settings:
+            try:
+                self._extras[name] = coerce(raw, self._extra_settings[name])
+                self._sources[name] = source.name
+            except ValueError as error:
+                self._problems.add(name, raw, source.name, expected=str(error))
+        else:
+            known = [*self._extra_settings, *_PRESET_KEYS, *(_ROOT + path for path in known_paths())]
+            self._problems.add(name, raw, source.name, expected="a known hyperparameter", remedy=suggest(name, known))
+
+    def _add_tree(self, name: str, raw: Any, source: Source) -> None:
+        """Walks down a tree (`rl`, `rl.training`, `rl.training.config`) to its settings."""
+        path = name.removeprefix(_ROOT)
+        is_tree = name in ("rl", "rl.training") or path in ("config", "stop", "config.model", *_FREE_TREES)
+        if not is_tree:
+            self._add_setting(path if name.startswith(_ROOT) else name, raw, source)
+            return
+        tree = parse_text(raw) if isinstance(raw, str) else raw
+        if not isinstance(tree, Mapping):
+            self._problems.add(name, raw, source.name, expected="a mapping of names to values")
+            return
+        for key, value in tree.items():
+            self._add_tree(f"{name}.{key}", value, source)
+
+    def _add_setting(self, path: str, raw: Any, source: Source) -> None:
+        where = path if path.startswith("rl.") else _ROOT + path
+        try:
+            translated = translate(path, raw)
+        except ValueError as error:
+            self._problems.add(where, raw, source.name, expected=str(error))
+            return
+        if translated:
+            path, raw, note = translated
+            self._notes[note] = None
+            if not path:
+                return
+        setting = setting_of(path)
+        if setting is None:
+            self._refuse(where, path, raw, source)
+            return
+        try:
+            self._set(path, coerce(raw, setting), source)
+        except ValueError as error:
+            self._problems.add(where, raw, source.name, expected=str(error))
+
+    def _set(self, path: str, value: Any, source: Source) -> None:
+        for tree in _FREE_TREES:
+            if path.startswith(tree + "."):
+                node = self._values[tree] = dict(self._values.get(tree, {}))
+                *parents, leaf = path.removeprefix(tree + ".").split(".")
+                for parent in parents:
+                    node[parent] = dict(node.get(parent, {}))
+                    node = node[parent]
+                node[leaf] = parse_text(value) if isinstance(value, str) else value
+                path = tree
+                break
+        else:
+            self._values[path] = value
+        self._sources[path] = source.name
+
+    def _refuse(self, where: str, path: str, raw: Any, source: Source) -> None:
+        reason = why_obsolete(path)
+        if reason and (source.is_old_script or is_harmless(path, raw)):
+            self._notes[f"{where} has no meaning today: {reason}"] = None
+        elif reason:
+            self._problems.add(where, raw, source.name, expected="a setting that still exists", remedy=f"{reason[0].upper()}{reason[1:]}; remove it.")
+        else:
+            expected = "a PPO setting" if path.startswith("config.") else "a known hyperparameter"
+            known = {path.rsplit(".", 1)[-1]: None for path in known_paths()}
+            remedy = suggest(path.rsplit(".", 1)[-1], known)
+            self._problems.add(where, raw, source.name, expected=expected, remedy=remedy)
+
+    def _check_together(self) -> None:
+        """Rules between settings."""
+        values = self._values
+        if "env" not in values:
+            self._problems.add_line("rl.training.env: missing; expected the name of an environment.")
+        elif self._check_env is not None and values["env"]:
+            self._check_env(_ROOT + "env", values["env"], self._sources["env"], self._problems)
+        if self._check_env is not None and isinstance(self._extras.get("env"), str) and self._extra_settings:
+            self._check_env("env", self._extras["env"], self._sources["env"], self._problems)
+        self._switch_kl_loss_on()
+        batch, minibatch = values.get("config.train_batch_size", 4000), values.get("config.minibatch_size", 128)
+        if minibatch > batch:
+            self._problems.add(
+                f"{_ROOT}config.minibatch_size",
+                minibatch,
+                self._sources.get("config.minibatch_size", "RLlib's default"),
+                expected=f"at most train_batch_size, which is {batch}",
+            )
+        if "config.model.initial_log_std" in values and not values.get("config.model.free_log_std"):
+            self._problems.add(
+                f"{_ROOT}config.model.initial_log_std",
+                values["config.model.initial_log_std"],
+                self._sources["config.model.initial_log_std"],
+                expected="model.free_log_std to be true beside it",
+            )
+
+    def _switch_kl_loss_on(self) -> None:
+        """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
+        set_by = {name: self._sources.get(f"config.{name}", "") for name in ("kl_coeff", "kl_target", "use_kl_loss")}
+        asked = [name for name in ("kl_coeff", "kl_target") if set_by[name] and not set_by[name].startswith("preset ")]
+        if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith("preset "):
+            self._values["config.use_kl_loss"] = True
+            self._sources["config.use_kl_loss"] = set_by[asked[0]]
+            self._notes[f"{_ROOT}config.{asked[0]} is set, so the KL loss is on ({set_by['use_kl_loss']} has it off)"] = None
+
+
+def _preset_name(raw: str) -> str:
+    """`preset-cartpole-clippedppo` and the like, as the notebooks spell Coach's presets, to ours."""
+    name = str(parse_text(raw))
+    return name.removeprefix("preset-") if name.startswith("preset-") else name

@@ -1,0 +1,95 @@
+"""The class that users' training scripts subclass, as the notebooks of 2020 have it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from runtime.container import Container, read_container
+from runtime.environments import EnvCreator
+from runtime.errors import UserError
+from runtime.hyperparameters import JobConfig
+from runtime.job import run_job
+from runtime.old_gym import as_gymnasium
+from runtime.stop import StopRequest
+from runtime.training import Request, run_training
+
+
+class SageMakerRayLauncher:
+    """Trains what a subclass describes, with the job's hyperparameters on top.
+
+    Subclasses implement `register_env_creator` and `get_experiment_config` and call `train_main()`.
+
+    Attributes:
+        num_cpus: CPUs that this job may use.
+        num_gpus: GPUs of this host.
+        hosts_info: Names of all hosts.
+        host_name: This host's name.
+        is_master_node: Whether this host trains and writes the model.
+    """
+
+    def __init__(self) -> None:
+        self._container = read_container()
+        self.num_cpus = self._container.num_cpus
+        self.num_gpus = self._container.num_gpus
+        self.hosts_info = list(self._container.hosts)
+        self.host_name = self._container.current_host
+        self.is_master_node = self._container.is_master
+
+    def register_env_creator(self) -> None:
+        """Calls `ray.tune.registry.register_env`; not needed for environments that Gymnasium knows."""
+
+    def get_experiment_config(self) -> dict[str, Any]:
+        """The experiment as `{"training": {"env": …, "run": "PPO", "stop": {…}, "config": {…}}}`."""
+        raise UserError(f"{type(self).__name__}.get_experiment_config: missing; expected a method of the subclass.")
+
+    def customize_experiment_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Changes the experiment before the job's hyperparameters are laid over it."""
+        return config
+
+    def ray_init_config(self) -> dict[str, Any]:
+        """Arguments of `ray.init` on top of ours."""
+        return {}
+
+    def save_checkpoint_and_serving_model(
+        self, algorithm: str | None = None, env_string: str | None = None, use_torch: bool = True
+    ) -> None:
+        """Writes the model directory; a subclass may do more before or after."""
+        self._write_model()
+
+    @classmethod
+    def train_main(cls) -> None:
+        """Trains, and ends the process with an exit code other than 0 on failure."""
+        code = run_job(lambda container, stop: cls()._train(container, stop))
+        if code:
+            sys.exit(code)
+
+    def _train(self, container: Container, stop: StopRequest) -> None:
+        self.register_env_creator()
+        experiment = self.customize_experiment_config(self.get_experiment_config())
+        request = Request(
+            overrides={},
+            experiment=experiment,
+            find_creator=registered_creator,
+            ray_options=self.ray_init_config(),
+        )
+        run_training(container, stop, request, save_model=self._save)
+
+    def _save(self, write_model: Callable[[], None], config: JobConfig) -> None:
+        self._write_model = write_model
+        self.save_checkpoint_and_serving_model(
+            algorithm=config.values["run"], env_string=config.env, use_torch=True
+        )
+
+
+def registered_creator(name: str) -> EnvCreator | None:
+    """The environment creator that a script registered with Ray, its old environments wrapped as Gymnasium's."""
+    if "ray" not in sys.modules:
+        return None
+    from ray.tune.registry import ENV_CREATOR, _global_registry
+
+    if not _global_registry.contains(ENV_CREATOR, name):
+        return None
+    creator = _global_registry.get(ENV_CREATOR, name)
+    return lambda config: as_gymnasium(creator(config))

@@ -1,0 +1,72 @@
+"""What a job reports of each iteration: a line that SageMaker's regexes parse, metrics.jsonl, and TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+JSONL = "metrics.jsonl"
+
+
+def metric_line(row: Mapping[str, float]) -> str:
+    """One line of `name: value` pairs.
+
+    SageMaker's default regexes are unanchored, want one blank after the colon, and a plain number: a value that is
+    not finite is left out, and no other name may end in `episode_reward_mean` or `episode_reward_max`.
+    """
+    return " ".join(f"{name}: {_plain(value)}" for name, value in row.items() if math.isfinite(value))
+
+
+def _plain(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.6g}"
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl and TensorBoard events.
+
+    Args:
+        folder: Where both go; made if absent.
+        earlier: Rows of the run that this one goes on from; metrics.jsonl starts with them.
+    """
+
+    def __init__(self, folder: Path, earlier: list[dict[str, Any]]) -> None:
+        from tensorboardX import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / JSONL
+        self.rows = list(earlier)
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in earlier), encoding="utf-8")
+        # Events after the step that a resumed job starts from are void: TensorBoard hides them by purge_step.
+        purge = int(earlier[-1]["timesteps_total"]) + 1 if earlier else None
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
+
+    def write(self, row: dict[str, float]) -> None:
+        """Writes a row; its step in TensorBoard is timesteps_total."""
+        self.rows.append(row)
+        # Opened anew each time: SageMaker uploads a file when it is closed.
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        step = int(row["timesteps_total"])
+        for name, value in row.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes the events."""
+        self._events.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line cut by a kill is dropped."""
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows

@@ -1,0 +1,172 @@
+"""The model directory: what a job hands over to be served, evaluated or trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state
+from runtime.errors import UserError
+from runtime.hyperparameters import JobConfig
+
+MANIFEST, PARAMS = "manifest.json", "params.json"
+_FINAL, _BEST = "checkpoint", "best"
+_VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet")
+
+
+def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any]) -> None:
+    """Writes the model directory.
+
+    Args:
+        folder: The model directory; what an earlier start of the job wrote there is replaced.
+        checkpoint: The final checkpoint.
+        config: The job's settings.
+        spaces: Observation and action space of the policy.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(checkpoint, folder / _FINAL)
+    best = best_checkpoint(checkpoint.parent)
+    if best is not None:
+        _replace(best, folder / _BEST)
+    params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
+    _write_json(folder / PARAMS, params)
+    _write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
+
+
+def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
+    state = read_state(checkpoint)
+    settings = config.ppo
+    return {
+        "format": 1,
+        "algorithm": config.values["run"],
+        "env": config.env,
+        "env_config": config.env_config,
+        "horizon": settings.get("horizon"),
+        "observation_space": describe_space(spaces[0]),
+        "action_space": describe_space(spaces[1]),
+        "observation_filter": settings["observation_filter"],
+        "normalize_actions": settings.get("normalize_actions", True),
+        "clip_actions": settings.get("clip_actions", False),
+        "episode_reward_mean": state.episode_reward_mean,
+        "training_iteration": state.training_iteration,
+        "timesteps_total": state.timesteps_total,
+        "time_total_s": round(state.time_total_s, 3),
+        "checkpoint": _FINAL,
+        "best_checkpoint": _BEST if best is not None else None,
+        "best_episode_reward_mean": read_state(best).episode_reward_mean if best is not None else None,
+        "versions": {name: metadata.version(name) for name in _VERSIONED},
+        "git_commit": _git_commit(),
+    }
+
+
+def describe_space(space: Any) -> dict[str, Any]:
+    """A space as JSON: type, shape, dtype, and bounds or count."""
+    described: dict[str, Any] = {"type": type(space).__name__, "shape": list(space.shape), "dtype": str(space.dtype)}
+    if hasattr(space, "low"):
+        described["low"], described["high"] = (_bounds(side) for side in (space.low, space.high))
+    if hasattr(space, "n"):
+        described["n"] = int(space.n)
+    return described
+
+
+def _bounds(side: Any) -> Any:
+    """One number where all are equal, else the list; infinities as text, which JSON lacks."""
+    values = [value if np.isfinite(value) else str(value) for value in np.asarray(side, float).ravel().tolist()]
+    return values[0] if len(set(values)) == 1 else values
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model directory that was found.
+
+    Attributes:
+        checkpoint: The checkpoint in it.
+        manifest: Its manifest, empty for a bare checkpoint.
+        params: Its params.json, empty for a bare checkpoint.
+    """
+
+    checkpoint: Path
+    manifest: Mapping[str, Any]
+    params: Mapping[str, Any]
+
+
+def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> Model:
+    """Finds the model in a folder, a results folder, a checkpoint, or a model.tar.gz.
+
+    Args:
+        place: Where to look.
+        scratch: An empty folder to unpack an archive into.
+        checkpoint: Path below the model directory, as `best`; None for its final checkpoint.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not place.exists():
+        raise UserError(f"model: got {str(place)!r}; expected a model directory, a results folder or a model.tar.gz.")
+    archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
+    folder = place
+    if archives and find_checkpoint(place) is None:
+        folder = _unpack(archives[0], scratch)
+    for root in (folder, folder / "model"):
+        found = find_checkpoint(root / checkpoint if checkpoint else root)
+        if (root / MANIFEST).is_file() and found is not None:
+            return Model(found, _read_json(root / MANIFEST), _read_json(root / PARAMS))
+    found = find_checkpoint(folder / checkpoint if checkpoint else folder)
+    if found is None:
+        named = f" named {checkpoint!r}" if checkpoint else ""
+        raise UserError(
+            f"model: got {str(place)!r}, which holds no checkpoint{named}; expected what a training job wrote "
+            "to its model directory."
+        )
+    return Model(found, {}, {})
+
+
+def _unpack(archive: Path, scratch: Path) -> Path:
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"model: got {str(archive)!r}, which cannot be unpacked ({error}).") from None
+    return scratch
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: got a file that cannot be read ({error}); expected what training wrote.") from None
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    aside.rename(path)
+
+
+def _replace(source: Path, target: Path) -> None:
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+
+
+def _git_commit() -> str | None:
+    """The commit of this program, where it runs from a clone."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

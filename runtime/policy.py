@@ -1,0 +1,167 @@
+"""A trained policy, ready to act: observation filter, network, scaling and clipping, as in training."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModule
+from ray.rllib.utils.filter import RunningStat
+from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
+
+from runtime.errors import UserError
+from runtime.ray_session import quiet_ray
+
+_MODULE = Path("learner_group/learner/rl_module/default_policy")
+_FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
+
+
+@dataclass(frozen=True)
+class ObservationFilter:
+    """Normalises observations by the statistics of training: clip((x - mean) / (std + 1e-8), ±clip).
+
+    Attributes:
+        mean: (O,) float64.
+        std: (O,) float64.
+        clip: Bound of the result.
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    clip: float
+
+    @classmethod
+    def from_state(cls, state: dict[Any, Any]) -> ObservationFilter:
+        """From the state of RLlib's MeanStdFilter connector."""
+        agent = state[None]
+        stats = RunningStat.from_state(agent["running_stats"][0])
+        return cls(np.asarray(stats.mean, np.float64), np.asarray(stats.std, np.float64), float(agent["clip_by_value"]))
+
+    def __call__(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalises one observation (O,) or a batch (B, O)."""
+        return np.clip((observation - self.mean) / (self.std + 1e-8), -self.clip, self.clip).astype(np.float32)
+
+
+class Policy:
+    """Acts deterministically on one observation at a time.
+
+    Args:
+        module: RLlib's network.
+        action_space: The environment's.
+        observation_filter: Of training, or None.
+        normalize_actions: The network's ±1 is scaled to a bounded action space, then clipped.
+        clip_actions: Actions are clipped into the action space, where they are not scaled.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        action_space: gymnasium.Space[Any],
+        *,
+        observation_filter: ObservationFilter | None,
+        normalize_actions: bool = True,
+        clip_actions: bool = False,
+    ) -> None:
+        self.module, self.action_space, self.observation_filter = module, action_space, observation_filter
+        self._normalize, self._clip = normalize_actions, clip_actions
+        self.reset()
+
+    @classmethod
+    def load(cls, checkpoint: Path, action_space: gymnasium.Space[Any], *, settings: dict[str, Any]) -> Policy:
+        """Loads the policy of a checkpoint; Ray need not run.
+
+        Args:
+            checkpoint: Its folder.
+            action_space: The environment's.
+            settings: PPO's settings of the job that wrote it.
+
+        Raises:
+            UserError: The checkpoint holds no policy that can be read.
+        """
+        quiet_ray()
+        try:
+            module = RLModule.from_checkpoint(checkpoint / _MODULE)
+            path = checkpoint / _FILTER
+            observation_filter = (
+                ObservationFilter.from_state(pickle.loads(path.read_bytes())) if path.is_file() else None
+            )
+        except Exception as error:  # RLlib raises whatever its unpickling raises
+            raise UserError(
+                f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "
+                "expected one written by this program. Use another checkpoint."
+            ) from error
+        return cls(
+            module,
+            action_space,
+            observation_filter=observation_filter,
+            normalize_actions=settings.get("normalize_actions", True),
+            clip_actions=settings.get("clip_actions", False),
+        )
+
+    @classmethod
+    def of_algorithm(cls, algorithm: Any, action_space: gymnasium.Space[Any]) -> Policy:
+        """The policy of a running algorithm, sharing its network."""
+        runner = algorithm.env_runner
+        found = [c for c in runner._env_to_module.connectors if type(c).__name__ == "MeanStdFilter"]
+        return cls(
+            algorithm.get_module(),
+            action_space,
+            observation_filter=ObservationFilter.from_state(found[0].get_state()) if found else None,
+            normalize_actions=algorithm.config.normalize_actions,
+            clip_actions=algorithm.config.clip_actions,
+        )
+
+    def reset(self) -> None:
+        """Forgets the episode so far; matters to recurrent networks alone."""
+        state = self.module.get_initial_state() if self.module.is_stateful() else None
+        self._state = None if state is None else _map_tensors(state, lambda array: torch.as_tensor(array)[None])
+
+    def act(self, observation: Any) -> Any:
+        """The most likely action, in the environment's own units.
+
+        Args:
+            observation: One observation of the environment, unfiltered.
+        """
+        logits = self.logits(np.asarray(observation)[None])
+        distribution = self.module.get_inference_action_dist_cls().from_logits(torch.as_tensor(logits))
+        action = distribution.to_deterministic().sample()[0].numpy()
+        return self.to_environment(action)
+
+    def logits(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """Inputs of the action distribution, (B, L), for unfiltered observations (B, O)."""
+        if self.observation_filter is not None:
+            observations = self.observation_filter(observations)
+        tensor = torch.as_tensor(np.asarray(observations, np.float32))
+        with torch.inference_mode():
+            if self._state is None:
+                output = self.module.forward_inference({Columns.OBS: tensor})[Columns.ACTION_DIST_INPUTS]
+            else:
+                batch = {Columns.OBS: tensor[:, None], Columns.STATE_IN: self._state}
+                result = self.module.forward_inference(batch)
+                self._state = result[Columns.STATE_OUT]
+                output = result[Columns.ACTION_DIST_INPUTS][:, -1]
+        logits: NDArray[np.float32] = output.numpy()
+        return logits
+
+    def to_environment(self, action: NDArray[Any]) -> Any:
+        """The network's action as the environment takes it."""
+        if isinstance(self.action_space, gymnasium.spaces.Discrete):
+            return int(action) + int(self.action_space.start)
+        if self._normalize:
+            action = unsquash_action(action, self.action_space)
+        elif self._clip:
+            action = clip_action(action, self.action_space)
+        return np.asarray(action, self.action_space.dtype)
+
+
+def _map_tensors(state: Any, function: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _map_tensors(value, function) for key, value in state.items()}
+    return function(state)

@@ -1,0 +1,19 @@
+"""Carries each finished episode's return and length from the environments to the training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+RETURNS, LENGTHS = "smrl_returns", "smrl_lengths"
+
+
+class EpisodeReports(RLlibCallback):
+    """Logs what `EpisodeMonitor` added up, one item an episode, wherever the runner is."""
+
+    def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
+        """Called by RLlib."""
+        sums = episode.get_infos(-1)["episode"]
+        metrics_logger.log_value(RETURNS, sums["r"], reduce="item_series")
+        metrics_logger.log_value(LENGTHS, sums["l"], reduce="item_series")

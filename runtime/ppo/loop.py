@@ -1,0 +1,250 @@
+"""Training: RLlib's iterations in our own loop, with metrics, videos, checkpoints and the model at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from runtime.checkpoint import (
+    JobState,
+    best_checkpoint,
+    checkpoints_in,
+    read_state,
+    restore_random_states,
+    save_checkpoint,
+)
+from runtime.console import Reporter
+from runtime.container import Layout
+from runtime.environments import EnvSpec, make_env
+from runtime.errors import JobError, UserError
+from runtime.hyperparameters import JobConfig
+from runtime.metrics import MetricsLog
+from runtime.policy import Policy
+from runtime.ppo.build import build_algorithm
+from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
+from runtime.stop import Interrupted, StopRequest, reached
+from runtime.video import Recorder
+
+# Filming may take this share of the training time; a video that is due is skipped while it has taken more.
+_FILMING_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a training needs.
+
+    Attributes:
+        config: Its settings.
+        env: Its environment.
+        layout: Where it writes.
+        resume_from: Checkpoint to go on from, or None.
+        num_cpus: CPUs that it may use.
+        num_gpus: GPUs that it may use.
+    """
+
+    config: JobConfig
+    env: EnvSpec
+    layout: Layout
+    resume_from: Path | None
+    num_cpus: int
+    num_gpus: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        why: The stop criterion met, or the signal.
+        state: Counters at the end.
+        checkpoint: The final checkpoint.
+        best: The checkpoint with the highest mean return.
+        last_video: The last video, if any.
+        spaces: Observation and action space of the policy.
+    """
+
+    why: str
+    state: JobState
+    checkpoint: Path
+    best: Path | None
+    last_video: Path | None
+    spaces: tuple[gymnasium.Space[Any], gymnasium.Space[Any]]
+
+
+def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome:
+    """Trains until a stop criterion is met or a stop is requested; Ray must run.
+
+    Raises:
+        UserError: The environment is at fault, or the checkpoint does not fit the job.
+        PlatformError: A checkpoint could not be written.
+    """
+    return _Training(job, reporter, request).run()
+
+
+class _Training:
+    """One training: the algorithm, its counters and its logs."""
+
+    def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
+        self._job, self._reporter, self._request = job, reporter, request
+        config = job.config
+        self._algorithm: Any = _with_causes(
+            lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus, num_gpus=job.num_gpus)
+        )
+        self._spaces = _read_spaces(job.env)
+        self._state = JobState(config.env, list(self._spaces[0].shape), str(self._spaces[1]))
+        if job.resume_from is not None:
+            self._restore(job.resume_from)
+        self._metrics = MetricsLog(job.layout.data, self._state.rows)
+        self._recorder = Recorder(job.env)
+        self._filming_s = 0.0
+        self._seconds_before = self._state.time_total_s
+        self._checkpointed_at = self._state.training_iteration if job.resume_from else -1
+        self._last_video: Path | None = None
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = read_state(checkpoint)
+        fresh = self._state
+        for what in ("env", "observation_shape", "action_space"):
+            if getattr(state, what) != getattr(fresh, what):
+                raise UserError(
+                    f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; "
+                    f"expected {getattr(fresh, what)}. Train that environment, or restore from another checkpoint."
+                )
+        try:
+            self._algorithm.restore_from_path(str(checkpoint.resolve()))
+        except Exception as error:  # RLlib raises whatever its unpickling raises
+            raise UserError(
+                f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
+                "one of the same network and settings. Restore from another checkpoint, or start without."
+            ) from error
+        restore_random_states(checkpoint)
+        self._state = state
+        self._reporter.note(
+            f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
+        )
+
+    def run(self) -> Outcome:
+        """Trains, then writes the final checkpoint and video."""
+        self._started = time.perf_counter()
+        try:
+            why = self._iterate()
+            checkpoint = self._save_final()
+            self._film("last")
+            self._report_missing_video()
+        finally:
+            self._metrics.close()
+            self._recorder.close()
+            self._algorithm.stop()
+        best = best_checkpoint(checkpoint.parent)
+        return Outcome(why, self._state, checkpoint, best, self._last_video, self._spaces)
+
+    def _iterate(self) -> str:
+        stop = self._job.config.stop
+        if not stop:
+            self._reporter.note("no rl.training.stop.* is set: this job trains until it is stopped from outside")
+        why = reached(stop, self._state.rows[-1]) if self._state.rows else None
+        while why is None:
+            if self._request.is_set:
+                return f"stopped by {self._request.signal_name}"
+            try:
+                with self._request:
+                    result = _with_causes(self._algorithm.train)
+            except Interrupted:
+                return f"stopped by {self._request.signal_name} in mid-iteration"
+            why = reached(stop, self._record(result))
+            self._keep_up(is_last=why is not None)
+        return why
+
+    def _record(self, result: dict[str, Any]) -> dict[str, float]:
+        if has_nan_loss(result):
+            raise UserError(
+                f"training of {self._job.config.env}: the loss is NaN after iteration "
+                f"{self._state.training_iteration + 1}; expected finite rewards, observations and gradients. "
+                "The last checkpoint is kept; lower rl.training.config.lr or set rl.training.config.grad_clip."
+            )
+        state, episodes = self._state, finished_episodes(result)
+        state.training_iteration += 1
+        state.episodes_total += len(episodes)
+        state.time_total_s = self._seconds_before + time.perf_counter() - self._started
+        averaged = self._job.config.ppo["metrics_num_episodes_for_smoothing"]
+        state.recent_episodes = [*state.recent_episodes, *episodes][-averaged:]
+        row = {
+            "training_iteration": state.training_iteration,
+            "episodes_total": state.episodes_total,
+            "time_total_s": round(state.time_total_s, 3),
+            **to_row(result, state.recent_episodes),
+        }
+        state.timesteps_total, state.episode_reward_mean = int(row["timesteps_total"]), row.get("episode_reward_mean")
+        self._metrics.write(row)
+        state.rows = self._metrics.rows
+        self._reporter.row(row)
+        return row
+
+    def _keep_up(self, *, is_last: bool) -> None:
+        """Writes the checkpoint and video that are due."""
+        values, iteration = self._job.config.values, self._state.training_iteration
+        if is_last:  # both follow at the end of the job
+            return
+        if values["checkpoint_freq"] and iteration % values["checkpoint_freq"] == 0:
+            self._save()
+        if values["video_freq"] and iteration % values["video_freq"] == 0:
+            trained_s = time.perf_counter() - self._started
+            if self._filming_s <= _FILMING_SHARE * trained_s and not self._request.is_set:
+                self._film(f"iteration-{iteration:06d}")
+
+    def _save(self) -> Path:
+        self._checkpointed_at = self._state.training_iteration
+        return save_checkpoint(
+            self._job.layout.checkpoints,
+            self._state,
+            write_algorithm=lambda folder: self._algorithm.save_to_path(str(folder.resolve())),
+        )
+
+    def _save_final(self) -> Path:
+        """The last checkpoint; the latest of the regular ones where the job wants none at its end."""
+        written = checkpoints_in(self._job.layout.checkpoints)
+        if written and self._checkpointed_at == self._state.training_iteration:
+            return written[-1]
+        if written and not self._job.config.values["checkpoint_at_end"]:
+            return written[-1]
+        return self._save()
+
+    def _film(self, name: str) -> None:
+        if not self._job.config.values["video_freq"]:
+            return
+        started = time.perf_counter()
+        path = self._job.layout.videos / f"{name}.mp4"
+        episode = _with_causes(lambda: self._recorder.film(Policy.of_algorithm(self._algorithm, self._spaces[1]), path))
+        self._filming_s += time.perf_counter() - started
+        if episode is not None:
+            self._last_video = path
+
+    def _report_missing_video(self) -> None:
+        if self._recorder.why_not:
+            self._reporter.note(f"no video: {self._recorder.why_not}")
+
+
+def _read_spaces(spec: EnvSpec) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+    """Observation and action space; the main process has no environment of its own where runners are remote."""
+    env = make_env(spec)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    return spaces
+
+
+def _with_causes(call: Callable[[], Any]) -> Any:
+    """Calls; an expected failure that RLlib or Ray wrapped in its own comes out as it was."""
+    try:
+        return call()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, JobError):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
+        raise

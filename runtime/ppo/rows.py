@@ -1,0 +1,68 @@
+"""RLlib's nested result of an iteration as one flat row of metrics, under the names that SageMaker's users know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime.ppo.episodes import LENGTHS, RETURNS
+
+_LEARNER = {
+    "total_loss": "total_loss",
+    "policy_loss": "policy_loss",
+    "vf_loss": "vf_loss",
+    "vf_explained_var": "vf_explained_var",
+    "kl": "mean_kl_loss",
+    "entropy": "entropy",
+    "cur_kl_coeff": "curr_kl_coeff",
+    "cur_lr": "default_optimizer_learning_rate",
+    "grad_norm": "gradients_default_optimizer_global_norm",
+}
+
+
+def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> dict[str, float]:
+    """Flattens an RLlib result.
+
+    Args:
+        result: Of one iteration.
+        recent: Return and length of the last episodes, newest last, at most as many as are averaged.
+
+    Returns:
+        Steps first, then returns (absent while no episode has ended), then losses and times. Finite numbers only.
+    """
+    row: dict[str, float] = {"timesteps_total": int(result["num_env_steps_sampled_lifetime"])}
+    if recent:
+        returns = [episode_return for episode_return, _ in recent]
+        row["episode_reward_mean"] = math.fsum(returns) / len(returns)
+        row["episode_reward_max"], row["episode_reward_min"] = max(returns), min(returns)
+        row["episode_len_mean"] = sum(length for _, length in recent) / len(recent)
+    learner = result.get("learners", {}).get("default_policy", {})
+    timers = result.get("timers", {})
+    floats = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
+    floats["sample_time_s"] = timers.get("env_runner_sampling_timer")
+    floats["learn_time_s"] = timers.get("learner_update_timer")
+    return row | {name: float(value) for name, value in floats.items() if _is_number(value)}
+
+
+def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:
+    """Return and length of each episode that ended in an iteration."""
+    runners = result.get("env_runners", {})
+    # A series of one item arrives as the bare item.
+    returns, lengths = (np.atleast_1d(runners.get(name, ())) for name in (RETURNS, LENGTHS))
+    return [(float(r), int(length)) for r, length in zip(returns, lengths, strict=True)]
+
+
+def has_nan_loss(result: Mapping[str, Any]) -> bool:
+    """Whether the update broke the network."""
+    learner = result.get("learners", {}).get("default_policy", {})
+    return any(name in learner and not math.isfinite(float(learner[name])) for name in ("total_loss", "policy_loss"))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return value is not None and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

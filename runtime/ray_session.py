@@ -1,0 +1,68 @@
+"""Ray, started small and quiet on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from runtime.container import setdefault_environment
+
+_OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    # Containers give /dev/shm 64 MB; Ray then refuses to start unless it may use /tmp.
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
+    # Ray's C++ side writes to our stderr; a runner that dies is reported by RLlib anyway.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+    "SDL_VIDEODRIVER": "dummy",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def prepare_environment() -> None:
+    """Sets what the libraries read when they are imported; call it before any of them is."""
+    setdefault_environment(_ENVIRONMENT)
+
+
+def quiet_ray() -> None:
+    """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def ray_session(*, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Runs Ray for the length of a block.
+
+    Args:
+        num_cpus: CPUs that Ray may hand out; it would count the host's.
+        num_gpus: GPUs likewise.
+        overrides: Arguments of ray.init that a launcher's script asks for.
+    """
+    prepare_environment()
+    import ray
+
+    quiet_ray()
+    options: dict[str, Any] = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "configure_logging": False,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+    }
+    was_running = ray.is_initialized()  # a script of 2020 may have called ray.init itself
+    if not was_running:
+        ray.init(**(options | dict(overrides or {})))
+    try:
+        yield
+    finally:
+        if not was_running:
+            ray.shutdown()

@@ -1,0 +1,149 @@
+"""Every hyperparameter that a job takes: its type, range, and one line of what it does.
+
+Names are today's RLlib names (ray 2.60, PPO); `old_names` maps those of 2020 onto them.
+"""
+
+from __future__ import annotations
+
+from runtime.coercion import Setting
+
+TRAINING: dict[str, Setting] = {
+    "env": Setting("text", "Environment: a Gymnasium id, or module:Class."),
+    "run": Setting("text", "Algorithm.", choices=("PPO",)),
+    "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
+    "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
+    "checkpoint_at_end": Setting("bool", "Whether the job ends with a checkpoint."),
+    "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
+}
+
+STOP: dict[str, Setting] = {
+    "episode_reward_mean": Setting("float", "Mean return of the last 100 episodes."),
+    "timesteps_total": Setting("int", "Environment steps.", low=0, above=True),
+    "training_iteration": Setting("int", "Training iterations.", low=0, above=True),
+    "time_total_s": Setting("float", "Seconds of training, without start-up.", low=0, above=True),
+    "episodes_total": Setting("int", "Finished episodes.", low=0, above=True),
+}
+
+_BATCH: dict[str, Setting] = {
+    "train_batch_size": Setting("int", "Environment steps in an iteration's batch.", low=0, above=True),
+    "minibatch_size": Setting("int", "Steps in a gradient step's minibatch.", low=0, above=True),
+    "num_epochs": Setting("int", "Passes over each batch.", low=0, above=True),
+    "rollout_fragment_length": Setting("int_or_auto", "Steps that a runner collects at a time.", low=0, above=True),
+    "batch_mode": Setting("text", "Where rollouts are cut.", choices=("truncate_episodes", "complete_episodes")),
+    "shuffle_batch_per_epoch": Setting("bool", "Whether each epoch shuffles the batch anew."),
+    "min_time_s_per_iteration": Setting("float", "Least seconds of an iteration.", low=0, none_ok=True),
+    "min_sample_timesteps_per_iteration": Setting("int", "Least steps of an iteration.", low=0),
+}
+
+_LOSS: dict[str, Setting] = {
+    "lr": Setting("schedule", "Adam's learning rate.", low=0),
+    "gamma": Setting("float", "Discount per step.", low=0, high=1),
+    "lambda_": Setting("float", "GAE's lambda.", low=0, high=1),
+    "use_gae": Setting("bool", "Generalised advantage estimation."),
+    "use_critic": Setting("bool", "A value function as baseline."),
+    "clip_param": Setting("float", "PPO's ratio clip.", low=0, above=True),
+    "vf_clip_param": Setting("float", "Clip of the squared value error; large for large returns.", low=0, above=True),
+    "vf_loss_coeff": Setting("float", "Weight of the value loss.", low=0),
+    "entropy_coeff": Setting("schedule", "Weight of the entropy bonus.", low=0),
+    "use_kl_loss": Setting("bool", "Adaptive KL penalty."),
+    "kl_coeff": Setting("float", "Initial weight of the KL penalty.", low=0),
+    "kl_target": Setting("float", "KL that the penalty aims at.", low=0, above=True),
+    "grad_clip": Setting("float", "Largest gradient norm.", low=0, above=True, none_ok=True),
+    "grad_clip_by": Setting("text", "What grad_clip bounds.", choices=("global_norm", "norm", "value")),
+    "torch_skip_nan_gradients": Setting("bool", "Skip updates whose gradients are NaN."),
+}
+
+_SAMPLING: dict[str, Setting] = {
+    "num_env_runners": Setting("int_or_auto", "Sampling processes; 0 samples in the main process.", low=0),
+    "num_envs_per_env_runner": Setting("int", "Environments that a runner steps together.", low=0, above=True),
+    "num_cpus_per_env_runner": Setting("float", "CPUs reserved for a runner.", low=0),
+    "num_gpus_per_env_runner": Setting("float", "GPUs reserved for a runner.", low=0),
+    "gym_env_vectorize_mode": Setting("text", "How a runner steps its environments.", choices=("sync", "async")),
+    "observation_filter": Setting("text", "Running normalisation.", choices=("MeanStdFilter", "NoFilter")),
+    "normalize_actions": Setting("bool", "Policy in ±1, scaled to the action space."),
+    "clip_actions": Setting("bool", "Clip actions into the action space."),
+    "explore": Setting("bool", "Sample actions while training."),
+    "horizon": Setting("int", "Cut episodes after this many steps.", low=0, above=True, none_ok=True),
+    "sample_timeout_s": Setting("float", "Longest wait for a runner, in s.", low=0, above=True),
+    "restart_failed_env_runners": Setting("bool", "Start a runner anew when its process dies."),
+    "restart_failed_sub_environments": Setting("bool", "Build an environment anew when it raises."),
+    "ignore_env_runner_failures": Setting("bool", "Go on without a dead runner."),
+    "max_num_env_runner_restarts": Setting("int", "Restarts before giving up.", low=0),
+    "env_config": Setting("mapping", "Keyword arguments of the environment."),
+}
+
+_LEARNING: dict[str, Setting] = {
+    "num_learners": Setting("int", "Learner processes; 0 learns in the main process.", low=0),
+    "num_cpus_per_learner": Setting("float", "CPUs reserved for a learner.", low=0),
+    "num_gpus_per_learner": Setting("float", "GPUs for each learner.", low=0),
+    "seed": Setting("int", "Seed of environments, policy and shuffling.", low=0, none_ok=True),
+    "metrics_num_episodes_for_smoothing": Setting("int", "Episodes in each mean.", low=0, above=True),
+}
+
+PPO: dict[str, Setting] = _BATCH | _LOSS | _SAMPLING | _LEARNING
+
+_ACTIVATIONS = ("tanh", "relu", "swish", "silu", "linear")
+
+MODEL: dict[str, Setting] = {
+    "fcnet_hiddens": Setting("ints", "Widths of the hidden layers.", low=0, above=True),
+    "fcnet_activation": Setting("text", "Activation of the hidden layers.", choices=_ACTIVATIONS),
+    "fcnet_use_layernorm": Setting("bool", "LayerNorm after each hidden layer."),
+    "fcnet_kernel_initializer": Setting("text", "Name in torch.nn.init for hidden weights.", none_ok=True),
+    "fcnet_kernel_initializer_kwargs": Setting("mapping", "Its arguments.", none_ok=True),
+    "fcnet_bias_initializer": Setting("text", "Name in torch.nn.init for hidden biases.", none_ok=True),
+    "fcnet_bias_initializer_kwargs": Setting("mapping", "Its arguments.", none_ok=True),
+    "head_fcnet_hiddens": Setting("ints", "Hidden layers of the policy and value heads.", low=0, above=True),
+    "head_fcnet_activation": Setting("text", "Activation of the heads' hidden layers.", choices=_ACTIVATIONS),
+    "head_fcnet_kernel_initializer": Setting("text", "Name in torch.nn.init for head weights.", none_ok=True),
+    "head_fcnet_kernel_initializer_kwargs": Setting("mapping", "Its arguments.", none_ok=True),
+    "conv_filters": Setting("layers", "Convolutions as [channels, kernel, stride].", low=0, above=True, none_ok=True),
+    "conv_activation": Setting("text", "Activation of the convolutions.", choices=_ACTIVATIONS),
+    "free_log_std": Setting("bool", "One log standard deviation an action, not a function of the state."),
+    "initial_log_std": Setting("float", "Its value before training; needs free_log_std.", low=-10, high=2),
+    "log_std_clip_param": Setting("float", "Bound on the log standard deviation.", low=0, above=True),
+    "vf_share_layers": Setting("bool", "One network for policy and value."),
+    "use_lstm": Setting("bool", "An LSTM after the encoder."),
+    "lstm_cell_size": Setting("int", "Its width.", low=0, above=True),
+    "max_seq_len": Setting("int", "Steps that it is trained through.", low=0, above=True),
+}
+
+EVALUATION: dict[str, Setting] = {
+    "evaluate_episodes": Setting("int", "Episodes to play.", low=0, above=True),
+    "env": Setting("text", "Environment; the one that the model was trained on if not given."),
+    "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO",)),
+    "checkpoint": Setting("text", "Checkpoint below the model directory, as best; its final one if not given."),
+    "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0),
+}
+
+DEFAULTS: dict[str, object] = {
+    "run": "PPO",
+    "checkpoint_freq": 10,
+    "checkpoint_at_end": True,
+    "video_freq": 20,
+    "config.num_env_runners": "auto",
+    "config.observation_filter": "NoFilter",
+    "config.metrics_num_episodes_for_smoothing": 100,
+}
+
+
+def setting_of(path: str) -> Setting | None:
+    """The setting at a path below `rl.training`, as `config.model.fcnet_hiddens`; None if there is none."""
+    if path.startswith("stop."):
+        return STOP.get(path.removeprefix("stop."))
+    if path.startswith("config.model."):
+        return MODEL.get(path.removeprefix("config.model."))
+    if path.startswith("config.env_config."):
+        return Setting("any", "A keyword argument of the environment.")
+    if path.startswith("config."):
+        return PPO.get(path.removeprefix("config."))
+    return TRAINING.get(path)
+
+
+def known_paths() -> list[str]:
+    """All paths below `rl.training`, for suggestions and docs."""
+    return [
+        *TRAINING,
+        *(f"stop.{name}" for name in STOP),
+        *(f"config.{name}" for name in PPO),
+        *(f"config.model.{name}" for name in MODEL),
+    ]

@@ -1,0 +1,72 @@
+"""When a job ends: its stop criteria, and the platform's request to stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from types import FrameType
+
+# SageMaker kills a container 120 s after SIGTERM, spot machines included; a job is to be done within 30.
+_GRACE_S = 12.0
+
+
+class Interrupted(BaseException):
+    """Raised in the main thread when an iteration outlasts the grace after a stop request.
+
+    A BaseException, so that no library's `except Exception` swallows it.
+    """
+
+
+class StopRequest:
+    """Remembers SIGTERM and SIGINT, from construction on.
+
+    A running iteration may finish within the grace; then `Interrupted` is raised where it stands. A second SIGINT
+    interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._may_interrupt = False
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before_alarm = signal.signal(signal.SIGALRM, self._on_alarm)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal_name is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.is_set and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_name = signal.Signals(number).name
+        if self._may_interrupt:
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+
+    def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._may_interrupt:
+            raise Interrupted
+
+    def __enter__(self) -> StopRequest:
+        """Begins a part that may be interrupted: an iteration, not the writing of its results."""
+        self._may_interrupt = True
+        if self.is_set:
+            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Ends it."""
+        self._may_interrupt = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def release(self) -> None:
+        """Gives the signals back."""
+        for number, handler in (*self._before.items(), (signal.SIGALRM, self._before_alarm)):
+            signal.signal(number, handler)
+
+
+def reached(stop: Mapping[str, float], row: Mapping[str, float]) -> str | None:
+    """The first criterion that a row of metrics meets, in words, or None."""
+    for name, limit in stop.items():
+        if name in row and row[name] >= limit:
+            return f"{name} {row[name]:g} reached {limit:g}"
+    return None

@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
-    evaluate.add_argument("--out", type=Path, help="where evaluation.json and the video go; the model's folder if not given")
+    evaluate.add_argument(
+        "--out", type=Path, help="where evaluation.json and the video go; the model's folder if not given"
+    )
     evaluate.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     evaluate.set_defaults(command=_evaluate)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")

@@ -133,7 +133,9 @@ def _ints(value: Any) -> list[int]:
 def _layers(value: Any) -> list[Any]:
     if not isinstance(value, list | tuple) or not all(isinstance(row, list | tuple) and len(row) == 3 for row in value):
         raise ValueError
-    return [[_int(row[0]), *(_ints(part) if isinstance(part, list) else _int(part) for part in row[1:])] for row in value]
+    return [
+        [_int(row[0]), *(_ints(part) if isinstance(part, list) else _int(part) for part in row[1:])] for row in value
+    ]
 
 
 def _schedule(value: Any) -> float | list[list[float]]:
@@ -167,25 +169,22 @@ def _convert(converter: Any, kind: Kind) -> Any:
 
 
 _CONVERTERS: dict[Kind, Any] = {
-    kind: _convert(converter, kind)
-    for kind, converter in {
-        "int": _int,
-        "float": _float,
-        "bool": _bool,
-        "text": _text,
-        "ints": _ints,
-        "layers": _layers,
-        "schedule": _schedule,
-        "mapping": _mapping,
-        "int_or_auto": _int_or_auto,
-        "any": lambda value: value,
-    }.items()
+    "int": _convert(_int, "int"),
+    "float": _convert(_float, "float"),
+    "bool": _convert(_bool, "bool"),
+    "text": _convert(_text, "text"),
+    "ints": _convert(_ints, "ints"),
+    "layers": _convert(_layers, "layers"),
+    "schedule": _convert(_schedule, "schedule"),
+    "mapping": _convert(_mapping, "mapping"),
+    "int_or_auto": _convert(_int_or_auto, "int_or_auto"),
+    "any": lambda value: value,
 }
 
 
 def _numbers(value: Any) -> list[float]:
     """The numbers that a range applies to: the value, a list's items, a schedule's values."""
-    if isinstance(value, bool) or isinstance(value, str | dict):
+    if isinstance(value, bool | str | dict):
         return []
     if isinstance(value, list):
         return [number for item in value for number in _numbers(item[1:] if _is_point(item) else item)]

@@ -35,7 +35,7 @@ class EnvSpec:
     creator: EnvCreator | None = None
 
 
-class EnvironmentFault(UserError):
+class EnvironmentFaultError(UserError):
     """The environment returned a reward or observation that nothing can be learned from."""
 
 
@@ -56,13 +56,13 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Steps the environment.
 
         Raises:
-            EnvironmentFault: The reward is NaN or infinite.
+            EnvironmentFaultError: The reward is NaN or infinite.
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
         if not math.isfinite(reward):
             name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
-            raise EnvironmentFault(
+            raise EnvironmentFaultError(
                 f"reward of {name}: got {reward} from step({action!r}); expected a finite number. "
                 "The last checkpoint is kept; mend the environment and start the job again to go on from it."
             )
@@ -73,9 +73,7 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def make_env(
-    spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None
-) -> gymnasium.Env[Any, Any]:
+def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
     """Makes an environment ready for a policy: guarded, cut at its horizon, its observations in a Box.
 
     Args:

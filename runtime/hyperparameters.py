@@ -237,7 +237,13 @@ class _Resolver:
         if reason and (source.is_old_script or is_harmless(path, raw)):
             self._notes[f"{where} has no meaning today: {reason}"] = None
         elif reason:
-            self._problems.add(where, raw, source.name, expected="a setting that still exists", remedy=f"{reason[0].upper()}{reason[1:]}; remove it.")
+            self._problems.add(
+                where,
+                raw,
+                source.name,
+                expected="a setting that still exists",
+                remedy=f"{reason[0].upper()}{reason[1:]}; remove it.",
+            )
         else:
             expected = "a PPO setting" if path.startswith("config.") else "a known hyperparameter"
             known = {path.rsplit(".", 1)[-1]: None for path in known_paths()}
@@ -277,7 +283,9 @@ class _Resolver:
         if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith("preset "):
             self._values["config.use_kl_loss"] = True
             self._sources["config.use_kl_loss"] = set_by[asked[0]]
-            self._notes[f"{_ROOT}config.{asked[0]} is set, so the KL loss is on ({set_by['use_kl_loss']} has it off)"] = None
+            self._notes[
+                f"{_ROOT}config.{asked[0]} is set, so the KL loss is on ({set_by['use_kl_loss']} has it off)"
+            ] = None
 
 
 def _preset_name(raw: str) -> str:

@@ -78,9 +78,7 @@ class SageMakerRayLauncher:
 
     def _save(self, write_model: Callable[[], None], config: JobConfig) -> None:
         self._write_model = write_model
-        self.save_checkpoint_and_serving_model(
-            algorithm=config.values["run"], env_string=config.env, use_torch=True
-        )
+        self.save_checkpoint_and_serving_model(algorithm=config.values["run"], env_string=config.env, use_torch=True)
 
 
 def registered_creator(name: str) -> EnvCreator | None:

@@ -1,4 +1,4 @@
-"""What a job reports of each iteration: a line that SageMaker's regexes parse, metrics.jsonl, and TensorBoard events."""
+"""What a job reports of each iteration: a line for SageMaker's regexes, metrics.jsonl, TensorBoard events."""
 
 from __future__ import annotations
 

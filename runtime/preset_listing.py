@@ -11,7 +11,7 @@ from runtime.presets import load_preset, preset_names
 
 def list_presets() -> str:
     """A table of the presets that ship."""
-    rows = [("preset", "environment", "return", "minutes", "")]
+    rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "")]
     for name in preset_names():
         preset = load_preset(name, source="the list")
         returns, minutes = f"{preset.expected_return:g}", f"{preset.minutes:g}"
@@ -23,7 +23,7 @@ def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
     """A preset's resolved settings, each with its source."""
     preset = load_preset(name, source="the command line")
     config = resolve([Source("the command line", {"preset": name, **overrides})], extras={})
-    rows = [("setting", "value", "source")]
+    rows: list[tuple[str, ...]] = [("setting", "value", "source")]
     rows += [(f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values.items())]
     head = f"{name}: {preset.description}\nsource: {preset.source.strip()}\n"
     head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores\n\n"

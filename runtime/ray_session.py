@@ -16,8 +16,6 @@ _ENVIRONMENT = {
     "RAY_DISABLE_IMPORT_WARNING": "1",
     # Containers give /dev/shm 64 MB; Ray then refuses to start unless it may use /tmp.
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
-    # Ray's C++ side writes to our stderr; a runner that dies is reported by RLlib anyway.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
     "SDL_VIDEODRIVER": "dummy",

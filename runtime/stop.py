@@ -27,8 +27,10 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self._may_interrupt = False
-        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        self._before_alarm = signal.signal(signal.SIGALRM, self._on_alarm)
+        handlers = {signal.SIGTERM: self._on_signal, signal.SIGINT: self._on_signal, signal.SIGALRM: self._on_alarm}
+        self._handlers = handlers
+        self._before = {number: signal.getsignal(number) for number in handlers}
+        self.arm()
 
     @property
     def is_set(self) -> bool:
@@ -58,9 +60,14 @@ class StopRequest:
         self._may_interrupt = False
         signal.setitimer(signal.ITIMER_REAL, 0)
 
+    def arm(self) -> None:
+        """Takes the signals; to be done again after `ray.init`, whose C++ side takes SIGTERM for itself."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
     def release(self) -> None:
         """Gives the signals back."""
-        for number, handler in (*self._before.items(), (signal.SIGALRM, self._before_alarm)):
+        for number, handler in self._before.items():
             signal.signal(number, handler)
 
 

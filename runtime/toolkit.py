@@ -7,6 +7,7 @@ Source: sagemaker-training 5.1.4, trainer.py.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from types import FrameType
@@ -37,7 +38,5 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
     if not children:
         sys.exit(0)
     for child in children:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two lines
             child.send_signal(number)
-        except psutil.NoSuchProcess:
-            pass  # it ended between the two lines

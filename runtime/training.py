@@ -88,9 +88,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
             check_env_name(where, name, source, problems)
 
     is_script = request.experiment is not None
-    config = resolve(
-        sources, extras=None if is_script else {}, default_preset=not is_script, check_env=check_env
-    )
+    config = resolve(sources, extras=None if is_script else {}, default_preset=not is_script, check_env=check_env)
     if config.ppo.get("seed") is None:
         seeded = {**config.values, "config.seed": secrets.randbelow(2**31)}
         config = replace(config, values=seeded, sources={**config.sources, "config.seed": "drawn for this run"})
@@ -112,8 +110,10 @@ def _train(
     creator = request.find_creator(config.env)
     env = EnvSpec(config.env, config.env_config, config.ppo.get("horizon"), creator)
     job = TrainingJob(config, env, *places, num_cpus=container.num_cpus, num_gpus=container.num_gpus)
+    reporter, stop_request = listeners
     with ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus, overrides=request.ray_options):
-        return train(job, *listeners)
+        stop_request.arm()
+        return train(job, reporter, stop_request)
 
 
 def _find_resume(config: JobConfig, container: Container, layout: Layout) -> Path | None:
@@ -161,6 +161,7 @@ def _hand_over(config: JobConfig, layout: Layout, outcome: Any, save_model: Save
         title=f"{config.preset or config.env} ({config.env}, PPO)",
         goal=config.stop.get("episode_reward_mean"),
     )
+
     def write() -> None:
         write_model(layout.model, outcome.checkpoint, config, spaces=outcome.spaces)
 
@@ -175,7 +176,9 @@ def _summarise(config: JobConfig, layout: Layout, outcome: Any, wall_s: float) -
 
     state = outcome.state
     facts = {
-        "mean return": "no episode has ended" if state.episode_reward_mean is None else f"{state.episode_reward_mean:.2f}",
+        "mean return": "no episode has ended"
+        if state.episode_reward_mean is None
+        else f"{state.episode_reward_mean:.2f}",
         "ended because": outcome.why,
         "steps": f"{state.timesteps_total:,} in {state.training_iteration} iterations",
         "seconds": f"{state.time_total_s:.1f} of training, {wall_s:.1f} in all",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -74,7 +74,7 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         ValueError: `compat` or `render_mode` is neither of its values.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 60}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012  # Gymnasium declares it so
 
     def __init__(
         self,
@@ -96,9 +96,7 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._camera: Any = None
         ones = np.ones(self.robot.action_size, np.float32)
         self.action_space = gymnasium.spaces.Box(-ones, ones, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Box(
-            -np.inf, np.inf, (self.robot.observation_size,), dtype=np.float32
-        )
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self.robot.observation_size,), dtype=np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -102,7 +102,7 @@ class FlagRunHarder:
     def _leak(self, walker: Walker) -> float:
         torso_z = walker.torso_xyz[2]
         if self._as_port:
-            return min(max(torso_z, 0.0), 0.8) / 0.8 + 1.0
+            return float(min(max(torso_z, 0.0), 0.8) / 0.8 + 1.0)
         pelvis_z = walker.link_states[self._pelvis][0][2]
         height = min(max(0.7 * torso_z + 0.3 * pelvis_z, 0.0), 0.7)
         return float(0.5 + 1.5 * height / 0.7)

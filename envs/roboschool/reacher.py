@@ -63,9 +63,7 @@ class Reacher:
         p, client = self.world.api, self.world.client
         a0, a1 = float(action[0]), float(action[1])
         torques = (_TORQUE_NM * min(max(a0, -1.0), 1.0), _TORQUE_NM * min(max(a1, -1.0), 1.0))
-        p.setJointMotorControlArray(
-            self._arm, self._joints, p.TORQUE_CONTROL, forces=torques, physicsClientId=client
-        )
+        p.setJointMotorControlArray(self._arm, self._joints, p.TORQUE_CONTROL, forces=torques, physicsClientId=client)
         p.stepSimulation(physicsClientId=client)
         observation = self._observe()
         before, self._potential = self._potential, self._closeness()

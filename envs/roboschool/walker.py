@@ -230,4 +230,3 @@ class Walker:
     def close(self) -> None:
         """Frees the world."""
         self.world.close()
-

@@ -53,9 +53,7 @@ class World:
         )
         self.floor = self._load_floor(restitution) if has_floor else -1
         flags = (
-            p.URDF_USE_SELF_COLLISION
-            | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
-            | p.URDF_GOOGLEY_UNDEFINED_COLORS
+            p.URDF_USE_SELF_COLLISION | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS | p.URDF_GOOGLEY_UNDEFINED_COLORS
         )
         self.bodies: tuple[int, ...] = p.loadMJCF(data_file("mjcf", xml), flags=flags, **client)
         self._saved = -1

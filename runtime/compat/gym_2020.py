@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import gym
 import gymnasium
 import numpy as np
 
@@ -17,78 +18,78 @@ from runtime.old_gym import to_old_space
 from runtime.video import Mp4Writer
 
 
-def patch(gym: ModuleType) -> None:
+class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
+    """An environment of any age behind the old calls.
+
+    Attributes:
+        gymnasium_env: The Gymnasium environment inside, or None; our trainer takes that one.
+    """
+
+    def __init__(self, env: Any, *, max_steps: int | None = None) -> None:
+        self.env, self._max_steps, self._steps = env, max_steps, 0
+        self.gymnasium_env = env if isinstance(env, gymnasium.Env) else None
+        self.observation_space = to_old_space(env.observation_space)
+        self.action_space = to_old_space(env.action_space)
+        self.metadata = getattr(env, "metadata", {})
+        self.spec = getattr(env, "spec", None)
+        self._seed: int | None = None
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        """Seeds the next reset."""
+        self._seed = seed
+        return [seed]
+
+    def reset(self, **kwargs: Any) -> Any:
+        """Starts an episode; returns the observation alone."""
+        self._steps = 0
+        if self.gymnasium_env is not None:
+            seed, self._seed = self._seed, None
+            return self.gymnasium_env.reset(seed=seed)[0]
+        first = self.env.reset(**kwargs)
+        return first[0] if isinstance(first, tuple) and len(first) == 2 else first
+
+    def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
+        """Observation, reward, done, info."""
+        result = self.env.step(action)
+        self._steps += 1
+        if len(result) == 5:
+            observation, reward, terminated, truncated, info = result
+        else:
+            (observation, reward, terminated, info), truncated = result, False
+        truncated = truncated or (self._max_steps is not None and self._steps >= self._max_steps)
+        if truncated and not terminated:
+            info = {**info, "TimeLimit.truncated": True}
+        return observation, reward, bool(terminated or truncated), info
+
+    def render(self, mode: str = "human", **kwargs: Any) -> Any:
+        """A frame where there is one; nothing is shown on a screen."""
+        if self.gymnasium_env is not None:
+            self.gymnasium_env.unwrapped.render_mode = "rgb_array"
+            return self.gymnasium_env.render()
+        return self.env.render(mode=mode, **kwargs)
+
+    def close(self) -> None:
+        """Frees the environment."""
+        close = getattr(self.env, "close", None)
+        if close is not None:
+            close()
+
+
+def make(env_id: str, **kwargs: Any) -> OldEnv:
+    """An environment by id: one of Gymnasium's or ours, or one that the script registered with gym."""
+    if env_id in gymnasium.registry:
+        return OldEnv(gymnasium.make(env_id, disable_env_checker=True, **kwargs))
+    found = gym.envs.registration.spec(env_id)
+    entry = found.entry_point
+    if isinstance(entry, str):
+        module, _, name = entry.partition(":")
+        entry = getattr(importlib.import_module(module), name)
+    return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
+
+
+def patch(module: ModuleType) -> None:
     """Gives gym 0.26 the calls of 2020."""
-    real_spec = gym.envs.registration.spec
-
-    class OldEnv(gym.Env):  # type: ignore[misc, name-defined]  # gym ships no types
-        """An environment of any age behind the old calls.
-
-        Attributes:
-            gymnasium_env: The Gymnasium environment inside, or None; our trainer takes that one.
-        """
-
-        def __init__(self, env: Any, *, max_steps: int | None = None) -> None:
-            self.env, self._max_steps, self._steps = env, max_steps, 0
-            self.gymnasium_env = env if isinstance(env, gymnasium.Env) else None
-            self.observation_space = to_old_space(env.observation_space)
-            self.action_space = to_old_space(env.action_space)
-            self.metadata = getattr(env, "metadata", {})
-            self.spec = getattr(env, "spec", None)
-            self._seed: int | None = None
-
-        def seed(self, seed: int | None = None) -> list[int | None]:
-            """Seeds the next reset."""
-            self._seed = seed
-            return [seed]
-
-        def reset(self, **kwargs: Any) -> Any:
-            """Starts an episode; returns the observation alone."""
-            self._steps = 0
-            if self.gymnasium_env is not None:
-                seed, self._seed = self._seed, None
-                return self.gymnasium_env.reset(seed=seed)[0]
-            first = self.env.reset(**kwargs)
-            return first[0] if isinstance(first, tuple) and len(first) == 2 else first
-
-        def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-            """Observation, reward, done, info."""
-            result = self.env.step(action)
-            self._steps += 1
-            if len(result) == 5:
-                observation, reward, terminated, truncated, info = result
-            else:
-                (observation, reward, terminated, info), truncated = result, False
-            truncated = truncated or (self._max_steps is not None and self._steps >= self._max_steps)
-            if truncated and not terminated:
-                info = {**info, "TimeLimit.truncated": True}
-            return observation, reward, bool(terminated or truncated), info
-
-        def render(self, mode: str = "human", **kwargs: Any) -> Any:
-            """A frame where there is one; nothing is shown on a screen."""
-            if self.gymnasium_env is not None:
-                self.gymnasium_env.unwrapped.render_mode = "rgb_array"
-                return self.gymnasium_env.render()
-            return self.env.render(mode=mode, **kwargs)
-
-        def close(self) -> None:
-            """Frees the environment."""
-            close = getattr(self.env, "close", None)
-            if close is not None:
-                close()
-
-    def make(env_id: str, **kwargs: Any) -> Any:
-        """An environment by id: one of Gymnasium's or ours, or one that the script registered."""
-        if env_id in gymnasium.registry:
-            return OldEnv(gymnasium.make(env_id, disable_env_checker=True, **kwargs))
-        found = real_spec(env_id)
-        entry = found.entry_point
-        if isinstance(entry, str):
-            module, _, name = entry.partition(":")
-            entry = getattr(importlib.import_module(module), name)
-        return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
-
-    gym.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
+    module.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
     gym.wrappers.Monitor = Monitor
     gym.utils.seeding.np_random = _np_random
 
@@ -104,7 +105,7 @@ class Monitor:
     Args:
         env: An environment with the old calls.
         directory: Where mp4 files and `openaigym.episode_stats.json` go.
-        video_callable: Episode number to whether it is filmed; None films cubes up to 1,000, then thousands, False none.
+        video_callable: Episode number to whether it is filmed; None films cubes, False nothing.
         force: Accepted; files of earlier runs stay beside the new ones.
         resume: Accepted likewise.
     """

@@ -1,1 +1,1 @@
-"""PPO on RLlib: `build` (config to algorithm), `module` (the network), `loop` (training), `rows` (RLlib's results as ours)."""
+"""PPO on RLlib: `build` (config to algorithm), `module` (the network), `loop` (training), `rows` (its results)."""

@@ -9,7 +9,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 RETURNS, LENGTHS = "smrl_returns", "smrl_lengths"
 
 
-class EpisodeReports(RLlibCallback):
+class EpisodeReports(RLlibCallback):  # type: ignore[misc]  # ray is not typed for strict mode
     """Logs what `EpisodeMonitor` added up, one item an episode, wherever the runner is."""
 
     def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:

@@ -96,7 +96,7 @@ class _Training:
             lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus, num_gpus=job.num_gpus)
         )
         self._spaces = _read_spaces(job.env)
-        self._state = JobState(config.env, list(self._spaces[0].shape), str(self._spaces[1]))
+        self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)

@@ -6,7 +6,7 @@ import torch
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 
 
-class PPOModule(DefaultPPOTorchRLModule):
+class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
     """RLlib's PPO network with `initial_log_std`, the width of exploration before training.
 
     RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise.

@@ -10,7 +10,6 @@ from sagemaker_rl.ray_launcher import SageMakerRayLauncher
 
 def create_environment(env_config):
     # Inside the function, so that worker processes import it too.
-    import roboschool  # noqa: F401
 
     return gym.make("RoboschoolReacher-v1")
 

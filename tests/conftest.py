@@ -1,0 +1,159 @@
+"""What tests share: a temporary /opt/ml driven by the real toolkit, and the command smrl as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+# The shortest training of the reacher preset: an iteration of 64 steps.
+TINY = {
+    "rl.training.config.train_batch_size": "64",
+    "rl.training.config.minibatch_size": "32",
+    "rl.training.config.num_epochs": "1",
+    "rl.training.config.num_envs_per_env_runner": "2",
+    "rl.training.config.model.fcnet_hiddens": "[8]",
+}
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what a surrounding container might have set."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SM_", "SAGEMAKER_", "SMRL_"))}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', '')}"}
+
+
+def run_smrl(*words: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+    """Runs `smrl WORDS`."""
+    command = [str(BIN / "smrl"), *words]
+    return subprocess.run(
+        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+@dataclass
+class OptMl:
+    """A temporary /opt/ml, and the unmodified `train` of sagemaker-training run over it."""
+
+    base: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def write(self, hyperparameters: dict[str, Any], *, channels: tuple[str, ...] = (), raw: str | None = None) -> None:
+        """Writes SageMaker's config files; values become strings, as SageMaker makes them."""
+        config = self.base / "input" / "config"
+        config.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({name: str(value) for name, value in hyperparameters.items()})
+        (config / "hyperparameters.json").write_text(text if raw is None else raw)
+        hosts = {"current_host": "localhost", "hosts": ["localhost"], "network_interface_name": "lo"}
+        (config / "resourceconfig.json").write_text(json.dumps(hosts))
+        (config / "inputdataconfig.json").write_text(json.dumps({name: {} for name in channels}))
+        for name in channels:
+            (self.base / "input" / "data" / name).mkdir(parents=True, exist_ok=True)
+
+    def add_code(self, *sources: Path) -> None:
+        """Puts files and folders into the code folder, as the toolkit unpacks a user's source."""
+        code = self.base / "code"
+        code.mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            if source.is_dir():
+                ignore = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, code / source.name, dirs_exist_ok=True, ignore=ignore)
+            else:
+                shutil.copy(source, code)
+
+    def start(self) -> Running:
+        """Starts `train`."""
+        self.base.mkdir(parents=True, exist_ok=True)
+        log = self.base / "log.txt"
+        environment = {**clean_environment(), "SAGEMAKER_BASE_DIR": str(self.base), **self.environment}
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [str(BIN / "train")], cwd=self.base, env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+        return Running(process, log)
+
+    def run(self, timeout_s: float = 240) -> Running:
+        """Runs `train` to its end."""
+        running = self.start()
+        running.wait(timeout_s)
+        return running
+
+    @property
+    def failure(self) -> str:
+        """What SageMaker would show as FailureReason."""
+        return (self.base / "output" / "failure").read_text()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """metrics.jsonl."""
+        text = (self.base / "output" / "data" / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+@dataclass
+class Running:
+    """A `train` that was started."""
+
+    process: subprocess.Popen[bytes]
+    path: Path
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.path.read_text(errors="replace")
+
+    @property
+    def code(self) -> int:
+        """Its exit code."""
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    def wait(self, timeout_s: float = 240) -> None:
+        """Waits for its end."""
+        self.process.wait(timeout_s)
+
+    def wait_for(self, condition: Callable[[str], bool], timeout_s: float = 240) -> None:
+        """Waits until its output meets a condition."""
+        deadline = time.monotonic() + timeout_s
+        while not condition(self.log):
+            assert self.process.poll() is None, self.log[-3000:]
+            assert time.monotonic() < deadline, self.log[-3000:]
+            time.sleep(0.1)
+
+    def kill_script(self, number: signal.Signals) -> None:
+        """Sends a signal to the script that `train` has started."""
+        import psutil
+
+        for child in psutil.Process(self.process.pid).children():
+            child.send_signal(number)
+
+
+@pytest.fixture
+def opt_ml(tmp_path: Path) -> OptMl:
+    """A fresh /opt/ml with the images' hook."""
+    return OptMl(tmp_path / "opt_ml", {"SAGEMAKER_TRAINING_MODULE": "runtime.toolkit:train"})
+
+
+@pytest.fixture(scope="session")
+def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of reacher after three tiny iterations."""
+    out = tmp_path_factory.mktemp("tiny") / "results"
+    settings = [f"{name}={value}" for name, value in TINY.items()]
+    done = run_smrl(
+        *("train", "--preset", "reacher", "--out", str(out), *settings),
+        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=2", "rl.training.config.seed=7"),
+        cwd=out.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return out

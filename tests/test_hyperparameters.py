@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.environments import check_env_name
+from runtime.errors import UserError
+from runtime.hyperparameters import JobConfig, Source, resolve
+from runtime.presets import preset_names
+
+
+def from_json(values: dict[str, Any]) -> JobConfig:
+    return resolve([Source("hyperparameters.json", values)], extras={})
+
+
+def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
+    config = resolve(
+        [
+            Source("hyperparameters.json", {"preset": "reacher", "rl.training.config.lr": "1e-05"}),
+            Source("the command line", {"rl.training.config.lr": "0.5", "rl.training.config.gamma": "0.9"}),
+        ],
+        extras={},
+    )
+    assert config.ppo["lr"] == 0.5
+    assert config.ppo["gamma"] == 0.9
+    assert config.sources["config.lr"] == "the command line"
+    assert config.sources["config.lambda_"] == "preset reacher"
+    assert config.sources["checkpoint_freq"] == "default"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rl.training.config.kl_coeff": "0.5"},
+        {"rl__training__config__kl_coeff": "0.5"},
+        {"rl": '{"training": {"config": {"kl_coeff": 0.5}}}'},
+        {"rl.training": {"config.kl_coeff": 0.5}},
+        {"rl.training.config.kl_coeff": '"0.5"'},
+    ],
+)
+def test_every_spelling_of_a_hyperparameter_arrives(values: dict[str, Any]) -> None:
+    assert from_json(values).ppo["kl_coeff"] == 0.5
+
+
+def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
+    config = from_json({"preset": "reacher", "rl.training.config.kl_coeff": "0.5"})
+    assert config.ppo["use_kl_loss"] is True
+    assert any("the KL loss is on" in note for note in config.notes)
+    off = from_json({"rl.training.config.kl_coeff": "0.5", "rl.training.config.use_kl_loss": "false"})
+    assert off.ppo["use_kl_loss"] is False
+
+
+@pytest.mark.parametrize(
+    ("old", "raw", "new", "value"),
+    [
+        ("config.num_sgd_iter", "7", "config.num_epochs", 7),
+        ("config.sgd_minibatch_size", "100", "config.minibatch_size", 100),
+        ("config.lambda", "0.5", "config.lambda_", 0.5),
+        ("config.num_workers", "3", "config.num_env_runners", 3),
+        ("config.num_envs_per_worker", "2", "config.num_envs_per_env_runner", 2),
+        ("config.sample_batch_size", "64", "config.rollout_fragment_length", 64),
+        ("config.ignore_worker_failures", "true", "config.restart_failed_env_runners", True),
+        ("config.monitor", "false", "video_freq", 0),
+        ("config.num_gpus", "0", "config.num_gpus_per_learner", 0.0),
+        ("config.vf_share_layers", "true", "config.model.vf_share_layers", True),
+        ("config.lr_schedule", "[[0, 0.1], [5, 0]]", "config.lr", [[0, 0.1], [5, 0.0]]),
+    ],
+)
+def test_names_of_2020_map_to_todays_and_are_noted_once(old: str, raw: str, new: str, value: Any) -> None:
+    config = from_json({f"rl.training.{old}": raw})
+    assert config.values[new] == value
+    assert len([note for note in config.notes if old in note]) == 1
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve(
+            [
+                Source(
+                    "hyperparameters.json",
+                    {
+                        "preset": "reachr",
+                        "rl.training.env": "RoboschoolHoper-v1",
+                        "rl.training.config.gama": "0.9",
+                        "rl.training.config.lr": "fast",
+                        "rl.training.stop.time_total_s": "-5",
+                        "rl.training.config.tf_session_args": "{}",
+                        "rl.training.config.gamma": "2",
+                        "unheard_of": "1",
+                    },
+                )
+            ],
+            extras={},
+            check_env=check_env_name,
+        )
+    text = str(caught.value)
+    assert text.startswith("8 problems")
+    for part in (
+        "preset: got 'reachr' from hyperparameters.json",
+        "Did you mean 'reacher'?",
+        "Did you mean 'RoboschoolHopper-v1'?",
+        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a PPO setting. Did you mean 'gamma'?",
+        "rl.training.config.lr: got 'fast'",
+        "rl.training.stop.time_total_s: got '-5' from hyperparameters.json; expected a number above 0",
+        "There is no TensorFlow; remove it.",
+        "rl.training.config.gamma: got '2' from hyperparameters.json; expected a number between 0 and 1",
+        "unheard_of: got '1'",
+    ):
+        assert part in text
+
+
+def test_what_means_nothing_today_is_noted_in_an_old_script_and_refused_elsewhere() -> None:
+    tree = {"rl": {"training": {"env": "CartPole-v1", "config": {"use_pytorch": False, "straggler_mitigation": True}}}}
+    config = resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
+    assert len(config.notes) == 2
+    with pytest.raises(UserError, match=r"straggler_mitigation.*RLlib dropped it"):
+        from_json({"rl.training.config.straggler_mitigation": "true"})
+
+
+def test_torch_may_be_asked_for_since_it_is_what_there_is() -> None:
+    assert from_json({"rl.training.config.framework": "torch"}).notes
+    with pytest.raises(UserError, match="PyTorch"):
+        from_json({"rl.training.config.framework": "tf"})
+
+
+def test_env_config_is_a_free_tree() -> None:
+    config = from_json(
+        {"rl.training.config.env_config.a.b": "1", "rl.training.config.env_config": '{"compat": "bullet"}'}
+    )
+    assert config.env_config == {"a": {"b": 1}, "compat": "bullet"}
+
+
+def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"minibatch_size: got 5000 .* at most train_batch_size, which is 4096"):
+        from_json({"preset": "reacher", "rl.training.config.minibatch_size": "5000"})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_resolves_and_names_an_environment_that_exists(name: str) -> None:
+    config = resolve([Source("test", {"preset": name})], extras={}, check_env=check_env_name)
+    assert config.stop
+    assert config.preset == name
+
+
+@pytest.mark.parametrize("alias", ["RLCOACH_PRESET", "RLRAY_PRESET"])
+def test_the_notebooks_names_for_a_preset_work(alias: str) -> None:
+    assert from_json({alias: '"hopper"'}).env == "RoboschoolHopper-v1"
+
+
+def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "description: mine\nsource: me\nexpected_return: 1\nminutes: 1\n"
+        "training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n"
+    )
+    assert from_json({"preset": str(path)}).ppo["lr"] == 1e-4
+    path.write_text("description: mine\n")
+    with pytest.raises(UserError, match="not a valid preset"):
+        from_json({"preset": str(path)})

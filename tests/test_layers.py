@@ -1,0 +1,82 @@
+"""Imports point down: entrypoints → runtime → envs, and down the list inside runtime."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each module may import those of its own row's predecessors alone; modules of one row do not import each other.
+LAYERS = [
+    {"errors", "coercion", "metrics", "plot", "stop"},
+    {"container", "schema", "presets", "console", "checkpoint"},
+    {"old_names", "ray_session", "job"},
+    {"hyperparameters", "old_gym", "policy", "toolkit"},
+    {"environments", "preset_listing", "model"},
+    {"video"},
+    {"ppo.episodes", "ppo.module"},
+    {"ppo.rows", "ppo.build"},
+    {"ppo.loop"},
+    {"training", "evaluation"},
+    {"launcher", "cli"},
+    {"entry", "compat.agents", "compat.gym_2020", "compat.ray_2020", "compat.roboschool", "compat.sagemaker_rl"},
+    {"compat.stand_ins"},
+    {"compat.startup"},
+]
+HEAVY = {"ray", "torch", "d3rlpy", "tensorflow", "matplotlib", "av", "pybullet"}
+LIGHT_MODULES = {"errors", "coercion", "schema", "old_names", "presets", "hyperparameters", "container", "cli", "stop"}
+
+
+def imports(path: Path, *, at_import_time: bool = False) -> set[str]:
+    """Dotted names that a file imports; with `at_import_time`, without those inside functions and type checks."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if at_import_time else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    return {str(p.relative_to(ROOT / package).with_suffix("")).replace("/", "."): p for p in paths}
+
+
+def test_every_runtime_module_is_in_the_list() -> None:
+    named = {name for name in modules_of("runtime") if not name.endswith("__init__")}
+    assert named == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*LAYERS)))
+def test_a_module_imports_only_what_is_below_it(name: str) -> None:
+    rank = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    for imported in imports(modules_of("runtime")[name]):
+        if imported.startswith("runtime."):
+            below = imported.removeprefix("runtime.")
+            assert rank[below] < rank[name], f"runtime.{name} imports {imported}, which is not below it"
+
+
+def test_envs_know_nothing_of_runtime() -> None:
+    for path in (ROOT / "envs").rglob("*.py"):
+        assert not any(name.split(".")[0] in ("runtime", "entrypoints") for name in imports(path)), path
+
+
+def test_only_container_reads_the_environment_or_spells_opt_ml() -> None:
+    for name, path in modules_of("runtime").items():
+        text = path.read_text()
+        if name != "container":
+            assert "os.environ" not in text, path
+            assert "getenv" not in text, path
+            assert '"/opt/ml' not in text, path
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT_MODULES))
+def test_light_modules_import_nothing_heavy(name: str) -> None:
+    roots = {imported.split(".")[0] for imported in imports(modules_of("runtime")[name], at_import_time=True)}
+    assert not roots & HEAVY

@@ -30,6 +30,9 @@ class Course(Protocol):
     def place(self, walker: Walker) -> None:
         """Adds the course's bodies to the robot's world, once."""
 
+    def forget(self) -> None:
+        """Drops what earlier episodes left behind, before one with a new seed."""
+
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Begins an episode: poses the robot and sets the target."""
 
@@ -58,6 +61,9 @@ class StraightAhead:
 
     def place(self, walker: Walker) -> None:
         """Needs no bodies."""
+
+    def forget(self) -> None:
+        """Remembers nothing."""
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Lifts and turns the robot where the robot's rules ask for it (Humanoid)."""
@@ -101,6 +107,9 @@ class FlagRun:
         """Adds a red ball that touches nothing, as the flag."""
         p, client = walker.world.api, walker.world.client
         self._ball = p.loadURDF(data_file("sphere2red_nocol.urdf"), (0, 0, _FLAG_HEIGHT_M), physicsClientId=client)
+
+    def forget(self) -> None:
+        """Remembers nothing."""
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Poses the robot and sets the first flag, half of the time straight ahead."""

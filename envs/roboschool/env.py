@@ -26,8 +26,8 @@ class Robot(Protocol):
     action_size: int
     world: World
 
-    def reset(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Starts an episode."""
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
+        """Starts an episode; one with a new seed must not depend on earlier ones."""
 
     def step(self, action: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
         """Observation, reward, and whether the episode has ended by the task's own rule."""
@@ -103,7 +103,7 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Starts an episode; equal seeds give equal episodes."""
         super().reset(seed=seed)
-        return self.robot.reset(self.np_random), {}
+        return self.robot.reset(self.np_random, is_seeded=seed is not None), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """One step of 0.0165 s; the step limit is the TimeLimit wrapper's."""

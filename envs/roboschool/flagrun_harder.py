@@ -35,11 +35,13 @@ class FlagRunHarder:
     def __init__(self, *, as_port: bool) -> None:
         self._flags = FlagRun(as_port=as_port)
         self._as_port = as_port
-        self._task = _WALK
-        self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
-        self._steps = 0
-        self._steps_on_ground = 0
+        self.forget()
         self._begin()
+
+    def forget(self) -> None:
+        """Drops the record of which tasks failed."""
+        self._task, self._steps = _WALK, 0
+        self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
 
     def _begin(self) -> None:
         self._steps = self._steps_on_ground = 0

@@ -57,7 +57,7 @@ class SinglePendulum:
         self._cart = _Cart("inverted_pendulum.xml")
         self.world = self._cart.world
 
-    def reset(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Starts with the pole within 0.1 rad of up, or of down for the swing-up."""
         self._cart.reset([(3.1415 if self._swing_up else 0.0) + rng.uniform(-0.1, 0.1)])
         return self._observe()
@@ -97,7 +97,7 @@ class DoublePendulum:
         self._cart = _Cart("inverted_double_pendulum.xml")
         self.world = self._cart.world
 
-    def reset(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Starts with both poles within 0.1 rad of up."""
         self._cart.reset(rng.uniform(-0.1, 0.1, size=2).tolist())
         return self._observe()

@@ -38,7 +38,7 @@ class Reacher:
         self._joints = list(self.world.joint_names(self._arm).values())
         self._target_joints = list(self.world.joint_names(self._target).values())
 
-    def reset(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Puts target and joints at random and returns the first observation."""
         target_xy = [rng.uniform(-_TARGET_HALF_RANGE_M, _TARGET_HALF_RANGE_M) for _ in range(2)]
         self.world.reset_joints(self._target, self._target_joints, target_xy)

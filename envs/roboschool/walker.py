@@ -67,12 +67,14 @@ class Walker:
         self.observation_size = 8 + 2 * len(self.joints) + len(self._feet)
         self.action_size = len(self._motors)
 
-    def reset(self, rng: np.random.Generator) -> FloatArray:
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> FloatArray:
         """Starts an episode with joint angles in ±0.1 rad and returns its first observation."""
         restored = self.world.restore()
         self.world.reset_joints(self.body, self.joints, rng.uniform(-0.1, 0.1, size=len(self.joints)))
         self._feet_flags = [0.0] * len(self._feet)
         self._standing_z = self.spec.standing_z_m
+        if is_seeded:
+            self.course.forget()
         self.course.start(self, rng)
         observation = self._observe(rng)
         self._potential = self.course.potential(self, self.target_distance)

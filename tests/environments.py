@@ -1,0 +1,66 @@
+"""Environments whose answers are known, for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+
+class NoFrames(gymnasium.Env[Any, Any]):
+    """Pays 1 for action 1 and 0 for action 0, 10 steps long; gives no frames."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        return np.zeros(2, np.float32), self.reward(action), self._steps == 10, False, {}
+
+    def reward(self, action: Any) -> float:
+        return float(action)
+
+
+class NanReward(NoFrames):
+    """Pays NaN from the 300th step of its life on."""
+
+    lived = 0
+
+    def reward(self, action: Any) -> float:
+        NanReward.lived += 1
+        return float("nan") if NanReward.lived >= 300 else float(action)
+
+
+class Raises(NoFrames):
+    """Raises in its first step."""
+
+    def reward(self, action: Any) -> float:
+        raise RuntimeError("the simulator is on fire")
+
+
+class OfOldGym:
+    """An environment of 2020: no base class, `reset() -> obs`, a 4-tuple `step`, no `seed`."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+
+    def __init__(self, steps: int = 5) -> None:
+        self._length, self._steps = steps, 0
+
+    def reset(self) -> Any:
+        self._steps = 0
+        return np.zeros(2, np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
+        self._steps += 1
+        return np.zeros(2, np.float32), float(action[0]), self._steps >= self._length, {}

@@ -29,6 +29,9 @@ class FlagRunHarder:
     """Flags under attack; the alive reward is a leak of a potential, so that getting up pays at once.
 
     With `as_port`: no lying starts, the port's leak (z / 0.8 + 1) and undivided electricity cost.
+    Not reproducible from its seed once the cube has touched the robot: that contact depends on memory that Bullet
+    3.2.7 leaves uninitialised (with glibc's MALLOC_PERTURB_ set, 16 of 16 worlds agree; without, 11 to 14 of 16).
+
     Source: openai/roboschool 1.0.49; for the port pybullet_envs_gymnasium 0.6.0.
     """
 

@@ -19,7 +19,9 @@ settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    # argparse takes positional words from one place only; settings may stand anywhere among the options.
+    arguments, more_settings = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    arguments.settings += more_settings
     try:
         code: int = arguments.command(arguments)
     except JobError as error:

@@ -45,7 +45,15 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
     The last step's info holds `info["episode"] = {"r": return, "l": steps}`, as Gymnasium's own statistics do.
     RLlib's figures would not do: its mean is no mean of the last 100 episodes, and its lengths count steps that its
     learner added.
+
+    Args:
+        env: The environment.
+        name: For messages.
     """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name = name
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode and its sums."""
@@ -61,9 +69,8 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward)
         if not math.isfinite(reward):
-            name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
             raise EnvironmentFaultError(
-                f"reward of {name}: got {reward} from step({action!r}); expected a finite number. "
+                f"reward of {self._name}: got {reward} from step({action!r}); expected a finite number. "
                 "The last checkpoint is kept; mend the environment and start the job again to go on from it."
             )
         self._return += reward
@@ -86,7 +93,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
     if not isinstance(env.observation_space, gymnasium.spaces.Box):
         env = gymnasium.wrappers.FlattenObservation(env)
-    return EpisodeMonitor(env)
+    return EpisodeMonitor(env, spec.name)
 
 
 def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=BaseException)
 
 
 class JobError(Exception):
@@ -23,6 +25,16 @@ class PlatformError(JobError):
     """The container or machine is at fault: a missing config file, a full disk."""
 
     exit_code = 3
+
+
+def find_cause(error: BaseException, kind: type[T]) -> T | None:
+    """The first exception of a kind among an exception and what caused it, or None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, kind):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 from runtime.coercion import Setting, coerce, parse_text
 from runtime.errors import Problems, UserError, suggest
 from runtime.old_names import is_harmless, translate, why_obsolete
-from runtime.presets import DEFAULT_PRESET, load_preset
-from runtime.schema import DEFAULTS, known_paths, setting_of
+from runtime.presets import DEFAULT_PRESET, load_preset, preset_of_env
+from runtime.schema import ANY_ENVIRONMENT, DEFAULTS, known_paths, setting_of
 
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ROOT = "rl.training."
@@ -134,14 +134,26 @@ class _Resolver:
         preset_name, preset_source = self._find_preset(sources)
         for path, value in DEFAULTS.items():
             self._values[path], self._sources[path] = value, "default"
-        if preset_name or default_preset:
-            preset_name = preset_name or DEFAULT_PRESET
+        if preset_name is None and default_preset:
+            preset_name = self._choose_preset(sources)
+        if preset_name is not None:
             self._add_preset(preset_name, preset_source)
         for source in sources:
             self._add(source)
         self._check_together()
         self._problems.raise_if_any()
         return JobConfig(preset_name, self._values, self._sources, tuple(self._notes), self._extras)
+
+    def _choose_preset(self, sources: list[Source]) -> str | None:
+        """The preset of the environment that is asked for; the default one where none is asked for."""
+        named = [source.values[_ROOT + "env"] for source in sources if _ROOT + "env" in source.values]
+        if not named:
+            return DEFAULT_PRESET
+        preset = preset_of_env(str(parse_text(str(named[-1]))))
+        if preset is None:
+            for path, value in ANY_ENVIRONMENT.items():
+                self._values[path], self._sources[path] = value, "default for any environment"
+        return preset
 
     def _add_preset(self, name: str, source: str) -> None:
         try:
@@ -279,8 +291,9 @@ class _Resolver:
     def _switch_kl_loss_on(self) -> None:
         """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
         set_by = {name: self._sources.get(f"config.{name}", "") for name in ("kl_coeff", "kl_target", "use_kl_loss")}
-        asked = [name for name in ("kl_coeff", "kl_target") if set_by[name] and not set_by[name].startswith("preset ")]
-        if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith("preset "):
+        ours = ("preset ", "default")
+        asked = [name for name in ("kl_coeff", "kl_target") if set_by[name] and not set_by[name].startswith(ours)]
+        if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith(ours):
             self._values["config.use_kl_loss"] = True
             self._sources["config.use_kl_loss"] = set_by[asked[0]]
             self._notes[

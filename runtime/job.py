@@ -44,4 +44,7 @@ def report_crash(error: BaseException, container: Container) -> None:
     """Prints a traceback, and writes the failure file with the reason on its first line."""
     trace = "".join(traceback.format_exception(error))
     sys.stderr.write(trace)
-    container.write_failure(f"{type(error).__name__}: {error}\n{trace[-800:]}")
+    if isinstance(error, JobError):
+        container.write_failure(str(error))
+    else:
+        container.write_failure(f"{type(error).__name__}: {error}\n{trace[-800:]}")

@@ -39,6 +39,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
 
 
+def preset_of_env(env: str) -> str | None:
+    """Name of the preset that trains an environment, or None."""
+    for name in preset_names():
+        if load_preset(name, source="the presets that ship").training.get("env") == env:
+            return name
+    return None
+
+
 def load_preset(name: str, *, source: str) -> Preset:
     """Loads a preset by its name, or by the path of a user's own YAML file.
 

@@ -125,6 +125,26 @@ DEFAULTS: dict[str, object] = {
     "config.metrics_num_episodes_for_smoothing": 100,
 }
 
+# For an environment that no preset is for; PPO's usual numbers, as Stable-Baselines3 and CleanRL have them.
+ANY_ENVIRONMENT: dict[str, object] = {
+    "config.num_envs_per_env_runner": 8,
+    "config.train_batch_size": 4096,
+    "config.minibatch_size": 256,
+    "config.num_epochs": 10,
+    "config.lr": 3e-4,
+    "config.gamma": 0.99,
+    "config.lambda_": 0.95,
+    "config.clip_param": 0.2,
+    "config.use_kl_loss": False,
+    "config.vf_clip_param": 1e4,
+    "config.vf_loss_coeff": 0.5,
+    "config.grad_clip": 0.5,
+    "config.observation_filter": "MeanStdFilter",
+    "config.model.fcnet_hiddens": [64, 64],
+    "config.model.fcnet_activation": "tanh",
+    "config.model.vf_share_layers": False,
+}
+
 
 def setting_of(path: str) -> Setting | None:
     """The setting at a path below `rl.training`, as `config.model.fcnet_hiddens`; None if there is none."""

@@ -22,7 +22,7 @@ def test_a_reward_that_is_no_number_names_environment_value_and_action() -> None
     env = make_env(EnvSpec("tests.environments:NanReward"))
     env.reset()
     NanReward.lived = 299
-    with pytest.raises(EnvironmentFaultError, match=r"reward of NanReward: got nan from step\(1\)"):
+    with pytest.raises(EnvironmentFaultError, match=r"reward of tests.environments:NanReward: got nan from step\(1\)"):
         env.step(1)
     NanReward.lived = 0
 

@@ -158,3 +158,12 @@ def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
     path.write_text("description: mine\n")
     with pytest.raises(UserError, match="not a valid preset"):
         from_json({"preset": str(path)})
+
+
+def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings() -> None:
+    assert from_json({"rl.training.env": "RoboschoolHopper-v1"}).preset == "hopper"
+    general = from_json({"rl.training.env": "Pendulum-v1"})
+    assert general.preset is None
+    assert general.stop == {}  # another environment's goal would be none
+    assert general.sources["config.lr"] == "default for any environment"
+    assert from_json({}).preset == "reacher"

@@ -17,7 +17,7 @@ LAYERS = [
     {"hyperparameters", "old_gym", "policy", "toolkit"},
     {"environments", "preset_listing", "model"},
     {"video"},
-    {"ppo.episodes", "ppo.module"},
+    {"ppo.episodes", "ppo.module", "ppo.runner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
     {"training", "evaluation"},

@@ -10,10 +10,13 @@ import io
 import sys
 from importlib.abc import Loader
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 
-from runtime.container import in_users_script, mark_users_script
+from runtime.container import in_users_script, mark_users_script, read_container
+from runtime.errors import UserError
+from runtime.job import report_crash
 
+_OUR_NAMES = ("envs", "runtime", "presets")
 _OUR_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -33,6 +36,8 @@ def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machin
             name=name,
         )
     if name == "sagemaker_rl":
+        sys.excepthook = _report_uncaught
+        _refuse_shadows()
         _mention_old_copy()
     mark_users_script()
     return importlib.machinery.ModuleSpec(name, _Aliasing(stand_in), is_package=True)
@@ -52,6 +57,29 @@ def _is_users_script() -> bool:
     is_library = path.is_relative_to(Path(sys.prefix).resolve()) or path.is_relative_to(Path(sys.base_prefix).resolve())
     is_ours = any(path.is_relative_to(_OUR_ROOT / part) for part in ("runtime", "entrypoints", "envs", "tests"))
     return not is_library and not is_ours
+
+
+def _refuse_shadows() -> None:
+    """Stops a script whose folder has packages of our names: one of the two would be imported for the other.
+
+    Raises:
+        UserError: There is such a folder.
+    """
+    folder = Path(sys.modules["__main__"].__file__ or ".").resolve().parent
+    for name in _OUR_NAMES:
+        if (folder / name).is_dir() and not (folder / name).samefile(_OUR_ROOT / name):
+            raise UserError(
+                f"{name}: got a folder of that name in {folder}; expected none, because it is a package of the "
+                f"container. Rename it, and its imports, to something else, as my_{name}."
+            )
+
+
+def _report_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A script that fails outside of train_main still tells SageMaker why."""
+    if isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        report_crash(error, read_container())
 
 
 def _mention_old_copy() -> None:

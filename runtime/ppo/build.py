@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import gymnasium
 import torch
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -16,10 +17,12 @@ from runtime.environments import EnvSpec, make_env
 from runtime.hyperparameters import JobConfig
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.module import PPOModule
+from runtime.ppo.runner import Runner
 
 _ENV = "smrl"
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
 _NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config"}
+_GAUSSIAN = ("free_log_std", "initial_log_std")
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
@@ -45,6 +48,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int, num_gpus: in
     rllib = PPOConfig()
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB})
+    rllib.env_runners(env_runner_cls=Runner)
     rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], num_cpus))
     if settings["observation_filter"] == "MeanStdFilter":
         rllib.env_runners(env_to_module_connector=_filter_observations)
@@ -57,6 +61,22 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int, num_gpus: in
     rllib.debugging(seed=settings.get("seed"), log_level="ERROR", log_sys_usage=False)
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model_config(config.model)))
     return rllib
+
+
+def fit_model_to(action_space: gymnasium.Space[Any], config: JobConfig) -> tuple[JobConfig, str | None]:
+    """Leaves out the settings of a Gaussian's width where actions are not a Box.
+
+    Returns:
+        The config, and a note of what was left out, if anything.
+    """
+    left_out = [name for name in _GAUSSIAN if config.model.get(name)]
+    if isinstance(action_space, gymnasium.spaces.Box) or not left_out:
+        return config, None
+    values = {
+        path: value for path, value in config.values.items() if path.removeprefix("config.model.") not in _GAUSSIAN
+    }
+    named = ", ".join(f"rl.training.config.model.{name}" for name in left_out)
+    return dataclasses.replace(config, values=values), f"{named} left out: actions are {action_space}, not a Box"
 
 
 def count_env_runners(setting: int | str, num_cpus: int) -> int:

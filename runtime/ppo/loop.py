@@ -21,12 +21,13 @@ from runtime.checkpoint import (
 from runtime.console import Reporter
 from runtime.container import Layout
 from runtime.environments import EnvSpec, make_env
-from runtime.errors import JobError, UserError
+from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
-from runtime.ppo.build import build_algorithm
+from runtime.ppo.build import build_algorithm, fit_model_to
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
+from runtime.ppo.runner import raise_reported_fault
 from runtime.stop import Interrupted, StopRequest, reached
 from runtime.video import Recorder
 
@@ -91,11 +92,13 @@ class _Training:
 
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
         self._job, self._reporter, self._request = job, reporter, request
-        config = job.config
+        self._spaces = _read_spaces(job.env)
+        config, note = fit_model_to(self._spaces[1], job.config)
+        if note:
+            reporter.note(note)
         self._algorithm: Any = _with_causes(
             lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus, num_gpus=job.num_gpus)
         )
-        self._spaces = _read_spaces(job.env)
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
@@ -238,13 +241,13 @@ def _read_spaces(spec: EnvSpec) -> tuple[gymnasium.Space[Any], gymnasium.Space[A
 
 
 def _with_causes(call: Callable[[], Any]) -> Any:
-    """Calls; an expected failure that RLlib or Ray wrapped in its own comes out as it was."""
+    """Calls; what we raised ourselves comes out as it was, however often RLlib or Ray wrapped it."""
     try:
-        return call()
+        result = call()
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, JobError):
-                raise cause from error
-            cause = cause.__cause__ or cause.__context__
+        ours = find_cause(error, JobError) or find_cause(error, Interrupted)
+        if ours is not None:
+            raise ours from error
         raise
+    raise_reported_fault()
+    return result

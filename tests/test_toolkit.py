@@ -1,0 +1,198 @@
+"""The unmodified `train` of sagemaker-training over a temporary /opt/ml."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from runtime.checkpoint import checkpoints_in
+from tests.conftest import ROOT, TINY, OptMl
+from tests.test_metrics import MAX, MEAN
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SOURCE = [ROOT / name for name in ("runtime", "envs", "presets", "entrypoints")]
+SCRIPTS = ROOT / "tests" / "scripts_2020"
+
+
+def iterations(log: str) -> list[int]:
+    return [int(n) for n in re.findall(r"^training_iteration: (\d+) ", log, re.M)]
+
+
+@pytest.mark.parametrize("program", ["entrypoints/train.py", "train.py"])
+def test_a_job_trains_from_the_source_folder_and_from_the_image(program: str, opt_ml: OptMl) -> None:
+    opt_ml.write(
+        {
+            **TINY,
+            "sagemaker_program": json.dumps(program),
+            "preset": '"reacher"',
+            "rl.training.config.kl_coeff": "0.5",
+            "rl.training.stop.time_total_s": "3",
+        }
+    )
+    opt_ml.add_code(*(SOURCE if "/" in program else [ROOT / "entrypoints" / "train.py"]))
+    done = opt_ml.run()
+    assert done.code == 0, done.log[-3000:]
+    lines = [line for line in done.log.splitlines() if line.startswith("training_iteration: ")]
+    assert [row["training_iteration"] for row in opt_ml.rows] == iterations(done.log)
+    with_returns = [line for line in lines if MEAN.search(line)]
+    assert with_returns
+    assert all(len(MEAN.findall(line)) == len(MAX.findall(line)) == 1 for line in with_returns)
+    assert float(MEAN.findall(with_returns[-1])[0][0]) == pytest.approx(
+        opt_ml.rows[-1]["episode_reward_mean"], rel=1e-5
+    )
+    assert opt_ml.rows[0]["cur_kl_coeff"] > 0
+    assert (opt_ml.base / "output" / "intermediate" / "last.mp4").stat().st_size > 1000
+    assert (opt_ml.base / "output" / "success").exists()
+    assert (opt_ml.base / "model" / "manifest.json").exists()
+
+
+def test_a_stopped_job_saves_what_it_has_and_succeeds(opt_ml: OptMl) -> None:
+    opt_ml.write({**TINY, "sagemaker_program": "train.py", "preset": "reacher"})
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    running = opt_ml.start()
+    running.wait_for(lambda log: len(iterations(log)) >= 3)
+    running.process.send_signal(signal.SIGTERM)
+    running.wait(30)
+    assert running.code == 0, running.log[-3000:]
+    assert "stopped by SIGTERM" in running.log
+    last = opt_ml.rows[-1]["training_iteration"]
+    manifest = json.loads((opt_ml.base / "model" / "manifest.json").read_text())
+    assert manifest["training_iteration"] == last >= 3
+    assert checkpoints_in(opt_ml.base / "checkpoints")[-1].name == f"checkpoint_{last:06d}"
+
+
+def test_a_killed_job_goes_on_with_its_counters(opt_ml: OptMl) -> None:
+    opt_ml.write(
+        {
+            **TINY,
+            "sagemaker_program": "train.py",
+            "preset": "reacher",
+            "rl.training.checkpoint_freq": "1",
+            "rl.training.stop.training_iteration": "40",
+            "rl.training.video_freq": "0",
+        }
+    )
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    running = opt_ml.start()
+    running.wait_for(lambda log: len(iterations(log)) >= 5)
+    running.kill_script(signal.SIGKILL)
+    running.wait(60)
+    assert running.code == 1
+    reached = iterations(running.log)[-1]
+    shutil.rmtree(opt_ml.base / "output")  # a new machine gets the checkpoints alone
+    again = opt_ml.run()
+    assert again.code == 0, again.log[-3000:]
+    resumed_at = iterations(again.log)[0]
+    assert reached - 1 <= resumed_at <= reached + 2
+    assert [row["training_iteration"] for row in opt_ml.rows] == list(range(1, 41))
+    steps = [row["timesteps_total"] for row in opt_ml.rows]
+    assert steps == [64 * n for n in range(1, 41)]
+    times = [row["time_total_s"] for row in opt_ml.rows]
+    assert times == sorted(times)
+
+
+def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: Path) -> None:
+    old_copy = tmp_path / "sagemaker_rl"
+    old_copy.mkdir()
+    (old_copy / "__init__.py").write_text("raise RuntimeError('the dead launcher was imported')\n")
+    opt_ml.write(
+        {
+            "sagemaker_program": '"train-reacher.py"',
+            "rl.training.stop.training_iteration": "3",
+            "rl.training.config.num_sgd_iter": "1",
+            "rl.training.config.train_batch_size": "600",
+        }
+    )
+    opt_ml.add_code(SCRIPTS / "train-reacher.py", old_copy)
+    trained = opt_ml.run()
+    assert trained.code == 0, trained.log[-3000:]
+    assert "old copy that no longer runs; the container's sagemaker_rl is used" in trained.log
+    assert trained.log.count("num_sgd_iter is called") == 1
+    params = json.loads((opt_ml.base / "model" / "params.json").read_text())
+    assert params["training"]["config"]["num_epochs"] == 1  # the job's hyperparameter wins over the script
+    assert params["training"]["config"]["gamma"] == 0.995
+    assert opt_ml.rows[-1]["timesteps_total"] == 1800
+
+    evaluation = OptMl(tmp_path / "evaluation", opt_ml.environment)
+    evaluation.write(
+        {
+            "sagemaker_program": '"evaluate-ray.py"',
+            "evaluate_episodes": "2",
+            "algorithm": '"PPO"',
+            "env": '"RoboschoolReacher-v1"',
+        },
+        channels=("model",),
+    )
+    shutil.copytree(opt_ml.base / "model", evaluation.base / "input" / "data" / "model", dirs_exist_ok=True)
+    evaluation.add_code(SCRIPTS / "evaluate-ray.py")
+    evaluated = evaluation.run()
+    assert evaluated.code == 0, evaluated.log[-3000:]
+    assert len(re.findall(r"^Episode reward: \S+\. Episode steps: 150$", evaluated.log, re.M)) == 2
+    assert "Mean Reward:" in evaluated.log
+    assert len(list((evaluation.base / "output" / "intermediate").glob("*.mp4"))) == 2
+
+
+def test_our_evaluation_entry_point_reads_the_model_channel(opt_ml: OptMl, tiny_results: Path) -> None:
+    opt_ml.write(
+        {"sagemaker_program": "evaluate.py", "evaluate_episodes": "2", "algorithm": '"PPO"'}, channels=("model",)
+    )
+    shutil.copytree(tiny_results / "model", opt_ml.base / "input" / "data" / "model", dirs_exist_ok=True)
+    opt_ml.add_code(ROOT / "entrypoints" / "evaluate.py")
+    done = opt_ml.run()
+    assert done.code == 0, done.log[-3000:]
+    assert done.log.count("Episode reward: ") == 2
+    assert (opt_ml.base / "output" / "data" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "reason"),
+    [
+        ({"preset": "reachr"}, "preset: got 'reachr' from hyperparameters.json"),
+        ({"preset": "reacher", "rl.training.stop.time_total_s": "-1"}, "expected a number above 0"),
+        ({"rl.training.env": "NoSuchEnv-v3"}, "expected an environment that Gymnasium knows"),
+    ],
+)
+def test_a_users_mistake_is_the_failure_reason(hyperparameters: dict[str, str], reason: str, opt_ml: OptMl) -> None:
+    opt_ml.write({**hyperparameters, "sagemaker_program": "train.py"})
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    done = opt_ml.run()
+    assert done.code == 1  # the toolkit's own code for any failure of the script
+    assert "ExitCode 2" in done.log
+    assert reason in opt_ml.failure.splitlines()[0]
+    assert "Traceback" not in opt_ml.failure
+
+
+def test_an_empty_channel_is_the_failure_reason(opt_ml: OptMl) -> None:
+    opt_ml.write({**TINY, "sagemaker_program": "train.py", "preset": "reacher"}, channels=("checkpoint",))
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    done = opt_ml.run()
+    assert done.code == 1
+    assert opt_ml.failure.startswith("channel checkpoint: got nothing in ")
+
+
+def test_a_script_that_raises_tells_sagemaker_why(opt_ml: OptMl) -> None:
+    opt_ml.write({"sagemaker_program": "train-mine.py"})
+    script = opt_ml.base / "code" / "train-mine.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(
+        "from sagemaker_rl.ray_launcher import SageMakerRayLauncher\nraise ValueError('my own mistake')\n"
+    )
+    done = opt_ml.run()
+    assert done.code == 1
+    assert opt_ml.failure.startswith("ValueError: my own mistake\n")
+
+
+def test_a_folder_of_ours_in_the_users_source_is_named(opt_ml: OptMl) -> None:
+    opt_ml.write({"sagemaker_program": "train-reacher.py"})
+    opt_ml.add_code(SCRIPTS / "train-reacher.py")
+    (opt_ml.base / "code" / "envs").mkdir()
+    (opt_ml.base / "code" / "envs" / "__init__.py").write_text("")
+    done = opt_ml.run()
+    assert done.code == 1
+    assert "envs: got a folder of that name in " in opt_ml.failure
+    assert "rename it" in opt_ml.failure.lower()

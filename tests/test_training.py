@@ -1,0 +1,261 @@
+"""The command smrl on real trainings, as its user sees them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.checkpoint import checkpoints_in, read_state
+from runtime.metrics import read_rows
+from tests.conftest import BIN, ROOT, TINY, clean_environment, run_smrl
+
+pytestmark = pytest.mark.ray
+TINY_WORDS = [f"{name}={value}" for name, value in TINY.items()]
+NO_VIDEO = "rl.training.video_freq=0"
+
+
+def train(*words: str, out: Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return run_smrl("train", "--out", str(out), *TINY_WORDS, *words, cwd=cwd)
+
+
+def test_a_results_folder_holds_what_the_last_screen_names(tiny_results: Path) -> None:
+    rows = read_rows(tiny_results / "metrics.jsonl")
+    assert [row["training_iteration"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["timesteps_total"] == 8 * 64
+    assert rows[-1]["episodes_total"] == 2  # 512 steps in two environments, episodes of 150
+    assert rows[-1]["episode_len_mean"] == 150
+    assert "episode_reward_mean" not in rows[0]  # no episode had ended
+    assert (tiny_results / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in checkpoints_in(tiny_results / "checkpoints")] == [
+        f"checkpoint_{n:06d}" for n in (4, 6, 8)
+    ] or best_is_kept(tiny_results)
+    assert (tiny_results / "videos" / "last.mp4").stat().st_size > 1000
+    assert list((tiny_results / "tensorboard").glob("events*"))
+
+
+def best_is_kept(results: Path) -> bool:
+    states = [read_state(path) for path in checkpoints_in(results / "checkpoints")]
+    return len(states) == 4 and states[0].training_iteration == 2
+
+
+def test_the_model_directory_says_what_was_trained(tiny_results: Path) -> None:
+    manifest = json.loads((tiny_results / "model" / "manifest.json").read_text())
+    assert manifest["env"] == "RoboschoolReacher-v1"
+    assert manifest["observation_space"]["shape"] == [9]
+    assert manifest["action_space"] == {"type": "Box", "shape": [2], "dtype": "float32", "low": -1.0, "high": 1.0}
+    assert manifest["observation_filter"] == "MeanStdFilter"
+    assert manifest["training_iteration"] == 8
+    assert manifest["versions"]["ray"] == "2.60.0"
+    params = json.loads((tiny_results / "model" / "params.json").read_text())
+    assert params["training"]["config"]["seed"] == 7
+    assert params["sources"]["config.seed"] == "the command line"
+    assert params["sources"]["config.gamma"] == "preset reacher"
+    assert read_state(tiny_results / "model" / "checkpoint").training_iteration == 8
+    assert (tiny_results / "model" / "best" / "job.json").is_file()
+
+
+def test_equal_seeds_train_equal_policies(tiny_results: Path, tmp_path: Path) -> None:
+    again = train(
+        *("--preset", "reacher", "rl.training.stop.training_iteration=8", "rl.training.config.seed=7", NO_VIDEO),
+        out=tmp_path / "again",
+    )
+    assert again.returncode == 0, again.stderr
+    one, two = read_rows(tiny_results / "metrics.jsonl"), read_rows(tmp_path / "again" / "metrics.jsonl")
+    for name in ("episode_reward_mean", "total_loss", "entropy"):
+        assert [row.get(name) for row in one] == [row.get(name) for row in two]
+
+
+@pytest.mark.parametrize("as_archive", [False, True])
+def test_evaluation_prints_each_episode_and_the_summary(as_archive: bool, tiny_results: Path, tmp_path: Path) -> None:
+    model = tiny_results
+    if as_archive:
+        model = tmp_path / "model.tar.gz"
+        with tarfile.open(model, "w:gz") as tar:
+            tar.add(tiny_results / "model", arcname=".")
+    done = run_smrl(
+        "evaluate", str(model), "--out", str(tmp_path / "out"), "evaluate_episodes=3", "seed=5", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rewards = [float(r) for r in re.findall(r"^Episode reward: (\S+)\. Episode steps: 150$", done.stdout, re.M)]
+    assert len(rewards) == 3
+    summary = dict(re.findall(r"^(Mean|Max|Min) Reward: (\S+)$", done.stdout, re.M))
+    assert float(summary["Mean"]) == pytest.approx(np.mean(rewards))
+    assert (float(summary["Max"]), float(summary["Min"])) == (max(rewards), min(rewards))
+    report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [e["total_reward"] for e in report["episodes"]] == rewards
+    assert (tmp_path / "out" / report["video"]).stat().st_size > 1000
+
+
+def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path, tmp_path: Path) -> None:
+    restored = train(
+        *("--preset", "reacher", f"rl.training.restore={tiny_results}", "rl.training.stop.training_iteration=10"),
+        NO_VIDEO,
+        out=tmp_path / "further",
+    )
+    assert restored.returncode == 0, restored.stderr
+    assert "going on from" in restored.stderr
+    rows = read_rows(tmp_path / "further" / "metrics.jsonl")
+    assert [row["training_iteration"] for row in rows] == list(range(1, 11))
+    assert rows[-1]["timesteps_total"] == 10 * 64
+    assert rows[-1]["time_total_s"] > rows[7]["time_total_s"]
+    once_more = train(
+        *("--preset", "reacher", "rl.training.stop.training_iteration=11", NO_VIDEO), out=tmp_path / "further"
+    )
+    assert "iteration 10, 640 steps" in once_more.stderr
+    assert len(read_rows(tmp_path / "further" / "metrics.jsonl")) == 11
+
+
+def test_a_remote_runner_counts_every_step_and_the_filter_every_observation(tmp_path: Path) -> None:
+    done = train(
+        *("--preset", "reacher", "rl.training.stop.training_iteration=3", "rl.training.config.num_env_runners=1"),
+        out=tmp_path / "remote",
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "remote" / "metrics.jsonl")
+    assert rows[-1]["timesteps_total"] == 3 * 64
+    evaluated = run_smrl("evaluate", str(tmp_path / "remote"), "evaluate_episodes=1", cwd=tmp_path)
+    assert "Mean Reward" in evaluated.stdout, evaluated.stderr
+
+
+def test_a_policy_learns_what_pays(tmp_path: Path) -> None:
+    """Action 1 pays 1 a step, action 0 nothing, for 10 steps: the trained policy's return is 10."""
+    done = run_smrl(
+        *("train", "--out", str(tmp_path / "out"), "rl.training.env=tests.environments:NoFrames"),
+        *("rl.training.stop.training_iteration=12", "rl.training.config.train_batch_size=512"),
+        *("rl.training.config.lr=0.003", "rl.training.config.seed=0"),
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no video" in done.stderr
+    evaluated = run_smrl("evaluate", str(tmp_path / "out"), "evaluate_episodes=2", cwd=ROOT)
+    assert "Mean Reward: 10.0" in evaluated.stdout, evaluated.stderr
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(runners: int, tmp_path: Path) -> None:
+    done = train(
+        f"rl.training.config.num_env_runners={runners}",
+        *("rl.training.env=tests.environments:NanReward", "rl.training.stop.training_iteration=50"),
+        *("rl.training.checkpoint_freq=1", NO_VIDEO),
+        out=tmp_path / "out",
+    )
+    assert done.returncode == 2
+    assert "error: reward of tests.environments:NanReward: got nan" in done.stderr
+    assert "Traceback" not in done.stderr.split("smrl: error")[-1]
+    states = [read_state(path) for path in checkpoints_in(tmp_path / "out" / "checkpoints")]
+    assert [s.training_iteration for s in states][-1] >= 3
+
+
+def test_an_environment_that_raises_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
+    done = train(
+        "rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2", out=tmp_path / "o"
+    )
+    assert done.returncode == 1
+    assert "the simulator is on fire" in done.stderr
+
+
+def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_path: Path) -> None:
+    done = train("--preset", "hopper", f"rl.training.restore={tiny_results}", out=tmp_path / "out")
+    assert done.returncode == 2
+    assert "a checkpoint whose env is RoboschoolReacher-v1; expected RoboschoolHopper-v1" in done.stderr
+
+
+def test_a_broken_checkpoint_is_refused(tiny_results: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_results / "model" / "checkpoint", broken)
+    (broken / "algorithm_state.pkl").write_bytes(b"\x80half")
+    done = train("--preset", "reacher", f"rl.training.restore={broken}", out=tmp_path / "out")
+    assert done.returncode == 2
+    assert "a checkpoint that cannot be restored" in done.stderr
+
+
+def test_bad_settings_are_answered_before_anything_heavy_and_leave_no_folder(tmp_path: Path) -> None:
+    program = (
+        "import sys; from runtime.cli import main\n"
+        "code = main(['train', '--preset', 'reacher', '--out', sys.argv[1], 'rl.training.config.gama=1'])\n"
+        "print(code, sorted(m for m in ('ray', 'torch', 'pybullet', 'matplotlib') if m in sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out")],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "2 []"
+    assert "Did you mean 'gamma'?" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from runtime.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted(m for m in ('ray', 'torch', 'numpy', 'gymnasium', 'pydantic') if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")
+    assert "train" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "no/such/folder"], "expected a model directory"),
+        (["evaluate", str(ROOT / "docs")], "which holds no checkpoint"),
+        (["train", "reacher"], "expected NAME=VALUE"),
+        (["presets", "show", "hoper"], "Did you mean 'hopper'?"),
+        (["presets", "show"], "expected the name of a preset"),
+    ],
+)
+def test_likely_mistakes_get_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    done = run_smrl(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_presets_show_names_every_values_source(tmp_path: Path) -> None:
+    done = run_smrl("presets", "show", "hopper", "rl.training.config.lr=0.1", cwd=tmp_path)
+    assert re.search(r"rl\.training\.config\.lr +0\.1 +the command line", done.stdout)
+    assert re.search(r"rl\.training\.env +RoboschoolHopper-v1 +preset hopper", done.stdout)
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_live_display_and_the_last_screen(tmp_path: Path) -> None:
+    """Runs in a pseudo-terminal, as a person would see it."""
+    import os
+    import pty
+
+    parent, child = pty.openpty()
+    command = [str(BIN / "smrl"), "train", "--preset", "reacher", "--out", str(tmp_path / "out"), *TINY_WORDS]
+    command += ["rl.training.stop.training_iteration=3", NO_VIDEO]
+    environment = {**clean_environment(), "TERM": "xterm-256color", "COLUMNS": "120"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=child, stderr=child)
+    os.close(child)
+    screen = b""
+    while True:
+        try:
+            chunk = os.read(parent, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        screen += chunk
+    assert process.wait() == 0
+    text = screen.decode()
+    assert "╭" in text  # rich's panel
+    assert "training_iteration: 1 " not in text
+    assert "trained RoboschoolReacher-v1" in text
+    assert "next: smrl evaluate" in text

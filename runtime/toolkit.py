@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -21,6 +22,8 @@ def train() -> None:
 
     signal.signal(signal.SIGTERM, _pass_on)
     env = environment.Environment()
+    # Without this folder the toolkit fails to write its failure file, and then reports success.
+    Path(env.output_dir).mkdir(parents=True, exist_ok=True)
     has_mpi = env.additional_framework_parameters.get(params.MPI_ENABLED)
     spreads = has_mpi and env.current_instance_group in env.distribution_instance_groups
     entry_point.run(

@@ -8,6 +8,7 @@ from runtime.environments import check_env_name
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig, Source, resolve
 from runtime.presets import preset_names
+from tests.conftest import ROOT
 
 
 def from_json(values: dict[str, Any]) -> JobConfig:
@@ -167,3 +168,9 @@ def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings(
     assert general.stop == {}  # another environment's goal would be none
     assert general.sources["config.lr"] == "default for any environment"
     assert from_json({}).preset == "reacher"
+
+
+def test_the_page_of_hyperparameters_is_the_schemas() -> None:
+    from runtime.settings_page import page
+
+    assert (ROOT / "docs" / "hyperparameters.md").read_text() == page()

@@ -15,7 +15,7 @@ LAYERS = [
     {"container", "schema", "presets", "console", "checkpoint"},
     {"old_names", "ray_session", "job"},
     {"hyperparameters", "old_gym", "policy", "toolkit"},
-    {"environments", "preset_listing", "model"},
+    {"environments", "preset_listing", "model", "settings_page"},
     {"video"},
     {"ppo.episodes", "ppo.module", "ppo.runner"},
     {"ppo.rows", "ppo.build"},

@@ -35,9 +35,9 @@ def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machin
             "See the README for what took the place of the others.",
             name=name,
         )
+    sys.excepthook = _report_uncaught
+    _refuse_shadows()
     if name == "sagemaker_rl":
-        sys.excepthook = _report_uncaught
-        _refuse_shadows()
         _mention_old_copy()
     mark_users_script()
     return importlib.machinery.ModuleSpec(name, _Aliasing(stand_in), is_package=True)

@@ -97,7 +97,9 @@ class LiveReporter(Reporter):
         table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} steps/s")
         for name in ("episode_reward_mean", "episode_len_mean", "entropy", "kl"):
             if name in row:
-                table.add_row(name, f"{row[name]:,.2f}", _sparkline(self._returns) if "mean" in name[-11:] else "")
+                table.add_row(
+                    name, f"{row[name]:,.2f}", _sparkline(self._returns) if name == "episode_reward_mean" else ""
+                )
         for name, limit in self._stop.items():
             now = row.get(name)
             start = min(self._returns, default=0.0) if name == "episode_reward_mean" else 0.0

@@ -1,4 +1,4 @@
-"""The page of all hyperparameters, generated from the schema: `python -m runtime.settings_page > docs/hyperparameters.md`."""
+"""The page of all hyperparameters, from the schema: `python -m runtime.settings_page > docs/hyperparameters.md`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HEAD = """\
 
 Generated from `runtime/schema.py` by `python -m runtime.settings_page`; a test keeps the two equal.
 
-As SageMaker hyperparameters, in hyperparameters.json, or as `NAME=VALUE` words of `smrl train`. Stronger last: defaults,
-preset, the launcher's experiment config, hyperparameters, command line. `preset` (or `RLCOACH_PRESET`, `RLRAY_PRESET`)
-names a preset or a YAML file. Dots may be written `__`, and a whole tree may come as JSON under `rl`.
+As SageMaker hyperparameters, in hyperparameters.json, or as `NAME=VALUE` words of `smrl train`. Stronger last:
+defaults, preset, the launcher's experiment config, hyperparameters, command line. `preset` (or `RLCOACH_PRESET`,
+`RLRAY_PRESET`) names a preset or a YAML file. Dots may be written `__`, and a whole tree may come as JSON under `rl`.
 """
 
 

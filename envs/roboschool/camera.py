@@ -55,17 +55,20 @@ class Camera:
         self._projection = p.computeProjectionMatrixFOV(
             fov=_FIELD_OF_VIEW_DEG, aspect=width / height, nearVal=_NEAR_M, farVal=_FAR_M
         )
-        self._hide_floors()
+        self._dress()
         self._rays = self._build_rays()
         self._painted_from = math.nan
 
-    def _hide_floors(self) -> None:
+    def _dress(self) -> None:
         p, client = self._world.api, self._world.client
         floors = [self._world.floor] if self._world.floor >= 0 else []
         names = {body: p.getBodyInfo(body, physicsClientId=client)[0].decode() for body in self._world.bodies}
         floors += [body for body, name in names.items() if name in ("floor", "ground")]
         for floor in floors:
             p.changeVisualShape(floor, -1, rgbaColor=(1, 1, 1, 0), physicsClientId=client)
+        for body in self._world.bodies:  # Bullet gives the bodies colours of its own; a target is to stand out
+            if (link := self._world.link_names(body).get("target")) is not None:
+                p.changeVisualShape(body, link, rgbaColor=(0.9, 0.1, 0.1, 1), physicsClientId=client)
 
     def _build_rays(self) -> NDArray[np.float32]:
         """Direction of each pixel's ray in the world, (H, W, 3), not normalised."""

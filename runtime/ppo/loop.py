@@ -31,8 +31,9 @@ from runtime.ppo.runner import raise_reported_fault
 from runtime.stop import Interrupted, StopRequest, reached
 from runtime.video import Recorder
 
-# Filming may take this share of the training time; a video that is due is skipped while it has taken more.
+# Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
+_FIRST_FILM_S = 1.0  # a guess, until one has been timed
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _Training:
             self._restore(job.resume_from)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._recorder = Recorder(job.env)
-        self._filming_s = 0.0
+        self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.resume_from else -1
         self._last_video: Path | None = None
@@ -196,9 +197,23 @@ class _Training:
         if values["checkpoint_freq"] and iteration % values["checkpoint_freq"] == 0:
             self._save()
         if values["video_freq"] and iteration % values["video_freq"] == 0:
-            trained_s = time.perf_counter() - self._started
-            if self._filming_s <= _FILMING_SHARE * trained_s and not self._request.is_set:
+            if self._may_film() and not self._request.is_set:
                 self._film(f"iteration-{iteration:06d}")
+
+    def _may_film(self) -> bool:
+        """Whether a video is cheap enough; one that was asked for by a frequency of the user's own always is."""
+        if not self._job.config.sources["video_freq"].startswith(("default", "preset ")):
+            return True
+        allowed_s = _FILMING_SHARE * (time.perf_counter() - self._started)
+        if self._filming_s + self._last_film_s <= allowed_s:
+            return True
+        if not self._has_skipped:
+            self._reporter.note(
+                f"a video is due, but filming would take over {_FILMING_SHARE:.0%} of the training time: skipped. "
+                "Set rl.training.video_freq yourself to have every one"
+            )
+        self._has_skipped = True
+        return False
 
     def _save(self) -> Path:
         self._checkpointed_at = self._state.training_iteration
@@ -223,7 +238,8 @@ class _Training:
         started = time.perf_counter()
         path = self._job.layout.videos / f"{name}.mp4"
         episode = _with_causes(lambda: self._recorder.film(Policy.of_algorithm(self._algorithm, self._spaces[1]), path))
-        self._filming_s += time.perf_counter() - started
+        self._last_film_s = time.perf_counter() - started
+        self._filming_s += self._last_film_s
         if episode is not None:
             self._last_video = path
 

@@ -196,9 +196,9 @@ class _Training:
             return
         if values["checkpoint_freq"] and iteration % values["checkpoint_freq"] == 0:
             self._save()
-        if values["video_freq"] and iteration % values["video_freq"] == 0:
-            if self._may_film() and not self._request.is_set:
-                self._film(f"iteration-{iteration:06d}")
+        is_due = values["video_freq"] and iteration % values["video_freq"] == 0
+        if is_due and not self._request.is_set and self._may_film():
+            self._film(f"iteration-{iteration:06d}")
 
     def _may_film(self) -> bool:
         """Whether a video is cheap enough; one that was asked for by a frequency of the user's own always is."""

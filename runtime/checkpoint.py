@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from runtime.metrics import JSONL, read_rows
 _PREFIX = "checkpoint_"
 _STATE = "job.json"
 _RNG = "rng.pkl"
+_FILES = "files"
 _KEPT = 3
 
 
@@ -34,6 +35,7 @@ class JobState:
         time_total_s: Seconds of training, over all starts of the job.
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
+        policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
     """
 
@@ -46,6 +48,7 @@ class JobState:
     time_total_s: float = 0.0
     episode_reward_mean: float | None = None
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
+    policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,13 +74,11 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
         write_algorithm(aside)
         (aside / _RNG).write_bytes(pickle.dumps(_random_states()))
         (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
-        counters = {name: value for name, value in asdict(state).items() if name != "rows"}
-        (aside / _STATE).write_text(json.dumps(counters, indent=2), encoding="utf-8")
+        counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
+        described = {**counters, _FILES: _sizes(aside)}
+        (aside / _STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         _flush_tree(aside)
-        if final.exists():  # the same iteration again, after a job went on from before it
-            shutil.rmtree(final)
-        os.rename(aside, final)
-        _flush(folder)
+        replace_folder(aside, final)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise PlatformError(
@@ -88,10 +89,39 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
     return final
 
 
+def replace_folder(aside: Path, final: Path) -> None:
+    """Puts a finished folder in its place; what stood there is gone only once the new one stands.
+
+    A kill in between leaves the old one, or the new one beside a folder that `sweep` removes.
+    """
+    doomed = final.with_name(f".{final.name}.removing")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if final.exists():
+        os.rename(final, doomed)
+    os.rename(aside, final)
+    _flush(final.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a kill left half-written or half-removed."""
+    for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """Whole checkpoints of a job, oldest first."""
     found = folder.glob(f"{_PREFIX}*") if folder.is_dir() else []
-    return sorted(path for path in found if (path / _STATE).is_file())
+    return sorted(path for path in found if is_whole(path))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there at its full size; SageMaker restores checkpoints file by file."""
+    try:
+        sizes = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))[_FILES]
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def best_checkpoint(folder: Path) -> Path | None:
@@ -105,12 +135,12 @@ def find_checkpoint(place: Path) -> Path | None:
 
     A checkpoint itself, the last one of a checkpoints folder, a results folder, or a model directory.
     """
-    if (place / _STATE).is_file():
+    if is_whole(place):
         return place
     for folder in (place, place / "checkpoints"):
         if found := checkpoints_in(folder):
             return found[-1]
-    return place / "checkpoint" if (place / "checkpoint" / _STATE).is_file() else None
+    return place / "checkpoint" if is_whole(place / "checkpoint") else None
 
 
 def read_state(checkpoint: Path) -> JobState:
@@ -120,7 +150,8 @@ def read_state(checkpoint: Path) -> JobState:
         UserError: The checkpoint is broken.
     """
     try:
-        state = JobState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+        described = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        state = JobState(**{name: value for name, value in described.items() if name != _FILES})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{checkpoint / _STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
@@ -168,8 +199,11 @@ def _prune(folder: Path) -> None:
             doomed = folder / f".{path.name}.removing"
             shutil.rmtree(doomed, ignore_errors=True)
             os.rename(path, doomed)
-    for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(folder)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _mean_return(checkpoint: Path) -> float | None:

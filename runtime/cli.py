@@ -19,9 +19,9 @@ settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    # argparse takes positional words from one place only; settings may stand anywhere among the options.
-    arguments, more_settings = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
-    arguments.settings += more_settings
+    # Whatever is no option of ours is a setting, wherever it stands.
+    arguments, settings = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    arguments.settings = settings
     try:
         code: int = arguments.command(arguments)
     except JobError as error:
@@ -41,19 +41,16 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
     train.add_argument("--out", type=Path, help="results folder; one that holds checkpoints is gone on with")
-    train.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     train.set_defaults(command=_train)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
     evaluate.add_argument(
         "--out", type=Path, help="where evaluation.json and the video go; the model's folder if not given"
     )
-    evaluate.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     evaluate.set_defaults(command=_evaluate)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
-    presets.add_argument("settings", nargs="*", metavar="NAME=VALUE")
     presets.set_defaults(command=_presets)
     return parser
 
@@ -95,7 +92,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     settings = parse_settings(arguments.settings)
     return run_job(
-        lambda container, stop: run_evaluation(container, settings, model=arguments.model, out=arguments.out)
+        lambda container, stop: run_evaluation(container, stop, settings, model=arguments.model, out=arguments.out)
     )
 
 

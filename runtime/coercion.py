@@ -70,7 +70,7 @@ def coerce(raw: Any, setting: Setting) -> Any:
     value = _CONVERTERS[setting.kind](value)
     if setting.choices and value not in setting.choices:
         raise ValueError(setting.rule)
-    for number in _numbers(value):
+    for number in _numbers(value, is_schedule=setting.kind == "schedule"):
         too_low = setting.low is not None and (number < setting.low or (setting.above and number == setting.low))
         if too_low or (setting.high is not None and number > setting.high):
             raise ValueError(setting.rule)
@@ -84,7 +84,7 @@ def parse_text(text: str) -> Any:
             return read(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-    return {"True": True, "False": False, "None": None}.get(text.strip(), text)
+    return text
 
 
 def _untext(raw: Any, setting: Setting) -> Any:
@@ -106,7 +106,7 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError
     return float(value)
 
@@ -182,17 +182,14 @@ _CONVERTERS: dict[Kind, Any] = {
 }
 
 
-def _numbers(value: Any) -> list[float]:
+def _numbers(value: Any, *, is_schedule: bool) -> list[float]:
     """The numbers that a range applies to: the value, a list's items, a schedule's values."""
     if isinstance(value, bool | str | dict):
         return []
     if isinstance(value, list):
-        return [number for item in value for number in _numbers(item[1:] if _is_point(item) else item)]
+        items = [point[1] for point in value] if is_schedule else value
+        return [number for item in items for number in _numbers(item, is_schedule=False)]
     return [value] if isinstance(value, int | float) else []
-
-
-def _is_point(item: Any) -> bool:
-    return isinstance(item, list) and len(item) == 2
 
 
 def _show(number: float) -> str:

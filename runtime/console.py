@@ -70,18 +70,16 @@ class LiveReporter(Reporter):
 
         self._console = Console()
         self._title, self._stop = title, stop
-        self._first: dict[str, float] | None = None
         self._returns: list[float] = []
         self._live = Live(self._panel({}), console=self._console, refresh_per_second=4, transient=True)
         self._live.start()
 
     def note(self, text: str) -> None:
         """Above the display."""
-        self._console.print(f"[dim]smrl: {text}[/dim]", highlight=False)
+        self._console.print(f"smrl: {text}", style="dim", highlight=False, markup=False)
 
     def row(self, row: dict[str, float]) -> None:
         """Redraws the display."""
-        self._first = self._first or row
         if "episode_reward_mean" in row:
             self._returns.append(row["episode_reward_mean"])
         self._live.update(self._panel(row))
@@ -124,6 +122,6 @@ def _sparkline(values: list[float], width: int = 30) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / ((high - low) or 1.0))] for value in recent)
 
 
-def make_reporter(title: str, stop: Mapping[str, float]) -> Reporter:
-    """A live display where stdout is a terminal, else plain lines."""
-    return LiveReporter(title, stop) if sys.stdout.isatty() else Reporter()
+def make_reporter(title: str, stop: Mapping[str, float], *, in_container: bool) -> Reporter:
+    """A live display in a terminal; plain lines in a pipe, and in a container even with a terminal."""
+    return LiveReporter(title, stop) if sys.stdout.isatty() and not in_container else Reporter()

@@ -60,7 +60,6 @@ class Container:
         current_host: This host's name.
         num_cpus: CPUs that this process may use.
         num_gpus: GPUs of this host.
-        job_name: Name of the SageMaker job, if any.
         user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
     """
 
@@ -72,7 +71,6 @@ class Container:
     current_host: str = "localhost"
     num_cpus: int = 1
     num_gpus: int = 0
-    job_name: str | None = None
     user_args: tuple[str, ...] = ()
 
     @property
@@ -110,7 +108,7 @@ def read_container() -> Container:
         PlatformError: A configuration file of the container is missing or broken.
     """
     env = os.environ
-    base = _find_base(env)
+    base = find_base()
     if base is None:
         return Container(num_cpus=_usable_cpus(), num_gpus=_int(env.get("SM_NUM_GPUS")))
     values, source = _read_hyperparameters(base, env)
@@ -125,7 +123,6 @@ def read_container() -> Container:
         current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
         num_cpus=_usable_cpus(),
         num_gpus=_int(env.get("SM_NUM_GPUS")),
-        job_name=env.get("TRAINING_JOB_NAME"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
     )
 
@@ -146,10 +143,11 @@ def mark_users_script() -> None:
     os.environ[_USERS_SCRIPT] = "1"
 
 
-def _find_base(env: Mapping[str, str]) -> Path | None:
-    if base := env.get("SAGEMAKER_BASE_DIR"):
+def find_base() -> Path | None:
+    """`/opt/ml` or what stands for it; None on a laptop."""
+    if base := os.environ.get("SAGEMAKER_BASE_DIR"):
         return Path(base)
-    if model := env.get("SM_MODEL_DIR"):
+    if model := os.environ.get("SM_MODEL_DIR"):
         return Path(model).parent
     return Path(_OPT_ML) if Path(_OPT_ML).is_dir() else None
 

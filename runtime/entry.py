@@ -20,7 +20,7 @@ def evaluate(argv: Sequence[str]) -> int:
     """Evaluates the model of the `model` channel; returns the exit code."""
     from runtime.evaluation import run_evaluation
 
-    return run_job(lambda container, stop: run_evaluation(container, _settings(argv, container)))
+    return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
 
 
 def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:

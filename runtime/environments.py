@@ -8,11 +8,12 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium
 
-import envs  # noqa: F401  # registers the Roboschool ids
+import envs  # registers the Roboschool ids
 from runtime.errors import Problems, UserError, suggest
 
 EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
@@ -36,7 +37,7 @@ class EnvSpec:
 
 
 class EnvironmentFaultError(UserError):
-    """The environment returned a reward or observation that nothing can be learned from."""
+    """The environment returned a reward that nothing can be learned from."""
 
 
 class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -85,7 +86,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
 
     Args:
         spec: Which.
-        render: Whether `render()` must return frames; an environment that cannot is made without.
+        render: Whether `render()` must return frames; Gymnasium refuses that of an environment that has none.
         context: RLlib's EnvContext, for a launcher's creator: the config, and which runner asks.
     """
     env = _make_bare(spec, render=render, context=context)
@@ -98,7 +99,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
 
 def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:
     if spec.creator is not None:
-        return _ready_to_render(spec.creator(dict(spec.config) if context is None else context), render=render)
+        return _ready_to_render(spec.creator(_env_context(spec) if context is None else context), render=render)
     if ":" in spec.name and spec.name not in gymnasium.registry and not _is_module_with_id(spec.name):
         return _make_class(spec, render=render)
     options = dict(spec.config)
@@ -107,6 +108,14 @@ def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -
     if render:
         options["render_mode"] = "rgb_array"
     return gymnasium.make(spec.name, **options)
+
+
+def _env_context(spec: EnvSpec) -> dict[str, Any]:
+    """What RLlib hands to a creator: the config as a dict that also knows which runner asks."""
+    from ray.rllib.env.env_context import EnvContext
+
+    context: dict[str, Any] = EnvContext(dict(spec.config), worker_index=0)
+    return context
 
 
 def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
@@ -129,7 +138,17 @@ def _is_module_with_id(name: str) -> bool:
 
 
 def check_env_name(where: str, name: str, source: str, problems: Problems) -> None:
-    """Notes a problem when no environment of that name can be found."""
+    """Notes a problem when no environment of that name can be found.
+
+    Raises:
+        UserError: A folder of the user's hides our environments.
+    """
+    theirs = Path(envs.__file__ or envs.__path__[0]).resolve()
+    if not theirs.is_relative_to(Path(__file__).resolve().parent.parent):
+        raise UserError(
+            f"envs: got the package in {theirs}; expected the container's own of that name, which it hides. Rename "
+            "that folder, and its imports, to something else, as my_envs."
+        )
     if ":" in name:
         module, _, attribute = name.partition(":")
         why_not = _why_no_class(name, module, attribute)
@@ -145,10 +164,15 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
         )
 
 
+def _reach_own_files() -> None:
+    """A class may stand beside the user's own files, where `python -m` would find it."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
 def _why_no_class(name: str, module: str, attribute: str) -> str | None:
     """What was expected of `module:attribute`, or None when it is there."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a class beside the user's own files, as `python -m` would find it
+    _reach_own_files()
     try:
         found = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

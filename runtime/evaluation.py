@@ -16,9 +16,9 @@ from runtime.environments import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from runtime.hyperparameters import Source, resolve
 from runtime.schema import EVALUATION
+from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
-    from runtime.model import Model
     from runtime.policy import Policy
 
 FILE = "evaluation.json"
@@ -36,12 +36,18 @@ class Places:
 
 
 def run_evaluation(
-    container: Container, settings: Mapping[str, Any], *, model: Path | None = None, out: Path | None = None
+    container: Container,
+    stop: StopRequest,
+    settings: Mapping[str, Any],
+    *,
+    model: Path | None = None,
+    out: Path | None = None,
 ) -> None:
     """Evaluates a policy and prints an episode a line, then mean, max and min.
 
     Args:
         container: Where we run.
+        stop: The platform's wish to stop: the episodes played until then are reported.
         settings: evaluate_episodes, env, algorithm, checkpoint, seed; they win over the container's hyperparameters.
         model: Results folder, model directory or archive; None for the `model` channel.
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
@@ -52,7 +58,7 @@ def run_evaluation(
     chosen = _resolve_settings(container, settings)
     places = _find_places(container, model, out)
     with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
-        _evaluate(chosen, places, Path(scratch), Reporter())
+        _evaluate(chosen, places, Path(scratch), stop)
 
 
 def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,21 +79,24 @@ def _find_places(container: Container, model: Path | None, out: Path | None) -> 
     return Places(model, folder, folder)
 
 
-def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, reporter: Reporter) -> None:
+def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: StopRequest) -> None:
+    reporter = Reporter()
     from runtime.ray_session import prepare_environment
 
     prepare_environment()
     from runtime.model import open_model
     from runtime.video import Recorder
 
-    found = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
-    spec, policy = _load(found, chosen)
+    checkpoint = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
+    spec, policy = _load(checkpoint, chosen)
     video = places.videos / "evaluation.mp4"
     recorder = Recorder(spec)
     episodes = []
-    for episode in _play(spec, policy, recorder, chosen, video):
+    for episode in _play((spec, policy), recorder, chosen, video, stop):
         episodes.append(asdict(episode))
         reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
+    if not episodes:
+        raise Interrupted
     rewards = [episode["total_reward"] for episode in episodes]
     reporter.line(f"Mean Reward: {statistics.fmean(rewards)}")
     reporter.line(f"Max Reward: {max(rewards)}")
@@ -97,7 +106,7 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, reporter
     places.data.mkdir(parents=True, exist_ok=True)
     report = {
         "env": spec.name,
-        "checkpoint": found.checkpoint.name,
+        "checkpoint": checkpoint.name,
         "seed": chosen.get("seed"),
         "mean_reward": statistics.fmean(rewards),
         "max_reward": max(rewards),
@@ -111,15 +120,15 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, reporter
     reporter.finish(Summary(f"evaluated {len(episodes)} episodes of {spec.name}", facts))
 
 
-def _load(found: Model, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy]:
+def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy]:
     """The environment to play and the policy that plays it, once they fit each other."""
     from runtime.checkpoint import read_state
     from runtime.policy import Policy
 
-    state = read_state(found.checkpoint)
+    state = read_state(checkpoint)
     name = chosen.get("env", state.env)
-    is_same = name == found.manifest.get("env", state.env)
-    spec = EnvSpec(name, found.manifest.get("env_config", {}) if is_same else {}, found.manifest.get("horizon"))
+    env_config = state.policy["env_config"] if name == state.env else {}
+    spec = EnvSpec(name, env_config, state.policy["horizon"])
     problems = Problems()
     check_env_name("env", name, "the model", problems)
     problems.raise_if_any()
@@ -130,20 +139,30 @@ def _load(found: Model, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy]:
             f"env: got {name!r} with observations {spaces[0]} and actions {spaces[1]}; expected those of the model, "
             f"{state.observation_shape} and {state.action_space}. Evaluate it on {state.env}."
         )
-    policy = Policy.load(found.checkpoint, env.action_space, settings=dict(found.manifest))
+    policy = Policy.load(checkpoint, env.action_space, settings=state.policy)
     env.close()
     return spec, policy
 
 
-def _play(spec: EnvSpec, policy: Policy, recorder: Any, chosen: Mapping[str, Any], video: Path) -> Iterator[Any]:
+def _play(
+    players: tuple[EnvSpec, Policy], recorder: Any, chosen: Mapping[str, Any], video: Path, stop: StopRequest
+) -> Iterator[Any]:
     """Plays the episodes; the first is filmed where the environment gives frames."""
     from runtime.video import play
 
+    spec, policy = players
     seed = chosen.get("seed")
     env = make_env(spec)
     for number in range(chosen.get("evaluate_episodes", _DEFAULT_EPISODES)):
         reset_seed = None if seed is None else seed + number
-        filmed = recorder.film(policy, video, seed=reset_seed) if number == 0 else None
-        yield filmed or play(env, policy, seed=reset_seed)
+        try:
+            with stop:
+                filmed = recorder.film(policy, video, seed=reset_seed) if number == 0 else None
+                episode = filmed or play(env, policy, seed=reset_seed)
+        except Interrupted:
+            break
+        yield episode
+        if stop.is_set:
+            break
     env.close()
     recorder.close()

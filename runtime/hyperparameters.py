@@ -6,6 +6,7 @@ Pure: reads no file but the preset's, and imports nothing heavy, so that a wrong
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,10 +147,12 @@ class _Resolver:
 
     def _choose_preset(self, sources: list[Source]) -> str | None:
         """The preset of the environment that is asked for; the default one where none is asked for."""
-        named = [source.values[_ROOT + "env"] for source in sources if _ROOT + "env" in source.values]
-        if not named:
+        probe = _Resolver(None, None)  # its problems are found again by the real resolution
+        for source in sources:
+            probe._add(source)
+        if "env" not in probe._values:
             return DEFAULT_PRESET
-        preset = preset_of_env(str(parse_text(str(named[-1]))))
+        preset = preset_of_env(str(probe._values["env"]))
         if preset is None:
             for path, value in ANY_ENVIRONMENT.items():
                 self._values[path], self._sources[path] = value, "default for any environment"
@@ -220,6 +223,9 @@ class _Resolver:
             self._notes[note] = None
             if not path:
                 return
+        if raw in (None, "null") and (path.startswith("stop.") or "schedule" in where):
+            self._values.pop(path, None)  # switches a preset's criterion off; no schedule was RLlib's old default
+            return
         setting = setting_of(path)
         if setting is None:
             self._refuse(where, path, raw, source)
@@ -235,6 +241,8 @@ class _Resolver:
                 node = self._values[tree] = dict(self._values.get(tree, {}))
                 *parents, leaf = path.removeprefix(tree + ".").split(".")
                 for parent in parents:
+                    if not isinstance(node.get(parent, {}), Mapping):
+                        raise ValueError(f"no value of its own for {tree}.{parent}, which has one already")
                     node[parent] = dict(node.get(parent, {}))
                     node = node[parent]
                 node[leaf] = parse_text(value) if isinstance(value, str) else value
@@ -258,8 +266,7 @@ class _Resolver:
             )
         else:
             expected = "a PPO setting" if path.startswith("config.") else "a known hyperparameter"
-            known = {path.rsplit(".", 1)[-1]: None for path in known_paths()}
-            remedy = suggest(path.rsplit(".", 1)[-1], known)
+            remedy = _suggest_path(path)
             self._problems.add(where, raw, source.name, expected=expected, remedy=remedy)
 
     def _check_together(self) -> None:
@@ -280,7 +287,11 @@ class _Resolver:
                 self._sources.get("config.minibatch_size", "RLlib's default"),
                 expected=f"at most train_batch_size, which is {batch}",
             )
-        if "config.model.initial_log_std" in values and not values.get("config.model.free_log_std"):
+        width, is_free = values.get("config.model.initial_log_std"), values.get("config.model.free_log_std")
+        if width is not None and not is_free and self._sources["config.model.initial_log_std"].startswith("preset "):
+            del values["config.model.initial_log_std"]
+            self._notes[f"{_ROOT}config.model.initial_log_std of the preset left out: free_log_std is false"] = None
+        elif width is not None and not is_free:
             self._problems.add(
                 f"{_ROOT}config.model.initial_log_std",
                 values["config.model.initial_log_std"],
@@ -292,7 +303,8 @@ class _Resolver:
         """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
         set_by = {name: self._sources.get(f"config.{name}", "") for name in ("kl_coeff", "kl_target", "use_kl_loss")}
         ours = ("preset ", "default")
-        asked = [name for name in ("kl_coeff", "kl_target") if set_by[name] and not set_by[name].startswith(ours)]
+        names = [name for name in ("kl_coeff", "kl_target") if self._values.get(f"config.{name}")]
+        asked = [name for name in names if not set_by[name].startswith(ours)]
         if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith(ours):
             self._values["config.use_kl_loss"] = True
             self._sources["config.use_kl_loss"] = set_by[asked[0]]
@@ -301,7 +313,17 @@ class _Resolver:
             ] = None
 
 
+def _suggest_path(path: str) -> str:
+    """The known setting that is closest: by its last word, spelt in full where it stands in another tree."""
+    *parents, leaf = path.split(".")
+    by_leaf = {known.rsplit(".", 1)[-1]: known for known in known_paths()}
+    close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    is_sibling = by_leaf[close[0]].split(".")[:-1] == parents
+    return f"Did you mean {close[0] if is_sibling else _ROOT + by_leaf[close[0]]!r}?"
+
+
 def _preset_name(raw: str) -> str:
-    """`preset-cartpole-clippedppo` and the like, as the notebooks spell Coach's presets, to ours."""
-    name = str(parse_text(raw))
-    return name.removeprefix("preset-") if name.startswith("preset-") else name
+    """A preset's name without the quotes that the SDK puts around it, and without Coach's `preset-`."""
+    return str(parse_text(raw)).removeprefix("preset-")

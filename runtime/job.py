@@ -6,9 +6,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from runtime.container import Container, read_container
+from runtime.container import Container, find_base, read_container
 from runtime.errors import JobError
-from runtime.stop import StopRequest
+from runtime.stop import Interrupted, StopRequest
 
 
 def run_job(work: Callable[[Container, StopRequest], None]) -> int:
@@ -21,7 +21,7 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
         0 when done or stopped as asked; 2 for the user's mistakes, 3 for the platform's, 1 for ours.
     """
     request = StopRequest()
-    container = Container()
+    container = Container(base=find_base())  # where the failure file goes, should the rest be unreadable
     try:
         container = read_container()
         work(container, request)
@@ -29,6 +29,8 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
         sys.stderr.write(f"smrl: error: {error}\n")
         container.write_failure(str(error))
         return error.exit_code
+    except Interrupted:
+        sys.stderr.write(f"smrl: stopped by {request.signal_name} before there was anything to save\n")
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
         return 130

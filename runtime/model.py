@@ -6,16 +6,14 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state
-from runtime.errors import UserError
+from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, replace_folder, sweep
+from runtime.errors import PlatformError, UserError
 from runtime.hyperparameters import JobConfig
 
 MANIFEST, PARAMS = "manifest.json", "params.json"
@@ -32,14 +30,21 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
         config: The job's settings.
         spaces: Observation and action space of the policy.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(checkpoint, folder / _FINAL)
     best = best_checkpoint(checkpoint.parent)
-    if best is not None:
-        _replace(best, folder / _BEST)
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
-    _write_json(folder / PARAMS, params)
-    _write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        _replace(checkpoint, folder / _FINAL)
+        if best is not None:
+            _replace(best, folder / _BEST)
+        _write_json(folder / PARAMS, params)
+        _write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
+    except OSError as error:
+        raise PlatformError(
+            f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
+            "whole; free some space and start the job again."
+        ) from error
 
 
 def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
@@ -84,23 +89,8 @@ def _bounds(side: Any) -> Any:
     return values[0] if len(set(values)) == 1 else values
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model directory that was found.
-
-    Attributes:
-        checkpoint: The checkpoint in it.
-        manifest: Its manifest, empty for a bare checkpoint.
-        params: Its params.json, empty for a bare checkpoint.
-    """
-
-    checkpoint: Path
-    manifest: Mapping[str, Any]
-    params: Mapping[str, Any]
-
-
-def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> Model:
-    """Finds the model in a folder, a results folder, a checkpoint, or a model.tar.gz.
+def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> Path:
+    """Finds the checkpoint in a model directory, a results folder, a checkpoint, or a model.tar.gz.
 
     Args:
         place: Where to look.
@@ -112,22 +102,20 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
     """
     if not place.exists():
         raise UserError(f"model: got {str(place)!r}; expected a model directory, a results folder or a model.tar.gz.")
-    archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
     folder = place
+    archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
     if archives and find_checkpoint(place) is None:
         folder = _unpack(archives[0], scratch)
-    for root in (folder, folder / "model"):
+    # The model directory of a results folder first: its final checkpoint is what the job handed over.
+    for root in (folder / "model", folder):
         found = find_checkpoint(root / checkpoint if checkpoint else root)
-        if (root / MANIFEST).is_file() and found is not None:
-            return Model(found, _read_json(root / MANIFEST), _read_json(root / PARAMS))
-    found = find_checkpoint(folder / checkpoint if checkpoint else folder)
-    if found is None:
-        named = f" named {checkpoint!r}" if checkpoint else ""
-        raise UserError(
-            f"model: got {str(place)!r}, which holds no checkpoint{named}; expected what a training job wrote "
-            "to its model directory."
-        )
-    return Model(found, {}, {})
+        if found is not None:
+            return found
+    named = f" named {checkpoint!r}" if checkpoint else ""
+    raise UserError(
+        f"model: got {str(place)!r}, which holds no whole checkpoint{named}; expected what a training job wrote "
+        "to its model directory."
+    )
 
 
 def _unpack(archive: Path, scratch: Path) -> Path:
@@ -139,14 +127,6 @@ def _unpack(archive: Path, scratch: Path) -> Path:
     return scratch
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: got a file that cannot be read ({error}); expected what training wrote.") from None
-    return value
-
-
 def _write_json(path: Path, value: Any) -> None:
     aside = path.with_name(f".{path.name}.writing")
     aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -155,18 +135,17 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _replace(source: Path, target: Path) -> None:
     aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(source, aside)
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
+    replace_folder(aside, target)
 
 
 def _git_commit() -> str | None:
-    """The commit of this program, where it runs from a clone."""
+    """The commit of this program, where it runs from a clone of its own."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's clone
+        return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

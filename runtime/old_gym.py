@@ -16,7 +16,8 @@ def as_gymnasium(env: Any) -> gymnasium.Env[Any, Any]:
     """
     if isinstance(env, gymnasium.Env):
         return env
-    inner = getattr(env, "gymnasium_env", None)
+    # Of this very object: gym.Wrapper hands on the attributes of what it wraps, and must not be unwrapped with it.
+    inner = vars(env).get("gymnasium_env") if hasattr(env, "__dict__") else None
     if isinstance(inner, gymnasium.Env):  # ours, dressed as an old one for a script's sake
         return inner
     with contextlib.redirect_stderr(io.StringIO()):  # gym 0.26.2 says at import that it is no longer maintained

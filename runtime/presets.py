@@ -58,7 +58,7 @@ def load_preset(name: str, *, source: str) -> Preset:
         UserError: There is no such preset, or its file breaks the schema.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PRESET_DIR / f"{name}.yaml"
-    if not path.is_file() or (path.parent == PRESET_DIR and path.stem not in preset_names()):
+    if not path.is_file():
         known = ", ".join(preset_names())
         raise UserError(
             f"preset: got {name!r} from {source}; expected one of {known}, or a path to a .yaml file."

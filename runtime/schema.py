@@ -12,7 +12,7 @@ TRAINING: dict[str, Setting] = {
     "run": Setting("text", "Algorithm.", choices=("PPO",)),
     "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
-    "checkpoint_at_end": Setting("bool", "Whether the job ends with a checkpoint."),
+    "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
 }
 
@@ -76,7 +76,7 @@ _LEARNING: dict[str, Setting] = {
     "num_learners": Setting("int", "Learner processes; 0 learns in the main process.", low=0),
     "num_cpus_per_learner": Setting("float", "CPUs reserved for a learner.", low=0),
     "num_gpus_per_learner": Setting("float", "GPUs for each learner.", low=0),
-    "seed": Setting("int", "Seed of environments, policy and shuffling.", low=0, none_ok=True),
+    "seed": Setting("int", "Seed of environments, policy and shuffling.", low=0, high=2**32 - 1, none_ok=True),
     "metrics_num_episodes_for_smoothing": Setting("int", "Episodes in each mean.", low=0, above=True),
 }
 
@@ -99,7 +99,9 @@ MODEL: dict[str, Setting] = {
     "conv_filters": Setting("layers", "Convolutions as [channels, kernel, stride].", low=0, above=True, none_ok=True),
     "conv_activation": Setting("text", "Activation of the convolutions.", choices=_ACTIVATIONS),
     "free_log_std": Setting("bool", "One log standard deviation an action, not a function of the state."),
-    "initial_log_std": Setting("float", "Its value before training; needs free_log_std.", low=-10, high=2),
+    "initial_log_std": Setting(
+        "float", "Its value before training; needs free_log_std.", low=-10, high=2, none_ok=True
+    ),
     "log_std_clip_param": Setting("float", "Bound on the log standard deviation.", low=0, above=True),
     "vf_share_layers": Setting("bool", "One network for policy and value."),
     "use_lstm": Setting("bool", "An LSTM after the encoder."),
@@ -112,7 +114,7 @@ EVALUATION: dict[str, Setting] = {
     "env": Setting("text", "Environment; the one that the model was trained on if not given."),
     "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO",)),
     "checkpoint": Setting("text", "Checkpoint below the model directory, as best; its final one if not given."),
-    "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0),
+    "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0, high=2**32 - 1),
 }
 
 DEFAULTS: dict[str, object] = {

@@ -42,7 +42,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
         if self._may_interrupt:
-            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        # Again and again: an exception that is raised inside a destructor or a C callback is swallowed there.
+        signal.setitimer(signal.ITIMER_REAL, _GRACE_S, 1.0)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         if self._may_interrupt:
@@ -52,7 +56,7 @@ class StopRequest:
         """Begins a part that may be interrupted: an iteration, not the writing of its results."""
         self._may_interrupt = True
         if self.is_set:
-            signal.setitimer(signal.ITIMER_REAL, _GRACE_S)
+            self._start_timer()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -71,9 +75,17 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def reached(stop: Mapping[str, float], row: Mapping[str, float]) -> str | None:
-    """The first criterion that a row of metrics meets, in words, or None."""
+def reached(stop: Mapping[str, float], row: Mapping[str, float], *, episodes_of_mean: int) -> str | None:
+    """The first criterion that a row of metrics meets, in words, or None.
+
+    Args:
+        stop: Criteria.
+        row: Metrics of an iteration.
+        episodes_of_mean: A mean return counts once it is of that many episodes; few may just be lucky.
+    """
     for name, limit in stop.items():
+        if name == "episode_reward_mean" and row.get("episodes_total", 0) < episodes_of_mean:
+            continue
         if name in row and row[name] >= limit:
             return f"{name} {row[name]:g} reached {limit:g}"
     return None

@@ -18,12 +18,22 @@ import psutil
 
 def train() -> None:
     """Runs the user's entry point, as the toolkit would."""
-    from sagemaker_training import entry_point, environment, params, runner
+    from sagemaker_training import entry_point, environment, files, params, runner
 
-    signal.signal(signal.SIGTERM, _pass_on)
     env = environment.Environment()
     # Without this folder the toolkit fails to write its failure file, and then reports success.
     Path(env.output_dir).mkdir(parents=True, exist_ok=True)
+
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        script = find_script(env.user_entry_point)
+        if script is None:
+            # Still unpacking or installing: there is nothing to save. The success file ends the toolkit's uploader.
+            files.write_success_file()
+            sys.exit(0)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two lines
+            script.send_signal(number)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
     has_mpi = env.additional_framework_parameters.get(params.MPI_ENABLED)
     spreads = has_mpi and env.current_instance_group in env.distribution_instance_groups
     entry_point.run(
@@ -35,11 +45,12 @@ def train() -> None:
     )
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Sends the signal to the script; before there is one, the job just ends."""
-    children = psutil.Process().children()
-    if not children:
-        sys.exit(0)
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end between the two lines
-            child.send_signal(number)
+def find_script(entry_point: str) -> psutil.Process | None:
+    """The child that runs the user's entry point; the toolkit's S3 uploader and pip are children too."""
+    name = Path(entry_point).stem
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            words = child.cmdline()
+            if any(name in Path(word).name or name in word.split() for word in words) and "pip" not in words:
+                return child
+    return None

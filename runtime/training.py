@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runtime.checkpoint import find_checkpoint
+from runtime.checkpoint import checkpoints_in
 from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import Problems, UserError
 from runtime.hyperparameters import JobConfig, Source, resolve
 from runtime.stop import StopRequest
+
+if TYPE_CHECKING:
+    from runtime.ppo.loop import Outcome
 
 _CHANNELS = ("checkpoint", "model")
 
@@ -56,21 +62,24 @@ def run_training(
         UserError: The settings, the environment or a checkpoint are at fault.
         PlatformError: The machine is.
     """
-    if not container.is_master:
+    if len(container.hosts) > 1:
         raise UserError(
-            f"{container.current_host}: got {len(container.hosts)} hosts; expected one. Training on several hosts "
-            "is not available yet; set instance_count to 1."
+            f"resourceconfig.json: got the hosts {', '.join(container.hosts)}; expected one. Training on several "
+            "hosts is not available yet; set instance_count to 1."
         )
     started = time.perf_counter()
     config = resolve_config(container, request)
-    layout = container.layout or Layout.of_results(request.results or _new_results_folder(config))
-    resume_from = _find_resume(config, container, layout)
-    reporter = make_reporter(f"smrl train {config.preset or config.env}", config.stop)
+    layout = _find_layout(config, container, request)
+    reporter = make_reporter(
+        f"smrl train {config.preset or config.env}", config.stop, in_container=container.base is not None
+    )
     try:
-        for note in config.notes:
-            reporter.note(note)
-        outcome = _train(config, container, (layout, resume_from), (reporter, stop_request), request)
-        _hand_over(config, layout, outcome, save_model)
+        with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+            start = _find_start(config, container, layout, Path(scratch))
+            for note in config.notes:
+                reporter.note(note)
+            outcome = _train(config, container, (layout, start), (reporter, stop_request), request, save_model)
+        _plot(config, layout, outcome, reporter)
         reporter.finish(_summarise(config, layout, outcome, time.perf_counter() - started))
     finally:
         reporter.close()
@@ -95,83 +104,118 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     return config
 
 
+def _find_layout(config: JobConfig, container: Container, request: Request) -> Layout:
+    """Where to write: the folder that was asked for, the container's, or a new one under `results/`."""
+    if request.results is not None:
+        if request.results.exists() and not request.results.is_dir():
+            raise UserError(f"--out: got {str(request.results)!r}, which is a file; expected a folder.")
+        return Layout.of_results(request.results)
+    return container.layout or Layout.of_results(_new_results_folder(config))
+
+
 def _train(
     config: JobConfig,
     container: Container,
-    places: tuple[Layout, Path | None],
+    places: tuple[Layout, Start],
     listeners: tuple[Reporter, StopRequest],
     request: Request,
-) -> Any:
+    save_model: SaveModel | None,
+) -> Outcome:
     from runtime.ray_session import prepare_environment, ray_session
 
     prepare_environment()
+    from runtime.model import write_model
     from runtime.ppo.loop import TrainingJob, train
+
+    (layout, start), (reporter, stop_request) = places, listeners
+
+    def hand_over(checkpoint: Path, spaces: tuple[Any, Any]) -> None:
+        def write() -> None:
+            write_model(layout.model, checkpoint, config, spaces=spaces)
+
+        if save_model is None:
+            write()
+        else:
+            save_model(write, config)
 
     creator = request.find_creator(config.env)
     env = EnvSpec(config.env, config.env_config, config.ppo.get("horizon"), creator)
-    job = TrainingJob(config, env, *places, num_cpus=container.num_cpus, num_gpus=container.num_gpus)
-    reporter, stop_request = listeners
-    with ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus, overrides=request.ray_options):
+    cpus, gpus = container.num_cpus, container.num_gpus
+    job = TrainingJob(
+        config,
+        env,
+        layout,
+        resume_from=start.checkpoint,
+        is_same_job=start.is_same_job,
+        hand_over=hand_over,
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    with contextlib.ExitStack() as stack:
+        with stop_request:
+            stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
         stop_request.arm()
         return train(job, reporter, stop_request)
 
 
-def _find_resume(config: JobConfig, container: Container, layout: Layout) -> Path | None:
-    """Where to go on from: this job's own checkpoints first, then what it was told to restore, then channels."""
-    own = find_checkpoint(layout.checkpoints)
-    if own is not None:
-        return own
+@dataclass(frozen=True)
+class Start:
+    """What a job goes on from: a checkpoint or None, and whether that is its own."""
+
+    checkpoint: Path | None
+    is_same_job: bool = False
+
+
+def _find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
+    """This job's own checkpoints first, then what it was told to restore, then channels."""
+    own = checkpoints_in(layout.checkpoints)
+    if own:
+        return Start(own[-1], is_same_job=True)
     if (restore := config.values.get("restore")) is not None:
-        source = config.sources["restore"]
-        found = find_checkpoint(Path(restore))
-        if found is None:
-            raise UserError(
-                f"rl.training.restore: got {restore!r} from {source}; expected a folder that holds a checkpoint."
-            )
-        return found
+        where = f"rl.training.restore (from {config.sources['restore']})"
+        return Start(_open(Path(restore), where, scratch))
     for name in _CHANNELS:
         if name in container.channels:
-            return _from_channel(name, container.channels[name])
-    return None
+            return Start(_open(container.channels[name], f"channel {name}", scratch))
+    return Start(None)
 
 
-def _from_channel(name: str, folder: Path) -> Path:
-    found = find_checkpoint(folder)
-    if found is None:
-        archive = next(iter(sorted(folder.glob("*.tar.gz"))), None) if folder.is_dir() else None
-        hint = f" Unpack {archive.name} into the channel." if archive else " Leave the channel out to start afresh."
-        what = "nothing" if not folder.is_dir() or not any(folder.iterdir()) else "files but no checkpoint"
-        raise UserError(f"channel {name}: got {what} in {folder}; expected a checkpoint to go on from.{hint}")
-    return found
+def _open(place: Path, where: str, scratch: Path) -> Path:
+    from runtime.model import open_model
+
+    if place.is_dir() and not any(place.iterdir()):
+        raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
+    try:
+        return open_model(place, scratch=scratch)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _new_results_folder(config: JobConfig) -> Path:
-    name = config.preset or config.env
-    stem = Path(name).stem.replace(":", "-")
-    return Path("results") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Makes `results/<preset>-<time>`, numbered where two jobs start in one second."""
+    stem = Path(config.preset or config.env).stem.replace(":", "-")
+    name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        folder = Path("results") / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
 
 
-def _hand_over(config: JobConfig, layout: Layout, outcome: Any, save_model: SaveModel | None) -> None:
-    from runtime.model import write_model
+def _plot(config: JobConfig, layout: Layout, outcome: Outcome, reporter: Reporter) -> None:
     from runtime.plot import FILE, plot_learning_curve
 
-    plot_learning_curve(
-        layout.data / FILE,
-        outcome.state.rows,
-        title=f"{config.preset or config.env} ({config.env}, PPO)",
-        goal=config.stop.get("episode_reward_mean"),
-    )
-
-    def write() -> None:
-        write_model(layout.model, outcome.checkpoint, config, spaces=outcome.spaces)
-
-    if save_model is None:
-        write()
-    else:
-        save_model(write, config)
+    title, goal = f"{config.preset or config.env} ({config.env}, PPO)", config.stop.get("episode_reward_mean")
+    try:
+        plot_learning_curve(layout.data / FILE, outcome.state.rows, title=title, goal=goal)
+    except Exception as error:  # the model is written; a picture must not turn success into failure
+        reporter.note(f"no learning curve: {type(error).__name__}: {error}")
 
 
-def _summarise(config: JobConfig, layout: Layout, outcome: Any, wall_s: float) -> Summary:
+def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: float) -> Summary:
     from runtime.plot import FILE
 
     state = outcome.state

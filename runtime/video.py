@@ -1,8 +1,10 @@
-"""Rollout videos: one deterministic episode as H.264 mp4, written aside and renamed."""
+"""Rollout videos: one deterministic episode as H.264 mp4."""
 
 from __future__ import annotations
 
-import os
+import math
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -39,50 +41,57 @@ def play(env: Any, policy: Policy, *, seed: int | None) -> Episode:
 
 
 class Recorder:
-    """Films episodes of one environment, which it makes once; says whether the environment gives frames."""
+    """Films episodes of one environment, which it makes once.
+
+    Attributes:
+        why_not: Why there is no video: the environment gives no frames, or filming failed. None while all is well.
+    """
 
     def __init__(self, spec: EnvSpec) -> None:
         self._env: Any = None
         self._spec = spec
         self.why_not: str | None = None
 
-    def film(self, policy: Policy, path: Path, *, seed: int | None = None) -> Episode | None:
+    def film(
+        self, policy: Policy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
+    ) -> Episode | None:
         """Plays one episode and writes it to an mp4.
 
         Args:
             policy: Acts deterministically.
             path: Where the file appears once it is whole.
             seed: Of the environment's reset.
+            longest_s: Seconds after which the film is cut; an episode of some environments never ends.
 
         Returns:
-            How the episode went; None, with `why_not` set, where the environment gives no frames.
+            How the episode went; None, with `why_not` set, where no film came out of it.
         """
-        if not self._open():
+        if self.why_not is not None:
             return None
+        try:
+            return self._film(policy, path, seed, longest_s)
+        except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
+            self.why_not = f"{self._spec.name} cannot be filmed: {type(error).__name__}: {error}"
+            return None
+
+    def _film(self, policy: Policy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
+        if self._env is None:
+            self._env = make_env(self._spec, render=True)
+            self._env.reset()
+            if not isinstance(self._env.render(), np.ndarray):
+                self.why_not = f"{self._spec.name} renders no frames"
+                return None
         fps = float((self._env.metadata or {}).get("render_fps") or _DEFAULT_FPS)
         skip = max(1, round(fps / _PLAYBACK_FPS))
         playing = _Playing(self._env, policy, seed)
         writer = Mp4Writer(path, fps=fps / skip)
-        try:
-            for frame in playing.frames(skip):
-                writer.add(frame)
-        except BaseException:
-            writer.abandon()
-            raise
+        started = time.perf_counter()
+        for frame in playing.frames(skip):
+            writer.add(frame)
+            if time.perf_counter() - started > longest_s:
+                break
         writer.close()
         return Episode(playing.total_reward, playing.steps)
-
-    def _open(self) -> bool:
-        if self._env is None and self.why_not is None:
-            try:
-                self._env = make_env(self._spec, render=True)
-                self._env.reset()
-                frame = self._env.render()
-                if not isinstance(frame, np.ndarray):
-                    self.why_not = f"{self._spec.name} renders no frames"
-            except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
-                self.why_not = f"{self._spec.name} cannot render: {error}"
-        return self.why_not is None
 
     def close(self) -> None:
         """Frees the environment."""
@@ -116,18 +125,20 @@ class _Playing:
 class Mp4Writer:
     """Encodes frames as H.264, 240 pixels high, one encoder thread; the file appears when it is closed.
 
+    It is encoded in a temporary file elsewhere and written in one go under its own name: SageMaker's uploader acts
+    when a file is closed, knows nothing of renames, and would find a file that was written aside gone.
+
     Args:
-        path: Where the file appears once it is whole.
+        path: Where the file appears.
         fps: Frames a second when played.
     """
 
     def __init__(self, path: Path, *, fps: float) -> None:
         import av
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._av, self._path, self._fps = av, path, fps
-        self._aside = path.with_name(f".{path.name}.writing")
-        self._container: Any = av.open(str(self._aside), "w", format="mp4", options={"movflags": "+faststart"})
+        self._aside = tempfile.NamedTemporaryFile(suffix=".mp4")  # noqa: SIM115  # lives as long as the writer
+        self._container: Any = av.open(self._aside.name, "w", format="mp4", options={"movflags": "+faststart"})
         self._stream: Any = None
 
     def add(self, pixels: NDArray[np.uint8]) -> None:
@@ -147,15 +158,11 @@ class Mp4Writer:
         stream.codec_context.thread_count = 1
 
     def close(self) -> None:
-        """Ends the file and puts it in its place; one without frames is dropped."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
+        """Ends the video and writes its file; one without frames is dropped."""
+        if self._stream is None:
+            return
+        self._container.mux(self._stream.encode(None))
         self._container.close()
-        if self._stream is not None:
-            os.rename(self._aside, self._path)
-        self._aside.unlink(missing_ok=True)
-
-    def abandon(self) -> None:
-        """Drops the file."""
-        self._container.close()
-        self._aside.unlink(missing_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_bytes(Path(self._aside.name).read_bytes())
+        self._aside.close()

@@ -48,6 +48,20 @@ class Raises(NoFrames):
         raise RuntimeError("the simulator is on fire")
 
 
+class RaisesWhileFilmed(NoFrames):
+    """Gives two frames, then fails."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  # Gymnasium declares it so
+    render_mode = "rgb_array"
+    taken = 0
+
+    def render(self) -> Any:
+        self.taken += 1
+        if self.taken > 2:
+            raise RuntimeError("no more film")
+        return np.zeros((24, 32, 3), np.uint8)
+
+
 class OfOldGym:
     """An environment of 2020: no base class, `reset() -> obs`, a 4-tuple `step`, no `seed`."""
 

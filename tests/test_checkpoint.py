@@ -118,6 +118,22 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
         read_state(path)
 
 
+def test_a_checkpoint_with_a_file_cut_or_missing_is_not_whole(tmp_path: Path) -> None:
+    """SageMaker restores checkpoints file by file; the newest may have come only in part."""
+    older, newest = save(tmp_path, 1), save(tmp_path, 22)
+    (newest / "weights").write_bytes(b"2")
+    assert checkpoints_in(tmp_path) == [older]
+    (newest / "weights").unlink()
+    assert find_checkpoint(tmp_path) == older
+
+
+def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 3, 1.0)
+    path = save(tmp_path, 3, 2.0)
+    assert read_state(path).episode_reward_mean == 2.0
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_folder_without_a_checkpoint_holds_none(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint_000001.writing").mkdir()
     (tmp_path / "checkpoint_000001").mkdir()

@@ -75,7 +75,7 @@ def test_names_of_2020_map_to_todays_and_are_noted_once(old: str, raw: str, new:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="8 problems with this job's settings") as caught:
         resolve(
             [
                 Source(
@@ -168,6 +168,54 @@ def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings(
     assert general.stop == {}  # another environment's goal would be none
     assert general.sources["config.lr"] == "default for any environment"
     assert from_json({}).preset == "reacher"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rl__training__env": "CartPole-v1"},
+        {"rl": '{"training": {"env": "CartPole-v1"}}'},
+        {"rl.training.config.env": "CartPole-v1"},
+        {"rl.training.env": '"CartPole-v1"'},
+    ],
+)
+def test_an_environment_finds_its_preset_in_every_spelling(values: dict[str, Any]) -> None:
+    assert from_json(values).preset == "cartpole"
+
+
+def test_a_setting_in_the_wrong_tree_is_suggested_in_full() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'rl\.training\.config\.model\.use_lstm'\?"):
+        from_json({"rl.training.config.use_lstm": "true"})
+
+
+def test_null_switches_a_presets_criterion_off() -> None:
+    assert (
+        "episode_reward_mean"
+        not in from_json({"preset": "reacher", "rl.training.stop.episode_reward_mean": "null"}).stop
+    )
+
+
+def test_a_presets_width_gives_way_to_a_state_dependent_one() -> None:
+    config = from_json({"preset": "reacher", "rl.training.config.model.free_log_std": "false"})
+    assert "initial_log_std" not in config.model
+
+
+def test_a_branch_of_env_config_cannot_also_be_a_leaf() -> None:
+    with pytest.raises(UserError, match=r"env_config\.a"):
+        from_json({"rl.training.config.env_config.a": "1", "rl.training.config.env_config.a.b": "2"})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("rl.training.config.lr", "Infinity"),
+        ("rl.training.config.seed", "99999999999999"),
+        ("rl.training.config.model.conv_filters", "[[16, [-1, 3], 2]]"),
+    ],
+)
+def test_values_beyond_any_range_are_refused(name: str, raw: str) -> None:
+    with pytest.raises(UserError, match="expected"):
+        from_json({name: raw})
 
 
 def test_the_page_of_hyperparameters_is_the_schemas() -> None:

@@ -60,6 +60,11 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
 
 def test_any_criterion_reached_stops() -> None:
     stop = {"episode_reward_mean": 18.0, "timesteps_total": 100.0}
-    assert reached(stop, {"episode_reward_mean": 17.9, "timesteps_total": 99}) is None
-    assert reached(stop, {"timesteps_total": 100}) == "timesteps_total 100 reached 100"
-    assert "episode_reward_mean" in (reached(stop, {"episode_reward_mean": 18.0, "timesteps_total": 1}) or "")
+    assert reached(stop, {"episode_reward_mean": 17.9, "timesteps_total": 99}, episodes_of_mean=0) is None
+    assert reached(stop, {"timesteps_total": 100}, episodes_of_mean=0) == "timesteps_total 100 reached 100"
+
+
+def test_a_mean_return_counts_once_it_is_of_enough_episodes() -> None:
+    stop, row = {"episode_reward_mean": 18.0}, {"episode_reward_mean": 20.0, "episodes_total": 99}
+    assert reached(stop, row, episodes_of_mean=100) is None
+    assert "episode_reward_mean" in (reached(stop, {**row, "episodes_total": 100}, episodes_of_mean=100) or "")

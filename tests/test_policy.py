@@ -48,7 +48,7 @@ def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Pa
 
     env_id, extra = CASES[case]
     config = resolve([Source("test", {"rl.training.env": env_id, **SETTINGS, **extra})], extras={})
-    algorithm = build_algorithm(config, EnvSpec(env_id), num_cpus=2, num_gpus=0)
+    algorithm = build_algorithm(config, EnvSpec(env_id), num_cpus=2)
     algorithm.train()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
     env = gymnasium.make(env_id)

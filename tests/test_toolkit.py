@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,64 @@ def test_an_empty_channel_is_the_failure_reason(opt_ml: OptMl) -> None:
     done = opt_ml.run()
     assert done.code == 1
     assert opt_ml.failure.startswith("channel checkpoint: got nothing in ")
+
+
+def test_a_model_channel_with_the_archive_that_sagemaker_delivers_is_trained_on(
+    opt_ml: OptMl, tiny_results: Path
+) -> None:
+    opt_ml.write(
+        {**TINY, "sagemaker_program": "train.py", "preset": "reacher", "rl.training.stop.training_iteration": "10"},
+        channels=("model",),
+    )
+    with tarfile.open(opt_ml.base / "input" / "data" / "model" / "model.tar.gz", "w:gz") as tar:
+        tar.add(tiny_results / "model", arcname=".")
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    done = opt_ml.run()
+    assert done.code == 0, done.log[-3000:]
+    assert iterations(done.log) == [9, 10]
+
+
+def test_several_hosts_are_refused_on_the_first_as_well(opt_ml: OptMl) -> None:
+    opt_ml.write({"sagemaker_program": "train.py", "preset": "reacher"})
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "lo"}
+    (opt_ml.base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(hosts))
+    opt_ml.environment["SM_STUDIO_LOCAL_MODE"] = "true"  # the toolkit waits for names to resolve otherwise
+    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
+    done = opt_ml.run()
+    assert done.code == 1
+    assert "got the hosts algo-1, algo-2; expected one" in opt_ml.failure
+
+
+def test_a_launchers_hooks_are_called(opt_ml: OptMl) -> None:
+    opt_ml.write({**TINY, "sagemaker_program": "train-mine.py", "rl.training.stop.training_iteration": "1"})
+    script = opt_ml.base / "code" / "train-mine.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(
+        "import gym\nfrom ray.tune.registry import register_env\n"
+        "from sagemaker_rl.ray_launcher import SageMakerRayLauncher\n"
+        "class Doubled(gym.RewardWrapper):\n    def reward(self, reward):\n        return 2 * reward\n"
+        "class Halved(gym.ObservationWrapper):\n    def observation(self, seen):\n        return seen / 2\n"
+        "class Mine(SageMakerRayLauncher):\n"
+        "    def register_env_creator(self):\n"
+        "        register_env('mine', lambda config: Doubled(Halved(gym.make('CartPole-v1'))))\n"
+        "    def get_experiment_config(self):\n"
+        "        assert self.is_master_node and self.host_name == 'localhost' and self.hosts_info == ['localhost']\n"
+        "        return {'training': {'env': 'mine', 'run': 'PPO', 'config': {'gamma': 0.5, 'lr_schedule': None}}}\n"
+        "    def customize_experiment_config(self, config):\n"
+        "        config['training']['config']['gamma'] = 0.75\n        return config\n"
+        "    def ray_init_config(self):\n        return {'object_store_memory': 100 * 1024 * 1024}\n"
+        "    def save_checkpoint_and_serving_model(self, algorithm=None, env_string=None, use_torch=False):\n"
+        "        super().save_checkpoint_and_serving_model(algorithm, env_string, use_torch)\n"
+        "        print('SAVED', algorithm, env_string)\n"
+        "Mine().train_main()\n"
+    )
+    done = opt_ml.run()
+    assert done.code == 0, done.log[-3000:]
+    assert "SAVED PPO mine" in done.log
+    params = json.loads((opt_ml.base / "model" / "params.json").read_text())
+    assert params["training"]["config"]["gamma"] == 0.75
+    row = opt_ml.rows[-1]
+    assert row["episode_reward_mean"] == pytest.approx(2 * row["episode_len_mean"])  # CartPole pays 1, the wrapper 2
 
 
 def test_a_script_that_raises_tells_sagemaker_why(opt_ml: OptMl) -> None:

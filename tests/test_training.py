@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path
     rows = read_rows(tmp_path / "further" / "metrics.jsonl")
     assert [row["training_iteration"] for row in rows] == list(range(1, 11))
     assert rows[-1]["timesteps_total"] == 10 * 64
-    assert rows[-1]["time_total_s"] > rows[7]["time_total_s"]
+    assert rows[8]["time_total_s"] < rows[7]["time_total_s"]  # another job's checkpoint: this one's clock starts anew
     once_more = train(
         *("--preset", "reacher", "rl.training.stop.training_iteration=11", NO_VIDEO), out=tmp_path / "further"
     )
@@ -121,8 +122,50 @@ def test_a_remote_runner_counts_every_step_and_the_filter_every_observation(tmp_
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "remote" / "metrics.jsonl")
     assert rows[-1]["timesteps_total"] == 3 * 64
+    checkpoint = checkpoints_in(tmp_path / "remote" / "checkpoints")[-1]
+    path = checkpoint / "env_runner" / "env_to_module_connector" / "MeanStdFilter" / "state.pkl"
+    statistics = pickle.loads(path.read_bytes())[None]["running_stats"][0]
+    # Each step's observation, and the first one of each environment's episode.
+    assert 3 * 64 <= statistics["num_pushes"] <= 3 * 64 + 2 + rows[-1]["episodes_total"]
     evaluated = run_smrl("evaluate", str(tmp_path / "remote"), "evaluate_episodes=1", cwd=tmp_path)
     assert "Mean Reward" in evaluated.stdout, evaluated.stderr
+
+
+def test_more_runners_than_cpus_are_cut_down_and_said_to_be(tmp_path: Path) -> None:
+    done = train(
+        *("--preset", "reacher", "rl.training.stop.training_iteration=1", "rl.training.config.num_env_runners=500"),
+        out=tmp_path / "many",
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"500 env runners asked for, \d+ used: this machine has \d+ CPUs", done.stderr)
+
+
+def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    done = train("--preset", "reacher", "rl.training.config.num_gpus=1", out=tmp_path / "gpu")
+    assert done.returncode == 2
+    assert "num_gpus_per_learner: got 1 from the command line; expected at most 0" in done.stderr
+
+
+def test_settings_may_stand_anywhere_and_be_spelt_as_options(tmp_path: Path) -> None:
+    words = ["train", "rl.training.config.gama=1", "--preset", "reacher", "--rl.training.config.lr", "fast"]
+    done = run_smrl(*words, "--out", str(tmp_path / "x"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "gama: got '1'" in done.stderr
+    assert "lr: got 'fast'" in done.stderr
+
+
+def test_evaluation_of_a_bare_checkpoint_keeps_the_environments_settings(tmp_path: Path) -> None:
+    done = train(
+        *("--preset", "reacher", "rl.training.stop.training_iteration=1", "rl.training.config.horizon=7", NO_VIDEO),
+        "rl.training.config.env_config.compat=bullet",
+        out=tmp_path / "out",
+    )
+    assert done.returncode == 0, done.stderr
+    bare = checkpoints_in(tmp_path / "out" / "checkpoints")[-1]
+    state = read_state(bare)
+    assert state.policy["env_config"] == {"compat": "bullet"}
+    evaluated = run_smrl("evaluate", str(bare), "--out", str(tmp_path / "e"), "evaluate_episodes=1", cwd=tmp_path)
+    assert "Episode steps: 7" in evaluated.stdout, evaluated.stderr
 
 
 def test_a_policy_learns_what_pays(tmp_path: Path) -> None:

@@ -79,10 +79,44 @@ def test_an_environment_without_frames_is_said_to_have_none(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_a_video_that_fails_leaves_no_file(tmp_path: Path) -> None:
-    writer = Mp4Writer(tmp_path / "a.mp4", fps=30)
-    writer.add(np.zeros((240, 320, 3), np.uint8))
-    writer.abandon()
+def test_a_video_is_written_in_one_go_under_its_own_name(tmp_path: Path) -> None:
+    """SageMaker's uploader copies what is closed: one event, of the right name, when the file is whole."""
+    from inotify_simple import INotify, flags
+
+    with INotify() as watch:
+        watch.add_watch(tmp_path, flags.CLOSE_WRITE | flags.CREATE)  # as sagemaker_training.intermediate_output does
+        writer = Mp4Writer(tmp_path / "a.mp4", fps=30)
+        for _ in range(5):
+            writer.add(np.zeros((240, 320, 3), np.uint8))
+        assert not list(tmp_path.iterdir())
+        writer.close()
+        events = [(event.name, event.mask) for event in watch.read(timeout=1000)]
+    assert events == [("a.mp4", flags.CREATE), ("a.mp4", flags.CLOSE_WRITE)]
+    assert len(frames_of(tmp_path / "a.mp4")) == 5
+
+
+def test_a_film_of_an_episode_that_never_ends_is_cut(tmp_path: Path) -> None:
+    recorder = Recorder(EnvSpec("gymnasium.envs.classic_control:MountainCarEnv", {"render_mode": "rgb_array"}))
+
+    class Waiting(Still):
+        def act(self, observation: Any) -> Any:
+            return 1
+
+    episode = recorder.film(Waiting(1), tmp_path / "a.mp4", longest_s=0.3)  # type: ignore[arg-type]  # as a Policy
+    assert recorder.why_not is None
+    assert episode is not None
+    assert frames_of(tmp_path / "a.mp4")
+
+
+def test_an_environment_that_fails_while_filmed_costs_the_film_alone(tmp_path: Path) -> None:
+    recorder = Recorder(EnvSpec("tests.environments:RaisesWhileFilmed"))
+
+    class One(Still):
+        def act(self, observation: Any) -> Any:
+            return 1
+
+    assert recorder.film(One(1), tmp_path / "a.mp4") is None  # type: ignore[arg-type]  # acts like a Policy
+    assert "no more film" in (recorder.why_not or "")
     assert not list(tmp_path.iterdir())
 
 

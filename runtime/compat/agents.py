@@ -28,6 +28,9 @@ class PPOTrainer:
         Raises:
             UserError: There is no checkpoint.
         """
+        from runtime.checkpoint import read_state
+        from runtime.environments import make_env
+        from runtime.launcher import registered_creator
         from runtime.model import MANIFEST, open_model
         from runtime.policy import Policy
 
@@ -36,20 +39,11 @@ class PPOTrainer:
         folder = next((p for p in (place, place.parent) if (p / MANIFEST).is_file()), place)
         with tempfile.TemporaryDirectory() as scratch:
             found = open_model(folder, scratch=Path(scratch))
-            self._policy = Policy.load(
-                found.checkpoint, self._action_space(found.manifest), settings=dict(found.manifest)
-            )
-
-    def _action_space(self, manifest: Any) -> Any:
-        from runtime.environments import make_env
-        from runtime.launcher import registered_creator
-
-        name = self.env_name or manifest.get("env")
-        spec = EnvSpec(name, manifest.get("env_config", {}), creator=registered_creator(name))
-        env = make_env(spec)
-        space = env.action_space
-        env.close()
-        return space
+            state = read_state(found)
+            name = self.env_name or state.env
+            env = make_env(EnvSpec(name, state.policy["env_config"], creator=registered_creator(name)))
+            self._policy = Policy.load(found, env.action_space, settings=state.policy)
+            env.close()
 
     def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         """The policy's most likely action, in the environment's units."""

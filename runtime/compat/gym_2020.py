@@ -87,8 +87,41 @@ def make(env_id: str, **kwargs: Any) -> OldEnv:
     return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
 
 
+class ObservationWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types
+    """gym.ObservationWrapper over the old calls."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        """The first observation, changed."""
+        return self.observation(self.env.reset(**kwargs))
+
+    def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
+        """A step, its observation changed."""
+        observation, reward, done, info = self.env.step(action)
+        return self.observation(observation), reward, done, info
+
+    def observation(self, observation: Any) -> Any:
+        """What a subclass changes."""
+        return observation
+
+
+class RewardWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types
+    """gym.RewardWrapper over the old calls."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
+        """A step, its reward changed."""
+        observation, reward, done, info = self.env.step(action)
+        return observation, self.reward(reward), done, info
+
+    def reward(self, reward: float) -> float:
+        """What a subclass changes."""
+        return reward
+
+
 def patch(module: ModuleType) -> None:
     """Gives gym 0.26 the calls of 2020."""
+    for wrapper in (ObservationWrapper, RewardWrapper):
+        setattr(module, wrapper.__name__, wrapper)
+        setattr(gym.core, wrapper.__name__, wrapper)
     module.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
     gym.wrappers.Monitor = Monitor
     gym.utils.seeding.np_random = _np_random

@@ -11,8 +11,9 @@ import sys
 from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Any
 
-from runtime.container import in_users_script, mark_users_script, read_container
+from runtime.container import Container, find_base, in_users_script, mark_users_script
 from runtime.errors import UserError
 from runtime.job import report_crash
 
@@ -28,11 +29,12 @@ def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machin
         spec = importlib.machinery.PathFinder.find_spec(name)
         if spec is not None and spec.loader is not None:
             spec.loader = _Patching(spec.loader, patch)
+            mark_users_script()
         return spec
     if stand_in is None:
         raise ModuleNotFoundError(
             f"{name}: not there; of the old sagemaker_rl only ray_launcher lives on. "
-            "See the README for what took the place of the others.",
+            "docs/scripts-of-2020.md lists what is there.",
             name=name,
         )
     sys.excepthook = _report_uncaught
@@ -79,7 +81,7 @@ def _report_uncaught(kind: type[BaseException], error: BaseException, trace: Tra
     if isinstance(error, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
     else:
-        report_crash(error, read_container())
+        report_crash(error, Container(base=find_base()))
 
 
 def _mention_old_copy() -> None:
@@ -119,8 +121,12 @@ class _Patching(Loader):
         """As the real loader does."""
         return self._real.create_module(spec)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
     def exec_module(self, module: ModuleType) -> None:
-        """Runs the real module without its farewell notice, then the patch."""
-        with contextlib.redirect_stderr(io.StringIO()):
+        """Runs the real module, gym without its farewell notice, then the patch."""
+        is_gym = module.__name__ == "gym"
+        with contextlib.redirect_stderr(io.StringIO()) if is_gym else contextlib.nullcontext():
             self._real.exec_module(module)
         importlib.import_module(self._patch).patch(module)

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from runtime.environments import EnvSpec, make_env
+from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.module import PPOModule
@@ -26,22 +27,21 @@ _GAUSSIAN = ("free_log_std", "initial_log_std")
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
-def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int, num_gpus: int) -> PPO:
+def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPO:
     """Builds RLlib's PPO, with Ray already running.
 
     Args:
-        config: The job's settings.
+        config: The job's settings, fit to the machine.
         env: The job's environment.
         num_cpus: CPUs that sampling and learning may use together.
-        num_gpus: GPUs of this machine.
     """
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
     torch.set_num_threads(1)
-    return rllib_config(config, env, num_cpus=num_cpus, num_gpus=num_gpus).build_algo()
+    return rllib_config(config, env, num_cpus=num_cpus).build_algo()
 
 
-def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int, num_gpus: int) -> PPOConfig:
+def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig:
     """The PPOConfig of a job."""
     register_env(_ENV, lambda context: make_env(env, context=context))
     settings = config.ppo
@@ -55,28 +55,50 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int, num_gpus: in
     if "train_batch_size" in settings:
         learners = max(1, settings.get("num_learners", 0))
         rllib.training(train_batch_size_per_learner=max(1, settings["train_batch_size"] // learners))
-    if num_gpus and "num_gpus_per_learner" not in settings:
-        rllib.learners(num_gpus_per_learner=1)
     rllib.callbacks(EpisodeReports)
     rllib.debugging(seed=settings.get("seed"), log_level="ERROR", log_sys_usage=False)
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model_config(config.model)))
     return rllib
 
 
-def fit_model_to(action_space: gymnasium.Space[Any], config: JobConfig) -> tuple[JobConfig, str | None]:
-    """Leaves out the settings of a Gaussian's width where actions are not a Box.
+def fit_to_place(
+    config: JobConfig, action_space: gymnasium.Space[Any], *, num_cpus: int, num_gpus: int
+) -> tuple[JobConfig, list[str]]:
+    """Fits settings to the environment's actions and to the machine.
 
     Returns:
-        The config, and a note of what was left out, if anything.
+        The config, and a note of each setting that was changed.
+
+    Raises:
+        UserError: More GPUs are asked for than there are.
     """
-    left_out = [name for name in _GAUSSIAN if config.model.get(name)]
-    if isinstance(action_space, gymnasium.spaces.Box) or not left_out:
-        return config, None
-    values = {
-        path: value for path, value in config.values.items() if path.removeprefix("config.model.") not in _GAUSSIAN
-    }
-    named = ", ".join(f"rl.training.config.model.{name}" for name in left_out)
-    return dataclasses.replace(config, values=values), f"{named} left out: actions are {action_space}, not a Box"
+    values, notes = dict(config.values), []
+    left_out = [f"config.model.{name}" for name in _GAUSSIAN if config.model.get(name)]
+    if left_out and not isinstance(action_space, gymnasium.spaces.Box):
+        for path in left_out:
+            del values[path]
+        notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
+    runners, most = config.ppo["num_env_runners"], _most_runners(config, num_cpus)
+    if isinstance(runners, int) and runners > most:
+        values["config.num_env_runners"] = most
+        notes.append(f"{runners} env runners asked for, {most} used: this machine has {num_cpus} CPUs")
+    gpus = float(config.ppo.get("num_gpus_per_learner", 0))
+    if gpus > num_gpus:
+        source = config.sources["config.num_gpus_per_learner"]
+        raise UserError(
+            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most {num_gpus}, the "
+            "GPUs of this machine. Leave it out, or choose an instance with GPUs."
+        )
+    if num_gpus and "config.num_gpus_per_learner" not in values:
+        values["config.num_gpus_per_learner"] = 1.0
+    return dataclasses.replace(config, values=values), notes
+
+
+def _most_runners(config: JobConfig, num_cpus: int) -> int:
+    """Remote runners that Ray can place; it would wait for the others for ever."""
+    learners = config.ppo.get("num_learners", 0) * config.ppo.get("num_cpus_per_learner", 1)
+    each = config.ppo.get("num_cpus_per_env_runner", 1) or 1e-9
+    return max(0, int((num_cpus - learners) / each))
 
 
 def count_env_runners(setting: int | str, num_cpus: int) -> int:

@@ -12,7 +12,6 @@ import gymnasium
 
 from runtime.checkpoint import (
     JobState,
-    best_checkpoint,
     checkpoints_in,
     read_state,
     restore_random_states,
@@ -25,7 +24,7 @@ from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
-from runtime.ppo.build import build_algorithm, fit_model_to
+from runtime.ppo.build import build_algorithm, fit_to_place
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.stop import Interrupted, StopRequest, reached
@@ -34,6 +33,11 @@ from runtime.video import Recorder
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
 _FIRST_FILM_S = 1.0  # a guess, until one has been timed
+_LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
+
+
+# Observation and action space.
+Spaces = tuple[gymnasium.Space[Any], gymnasium.Space[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class TrainingJob:
         env: Its environment.
         layout: Where it writes.
         resume_from: Checkpoint to go on from, or None.
+        is_same_job: Whether that is this job's own, so that its clock goes on as well.
+        hand_over: Writes the model directory from a checkpoint and the policy's spaces.
         num_cpus: CPUs that it may use.
         num_gpus: GPUs that it may use.
     """
@@ -53,6 +59,8 @@ class TrainingJob:
     env: EnvSpec
     layout: Layout
     resume_from: Path | None
+    is_same_job: bool
+    hand_over: Callable[[Path, Spaces], None]
     num_cpus: int
     num_gpus: int
 
@@ -65,17 +73,13 @@ class Outcome:
         why: The stop criterion met, or the signal.
         state: Counters at the end.
         checkpoint: The final checkpoint.
-        best: The checkpoint with the highest mean return.
         last_video: The last video, if any.
-        spaces: Observation and action space of the policy.
     """
 
     why: str
     state: JobState
     checkpoint: Path
-    best: Path | None
     last_video: Path | None
-    spaces: tuple[gymnasium.Space[Any], gymnasium.Space[Any]]
 
 
 def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome:
@@ -93,21 +97,21 @@ class _Training:
 
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
         self._job, self._reporter, self._request = job, reporter, request
-        self._spaces = _read_spaces(job.env)
-        config, note = fit_model_to(self._spaces[1], job.config)
-        if note:
-            reporter.note(note)
-        self._algorithm: Any = _with_causes(
-            lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus, num_gpus=job.num_gpus)
-        )
+        with request:
+            self._spaces = _read_spaces(job.env)
+            config, notes = fit_to_place(job.config, self._spaces[1], num_cpus=job.num_cpus, num_gpus=job.num_gpus)
+            for note in notes:
+                reporter.note(note)
+            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
+        self._state.policy = _policy_settings(config)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._recorder = Recorder(job.env)
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
-        self._checkpointed_at = self._state.training_iteration if job.resume_from else -1
+        self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
         self._last_video: Path | None = None
 
     def _restore(self, checkpoint: Path) -> None:
@@ -121,37 +125,42 @@ class _Training:
                 )
         try:
             self._algorithm.restore_from_path(str(checkpoint.resolve()))
+            restore_random_states(checkpoint)
         except Exception as error:  # RLlib raises whatever its unpickling raises
             raise UserError(
                 f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
                 "one of the same network and settings. Restore from another checkpoint, or start without."
             ) from error
-        restore_random_states(checkpoint)
+        if not self._job.is_same_job:
+            state.time_total_s = 0.0
         self._state = state
         self._reporter.note(
             f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
         )
 
     def run(self) -> Outcome:
-        """Trains, then writes the final checkpoint and video."""
+        """Trains, then writes the final checkpoint, the model, and the last video, in the order of their worth."""
         self._started = time.perf_counter()
         try:
             why = self._iterate()
             checkpoint = self._save_final()
+            self._job.hand_over(checkpoint, self._spaces)
             self._film("last")
-            self._report_missing_video()
+            if self._recorder.why_not:
+                self._reporter.note(f"no video: {self._recorder.why_not}")
         finally:
             self._metrics.close()
             self._recorder.close()
             self._algorithm.stop()
-        best = best_checkpoint(checkpoint.parent)
-        return Outcome(why, self._state, checkpoint, best, self._last_video, self._spaces)
+        return Outcome(why, self._state, checkpoint, self._last_video)
 
     def _iterate(self) -> str:
         stop = self._job.config.stop
         if not stop:
             self._reporter.note("no rl.training.stop.* is set: this job trains until it is stopped from outside")
-        why = reached(stop, self._state.rows[-1]) if self._state.rows else None
+        why = self._reached(self._state.rows[-1]) if self._state.rows else None
+        if why is not None:
+            self._reporter.note(f"nothing left to train: {why}")
         while why is None:
             if self._request.is_set:
                 return f"stopped by {self._request.signal_name}"
@@ -160,9 +169,14 @@ class _Training:
                     result = _with_causes(self._algorithm.train)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
-            why = reached(stop, self._record(result))
+            why = self._reached(self._record(result))
             self._keep_up(is_last=why is not None)
         return why
+
+    def _reached(self, row: dict[str, float]) -> str | None:
+        now = {**row, "time_total_s": self._state.time_total_s}  # a row of another job has that job's clock
+        averaged = self._job.config.ppo["metrics_num_episodes_for_smoothing"]
+        return reached(self._job.config.stop, now, episodes_of_mean=averaged)
 
     def _record(self, result: dict[str, Any]) -> dict[str, float]:
         if has_nan_loss(result):
@@ -224,11 +238,9 @@ class _Training:
         )
 
     def _save_final(self) -> Path:
-        """The last checkpoint; the latest of the regular ones where the job wants none at its end."""
+        """The final checkpoint; written anew unless it was just written."""
         written = checkpoints_in(self._job.layout.checkpoints)
         if written and self._checkpointed_at == self._state.training_iteration:
-            return written[-1]
-        if written and not self._job.config.values["checkpoint_at_end"]:
             return written[-1]
         return self._save()
 
@@ -237,18 +249,27 @@ class _Training:
             return
         started = time.perf_counter()
         path = self._job.layout.videos / f"{name}.mp4"
-        episode = _with_causes(lambda: self._recorder.film(Policy.of_algorithm(self._algorithm, self._spaces[1]), path))
+        policy = Policy.of_algorithm(self._algorithm, self._spaces[1])
+        longest_s = _LONGEST_FILM_WHEN_STOPPED_S if self._request.is_set else _LONGEST_FILM_S
+        episode = self._recorder.film(policy, path, longest_s=longest_s)
         self._last_film_s = time.perf_counter() - started
         self._filming_s += self._last_film_s
         if episode is not None:
             self._last_video = path
 
-    def _report_missing_video(self) -> None:
-        if self._recorder.why_not:
-            self._reporter.note(f"no video: {self._recorder.why_not}")
+
+def _policy_settings(config: JobConfig) -> dict[str, Any]:
+    """What acting and evaluating need beside the network."""
+    settings = config.ppo
+    return {
+        "env_config": config.env_config,
+        "horizon": settings.get("horizon"),
+        "normalize_actions": settings.get("normalize_actions", True),
+        "clip_actions": settings.get("clip_actions", False),
+    }
 
 
-def _read_spaces(spec: EnvSpec) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]]:
+def _read_spaces(spec: EnvSpec) -> Spaces:
     """Observation and action space; the main process has no environment of its own where runners are remote."""
     env = make_env(spec)
     spaces = env.observation_space, env.action_space
@@ -263,7 +284,7 @@ def _with_causes(call: Callable[[], Any]) -> Any:
     except Exception as error:
         ours = find_cause(error, JobError) or find_cause(error, Interrupted)
         if ours is not None:
-            raise ours from error
+            raise ours from None  # its own traceback says where; the wrappings say nothing more
         raise
     raise_reported_fault()
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -211,15 +212,15 @@ def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_
     assert "a checkpoint whose env is RoboschoolReacher-v1; expected RoboschoolHopper-v1" in done.stderr
 
 
-def test_a_broken_checkpoint_is_refused(tiny_results: Path, tmp_path: Path) -> None:
-    import shutil
-
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_a_broken_checkpoint_is_refused(is_cut: bool, tiny_results: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_results / "model" / "checkpoint", broken)
-    (broken / "algorithm_state.pkl").write_bytes(b"\x80half")
+    victim = broken / "algorithm_state.pkl"
+    victim.write_bytes(b"\x80half" if is_cut else b"\x80" * victim.stat().st_size)
     done = train("--preset", "reacher", f"rl.training.restore={broken}", out=tmp_path / "out")
     assert done.returncode == 2
-    assert "a checkpoint that cannot be restored" in done.stderr
+    assert ("holds no whole checkpoint" if is_cut else "a checkpoint that cannot be restored") in done.stderr
 
 
 def test_bad_settings_are_answered_before_anything_heavy_and_leave_no_folder(tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
-    train.add_argument("--out", type=Path, help="results folder; one that holds checkpoints is gone on with")
+    train.add_argument("--out", type=_folder, help="results folder; one that holds checkpoints is gone on with")
     train.set_defaults(command=_train)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
     evaluate.add_argument(
-        "--out", type=Path, help="where evaluation.json and the video go; the model's folder if not given"
+        "--out", type=_folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
     evaluate.set_defaults(command=_evaluate)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
@@ -53,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("name", nargs="?", help="name of a preset")
     presets.set_defaults(command=_presets)
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder")
+    return Path(text)
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, str]:

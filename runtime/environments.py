@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium
+import numpy as np
 
 import envs  # registers the Roboschool ids
 from runtime.errors import Problems, UserError, suggest
@@ -92,8 +93,11 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     env = _make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
-    if not isinstance(env.observation_space, gymnasium.spaces.Box):
+    space = env.observation_space
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) == 2:
         env = gymnasium.wrappers.FlattenObservation(env)
+    if env.observation_space.dtype not in (np.float32, np.float64):  # whole numbers, as of images and one-hot codes
+        env = gymnasium.wrappers.DtypeObservation(env, np.float32)
     return EpisodeMonitor(env, spec.name)
 
 

@@ -151,6 +151,7 @@ class _Resolver:
         for source in sources:
             probe._add(source)
         if "env" not in probe._values:
+            self._notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
             return DEFAULT_PRESET
         preset = preset_of_env(str(probe._values["env"]))
         if preset is None:
@@ -279,6 +280,9 @@ class _Resolver:
         if self._check_env is not None and isinstance(self._extras.get("env"), str) and self._extra_settings:
             self._check_env("env", self._extras["env"], self._sources["env"], self._problems)
         self._switch_kl_loss_on()
+        if values.get("config.model.fcnet_hiddens") == []:
+            source = self._sources["config.model.fcnet_hiddens"]
+            self._problems.add(f"{_ROOT}config.model.fcnet_hiddens", [], source, expected="at least one layer")
         batch, minibatch = values.get("config.train_batch_size", 4000), values.get("config.minibatch_size", 128)
         if minibatch > batch:
             self._problems.add(

@@ -26,11 +26,16 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
         container = read_container()
         work(container, request)
     except JobError as error:
+        if error.__cause__ is not None:  # an exception of the user's own code: its traceback says where
+            traceback.print_exception(error.__cause__)
         sys.stderr.write(f"smrl: error: {error}\n")
         container.write_failure(str(error))
         return error.exit_code
     except Interrupted:
         sys.stderr.write(f"smrl: stopped by {request.signal_name} before there was anything to save\n")
+    except SystemExit as error:
+        report_crash(RuntimeError(f"the job's code called sys.exit({error.code!r}) in mid-training"), container)
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
         return 130
@@ -45,8 +50,14 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
 def report_crash(error: BaseException, container: Container) -> None:
     """Prints a traceback, and writes the failure file with the reason on its first line."""
     trace = "".join(traceback.format_exception(error))
-    sys.stderr.write(trace)
-    if isinstance(error, JobError):
-        container.write_failure(str(error))
-    else:
-        container.write_failure(f"{type(error).__name__}: {error}\n{trace[-800:]}")
+    root = _root_of(error)
+    reason = str(error) if isinstance(error, JobError) else f"{type(root).__name__}: {root}"
+    sys.stderr.write(f"{trace}smrl: error: {reason}\n")
+    container.write_failure(f"{reason}\n{trace[-800:]}")
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """The exception that started a chain; RLlib wraps an environment's in a RuntimeError without a word."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

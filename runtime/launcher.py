@@ -68,6 +68,10 @@ class SageMakerRayLauncher:
     def _train(self, container: Container, stop: StopRequest) -> None:
         self.register_env_creator()
         experiment = self.customize_experiment_config(self.get_experiment_config())
+        if not isinstance(experiment, dict):
+            raise UserError(
+                f"{type(self).__name__}.get_experiment_config: got {experiment!r}; expected a dict with 'training'."
+            )
         request = Request(
             overrides={},
             experiment=experiment,

@@ -8,6 +8,8 @@ from typing import Any
 
 import gymnasium
 
+from runtime.errors import UserError
+
 
 def as_gymnasium(env: Any) -> gymnasium.Env[Any, Any]:
     """Wraps an environment of any age as a Gymnasium one; a Gymnasium one is returned as it is.
@@ -16,6 +18,11 @@ def as_gymnasium(env: Any) -> gymnasium.Env[Any, Any]:
     """
     if isinstance(env, gymnasium.Env):
         return env
+    missing = [name for name in ("observation_space", "action_space", "reset", "step") if not hasattr(env, name)]
+    if missing:
+        raise UserError(
+            f"environment: got a {type(env).__name__} without {', '.join(missing)}; expected an environment."
+        )
     # Of this very object: gym.Wrapper hands on the attributes of what it wraps, and must not be unwrapped with it.
     inner = vars(env).get("gymnasium_env") if hasattr(env, "__dict__") else None
     if isinstance(inner, gymnasium.Env):  # ours, dressed as an old one for a script's sake

@@ -87,7 +87,9 @@ class Policy:
         """
         quiet_ray()
         try:
-            module = RLModule.from_checkpoint(checkpoint / _MODULE)
+            module = RLModule.from_checkpoint(
+                (checkpoint / _MODULE).resolve()
+            )  # a relative path would be read as a URI
             path = checkpoint / _FILTER
             observation_filter = (
                 ObservationFilter.from_state(pickle.loads(path.read_bytes())) if path.is_file() else None

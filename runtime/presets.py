@@ -66,5 +66,5 @@ def load_preset(name: str, *, source: str) -> Preset:
         )
     try:
         return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"preset {name}: {path} is not a valid preset: {error}") from None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def run_training(
         f"smrl train {config.preset or config.env}", config.stop, in_container=container.base is not None
     )
     try:
-        with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        with _only_writer(layout), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
             start = _find_start(config, container, layout, Path(scratch))
             for note in config.notes:
                 reporter.note(note)
@@ -107,8 +108,12 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
 def _find_layout(config: JobConfig, container: Container, request: Request) -> Layout:
     """Where to write: the folder that was asked for, the container's, or a new one under `results/`."""
     if request.results is not None:
-        if request.results.exists() and not request.results.is_dir():
-            raise UserError(f"--out: got {str(request.results)!r}, which is a file; expected a folder.")
+        try:
+            request.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--out: got {str(request.results)!r}, which cannot be made ({error.strerror}); expected a folder."
+            ) from None
         return Layout.of_results(request.results)
     return container.layout or Layout.of_results(_new_results_folder(config))
 
@@ -156,6 +161,25 @@ def _train(
             stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
         stop_request.arm()
         return train(job, reporter, stop_request)
+
+
+@contextlib.contextmanager
+def _only_writer(layout: Layout) -> Iterator[None]:
+    """Holds the folder for this job alone; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: Another job holds it.
+    """
+    layout.checkpoints.mkdir(parents=True, exist_ok=True)
+    with (layout.checkpoints / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "
+                "Choose another --out, or wait."
+            ) from None
+        yield
 
 
 @dataclass(frozen=True)

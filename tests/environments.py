@@ -48,6 +48,39 @@ class Raises(NoFrames):
         raise RuntimeError("the simulator is on fire")
 
 
+class Exits(NoFrames):
+    """Ends the process in its first step, as a simulator's wrapper may."""
+
+    def reward(self, action: Any) -> float:
+        raise SystemExit(0)
+
+
+class Image(NoFrames):
+    """Shows an image."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 3), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = super().step(action)
+        return self.observation_space.sample(), reward, terminated, truncated, info
+
+
+class Grid(Image):
+    """Shows a grid."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (4, 5), np.int64)
+
+
+class ManyButtons(NoFrames):
+    """Takes any set of buttons."""
+
+    action_space = gymnasium.spaces.MultiBinary(3)  # type: ignore[assignment]
+
+
 class RaisesWhileFilmed(NoFrames):
     """Gives two frames, then fails."""
 

@@ -81,8 +81,9 @@ def test_evaluation_prints_each_episode_and_the_summary(as_archive: bool, tiny_r
         model = tmp_path / "model.tar.gz"
         with tarfile.open(model, "w:gz") as tar:
             tar.add(tiny_results / "model", arcname=".")
+    # By relative paths, as the last screen of a training names them.
     done = run_smrl(
-        "evaluate", str(model), "--out", str(tmp_path / "out"), "evaluate_episodes=3", "seed=5", cwd=tmp_path
+        *("evaluate", model.name, "--out", str(tmp_path / "out"), "evaluate_episodes=3", "seed=5"), cwd=model.parent
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -198,12 +199,60 @@ def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(runners: int, 
     assert [s.training_iteration for s in states][-1] >= 3
 
 
-def test_an_environment_that_raises_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runners", [0, 1])
+def test_an_environment_that_raises_ends_the_job_with_its_own_words(runners: int, tmp_path: Path) -> None:
     done = train(
-        "rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2", out=tmp_path / "o"
+        *("rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2"),
+        *(f"rl.training.config.num_env_runners={runners}", "rl.training.config.restart_failed_env_runners=true"),
+        out=tmp_path / "o",
     )
     assert done.returncode == 1
-    assert "the simulator is on fire" in done.stderr
+    assert "the simulator is on fire" in done.stderr.split("smrl: error:")[-1]
+
+
+def test_an_environment_that_exits_is_no_success(tmp_path: Path) -> None:
+    done = train(
+        "rl.training.env=tests.environments:Exits", "rl.training.stop.training_iteration=2", out=tmp_path / "o"
+    )
+    assert done.returncode == 1
+    assert "called sys.exit(0)" in done.stderr
+
+
+def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "o" / "checkpoints").mkdir(parents=True)
+    with (tmp_path / "o" / "checkpoints" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = train("--preset", "reacher", out=tmp_path / "o")
+    assert done.returncode == 2
+    assert "another job is writing to" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["FrozenLake-v1", "tests.environments:Image", "tests.environments:Grid"])
+def test_observations_of_any_kind_train(env: str, tmp_path: Path) -> None:
+    done = train(f"rl.training.env={env}", "rl.training.stop.training_iteration=1", NO_VIDEO, out=tmp_path / "o")
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rl.training.env=tests.environments:ManyButtons"], "expected a Box, Discrete or MultiDiscrete one"),
+        (
+            ["rl.training.env=CartPole-v1", "rl.training.config.env_config.bogus=5"],
+            "could not be made with {'bogus': 5}",
+        ),
+        (["rl.training.env=os:path"], "environment os:path: could not be made"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_a_mistake_of_its_users(
+    words: list[str], message: str, tmp_path: Path
+) -> None:
+    done = train(*words, "rl.training.stop.training_iteration=1", out=tmp_path / "o")
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from runtime.ppo.runner import Runner
 _ENV = "smrl"
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
 _NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config"}
+_ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
 _GAUSSIAN = ("free_log_std", "initial_log_std")
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
@@ -72,6 +73,11 @@ def fit_to_place(
     Raises:
         UserError: More GPUs are asked for than there are.
     """
+    if not isinstance(action_space, _ACTION_SPACES):
+        raise UserError(
+            f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
+            "MultiDiscrete one. Wrap the environment."
+        )
     values, notes = dict(config.values), []
     left_out = [f"config.model.{name}" for name in _GAUSSIAN if config.model.get(name)]
     if left_out and not isinstance(action_space, gymnasium.spaces.Box):

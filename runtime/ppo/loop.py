@@ -20,7 +20,7 @@ from runtime.checkpoint import (
 from runtime.console import Reporter
 from runtime.container import Layout
 from runtime.environments import EnvSpec, make_env
-from runtime.errors import JobError, UserError, find_cause
+from runtime.errors import JobError, PlatformError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
@@ -32,6 +32,7 @@ from runtime.video import Recorder
 
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
+_EMPTY_AT_MOST = 3
 _FIRST_FILM_S = 1.0  # a guess, until one has been timed
 _LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
 
@@ -109,6 +110,7 @@ class _Training:
         self._state.policy = _policy_settings(config)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._recorder = Recorder(job.env)
+        self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
@@ -169,9 +171,28 @@ class _Training:
                     result = _with_causes(self._algorithm.train)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
+            if self._came_back_empty(result):
+                continue
             why = self._reached(self._record(result))
             self._keep_up(is_last=why is not None)
         return why
+
+    def _came_back_empty(self, result: dict[str, Any]) -> bool:
+        """Whether no runner returned a step: then it was no iteration.
+
+        Raises:
+            PlatformError: That has happened several times in a row.
+        """
+        is_empty = int(result.get("num_env_steps_sampled_lifetime", 0)) <= self._state.timesteps_total
+        self._empty_in_a_row = self._empty_in_a_row + 1 if is_empty else 0
+        if is_empty:
+            self._reporter.note("no env runner returned a step; trying again")
+        if self._empty_in_a_row >= _EMPTY_AT_MOST:
+            raise PlatformError(
+                f"env runners: got no step from any in {_EMPTY_AT_MOST} tries; expected processes that stay alive. The "
+                "last checkpoint is kept; see above for what ended them (memory, or the environment's own code)."
+            )
+        return is_empty
 
     def _reached(self, row: dict[str, float]) -> str | None:
         now = {**row, "time_total_s": self._state.time_total_s}  # a row of another job has that job's clock
@@ -271,9 +292,17 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
 
 def _read_spaces(spec: EnvSpec) -> Spaces:
     """Observation and action space; the main process has no environment of its own where runners are remote."""
-    env = make_env(spec)
-    spaces = env.observation_space, env.action_space
-    env.close()
+    try:
+        env = make_env(spec)
+        spaces = env.observation_space, env.action_space
+        env.close()
+    except JobError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"environment {spec.name}: could not be made with {dict(spec.config)}: {type(error).__name__}: {error}. "
+            "Mend it, or rl.training.config.env_config."
+        ) from error
     return spaces
 
 
@@ -284,7 +313,12 @@ def _with_causes(call: Callable[[], Any]) -> Any:
     except Exception as error:
         ours = find_cause(error, JobError) or find_cause(error, Interrupted)
         if ours is not None:
-            raise ours from None  # its own traceback says where; the wrappings say nothing more
+            raise ours from ours.__cause__  # the wrappings say nothing more
+        if isinstance(error, ValueError) and "nan" in str(error).lower():
+            raise UserError(
+                "training: the network's output became NaN; expected finite observations from the environment and "
+                "finite weights. Look for NaN in the observations, or lower rl.training.config.lr."
+            ) from error
         raise
     raise_reported_fault()
     return result

@@ -31,7 +31,7 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
         recent: Return and length of the last episodes, newest last, at most as many as are averaged.
 
     Returns:
-        Steps first, then returns (absent while no episode has ended), then losses and times. Finite numbers only.
+        Steps first, then returns (absent while no episode has ended), then losses. Finite numbers only.
     """
     row: dict[str, float] = {"timesteps_total": int(result["num_env_steps_sampled_lifetime"])}
     if recent:
@@ -40,10 +40,7 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
         row["episode_reward_max"], row["episode_reward_min"] = max(returns), min(returns)
         row["episode_len_mean"] = sum(length for _, length in recent) / len(recent)
     learner = result.get("learners", {}).get("default_policy", {})
-    timers = result.get("timers", {})
     floats = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
-    floats["sample_time_s"] = timers.get("env_runner_sampling_timer")
-    floats["learn_time_s"] = timers.get("learner_update_timer")
     return row | {name: float(value) for name, value in floats.items() if _is_number(value)}
 
 

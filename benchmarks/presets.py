@@ -35,8 +35,9 @@ def main(words: list[str]) -> None:
 
 
 def _parse(word: str) -> tuple[str, int, int]:
-    name, seeds, seconds = (*word.split(":"), "1", "0")[:3]
-    return name, int(seeds), int(seconds)
+    name, *numbers = word.split(":")
+    seeds, seconds = (*(int(number) for number in numbers), *(1, 0)[len(numbers) :])
+    return name, seeds, seconds
 
 
 def _row(preset: str, seed: int, seconds: int) -> str:

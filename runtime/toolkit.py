@@ -8,6 +8,7 @@ Source: sagemaker-training 5.1.4, trainer.py.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 import sys
 from pathlib import Path
@@ -46,11 +47,13 @@ def train() -> None:
 
 
 def find_script(entry_point: str) -> psutil.Process | None:
-    """The child that runs the user's entry point; the toolkit's S3 uploader and pip are children too."""
-    name = Path(entry_point).stem
+    """The child that runs the user's entry point; the toolkit's S3 uploader (a fork of it) and pip are children too."""
+    forks = {child.pid for child in multiprocessing.active_children()}
+    path = Path(entry_point)
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             words = child.cmdline()
-            if any(name in Path(word).name or name in word.split() for word in words) and "pip" not in words:
+            is_named = any(path.name in word or word == path.stem for word in words)
+            if is_named and child.pid not in forks and "pip" not in words:
                 return child
     return None

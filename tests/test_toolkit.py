@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -65,6 +67,27 @@ def test_a_stopped_job_saves_what_it_has_and_succeeds(opt_ml: OptMl) -> None:
     manifest = json.loads((opt_ml.base / "model" / "manifest.json").read_text())
     assert manifest["training_iteration"] == last >= 3
     assert checkpoints_in(opt_ml.base / "checkpoints")[-1].name == f"checkpoint_{last:06d}"
+
+
+def test_the_script_is_told_apart_from_the_uploader(tmp_path: Path) -> None:
+    """The toolkit forks its S3 uploader, which then has the toolkit's own command line."""
+    program = (
+        "import multiprocessing, subprocess, sys, time\n"
+        "from runtime.toolkit import find_script\n"
+        "fork = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,), daemon=True)\n"
+        "fork.start()\n"
+        "print(find_script('train.py'))\n"
+        "script = subprocess.Popen([sys.executable, '--', sys.argv[1]])\n"
+        "print(find_script('train.py').pid == script.pid)\n"
+        "script.kill(); fork.kill()\n"
+    )
+    (tmp_path / "train.py").write_text("import time; time.sleep(60)\n")
+    toolkit = tmp_path / "train"
+    toolkit.write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(toolkit), str(tmp_path / "train.py")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None", "True"]
 
 
 def test_a_killed_job_goes_on_with_its_counters(opt_ml: OptMl) -> None:

@@ -306,7 +306,7 @@ def test_help_imports_nothing_heavy() -> None:
     ("words", "message"),
     [
         (["evaluate", "no/such/folder"], "expected a model directory"),
-        (["evaluate", str(ROOT / "docs")], "which holds no checkpoint"),
+        (["evaluate", str(ROOT / "docs")], "which holds no whole checkpoint"),
         (["train", "reacher"], "expected NAME=VALUE"),
         (["presets", "show", "hoper"], "Did you mean 'hopper'?"),
         (["presets", "show"], "expected the name of a preset"),

@@ -5,6 +5,7 @@ Source: sagemaker-training 5.1.4 and the SageMaker training contract.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -200,12 +201,10 @@ def _find_channels(base: Path, env: Mapping[str, str]) -> dict[str, Path]:
 def _usable_cpus() -> int:
     """CPUs by affinity and cgroup quota; SM_NUM_CPUS counts the host's and is wrong in a limited container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # without cgroup v2, affinity is all there is
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         if quota != "max":
             count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):
-        pass  # no cgroup v2: affinity is all there is
     return count
 
 

@@ -22,9 +22,13 @@ class StopRequest:
 
     A running iteration may finish within the grace; then `Interrupted` is raised where it stands. A second SIGINT
     interrupts at once.
+
+    Args:
+        grace_s: Seconds that a part may still run after a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, grace_s: float = _GRACE_S) -> None:
+        self._grace_s = grace_s
         self.signal_name: str | None = None
         self._may_interrupt = False
         handlers = {signal.SIGTERM: self._on_signal, signal.SIGINT: self._on_signal, signal.SIGALRM: self._on_alarm}
@@ -46,7 +50,7 @@ class StopRequest:
 
     def _start_timer(self) -> None:
         # Again and again: an exception that is raised inside a destructor or a C callback is swallowed there.
-        signal.setitimer(signal.ITIMER_REAL, _GRACE_S, 1.0)
+        signal.setitimer(signal.ITIMER_REAL, self._grace_s, 1.0)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
         if self._may_interrupt:

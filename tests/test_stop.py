@@ -6,13 +6,12 @@ import time
 
 import pytest
 
-from runtime import stop
 from runtime.stop import Interrupted, StopRequest
 
 
 @pytest.fixture
 def request_() -> StopRequest:
-    return StopRequest()
+    return StopRequest(grace_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +27,7 @@ def test_a_signal_is_remembered_and_interrupts_nothing_at_once(request_: StopReq
     assert request_.signal_name == "SIGTERM"
 
 
-def test_a_part_that_outlasts_the_grace_is_interrupted_even_if_it_swallows_once(
-    request_: StopRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stop, "_GRACE_S", 0.05)
-
+def test_a_part_that_outlasts_the_grace_is_interrupted_even_if_it_swallows_once(request_: StopRequest) -> None:
     def work() -> None:
         deadline = time.monotonic() + 10
         with request_:
@@ -48,10 +43,9 @@ def test_a_part_that_outlasts_the_grace_is_interrupted_even_if_it_swallows_once(
 
 
 def test_nothing_is_interrupted_outside_of_such_a_part(request_: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop, "_GRACE_S", 0.01)
     with request_:
         signal.raise_signal(signal.SIGTERM)
-    until = time.monotonic() + 0.05
+    until = time.monotonic() + 0.15
     while time.monotonic() < until:
         pass
 

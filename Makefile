@@ -4,13 +4,14 @@ ARGS ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/peers
 
 .PHONY: train test lint install bench clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
 
-test: lint
+test: lint $(PEERS)/.installed
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: install
@@ -29,6 +30,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	touch $(STAMP)
+
+# TensorFlow and the SageMaker SDK, which tests run against our files and our server.
+$(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
+	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --requirement tests/peers/requirements.txt
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info

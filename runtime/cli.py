@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=_folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
     evaluate.set_defaults(command=_evaluate)
+    export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
+    export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
+    export.set_defaults(command=_export)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
@@ -100,6 +103,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return run_job(
         lambda container, stop: run_evaluation(container, stop, settings, model=arguments.model, out=arguments.out)
     )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from runtime.export.command import run_export
+    from runtime.job import run_job
+
+    settings = parse_settings(arguments.settings)
+    return run_job(lambda container, stop: run_export(arguments.model, settings))
 
 
 def _presets(arguments: argparse.Namespace) -> int:

@@ -10,10 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, replace_folder, sweep
 from runtime.errors import PlatformError, UserError
+from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.hyperparameters import JobConfig
 
 MANIFEST, PARAMS = "manifest.json", "params.json"
@@ -38,6 +40,8 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
         _replace(checkpoint, folder / _FINAL)
         if best is not None:
             _replace(best, folder / _BEST)
+        for exported in (SAVED_MODEL, ONNX, TORCH):  # of an earlier start; they are not this checkpoint's
+            (folder / exported).unlink(missing_ok=True)
         _write_json(folder / PARAMS, params)
         _write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
     except OSError as error:
@@ -73,13 +77,55 @@ def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tu
     }
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model directory.
+
+    Raises:
+        UserError: There is none, or it is broken.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model: got {str(folder)!r}, whose {MANIFEST} cannot be read ({error}); expected a model directory that a "
+            "training job wrote."
+        ) from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: got {type(manifest).__name__}; expected a JSON object.")
+    return manifest
+
+
+def note_exports(folder: Path, exports: list[dict[str, Any]], *, checkpoint: str, not_exported: str = "") -> None:
+    """Adds to the manifest what was exported from which checkpoint, or why nothing was."""
+    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports}
+    manifest = {name: value for name, value in read_manifest(folder).items() if name != "not_exported"}
+    _write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
+
+
+def read_space(described: dict[str, Any]) -> gymnasium.spaces.Box:
+    """The Box that `describe_space` described.
+
+    Raises:
+        UserError: It is no Box; environments are made so that a policy's observations are.
+    """
+    if described["type"] != "Box":
+        raise UserError(f"manifest: got observations in a {described['type']} space; expected a Box.")
+    shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
+    low, high = (np.asarray(described[side], np.float64) for side in ("low", "high"))
+    low, high = (np.broadcast_to(side.reshape(shape) if side.size > 1 else side, shape) for side in (low, high))
+    return gymnasium.spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+
+
 def describe_space(space: Any) -> dict[str, Any]:
     """A space as JSON: type, shape, dtype, and bounds or count."""
     described: dict[str, Any] = {"type": type(space).__name__, "shape": list(space.shape), "dtype": str(space.dtype)}
     if hasattr(space, "low"):
         described["low"], described["high"] = (_bounds(side) for side in (space.low, space.high))
     if hasattr(space, "n"):
-        described["n"] = int(space.n)
+        described["n"], described["start"] = int(space.n), int(getattr(space, "start", 0))
+    if hasattr(space, "nvec"):
+        described["nvec"] = space.nvec.tolist()
     return described
 
 

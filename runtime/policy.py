@@ -70,16 +70,18 @@ class Policy:
         clip_actions: bool = False,
     ) -> None:
         self.module, self.action_space, self.observation_filter = module, action_space, observation_filter
-        self._normalize, self._clip = normalize_actions, clip_actions
+        self.normalize_actions, self.clip_actions = normalize_actions, clip_actions
         self.reset()
 
     @classmethod
-    def load(cls, checkpoint: Path, action_space: gymnasium.Space[Any], *, settings: dict[str, Any]) -> Policy:
+    def load(
+        cls, checkpoint: Path, action_space: gymnasium.Space[Any] | None = None, *, settings: dict[str, Any]
+    ) -> Policy:
         """Loads the policy of a checkpoint; Ray need not run.
 
         Args:
             checkpoint: Its folder.
-            action_space: The environment's.
+            action_space: The environment's; the one that was trained for if None.
             settings: PPO's settings of the job that wrote it.
 
         Raises:
@@ -101,7 +103,7 @@ class Policy:
             ) from error
         return cls(
             module,
-            action_space,
+            module.action_space if action_space is None else action_space,
             observation_filter=observation_filter,
             normalize_actions=settings.get("normalize_actions", True),
             clip_actions=settings.get("clip_actions", False),
@@ -152,13 +154,35 @@ class Policy:
         logits: NDArray[np.float32] = output.numpy()
         return logits
 
+    def outputs(self, observations: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What an exported policy returns for unfiltered observations (B, O), computed by the network itself.
+
+        Returns:
+            `actions` (B, …) in the environment's units, `action_logp` and `action_prob` (B,) of those actions,
+            `behaviour_logits` (B, L), `vf_preds` (B,).
+        """
+        logits = torch.as_tensor(self.logits(observations))
+        filtered = observations if self.observation_filter is None else self.observation_filter(observations)
+        with torch.inference_mode():
+            values = self.module.compute_values({Columns.OBS: torch.as_tensor(np.asarray(filtered, np.float32))})
+            distribution = self.module.get_inference_action_dist_cls().from_logits(logits)
+            actions = distribution.to_deterministic().sample()
+            logp = distribution.logp(actions)
+        return {
+            "actions": np.stack([self.to_environment(action) for action in actions.numpy()]),
+            "action_logp": logp.numpy(),
+            "action_prob": logp.exp().numpy(),
+            "behaviour_logits": logits.numpy(),
+            "vf_preds": values.numpy(),
+        }
+
     def to_environment(self, action: NDArray[Any]) -> Any:
         """The network's action as the environment takes it."""
         if isinstance(self.action_space, gymnasium.spaces.Discrete):
             return int(action) + int(self.action_space.start)
-        if self._normalize:
+        if self.normalize_actions:
             action = unsquash_action(action, self.action_space)
-        elif self._clip:
+        elif self.clip_actions:
             action = clip_action(action, self.action_space)
         return np.asarray(action, self.action_space.dtype)
 

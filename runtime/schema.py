@@ -14,6 +14,7 @@ TRAINING: dict[str, Setting] = {
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
+    "export": Setting("bool", "At the end, export the policy as SavedModel, ONNX and Torch program."),
 }
 
 STOP: dict[str, Setting] = {
@@ -122,6 +123,7 @@ DEFAULTS: dict[str, object] = {
     "checkpoint_freq": 10,
     "checkpoint_at_end": True,
     "video_freq": 20,
+    "export": True,
     "config.num_env_runners": "auto",
     "config.observation_filter": "NoFilter",
     "config.metrics_num_episodes_for_smoothing": 100,

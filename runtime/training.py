@@ -17,7 +17,7 @@ from runtime.checkpoint import checkpoints_in
 from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
-from runtime.errors import Problems, UserError
+from runtime.errors import JobError, Problems, UserError
 from runtime.hyperparameters import JobConfig, Source, resolve
 from runtime.stop import StopRequest
 
@@ -137,6 +137,8 @@ def _train(
     def hand_over(checkpoint: Path, spaces: tuple[Any, Any]) -> None:
         def write() -> None:
             write_model(layout.model, checkpoint, config, spaces=spaces)
+            if config.values["export"]:
+                _export(layout.model, reporter)
 
         if save_model is None:
             write()
@@ -161,6 +163,19 @@ def _train(
             stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
         stop_request.arm()
         return train(job, reporter, stop_request)
+
+
+def _export(model: Path, reporter: Reporter) -> None:
+    """Exports the policy; whatever goes wrong is noted, as the model directory with its checkpoint stands already."""
+    from runtime.export.exporter import export_model
+    from runtime.model import note_exports
+
+    try:
+        export_model(model)
+    except Exception as error:
+        why = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+        reporter.note(f"the policy is not exported: {why}")
+        note_exports(model, [], checkpoint="checkpoint", not_exported=why)
 
 
 @contextlib.contextmanager
@@ -256,5 +271,17 @@ def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: floa
         "video": str(outcome.last_video) if outcome.last_video else "none",
         "checkpoints": str(layout.checkpoints),
         "model": str(layout.model),
+        "exports": _describe_exports(layout.model),
     }
     return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}")
+
+
+def _describe_exports(model: Path) -> str:
+    from runtime.export.exporter import largest_difference
+    from runtime.model import read_manifest
+
+    exports = read_manifest(model).get("exports")
+    if not exports:
+        return "none"
+    files = ", ".join(export["file"] for export in exports)
+    return f"{files}; within {largest_difference(exports):.1g} of the policy"

@@ -25,7 +25,10 @@ TINY = {
     "rl.training.config.num_epochs": "1",
     "rl.training.config.num_envs_per_env_runner": "2",
     "rl.training.config.model.fcnet_hiddens": "[8]",
+    "rl.training.export": "false",
 }
+# TensorFlow and the SageMaker SDK, in an environment of their own: `make test` installs it.
+PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 
 
 def clean_environment() -> dict[str, str]:
@@ -40,6 +43,18 @@ def run_smrl(*words: str, cwd: Path, timeout_s: float = 240) -> subprocess.Compl
     return subprocess.run(
         command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+def run_peer(*words: str | Path, timeout_s: float = 120) -> str:
+    """Runs a script of `tests/peers`, or `-m MODULE`, with somebody else's libraries; returns what it printed."""
+    if not PEERS.exists():
+        pytest.skip(f"{PEERS.parent.parent} is absent; `make test` installs TensorFlow and the SageMaker SDK there")
+    first, *rest = map(str, words)
+    command = [str(PEERS), first if first.startswith("-") else str(ROOT / "tests" / "peers" / first), *rest]
+    environment = {**clean_environment(), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @dataclass
@@ -153,6 +168,20 @@ def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_smrl(
         *("train", "--preset", "reacher", "--out", str(out), *settings),
         *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=2", "rl.training.config.seed=7"),
+        cwd=out.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of reacher after a few tiny iterations, its policy exported; not to be written to."""
+    out = tmp_path_factory.mktemp("exported") / "results"
+    settings = [f"{name}={value}" for name, value in {**TINY, "rl.training.export": "true"}.items()]
+    done = run_smrl(
+        *("train", "--preset", "reacher", "--out", str(out), *settings),
+        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=1", "rl.training.config.seed=7"),
         cwd=out.parent,
     )
     assert done.returncode == 0, done.stderr

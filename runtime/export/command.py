@@ -1,0 +1,60 @@
+"""The command `smrl export`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import Problems, UserError, suggest
+
+
+def run_export(place: Path, settings: Mapping[str, str]) -> None:
+    """Exports the policy of a model directory, and prints each format's differences from it.
+
+    Args:
+        place: Model directory, or the results folder that holds one as `model`.
+        settings: `checkpoint`, the final one if not given.
+
+    Raises:
+        UserError: A setting or the folder is at fault, or the policy cannot be exported.
+    """
+    problems = Problems()
+    for name in settings.keys() - {"checkpoint"}:
+        problems.add(
+            name, settings[name], "the command line", expected="checkpoint=…", remedy=suggest(name, ["checkpoint"])
+        )
+    problems.raise_if_any()
+    folder = find_model_directory(place)
+    from runtime.checkpoint import sweep
+    from runtime.export.exporter import export_model
+
+    sweep(folder)
+    print(parity_table(export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))))
+
+
+def find_model_directory(place: Path) -> Path:
+    """The model directory that a path means.
+
+    Raises:
+        UserError: It is none, and holds none.
+    """
+    for folder in (place, place / "model"):
+        if (folder / "manifest.json").is_file():
+            return folder
+    raise UserError(
+        f"model: got {str(place)!r}; expected a model directory (it holds manifest.json) or a results folder. Unpack a "
+        "model.tar.gz first."
+    )
+
+
+def parity_table(exports: list[dict[str, Any]]) -> str:
+    """A row for each file, a column for the largest difference of each output."""
+    outputs = list(exports[0]["parity"]["largest_difference"])
+    rows = [["file", "bytes", *outputs]]
+    for export in exports:
+        differences = export["parity"]["largest_difference"]
+        rows.append([export["file"], f"{export['bytes']:,}", *(f"{differences[name]:.1e}" for name in outputs)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""A policy as a framework-neutral graph: named constants and a list of operations, in the order they run.
+
+The operations are those that TensorFlow 2.1, ONNX opset 17 and torch all have, so that each writer is a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+OBSERVATIONS = "observations"
+
+# Files of a model directory. TF Serving takes every numeric folder for a version, so 1 is the only one.
+SAVED_MODEL, ONNX, TORCH = "1/saved_model.pb", "policy.onnx", "policy.pt2"
+
+# Operations and their attributes. Constants are inputs like any other tensor; axes and shapes are attributes.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "matmul": (),
+    "add": (),
+    "subtract": (),
+    "multiply": (),
+    "divide": (),
+    "minimum": (),
+    "maximum": (),
+    "tanh": (),
+    "relu": (),
+    "sigmoid": (),
+    "exp": (),
+    "log": (),
+    "sqrt": (),
+    "greater_equal": (),
+    "argmax": (),  # of the last axis, int64
+    "cast": ("dtype",),
+    "reshape": ("shape",),  # -1 stands for the batch
+    "concat": (),  # along the last axis
+    "columns": ("start", "count"),  # of the last axis of (B, N)
+    "sum": (),  # of the last axis, which stays as 1
+    "mean": (),
+    "max": (),
+    "pad": ("top", "bottom", "left", "right"),  # (B, H, W, C) with zeros
+    "convolve": ("strides",),  # (B, H, W, C) with a kernel (H, W, C, D), without padding
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step: `output = kind(*inputs, **attributes)`, tensors by name."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What an input or output is: dtype, and shape with None for the batch."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For the manifest; the batch is -1."""
+        return {"dtype": str(self.dtype), "shape": [-1 if size is None else size for size in self.shape]}
+
+
+class Graph:
+    """Built one operation at a time; each method returns the name of its result.
+
+    Args:
+        observation_shape: (O,) or (H, W, C) of one observation; the graph's one input is float32 with a batch before.
+    """
+
+    def __init__(self, observation_shape: Sequence[int]) -> None:
+        self.input = Tensor(np.dtype(np.float32), (None, *observation_shape))
+        self.constants: dict[str, NDArray[Any]] = {}
+        self.operations: list[Operation] = []
+        self.outputs: dict[str, str] = {}
+        self.output_types: dict[str, Tensor] = {}
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """A constant tensor."""
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = np.ascontiguousarray(value, dtype)
+        return name
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """An operation on tensors that exist already."""
+        assert tuple(sorted(attributes)) == tuple(sorted(OPERATIONS[kind])), (kind, attributes)
+        output = f"{kind}_{len(self.operations)}"
+        self.operations.append(Operation(kind, inputs, output, attributes))
+        return output
+
+    def name_output(self, name: str, tensor: str, dtype: Any, shape: Sequence[int] = ()) -> None:
+        """Makes a tensor (B, *shape) an output."""
+        self.outputs[name] = tensor
+        self.output_types[name] = Tensor(np.dtype(dtype), (None, *shape))
+
+    @property
+    def main_output(self) -> str:
+        """The output that a client who asks for one thing wants: a PPO policy's actions, or the only one."""
+        return "actions" if "actions" in self.outputs else next(iter(self.outputs))

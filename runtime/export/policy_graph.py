@@ -1,0 +1,163 @@
+"""A trained PPO policy as a graph: observation filter, networks, the most likely action, scaling and clipping."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCNNEncoder, TorchMLPEncoder
+from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
+
+from runtime.errors import UserError
+from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
+from runtime.policy import ObservationFilter, Policy
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
+    """The graph of a PPO policy.
+
+    Outputs, for B observations: `actions` in the environment's own units, `action_logp` and `action_prob` (B,) of that
+    action, `behaviour_logits` (B, L) and `vf_preds` (B,), the names of RLlib's old SavedModels.
+
+    Raises:
+        UserError: The network holds a module that is not known here, or the action space is unusual.
+    """
+    module = policy.module
+    if not isinstance(module, DefaultPPOTorchRLModule):
+        raise refuse("the policy", module, "RLlib's PPO module")
+    if not isinstance(module.encoder, TorchActorCriticEncoder):
+        raise refuse("encoder", module.encoder, "a TorchActorCriticEncoder; a recurrent one needs its state served")
+    graph = Graph(observation_shape)
+    x = OBSERVATIONS
+    if policy.observation_filter is not None:
+        x = add_filter(graph, x, policy.observation_filter)
+    shared = module.encoder.config.shared
+    actor = _encode(graph, module.encoder, "encoder" if shared else "actor_encoder", x)
+    critic = actor if shared else _encode(graph, module.encoder, "critic_encoder", x)
+    logits, size = _policy_head(graph, module.pi, actor)
+    actions, logp = _act(graph, logits, size, policy)
+    graph.name_output("action_prob", graph.add("exp", logp), np.float32)
+    graph.name_output("action_logp", logp, np.float32)
+    graph.name_output("actions", *actions)
+    graph.name_output("behaviour_logits", logits, np.float32, (size,))
+    value = add_layers(graph, module.vf.net.mlp, critic, where="vf.net.mlp")
+    graph.name_output("vf_preds", graph.add("reshape", value, shape=(-1,)), np.float32)
+    return graph
+
+
+def add_filter(graph: Graph, x: str, observation_filter: ObservationFilter) -> str:
+    """clip((x - mean) / (std + 1e-8)), in double: a mean of 1e6 with a deviation of 1 leaves float32 nothing."""
+    x = graph.add("cast", x, dtype=np.float64)
+    x = graph.add("subtract", x, graph.constant(observation_filter.mean, np.float64))
+    x = graph.add("divide", x, graph.constant(observation_filter.std + 1e-8, np.float64))
+    x = graph.add("minimum", x, graph.constant(observation_filter.clip, np.float64))
+    x = graph.add("maximum", x, graph.constant(-observation_filter.clip, np.float64))
+    return graph.add("cast", x, dtype=np.float32)
+
+
+def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
+    encoder, where = getattr(encoders, name), f"encoder.{name}"
+    if isinstance(encoder, TorchMLPEncoder):
+        return add_layers(graph, encoder.net.mlp, x, where=f"{where}.net.mlp")
+    if isinstance(encoder, TorchCNNEncoder):
+        # The image stays (B, H, W, C) throughout, which is also the order that RLlib flattens it in.
+        x = add_layers(graph, encoder.net[0].cnn, x, where=f"{where}.net.0.cnn")
+        return graph.add("reshape", x, shape=(-1, int(np.prod(encoder.config.output_dims))))
+    raise refuse(where, encoder, "a TorchMLPEncoder or a TorchCNNEncoder")
+
+
+def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
+    """The inputs of the action distribution, and how many they are."""
+    layers = head.net.mlp if isinstance(head, (TorchMLPHead, TorchFreeLogStdMLPHead)) else None
+    if layers is None:
+        raise refuse("pi", head, "a TorchMLPHead or a TorchFreeLogStdMLPHead")
+    bound = float(head.log_std_clip_param_const[0])
+    if isinstance(head, TorchFreeLogStdMLPHead):
+        x = add_layers(graph, layers[:-1], x, where="pi.net.mlp")
+        log_std = to_numpy(head.log_std)
+        if head.clip_log_std:
+            log_std = np.clip(log_std, -bound, bound)
+        # The log deviations are a bias of outputs that no weight reaches.
+        last = layers[-1]
+        weight = np.concatenate([to_numpy(last.weight), np.zeros_like(to_numpy(last.weight))])
+        return add_linear(graph, x, weight, np.concatenate([to_numpy(last.bias), log_std])), 2 * len(log_std)
+    size = layers[-1].out_features
+    x = add_layers(graph, layers, x, where="pi.net.mlp")
+    if not head.clip_log_std:
+        return x, size
+    mean, log_std = (graph.add("columns", x, start=start, count=size // 2) for start in (0, size // 2))
+    log_std = graph.add("minimum", log_std, graph.constant(bound))
+    log_std = graph.add("maximum", log_std, graph.constant(-bound))
+    return graph.add("concat", mean, log_std), size
+
+
+def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[str, Any, tuple[int, ...]], str]:
+    """The most likely action as (tensor, dtype, shape of one), and its log probability (B,)."""
+    space = policy.action_space
+    if isinstance(space, spaces.Discrete):
+        action, logp = _categorical(graph, logits)
+        if int(space.start):
+            action = graph.add("add", action, graph.constant(int(space.start), np.int64))
+        return (action, np.int64, ()), logp
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return _multi_categorical(graph, logits, space)
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        mean = graph.add("columns", logits, start=0, count=size // 2)
+        log_std = graph.add("columns", logits, start=size // 2, count=size // 2)
+        total = graph.add("reshape", graph.add("sum", log_std), shape=(-1,))
+        logp = graph.add("subtract", graph.constant(-size / 4 * _LOG_2PI), total)
+        action = _scale(graph, mean, space, policy)
+        return (graph.add("reshape", action, shape=(-1, *space.shape)), np.float32, space.shape), logp
+    raise UserError(
+        f"export: got the action space {space}; expected a Discrete, a one-dimensional MultiDiscrete or a Box of "
+        "floats. Wrap the environment."
+    )
+
+
+def _categorical(graph: Graph, logits: str) -> tuple[str, str]:
+    """Index (B,) of the largest logit, and its log probability (B,): -log(sum(exp(logits - largest)))."""
+    away = graph.add("subtract", logits, graph.add("max", logits))
+    total = graph.add("reshape", graph.add("sum", graph.add("exp", away)), shape=(-1,))
+    logp = graph.add("subtract", graph.constant(0.0), graph.add("log", total))
+    return graph.add("argmax", logits), logp
+
+
+def _multi_categorical(
+    graph: Graph, logits: str, space: spaces.MultiDiscrete
+) -> tuple[tuple[str, Any, tuple[int, ...]], str]:
+    actions, logps, start = [], [], 0
+    for count in space.nvec.tolist():
+        action, logp = _categorical(graph, graph.add("columns", logits, start=start, count=count))
+        actions.append(graph.add("reshape", action, shape=(-1, 1)))
+        logps.append(logp)
+        start += count
+    total = logps[0]
+    for logp in logps[1:]:
+        total = graph.add("add", total, logp)
+    return (graph.add("concat", *actions), np.int64, space.shape), total
+
+
+def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy) -> str:
+    """The network's action (B, A) in the environment's units, as `Policy.to_environment` has it."""
+    low, high = space.low.ravel(), space.high.ravel()
+    if policy.normalize_actions:
+        if not _is_bounded(space):
+            return mean
+        low, high = low.astype(np.float32), high.astype(np.float32)
+        scaled = graph.add("add", mean, graph.constant(1.0))
+        scaled = graph.add("divide", graph.add("multiply", scaled, graph.constant(high - low)), graph.constant(2.0))
+        mean = graph.add("add", graph.constant(low), scaled)
+    elif not policy.clip_actions:
+        return mean
+    return graph.add("maximum", graph.add("minimum", mean, graph.constant(high)), graph.constant(low))
+
+
+def _is_bounded(space: gymnasium.spaces.Box) -> bool:
+    return bool(np.all(space.bounded_below) and np.all(space.bounded_above))

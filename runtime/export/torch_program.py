@@ -1,0 +1,71 @@
+"""Writes a graph as a torch.export program (.pt2), which `torch.export.load` reads without this package."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from runtime.export.graph import OBSERVATIONS, Graph
+
+_OPERATIONS: dict[str, Callable[..., Tensor]] = {
+    "matmul": torch.matmul,
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "divide": torch.div,
+    "minimum": torch.minimum,
+    "maximum": torch.maximum,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "greater_equal": torch.ge,
+    "argmax": lambda x: torch.argmax(x, -1),
+    "cast": lambda x, dtype: x.to(torch.from_numpy(np.empty(0, dtype)).dtype),
+    "reshape": lambda x, shape: x.reshape(shape),
+    "concat": lambda *x: torch.cat(x, -1),
+    "columns": lambda x, start, count: x[:, start : start + count],
+    "sum": lambda x: x.sum(-1, keepdim=True),
+    "mean": lambda x: x.mean(-1, keepdim=True),
+    "max": lambda x: x.amax(-1, keepdim=True),
+    "pad": lambda x, top, bottom, left, right: functional.pad(x, (0, 0, left, right, top, bottom)),
+    "convolve": lambda x, kernel, strides: functional.conv2d(
+        x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), stride=strides
+    ).permute(0, 2, 3, 1),
+}
+
+
+class _Program(nn.Module):
+    """Runs a graph's operations one by one; torch.export records them."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        for name, value in graph.constants.items():
+            self.register_buffer(name, torch.from_numpy(value.copy()))
+
+    def forward(self, observations: Tensor) -> dict[str, Tensor]:
+        """Every output by name, for observations (B, …)."""
+        tensors = {OBSERVATIONS: observations, **dict(self.named_buffers())}
+        for operation in self.graph.operations:
+            inputs = [tensors[name] for name in operation.inputs]
+            tensors[operation.output] = _OPERATIONS[operation.kind](*inputs, **operation.attributes)
+        return {name: tensors[tensor] for name, tensor in self.graph.outputs.items()}
+
+
+def write_torch(graph: Graph) -> bytes:
+    """The bytes of a .pt2 file; its module takes `observations` and returns a dict of every output."""
+    example = torch.zeros(2, *(size for size in graph.input.shape if size is not None))
+    batch: Any = torch.export.Dim("batch", min=1)
+    program = torch.export.export(_Program(graph).eval(), (example,), dynamic_shapes={OBSERVATIONS: {0: batch}})
+    written = io.BytesIO()
+    torch.export.save(program, written)
+    return written.getvalue()

@@ -1,4 +1,4 @@
-"""The command `smrl`: train, evaluate, presets. Heavy libraries are imported by the job that needs them."""
+"""The commands `smrl` and `serve`. Heavy libraries are imported by the job that needs them."""
 
 from __future__ import annotations
 
@@ -51,6 +51,21 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
     export.set_defaults(command=_export)
+    serve = commands.add_parser("serve", help="serve an exported policy over HTTP, as SageMaker's hosting expects")
+    serve.add_argument(
+        "model", nargs="?", type=Path, help="model directory, results folder or model.tar.gz; the container's if absent"
+    )
+    serve.add_argument("--host", default="0.0.0.0", help="address to listen on; every one if not given")
+    serve.add_argument("--port", type=_positive, help="8080, or SAGEMAKER_BIND_TO_PORT, if not given")
+    serve.add_argument("--workers", type=_positive, help="processes; one a core if not given")
+    serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")
+    serve.set_defaults(command=_serve)
+    transform = commands.add_parser("transform", help="answer every record of files, as SageMaker's batch transform")
+    transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
+    transform.add_argument("--input", type=Path, required=True, help="JSON lines or CSV file, or a folder of them")
+    transform.add_argument("--output", type=_folder, required=True, help="folder for an .out file for each input file")
+    transform.add_argument("--join", choices=("input",), help="write each record with its input, as JoinSource=Input")
+    transform.set_defaults(command=_transform)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
@@ -62,6 +77,12 @@ def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a folder")
     return Path(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number above 0")
+    return int(text)
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, str]:
@@ -113,6 +134,33 @@ def _export(arguments: argparse.Namespace) -> int:
     return run_job(lambda container, stop: run_export(arguments.model, settings))
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from runtime.container import read_serving_environment
+    from runtime.serving.server import ServeRequest, run_server
+
+    _refuse_settings(arguments.settings)
+    given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
+    run_server(read_serving_environment(), ServeRequest(**given))
+    return 0
+
+
+def _transform(arguments: argparse.Namespace) -> int:
+    from runtime.job import run_job
+    from runtime.serving.transform import run_transform
+
+    _refuse_settings(arguments.settings)
+    return run_job(
+        lambda container, stop: run_transform(
+            arguments.model, arguments.input, arguments.output, stop, join=arguments.join is not None
+        )
+    )
+
+
+def _refuse_settings(words: Sequence[str]) -> None:
+    if words:
+        raise UserError(f"{' '.join(words)}: got words from the command line that mean nothing here; see --help.")
+
+
 def _presets(arguments: argparse.Namespace) -> int:
     from runtime.preset_listing import list_presets, show_preset
 
@@ -123,6 +171,11 @@ def _presets(arguments: argparse.Namespace) -> int:
     else:
         print(list_presets())
     return 0
+
+
+def serve() -> int:
+    """The command `serve`, which is also the argument that SageMaker starts a hosting container with."""
+    return main(["serve", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

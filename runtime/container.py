@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import PlatformError
+from runtime.errors import PlatformError, Problems
 
 _OPT_ML = "/opt/ml"
 _FAILURE_USEFUL_CHARS = 1024
@@ -126,6 +127,68 @@ def read_container() -> Container:
         num_gpus=_int(env.get("SM_NUM_GPUS")),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
     )
+
+
+@dataclass(frozen=True)
+class ServingEnvironment:
+    """What the platform tells a server.
+
+    Attributes:
+        model: Model directory; None on a laptop.
+        is_multi_model: Whether models are loaded by name.
+        port: To listen on.
+        workers: Processes; the CPUs if the platform does not say.
+        default_accept: Content type of answers where the client does not say.
+        max_body_bytes: Of a request. SageMaker's own limits are 25 MB in real time and 100 MB in batch.
+        timeout_s: For one request.
+        access_log: Whether to print a line a request.
+        models_mb: Memory for the models of a multi-model endpoint; None for what is left.
+    """
+
+    model: Path | None
+    is_multi_model: bool
+    port: int
+    workers: int
+    default_accept: str
+    max_body_bytes: int
+    timeout_s: float
+    access_log: bool
+    models_mb: float | None
+
+
+def read_serving_environment() -> ServingEnvironment:
+    """Reads how to serve.
+
+    Raises:
+        UserError: Variables hold what they must not; all of them are named.
+    """
+    env, base, problems = os.environ, find_base(), Problems()
+
+    def number(name: str, default: float, *, low: float) -> float:
+        text = env.get(name) or str(default)
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < math.inf:
+            problems.add(name, text, "the environment", expected=f"a number of at least {low:g}")
+            return default
+        return value
+
+    serving = ServingEnvironment(
+        model=None if base is None else base / "model",
+        is_multi_model=env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
+        port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, low=1)),
+        workers=int(number("SAGEMAKER_MODEL_SERVER_WORKERS", _usable_cpus(), low=1)),
+        default_accept=env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", ""),
+        # 0 is SageMaker's word for no limit; a request is held in memory here, so there is one.
+        max_body_bytes=int(number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, low=0) or 100) * 2**20,
+        timeout_s=number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 60, low=0.001),
+        access_log=env.get("SMRL_ACCESS_LOG", "").lower() in ("1", "true"),
+        models_mb=number("SMRL_MODELS_MB", 0, low=0) or None,
+    )
+    problems.raise_if_any()
+    return serving
 
 
 def setdefault_environment(defaults: Mapping[str, str]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
-import tarfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, rep
 from runtime.errors import PlatformError, UserError
 from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.hyperparameters import JobConfig
+from runtime.manifest import MANIFEST, unpack, write_json
 
-MANIFEST, PARAMS = "manifest.json", "params.json"
+PARAMS = "params.json"
 _FINAL, _BEST = "checkpoint", "best"
 _VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet")
 
@@ -42,8 +41,8 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
             _replace(best, folder / _BEST)
         for exported in (SAVED_MODEL, ONNX, TORCH):  # of an earlier start; they are not this checkpoint's
             (folder / exported).unlink(missing_ok=True)
-        _write_json(folder / PARAMS, params)
-        _write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
+        write_json(folder / PARAMS, params)
+        write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
@@ -75,32 +74,6 @@ def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tu
         "versions": {name: metadata.version(name) for name in _VERSIONED},
         "git_commit": _git_commit(),
     }
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model directory.
-
-    Raises:
-        UserError: There is none, or it is broken.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model: got {str(folder)!r}, whose {MANIFEST} cannot be read ({error}); expected a model directory that a "
-            "training job wrote."
-        ) from None
-    if not isinstance(manifest, dict):
-        raise UserError(f"{path}: got {type(manifest).__name__}; expected a JSON object.")
-    return manifest
-
-
-def note_exports(folder: Path, exports: list[dict[str, Any]], *, checkpoint: str, not_exported: str = "") -> None:
-    """Adds to the manifest what was exported from which checkpoint, or why nothing was."""
-    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports}
-    manifest = {name: value for name, value in read_manifest(folder).items() if name != "not_exported"}
-    _write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
 
 
 def read_space(described: dict[str, Any]) -> gymnasium.spaces.Box:
@@ -151,7 +124,7 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
     folder = place
     archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
     if archives and find_checkpoint(place) is None:
-        folder = _unpack(archives[0], scratch)
+        folder = unpack(archives[0], scratch)
     # The model directory of a results folder first: its final checkpoint is what the job handed over.
     for root in (folder / "model", folder):
         found = find_checkpoint(root / checkpoint if checkpoint else root)
@@ -162,21 +135,6 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
         f"model: got {str(place)!r}, which holds no whole checkpoint{named}; expected what a training job wrote "
         "to its model directory."
     )
-
-
-def _unpack(archive: Path, scratch: Path) -> Path:
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"model: got {str(archive)!r}, which cannot be unpacked ({error}).") from None
-    return scratch
-
-
-def _write_json(path: Path, value: Any) -> None:
-    aside = path.with_name(f".{path.name}.writing")
-    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    aside.rename(path)
 
 
 def _replace(source: Path, target: Path) -> None:

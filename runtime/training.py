@@ -168,7 +168,7 @@ def _train(
 def _export(model: Path, reporter: Reporter) -> None:
     """Exports the policy; whatever goes wrong is noted, as the model directory with its checkpoint stands already."""
     from runtime.export.exporter import export_model
-    from runtime.model import note_exports
+    from runtime.manifest import note_exports
 
     try:
         export_model(model)
@@ -278,7 +278,7 @@ def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: floa
 
 def _describe_exports(model: Path) -> str:
     from runtime.export.exporter import largest_difference
-    from runtime.model import read_manifest
+    from runtime.manifest import read_manifest
 
     exports = read_manifest(model).get("exports")
     if not exports:

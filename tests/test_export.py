@@ -25,7 +25,8 @@ from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
 from runtime.export.policy_graph import add_filter, build_graph
 from runtime.export.saved_model import write_saved_model
-from runtime.model import describe_space, read_manifest, read_space
+from runtime.manifest import read_manifest
+from runtime.model import describe_space, read_space
 from runtime.policy import ObservationFilter, Policy
 from tests.conftest import ROOT, TINY, run_peer, run_smrl
 

@@ -12,13 +12,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each module may import those of its own row's predecessors alone; modules of one row do not import each other.
 LAYERS = [
     {"errors", "coercion", "metrics", "plot", "stop", "export.graph", "export.graph_def"},
-    {"container", "schema", "presets", "console", "checkpoint"},
+    {"container", "schema", "presets", "console", "checkpoint", "manifest"},
     {"old_names", "ray_session", "job"},
     {"hyperparameters", "old_gym", "policy", "toolkit"},
     {"environments", "preset_listing", "model", "settings_page", "export.layers", "export.parity", "export.verify"},
     {"export.policy_graph", "export.saved_model", "export.onnx_file", "export.torch_program"},
     {"export.exporter"},
     {"video", "export.command"},
+    {"serving.served_policy", "serving.counters"},
+    {"serving.requests"},
+    {"serving.responses", "serving.registry"},
+    {"serving.app"},
+    {"serving.server", "serving.transform"},
     {"ppo.episodes", "ppo.module", "ppo.runner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
@@ -29,7 +34,18 @@ LAYERS = [
     {"compat.startup"},
 ]
 HEAVY = {"ray", "torch", "d3rlpy", "tensorflow", "matplotlib", "av", "pybullet"}
-LIGHT_MODULES = {"errors", "coercion", "schema", "old_names", "presets", "hyperparameters", "container", "cli", "stop"}
+LIGHT_MODULES = {
+    "errors",
+    "coercion",
+    "schema",
+    "old_names",
+    "presets",
+    "hyperparameters",
+    "container",
+    "cli",
+    "stop",
+    "manifest",
+}
 
 
 def imports(path: Path, *, at_import_time: bool = False) -> set[str]:

@@ -31,7 +31,8 @@ class PPOTrainer:
         from runtime.checkpoint import read_state
         from runtime.environments import make_env
         from runtime.launcher import registered_creator
-        from runtime.model import MANIFEST, open_model
+        from runtime.manifest import MANIFEST
+        from runtime.model import open_model
         from runtime.policy import Policy
 
         place = Path(checkpoint)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import Problems, UserError, suggest
+from runtime.errors import Problems, suggest
+from runtime.manifest import find_model_directory
 
 
 def run_export(place: Path, settings: Mapping[str, str]) -> None:
@@ -31,21 +32,6 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
 
     sweep(folder)
     print(parity_table(export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))))
-
-
-def find_model_directory(place: Path) -> Path:
-    """The model directory that a path means.
-
-    Raises:
-        UserError: It is none, and holds none.
-    """
-    for folder in (place, place / "model"):
-        if (folder / "manifest.json").is_file():
-            return folder
-    raise UserError(
-        f"model: got {str(place)!r}; expected a model directory (it holds manifest.json) or a results folder. Unpack a "
-        "model.tar.gz first."
-    )
 
 
 def parity_table(exports: list[dict[str, Any]]) -> str:

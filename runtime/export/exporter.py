@@ -27,7 +27,8 @@ from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, make_observation
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import DEFAULT_SIGNATURE, signatures, write_saved_model
 from runtime.export.torch_program import write_torch
-from runtime.model import note_exports, read_manifest, read_space
+from runtime.manifest import note_exports, read_manifest
+from runtime.model import read_space
 from runtime.policy import Policy
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}

@@ -1,0 +1,74 @@
+"""The manifest of a model directory, and how to find one; imports nothing heavy, as `serve` starts with it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def find_model_directory(place: Path) -> Path:
+    """The model directory that a path means.
+
+    Raises:
+        UserError: It is none, and holds none.
+    """
+    for folder in (place, place / "model"):
+        if (folder / MANIFEST).is_file():
+            return folder
+    raise UserError(
+        f"model: got {str(place)!r}; expected a model directory (it holds manifest.json) or a results folder. Unpack a "
+        "model.tar.gz first."
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model directory.
+
+    Raises:
+        UserError: There is none, or it is broken.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model: got {str(folder)!r}, whose {MANIFEST} cannot be read ({error}); expected a model directory that a "
+            "training job wrote."
+        ) from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: got {type(manifest).__name__}; expected a JSON object.")
+    return manifest
+
+
+def note_exports(folder: Path, exports: list[dict[str, Any]], *, checkpoint: str, not_exported: str = "") -> None:
+    """Adds to the manifest what was exported from which checkpoint, or why nothing was."""
+    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports}
+    manifest = {name: value for name, value in read_manifest(folder).items() if name != "not_exported"}
+    write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
+
+
+def unpack(archive: Path, scratch: Path) -> Path:
+    """Unpacks a model.tar.gz into an empty folder, and returns that.
+
+    Raises:
+        UserError: It is broken, or reaches outside the folder.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise UserError(f"model: got {str(archive)!r}, which cannot be unpacked ({error}).") from None
+    return scratch
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file in one go: a kill leaves the old one or the new."""
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    aside.rename(path)

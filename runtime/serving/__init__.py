@@ -1,0 +1,1 @@
+"""Serving: SageMaker's hosting contract over HTTP, and batch transform, both by the exported ONNX policy."""

@@ -1,0 +1,71 @@
+"""Counters that all workers share, in Prometheus' text format.
+
+Each worker counts in a file of its own, mapped into memory; whoever is asked for `/metrics` adds the files up. A worker
+that died leaves its file, so that sums never fall.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+_CLASSES = ("2xx", "4xx", "5xx")
+_PREFIX = "counters-"
+# Requests by class, observations, seconds, then the histogram's buckets.
+_OBSERVATIONS, _SECONDS, _FIRST_BUCKET = len(_CLASSES), len(_CLASSES) + 1, len(_CLASSES) + 2
+_SIZE = _FIRST_BUCKET + len(_BUCKETS_S) + 1
+
+
+class Counters:
+    """This worker's counters.
+
+    Args:
+        folder: Where the files of all workers are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        path = folder / f"{_PREFIX}{os.getpid()}"
+        self._counts = np.memmap(path, np.float64, "w+", shape=(_SIZE,))
+
+    def count(self, status: int, observations: int, seconds: float) -> None:
+        """Counts one invocation."""
+        counts = self._counts
+        counts[0 if status < 400 else 1 if status < 500 else 2] += 1
+        counts[_OBSERVATIONS] += observations
+        counts[_SECONDS] += seconds
+        counts[_FIRST_BUCKET + sum(seconds > bound for bound in _BUCKETS_S)] += 1
+
+    def text(self) -> str:
+        """The sums over all workers, in Prometheus' text format."""
+        total = sum((_read(path) for path in self._folder.glob(f"{_PREFIX}*")), np.zeros(_SIZE))
+        lines = [
+            "# HELP smrl_invocations_total Invocations by class of status.",
+            "# TYPE smrl_invocations_total counter",
+        ]
+        lines += [f'smrl_invocations_total{{status="{kind}"}} {total[i]:.0f}' for i, kind in enumerate(_CLASSES)]
+        lines += ["# HELP smrl_observations_total Observations answered.", "# TYPE smrl_observations_total counter"]
+        lines += [f"smrl_observations_total {total[_OBSERVATIONS]:.0f}"]
+        lines += [
+            "# HELP smrl_invocation_seconds From the whole body's arrival to the whole answer.",
+            "# TYPE smrl_invocation_seconds histogram",
+        ]
+        below = np.cumsum(total[_FIRST_BUCKET:])
+        bounds = [f"{bound:g}" for bound in _BUCKETS_S] + ["+Inf"]
+        lines += [
+            f'smrl_invocation_seconds_bucket{{le="{bound}"}} {count:.0f}'
+            for bound, count in zip(bounds, below, strict=True)
+        ]
+        lines += [
+            f"smrl_invocation_seconds_sum {total[_SECONDS]:.6f}",
+            f"smrl_invocation_seconds_count {below[-1]:.0f}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> NDArray[np.float64]:
+    return np.fromfile(path, np.float64, _SIZE)

@@ -1,0 +1,356 @@
+"""Request bodies to observations, by TensorFlow Serving's rules, and the errors that name what broke them.
+
+Source: tensorflow_serving/util/json_tensor.cc for `inputs` and `instances`; the SageMaker TF Serving container for bare
+lists, JSON lines and CSV.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from runtime.serving.served_policy import OBSERVATIONS, ServedPolicy
+
+JSON, JSON_LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
+_SAME = {"application/jsons": JSON_LINES, "application/x-jsonlines": JSON_LINES, "application/x-ndjson": JSON_LINES}
+_DEFAULT, _OBSERVATIONS_ONLY = "serving_default", "observations_only"
+_DEPTH = 8  # of nested lists in an input that nothing reads
+
+
+class RequestError(Exception):
+    """A request that breaks a rule: the HTTP status, and the message for whoever sent it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a request asks for.
+
+    Attributes:
+        observations: (B, …) float32, all finite.
+        outputs: Names to return.
+        layout: `columns` for an array a name, `rows` for an entry a row.
+        source: What the body was.
+    """
+
+    observations: NDArray[np.float32]
+    outputs: tuple[str, ...]
+    layout: Literal["columns", "rows"]
+    source: Literal["json", "lines", "csv", "npy"] = "json"
+
+
+def decode(body: bytes, content_type: str, policy: ServedPolicy) -> Call:
+    """Reads a request body.
+
+    Raises:
+        RequestError: 415 for a content type that is not one of ours, 400 for anything wrong in the body.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    kind = _SAME.get(kind, kind) or JSON
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise RequestError(
+            415, f"Content-Type: got {kind!r}; expected {', '.join(_READERS)}. With curl: -H 'Content-Type: {JSON}'."
+        )
+    if not body.strip():
+        raise RequestError(400, "body: got nothing; expected observations.")
+    return reader(body, policy)
+
+
+def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """Nested lists of numbers to (B, …) float32.
+
+    Raises:
+        RequestError: Naming the field: what is no number, a shape that is not the policy's, NaN or infinity.
+    """
+    strange = _strange(value, _TYPES["float32"], depth=len(policy.observation_shape) + 1)
+    if strange is not None:
+        raise RequestError(400, f"{field}: got {_short(strange.value)}; expected numbers in nested lists.")
+    return check_observations(to_array(value, field=field), policy, field=field)
+
+
+def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
+    """Nested lists of numbers to float32; what is too large for that becomes infinite.
+
+    Raises:
+        RequestError: The lists are ragged.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(value, np.float32)
+    except (ValueError, OverflowError, TypeError):
+        raise RequestError(400, f"{field}: got rows of different lengths; expected equal ones.") from None
+
+
+def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """The array itself, if its shape is (B, …) with at least one row and every number is finite.
+
+    Raises:
+        RequestError: It is not.
+    """
+    shape = policy.observation_shape
+    if observations.shape[1:] != shape or not len(observations):
+        expected = f"expected (batch, {', '.join(map(str, shape))}), this policy's observations"
+        raise RequestError(400, f"{field}: got shape {observations.shape}; {expected}.")
+    if not np.isfinite(observations).all():
+        place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(observations))[0])
+        raise RequestError(
+            400, f"{field}{list(place)}: got {observations[place]}; expected a finite number that a float32 can hold."
+        )
+    return observations
+
+
+def _read_json(body: bytes, policy: ServedPolicy) -> Call:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if b"\n" in body.strip() and body.lstrip()[:1] in b"[{":  # JSON lines under JSON's name, as TFS takes them
+            return _read_lines(body, policy)
+        raise RequestError(400, f"body: got invalid JSON ({error}).") from None
+    if isinstance(data, list):
+        return _read_instances(_as_batch(data, policy), policy, chosen=None)
+    if not isinstance(data, dict):
+        raise RequestError(400, f"body: got {_short(data)}; expected an object with 'inputs' or 'instances'.")
+    names = data.keys() & {"inputs", "instances"}
+    if len(names) == 2:
+        raise RequestError(400, "body: got both 'inputs' and 'instances'; expected one of them.")
+    if not names:
+        if set(data) in ({OBSERVATIONS}, set(policy.inputs)):  # one record, as a JSON line has it
+            return _read_instances([data], policy, chosen=None)
+        raise RequestError(400, "body: got neither 'inputs' nor 'instances'; expected one of them.")
+    chosen = data.get("signature_name") or None
+    if chosen not in (None, _DEFAULT, _OBSERVATIONS_ONLY):
+        raise RequestError(400, f"Serving signature name: {_short(chosen)} not found in signature def.")
+    if "inputs" in names:
+        return _read_columns(data["inputs"], policy, only=chosen == _OBSERVATIONS_ONLY)
+    return _read_instances(data["instances"], policy, chosen=chosen)
+
+
+def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
+    """TF Serving's `inputs`: every input must be there, others are ignored; a bare list where there is but one."""
+    wanted = {OBSERVATIONS} if only else set(policy.inputs)
+    outputs = (policy.main_output,) if only else policy.outputs
+    if not isinstance(inputs, dict):
+        if len(wanted) > 1:
+            raise RequestError(400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(wanted)}.")
+        return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
+    _check_inputs(inputs, policy, wanted, where="inputs")
+    observations = to_observations(inputs[OBSERVATIONS], policy, field=f"inputs.{OBSERVATIONS}")
+    return Call(observations, outputs, "columns")
+
+
+def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> Call:
+    """TF Serving's `instances`: objects with exactly the inputs' names, or plain observations.
+
+    Plain ones need a signature of one input; where the request names no signature, that is `observations_only`.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise RequestError(400, f"instances: got {_short(rows)}; expected a list with a row for each observation.")
+    if not any(isinstance(row, dict) for row in rows):
+        if chosen == _DEFAULT and len(policy.inputs) > 1:
+            raise RequestError(
+                400, "instances is a plain list, but expecting list of objects as multiple input tensors required."
+            )
+        return _observations_call(rows, policy, field="instances")
+    first = next(row for row in rows if isinstance(row, dict))
+    only = chosen == _OBSERVATIONS_ONLY or (chosen is None and set(first) == {OBSERVATIONS})
+    wanted = {OBSERVATIONS} if only else set(policy.inputs)
+    for number, row in enumerate(rows):
+        where = f"instances[{number}]"
+        if not isinstance(row, dict) or set(row) != wanted:
+            got = sorted(row) if isinstance(row, dict) else _short(row)
+            raise RequestError(400, f"{where}: got {got}; expected an object with the keys {sorted(wanted)}.")
+        _check_inputs(row, policy, wanted, where=where)
+    observations = to_observations([row[OBSERVATIONS] for row in rows], policy, field=f"instances.{OBSERVATIONS}")
+    return Call(observations, (policy.main_output,) if only else policy.outputs, "rows")
+
+
+def _read_lines(body: bytes, policy: ServedPolicy) -> Call:
+    return lines_call([line for line in body.splitlines() if line.strip()], policy)
+
+
+def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
+    """JSON lines, each an observation, an object with the inputs' names, or `{"observations": […]}`.
+
+    Args:
+        lines: At least one; none blank.
+        policy: Whose observations they are.
+        numbers: Of the lines, for errors; 1, 2, 3… if not given.
+
+    Raises:
+        RequestError: Naming the line.
+    """
+    numbers = numbers or range(1, len(lines) + 1)
+    try:
+        return _joined(lines, policy)
+    except RequestError as error:
+        if len(lines) == 1:
+            raise RequestError(400, f"line {numbers[0]}: {error}") from None
+    for number, line in zip(numbers, lines, strict=True):  # which one is it?
+        lines_call([line], policy, numbers=[number])
+    raise RequestError(
+        400, f"line {numbers[0]} and on: got lines of different kinds; expected lists, or objects with equal keys."
+    )
+
+
+def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
+    """All lines by one call of the parser, which is several times faster than one call a line."""
+    try:
+        rows = orjson.loads(b"[" + b",".join(lines) + b"]")
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, f"got invalid JSON ({error}).") from None
+    if len(rows) != len(lines):
+        raise RequestError(400, "got several JSON values; expected one a line.")
+    call = _read_instances(rows, policy, chosen=None)
+    return Call(call.observations, call.outputs, call.layout, "lines")
+
+
+def _read_csv(body: bytes, policy: ServedPolicy) -> Call:
+    return csv_call([line for line in body.splitlines() if line.strip()], policy)
+
+
+def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
+    """Comma-separated rows without a header; an image is one row, in the order of its array.
+
+    Args:
+        lines: At least one; none blank.
+        policy: Whose observations they are.
+        numbers: Of the lines, for errors; 1, 2, 3… if not given.
+
+    Raises:
+        RequestError: Naming the line and column.
+    """
+    numbers = numbers or range(1, len(lines) + 1)
+    try:
+        rows = orjson.loads(b"[[" + b"],[".join(lines) + b"]]")
+    except orjson.JSONDecodeError:  # CSV allows more than JSON does (.5, +1, spaces), or it is wrong
+        rows = [_csv_row(line, number) for number, line in zip(numbers, lines, strict=True)]
+    size = int(np.prod(policy.observation_shape))
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) != size:
+            raise RequestError(400, f"line {number}: got {len(row)} columns; expected {size}.")
+    flat = to_array(rows, field="body")
+    observations = flat.reshape(-1, *policy.observation_shape)
+    return Call(check_observations(observations, policy, field="body"), (policy.main_output,), "rows", "csv")
+
+
+def _csv_row(line: bytes, number: int) -> list[float]:
+    row = []
+    for column, cell in enumerate(line.split(b","), start=1):
+        try:
+            row.append(float(cell))
+        except ValueError:
+            raise RequestError(
+                400,
+                f"line {number}, column {column}: got {_short(cell.decode(errors='replace'))}; expected a number. "
+                "There must be no header.",
+            ) from None
+    return row
+
+
+def _read_npy(body: bytes, policy: ServedPolicy) -> Call:
+    """An array (B, …), or one observation."""
+    array = _npy_array(body)
+    if array.dtype.kind not in "fiu":
+        raise RequestError(400, f"body: got an array of {array.dtype}; expected numbers.")
+    with np.errstate(over="ignore"):
+        observations = array.astype(np.float32)
+    if observations.shape == policy.observation_shape:
+        observations = observations[None]
+    return Call(check_observations(observations, policy, field="body"), (policy.main_output,), "rows", "npy")
+
+
+def _npy_array(body: bytes) -> NDArray[Any]:
+    file = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, is_fortran, dtype = read(file)
+        size = math.prod(shape) * dtype.itemsize
+        # What a header claims is checked before memory is taken for it.
+        if dtype.hasobject or size != len(body) - file.tell():
+            raise ValueError(f"{len(body) - file.tell():,} bytes after a header that promises {size:,}")
+        array = np.frombuffer(body, dtype, offset=file.tell())
+        return array.reshape(shape, order="F" if is_fortran else "C")
+    except Exception as error:  # the header is parsed by numpy, which raises whatever its parser does
+        raise RequestError(
+            400, f"body: got no NumPy array ({_short(str(error))}); expected what np.save writes."
+        ) from None
+
+
+def _observations_call(rows: Any, policy: ServedPolicy, *, field: str) -> Call:
+    return Call(to_observations(rows, policy, field=field), (policy.main_output,), "rows")
+
+
+def _as_batch(data: Any, policy: ServedPolicy) -> Any:
+    """A bare list as a batch: one observation becomes a batch of one."""
+    depth, inner = 0, data
+    while isinstance(inner, list) and inner:
+        depth, inner = depth + 1, inner[0]
+    return [data] if depth == len(policy.observation_shape) else data
+
+
+def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, wanted: set[str], *, where: str) -> None:
+    """That the inputs which nothing reads are there, and of their type: TF Serving refuses the request otherwise."""
+    for name, tensor in policy.inputs.items():
+        if name not in wanted:
+            continue
+        if name not in inputs:
+            raise RequestError(400, f"Missing named input: {name} in '{where}' object.")
+        if name == OBSERVATIONS:
+            continue
+        strange = _strange(inputs[name], _TYPES[tensor.dtype], depth=_DEPTH)
+        if strange is not None:
+            raise RequestError(
+                400, f"{where}.{name}: JSON Value: {_short(strange.value)} is not of expected type: {tensor.dtype}."
+            )
+
+
+@dataclass(frozen=True)
+class _Strange:
+    """A value that is of no allowed type."""
+
+    value: Any
+
+
+def _strange(value: Any, allowed: frozenset[type], *, depth: int) -> _Strange | None:
+    """The first value in nested lists whose type is not allowed; Python's bool is no number here."""
+    level = [value]
+    for _ in range(depth + 1):
+        kinds = set(map(type, level))
+        if wrong := kinds - allowed - {list}:
+            return _Strange(next(item for item in level if type(item) in wrong))
+        if list not in kinds:
+            return None
+        level = list(chain.from_iterable(item for item in level if type(item) is list))
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_TYPES: dict[str, frozenset[type]] = {
+    "float32": frozenset({int, float}),
+    "int32": frozenset({int}),
+    "int64": frozenset({int}),
+    "bool": frozenset({bool}),
+}
+_READERS: dict[str, Callable[[bytes, ServedPolicy], Call]] = {
+    JSON: _read_json,
+    JSON_LINES: _read_lines,
+    CSV: _read_csv,
+    NPY: _read_npy,
+}

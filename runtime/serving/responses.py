@@ -1,0 +1,93 @@
+"""Outputs to response bodies, in the type that the client accepts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from runtime.serving.requests import CSV, JSON, JSON_LINES, NPY, Call, RequestError
+from runtime.serving.served_policy import ServedPolicy
+
+Outputs = Mapping[str, NDArray[Any]]
+_ORJSON = orjson.OPT_SERIALIZE_NUMPY
+
+
+def choose_type(accept: str, call: Call) -> str:
+    """The content type to answer with: the first of ours that `Accept` names; JSON lines for JSON lines otherwise.
+
+    Raises:
+        RequestError: 406, none is ours.
+    """
+    usual = JSON_LINES if call.source == "lines" else JSON
+    if not accept or accept == "*/*":
+        return usual
+    for part in accept.split(","):
+        kind = part.partition(";")[0].strip().lower()
+        if kind in ("*/*", "application/*"):
+            return usual
+        if kind in _WRITERS:
+            return kind
+    raise RequestError(406, f"Accept: got {accept[:60]!r}; expected one of {', '.join(_WRITERS)}.")
+
+
+def encode(outputs: Outputs, call: Call, kind: str, policy: ServedPolicy) -> bytes:
+    """The body. CSV and NumPy carry the main output alone, as they hold one array."""
+    return _WRITERS[kind](outputs, call, policy)
+
+
+def _write_json(outputs: Outputs, call: Call, _: ServedPolicy) -> bytes:
+    if call.layout == "columns":
+        bare = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return orjson.dumps({"outputs": bare}, option=_ORJSON)
+    return orjson.dumps({"predictions": _rows(outputs)}, option=_ORJSON)
+
+
+def _rows(outputs: Outputs) -> Any:
+    """An entry a row: the bare values of one output, an object of several."""
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    columns = [values.tolist() for values in outputs.values()]
+    return [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _write_lines(outputs: Outputs, call: Call, policy: ServedPolicy) -> bytes:
+    """A line for each line of the request; one for a JSON request, as TF Serving has it."""
+    if call.source == "json":
+        return _write_json(outputs, call, policy) + b"\n"
+    return b"".join(prediction_lines(outputs))
+
+
+def prediction_lines(outputs: Outputs) -> list[bytes]:
+    """`{"predictions":[…]}` and a newline for each row, which batch transform joins with its input."""
+    rows = _rows(outputs)
+    if isinstance(rows, np.ndarray):
+        if rows.ndim == 2:  # one call for all rows: ten times faster than one a row
+            texts = orjson.dumps(rows, option=_ORJSON)[2:-2].split(b"],[")
+            return [b'{"predictions":[[' + text + b"]]}\n" for text in texts]
+        rows = rows.tolist()
+    return [b'{"predictions":[' + orjson.dumps(row) + b"]}\n" for row in rows]
+
+
+def _write_csv(outputs: Outputs, _: Call, policy: ServedPolicy) -> bytes:
+    main = outputs[policy.main_output]
+    text = orjson.dumps(main.reshape(len(main), -1), option=_ORJSON)
+    return text[2:-2].replace(b"],[", b"\n") + b"\n"
+
+
+def _write_npy(outputs: Outputs, _: Call, policy: ServedPolicy) -> bytes:
+    file = io.BytesIO()
+    np.save(file, outputs[policy.main_output], allow_pickle=False)
+    return file.getvalue()
+
+
+_WRITERS: dict[str, Callable[[Outputs, Call, ServedPolicy], bytes]] = {
+    JSON: _write_json,
+    JSON_LINES: _write_lines,
+    CSV: _write_csv,
+    NPY: _write_npy,
+}

@@ -1,0 +1,112 @@
+"""An exported policy in memory: what it takes, what it returns, and the session that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtime.errors import UserError
+from runtime.manifest import find_model_directory, read_manifest
+
+OBSERVATIONS = "observations"
+# The later name of RLlib for the same output.
+_ALIASES = {"actions_0": "actions"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A named input of a signature.
+
+    Attributes:
+        dtype: As numpy names it.
+        shape: Of one row; None where any shape will do, as nothing reads it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """A loaded policy.
+
+    Attributes:
+        name: For people: the environment that it was trained on.
+        inputs: Of `serving_default`, by name.
+        outputs: Of `serving_default`, in the order that they are returned.
+        main_output: The one that `observations_only` returns.
+        session: Runs it; safe to use from several threads.
+    """
+
+    name: str
+    inputs: Mapping[str, Input]
+    outputs: tuple[str, ...]
+    main_output: str
+    session: Any
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Of one observation."""
+        shape = self.inputs[OBSERVATIONS].shape
+        assert shape is not None
+        return shape
+
+    def run(self, observations: NDArray[np.float32], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Computes outputs by name for (B, …) observations."""
+        wanted = list(dict.fromkeys(_ALIASES.get(name, name) for name in outputs))
+        found = dict(zip(wanted, self.session.run(wanted, {OBSERVATIONS: observations}), strict=True))
+        return {name: found[_ALIASES.get(name, name)] for name in outputs}
+
+
+def load_policy(place: Path) -> ServedPolicy:
+    """Loads the policy of a model directory.
+
+    Args:
+        place: The model directory, or a results folder; may be read-only.
+
+    Raises:
+        UserError: There is no exported policy, or its file is not the one that the manifest describes.
+    """
+    folder = find_model_directory(place)
+    manifest = read_manifest(folder)
+    exports = {export["format"]: export for export in manifest.get("exports", [])}
+    if not {"onnx", "tensorflow-savedmodel"} <= exports.keys():
+        why = f" ({manifest['not_exported']})" if manifest.get("not_exported") else ""
+        raise UserError(f"{folder}: got a model without an exported policy{why}; run `smrl export {folder}` first.")
+    onnx, signature = exports["onnx"], exports["tensorflow-savedmodel"]
+    path = folder / onnx["file"]
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: got no file ({error.strerror}); run `smrl export {folder}` again.") from None
+    if hashlib.sha256(content).hexdigest() != onnx["sha256"]:
+        raise UserError(
+            f"{path}: got {len(content):,} bytes whose sha256 is not the manifest's; expected the file as it was "
+            f"exported. Copy the model again, or run `smrl export {folder}`."
+        )
+    outputs = tuple(signature["outputs"])
+    return ServedPolicy(
+        name=str(manifest.get("env", folder)),
+        inputs={name: _input(tensor) for name, tensor in signature["inputs"].items()},
+        outputs=outputs,
+        main_output="actions" if "actions" in outputs else outputs[0],
+        session=_session(content),
+    )
+
+
+def _input(tensor: Mapping[str, Any]) -> Input:
+    return Input(tensor["dtype"], tuple(tensor["shape"][1:]) if tensor["shape"] else None)
+
+
+def _session(content: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    # A worker a core: a second thread in a session would wait for the first more than it helps.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,114 @@
+"""Starts the server: a socket, and a worker process for each core that takes requests from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from runtime.container import ServingEnvironment
+from runtime.errors import UserError
+from runtime.manifest import unpack
+from runtime.serving.app import App, Settings
+
+_BACKLOG = 2048
+_DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM, unless told otherwise
+_KEEP_ALIVE_S = 75  # longer than a load balancer's 60 s, so that the client is the one who closes
+_HUNG_S = 60
+
+
+@dataclass(frozen=True)
+class ServeRequest:
+    """A server as it was asked for on the command line; None for what the container says.
+
+    Attributes:
+        model: Model directory, results folder or model.tar.gz.
+        host: Address to listen on.
+        port: Port to listen on.
+        workers: Processes.
+        access_log: Whether each request prints a JSON line.
+    """
+
+    model: Path | None = None
+    host: str = "0.0.0.0"
+    port: int | None = None
+    workers: int | None = None
+    access_log: bool = False
+
+
+def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
+    """Serves until SIGTERM or SIGINT; then answers what is under way and returns.
+
+    Raises:
+        UserError: There is no model directory to look into, or the port is taken.
+    """
+    model = request.model or environment.model
+    if model is None and not environment.is_multi_model:
+        raise UserError("model: got none; expected a model directory, a results folder or a model.tar.gz.")
+    if request.model is not None and not request.model.exists():
+        raise UserError(f"model: got {str(model)!r}, which does not exist; expected a model directory.")
+    port = request.port or environment.port
+    workers = request.workers or environment.workers
+    listener = _listen(request.host, port)
+    shared = Path(tempfile.mkdtemp(prefix="smrl-serve-"))
+    try:
+        if model is not None and model.is_file():
+            model = unpack(model, shared / "model")
+        settings = Settings(
+            None if environment.is_multi_model and request.model is None else model,
+            shared,
+            os.getpid(),
+            workers,
+            environment.default_accept,
+            environment.max_body_bytes,
+            environment.timeout_s,
+            request.access_log or environment.access_log,
+            environment.models_mb,
+        )
+        sys.stderr.write(f"serve: port {port}, {workers} workers, model {settings.model or 'by name'}\n")
+        Multiprocess(_config(settings), sockets=[listener]).run()
+    finally:
+        listener.close()
+        shutil.rmtree(shared, ignore_errors=True)
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        App(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        workers=settings.workers,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_worker_healthcheck=_HUNG_S,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"port: got {port} on {host}, which cannot be had ({error.strerror}); choose another."
+        ) from None
+    listener.set_inheritable(True)
+    return listener

@@ -1,0 +1,149 @@
+"""Batch transform without a server: every record of a file or folder, by the code that serves, in constant memory.
+
+An output has the form of its input: JSON lines, as SageMaker writes them with JoinSource=Input, or CSV.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from runtime.errors import PlatformError, UserError
+from runtime.manifest import unpack
+from runtime.serving.requests import CSV, RequestError, csv_call, lines_call
+from runtime.serving.responses import encode, prediction_lines
+from runtime.serving.served_policy import ServedPolicy, load_policy
+from runtime.stop import StopRequest
+
+_LINES_AT_ONCE = 4096
+_PROGRESS_S = 5.0
+
+
+@dataclass
+class _Progress:
+    """Records done, said every few seconds."""
+
+    records: int = 0
+    started: float = 0.0
+    said: float = 0.0
+
+    def add(self, records: int, path: Path) -> None:
+        self.records += records
+        now = time.monotonic()
+        if now - self.said >= _PROGRESS_S:
+            self.said = now
+            self.say(f"{path.name}: {self.text()}")
+
+    def text(self) -> str:
+        seconds = max(1e-9, time.monotonic() - self.started)
+        return f"{self.records:,} records, {self.records / seconds:,.0f} a second"
+
+    @staticmethod
+    def say(text: str) -> None:
+        sys.stderr.write(f"transform: {text}\n")
+        sys.stderr.flush()
+
+
+def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *, join: bool) -> None:
+    """Answers every record of `source`; writes `NAME.out` below `output` for each file NAME.
+
+    Args:
+        model: Model directory, results folder or model.tar.gz.
+        source: A file, or a folder whose files are all taken.
+        output: Folder; files that are there already are replaced, each when its successor is whole.
+        stop: The platform's wish to stop; files that are done stay.
+        join: Whether each record is written together with its input.
+
+    Raises:
+        UserError: The model, or a record: its file and line are named.
+        PlatformError: The disk is full, or the job was told to stop.
+    """
+    if not source.exists():
+        raise UserError(f"--input: got {str(source)!r}, which does not exist; expected a file or a folder.")
+    files = _files(source, output)
+    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        policy = load_policy(unpack(model, Path(scratch)) if model.is_file() else model)
+    now = time.monotonic()
+    progress = _Progress(started=now, said=now)
+    for path, target in files:
+        try:
+            _transform_file(policy, path, target, stop, progress, join=join)
+        except RequestError as error:
+            raise UserError(f"{path}: {error}") from None
+        except OSError as error:
+            raise PlatformError(f"{target}: could not be written: {error.strerror or error}.") from error
+    progress.say(f"{len(files)} files in {output}: {progress.text()}")
+
+
+def _files(source: Path, output: Path) -> list[tuple[Path, Path]]:
+    """Each input with its output.
+
+    Raises:
+        UserError: There is no input, or outputs would lie among the inputs.
+    """
+    if source.is_file():
+        return [(source, output / f"{source.name}.out")]
+    if output.resolve().is_relative_to(source.resolve()):
+        raise UserError(f"--output: got {str(output)!r}, which is inside --input; expected a folder elsewhere.")
+    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not found:
+        raise UserError(f"--input: got {str(source)!r}, which holds no file; expected JSON lines or CSV.")
+    return [(path, output / path.relative_to(source).with_name(f"{path.name}.out")) for path in found]
+
+
+def _transform_file(
+    policy: ServedPolicy, path: Path, target: Path, stop: StopRequest, progress: _Progress, *, join: bool
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.writing")
+    answer = _answer_csv if path.suffix.lower() == ".csv" else _answer_lines
+    try:
+        with path.open("rb") as source, aside.open("wb") as file:
+            for numbers, lines in _batches(source):
+                if stop.is_set:
+                    raise PlatformError(f"stopped by {stop.signal_name}; {path} and what follows it is not done.")
+                file.write(answer(policy, lines, numbers=numbers, join=join))
+                progress.add(len(lines), path)
+        aside.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def _batches(source: BinaryIO) -> Iterator[tuple[tuple[int, ...], tuple[bytes, ...]]]:
+    """Lines that are not blank, without their ends, some thousands at a time, and their numbers."""
+    lines = ((number, line.strip()) for number, line in enumerate(source, start=1) if not line.isspace())
+    while batch := list(islice(lines, _LINES_AT_ONCE)):
+        numbers, texts = zip(*batch, strict=True)
+        yield numbers, texts
+
+
+def _answer_lines(policy: ServedPolicy, lines: Sequence[bytes], *, numbers: Sequence[int], join: bool) -> bytes:
+    call = lines_call(lines, policy, numbers=numbers)
+    answers = prediction_lines(policy.run(call.observations, call.outputs))
+    if not join:
+        return b"".join(answers)
+    return b"".join(_join(line, answer[:-1]) for line, answer in zip(lines, answers, strict=True))
+
+
+def _join(line: bytes, answer: bytes) -> bytes:
+    """As SageMaker joins: an object gains a key, anything else is put beside the answer."""
+    if line.startswith(b"{"):
+        return line[:-1].rstrip() + b',"SageMakerOutput":' + answer + b"}\n"
+    return b'{"SageMakerInput":' + line + b',"SageMakerOutput":' + answer + b"}\n"
+
+
+def _answer_csv(policy: ServedPolicy, lines: Sequence[bytes], *, numbers: Sequence[int], join: bool) -> bytes:
+    call = csv_call(lines, policy, numbers=numbers)
+    answers = encode(policy.run(call.observations, call.outputs), call, CSV, policy)
+    if not join:
+        return answers
+    rows = answers.splitlines()
+    return b"".join(line + b"," + row + b"\n" for line, row in zip(lines, rows, strict=True))

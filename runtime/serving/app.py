@@ -146,7 +146,8 @@ class App:
         try:
             body = await self._body(headers, receive)
             started = time.perf_counter()
-            answer = await self._route(scope["method"], scope["path"], headers, body)
+            # The raw path, as a model's name may hold an escaped slash.
+            answer = await self._route(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
         except RequestError as error:
             answer = _refuse(error.status, str(error))
         except _GoneError:

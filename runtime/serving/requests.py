@@ -143,7 +143,9 @@ def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
     outputs = (policy.main_output,) if only else policy.outputs
     if not isinstance(inputs, dict):
         if len(wanted) > 1:
-            raise RequestError(400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(wanted)}.")
+            raise RequestError(
+                400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(sorted(wanted))}."
+            )
         return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
     _check_inputs(inputs, policy, wanted, where="inputs")
     observations = to_observations(inputs[OBSERVATIONS], policy, field=f"inputs.{OBSERVATIONS}")

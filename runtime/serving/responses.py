@@ -51,7 +51,8 @@ def _rows(outputs: Outputs) -> Any:
     """An entry a row: the bare values of one output, an object of several."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    columns = [values.tolist() for values in outputs.values()]
+    # Through text, as that has a float32's own shortest digits; tolist() would print those of a double.
+    columns = [orjson.loads(orjson.dumps(values, option=_ORJSON)) for values in outputs.values()]
     return [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Calls a server with the SageMaker SDK's own predictors: `call_endpoint.py PORT`, prints the results as JSON."""
+"""Calls a server with the SageMaker SDK's own predictors: `call_endpoint.py PORT RECORDS.jsonl`, prints JSON."""
 
 import json
 import sys
@@ -22,17 +22,11 @@ session.config = {"local": {"serving_port": port}}
 rows = np.linspace(-1, 1, 18).reshape(2, 9)
 found = {}
 
-# The notebook's cell.
-predictor = TensorFlowPredictor("reacher", session)
-input = {"inputs": {'observations': np.ones(shape=(1, 9)).tolist(),
-                    'prev_action': [0, 0],
-                    'is_training': False,
-                    'prev_reward': -1,
-                    'seq_lens': -1
-                   }
-        }
-result = predictor.predict(input)
-found["notebook"] = result['outputs']['actions']
+# The request of the Roboschool notebook: four inputs that nothing reads, and a result looked up by name.
+request = {"observations": np.ones((1, 9)).tolist(), "prev_action": [0, 0], "is_training": False}
+request |= {"prev_reward": -1, "seq_lens": -1}
+result = TensorFlowPredictor("reacher", session).predict({"inputs": request})
+found["notebook"] = result["outputs"]["actions"]
 
 for name, serializer, deserializer, data in [
     ("json", JSONSerializer(), JSONDeserializer(), {"instances": rows.tolist()}),

@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 
-.PHONY: train test lint install bench clean
+.PHONY: train test lint install bench bench-serving clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -21,6 +21,10 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/env_steps.py
+
+bench-serving: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/serving.py
 
 install: $(STAMP)
 

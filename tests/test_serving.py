@@ -7,6 +7,7 @@ import gzip
 import http.client
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -503,9 +504,13 @@ TYPES = ["application/json", "application/jsonlines", "text/csv", "application/x
 
 
 @given(body=BODIES, kind=st.sampled_from(TYPES), accept=st.sampled_from([*TYPES, "*/*", ";,;"]))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("SMRL_FUZZ_EXAMPLES", "400")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_no_request_is_an_error_of_ours(server: Server, body: bytes, kind: str, accept: str) -> None:
-    """benchmarks/serving.py sends 10,000 of these; here a few, over real HTTP."""
+    """Over real HTTP. For more of them: SMRL_FUZZ_EXAMPLES=10000 pytest tests/test_serving.py -k no_request."""
     status, _, answer = server.request("POST", "/invocations", body, {"Content-Type": kind, "Accept": accept})
     assert status in (200, 400, 406, 415)
     if status != 200:

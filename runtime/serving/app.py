@@ -103,11 +103,11 @@ class App:
         self._registry = Registry(self.settings.shared, memory_mb=self.settings.models_mb)
         loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._end_with_parent())
-        loading = loop.run_in_executor(self._threads, self._load)
+        self._loading = loop.run_in_executor(self._threads, self._load)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
-        await loading
+        await self._loading
         self._threads.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -221,6 +221,8 @@ class App:
         return Answer(200, self._counters.text().encode(), "text/plain; version=0.0.4")
 
     async def _invocations(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
+        if self.policy is None:  # another worker may have been ready, and told so, before this one
+            await self._loading
         if self.policy is None:
             raise RequestError(503, "no policy is loaded; the server's log says why.")
         return await self._invoke(self.policy, headers, body)

@@ -1,7 +1,5 @@
 """Servers to measure ours against: `serving_peers.py echo|fastapi|rayserve PORT CHECKPOINT`, one process each."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -99,14 +99,17 @@ def replace_folder(aside: Path, final: Path) -> None:
     if final.exists():
         os.rename(final, doomed)
     os.rename(aside, final)
-    _flush(final.parent)
+    flush(final.parent)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(folder: Path) -> None:
     """Removes what a kill left half-written or half-removed."""
     for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -217,11 +220,12 @@ def _mean_return(checkpoint: Path) -> float | None:
 def _flush_tree(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            _flush(Path(parent) / name)
-        _flush(Path(parent))
+            flush(Path(parent) / name)
+        flush(Path(parent))
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Sees a file or folder to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -15,12 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from runtime.errors import PlatformError, Problems
 
 _OPT_ML = "/opt/ml"
 _FAILURE_USEFUL_CHARS = 1024
 _USERS_SCRIPT = "SMRL_USERS_SCRIPT"
 _HYPERPARAMETERS = "hyperparameters.json"
+# Content types that the server answers in.
+ANSWER_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
 # Names that SageMaker and its SDK put among the hyperparameters for themselves.
 _PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_module_name")
 
@@ -139,10 +143,10 @@ class ServingEnvironment:
         port: To listen on.
         workers: Processes; the CPUs if the platform does not say.
         default_accept: Content type of answers where the client does not say.
-        max_body_bytes: Of a request. SageMaker's own limits are 25 MB in real time and 100 MB in batch.
+        max_body_bytes: Of a request: SageMaker's own limits, 25 MB in real time and 100 MB in batch, if it says none.
         timeout_s: For one request.
         access_log: Whether to print a line a request.
-        models_mb: Memory for the models of a multi-model endpoint; None for what is left.
+        models_mb: Memory for the models of a multi-model endpoint: half of what is left, if nobody says.
     """
 
     model: Path | None
@@ -153,7 +157,7 @@ class ServingEnvironment:
     max_body_bytes: int
     timeout_s: float
     access_log: bool
-    models_mb: float | None
+    models_mb: float
 
 
 def read_serving_environment() -> ServingEnvironment:
@@ -164,31 +168,52 @@ def read_serving_environment() -> ServingEnvironment:
     """
     env, base, problems = os.environ, find_base(), Problems()
 
-    def number(name: str, default: float, *, low: float) -> float:
+    def number(name: str, default: float, *, low: float, high: float = math.inf, whole: bool = False) -> float:
         text = env.get(name) or str(default)
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not low <= value < math.inf:
-            problems.add(name, text, "the environment", expected=f"a number of at least {low:g}")
+        if not low <= value <= high or math.isinf(value) or (whole and value % 1):
+            kind, most = "a whole number" if whole else "a number", "" if math.isinf(high) else f" and at most {high:g}"
+            problems.add(name, text, "the environment", expected=f"{kind} of at least {low:g}{most}")
             return default
         return value
+
+    accept = env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "")
+    if accept not in ("", "*/*", *ANSWER_TYPES):
+        problems.add(
+            "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
+            accept,
+            "the environment",
+            expected=f"one of {', '.join(ANSWER_TYPES)}",
+        )
+    usual_mb = 100 if env.get("SAGEMAKER_BATCH", "").lower() == "true" else 25
 
     serving = ServingEnvironment(
         model=None if base is None else base / "model",
         is_multi_model=env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
-        port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, low=1)),
-        workers=int(number("SAGEMAKER_MODEL_SERVER_WORKERS", _usable_cpus(), low=1)),
-        default_accept=env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", ""),
+        port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, low=1, high=65535, whole=True)),
+        workers=int(number("SAGEMAKER_MODEL_SERVER_WORKERS", _usable_cpus(), low=1, whole=True)),
+        default_accept=accept,
         # 0 is SageMaker's word for no limit; a request is held in memory here, so there is one.
-        max_body_bytes=int(number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, low=0) or 100) * 2**20,
+        max_body_bytes=int((number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, low=0) or usual_mb) * 2**20),
         timeout_s=number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 60, low=0.001),
         access_log=env.get("SMRL_ACCESS_LOG", "").lower() in ("1", "true"),
-        models_mb=number("SMRL_MODELS_MB", 0, low=0) or None,
+        models_mb=number("SMRL_MODELS_MB", 0, low=0) or _free_mb() / 2,
     )
     problems.raise_if_any()
     return serving
+
+
+def _free_mb() -> float:
+    """Memory that is left, by the machine and by the cgroup's limit."""
+    free = float(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # without cgroup v2, or without a limit ("max")
+        cgroup = Path("/sys/fs/cgroup")
+        most, used = ((cgroup / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        free = min(free, float(int(most) - int(used)))
+    return free / 2**20
 
 
 def setdefault_environment(defaults: Mapping[str, str]) -> None:

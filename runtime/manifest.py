@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import gzip
 import json
+import os
 import tarfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from runtime.checkpoint import flush
 from runtime.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -46,11 +53,43 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def note_exports(folder: Path, exports: list[dict[str, Any]], *, checkpoint: str, not_exported: str = "") -> None:
-    """Adds to the manifest what was exported from which checkpoint, or why nothing was."""
-    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports}
+def note_exports(
+    folder: Path,
+    exports: list[dict[str, Any]],
+    signatures: dict[str, Any],
+    *,
+    checkpoint: str,
+    not_exported: str = "",
+) -> None:
+    """Writes into the manifest what was exported from which checkpoint, or why nothing was.
+
+    Args:
+        folder: The model directory.
+        exports: An entry a file.
+        signatures: Inputs and outputs of each signature that the files have.
+        checkpoint: Name of the checkpoint below the model directory.
+        not_exported: Why there are none.
+    """
+    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports, "signatures": signatures}
     manifest = {name: value for name, value in read_manifest(folder).items() if name != "not_exported"}
     write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds a model directory for one writer; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: Another process is writing to it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder}: got a folder that another process is writing to; wait for its end.") from None
+    finally:
+        os.close(handle)
 
 
 def unpack(archive: Path, scratch: Path) -> Path:
@@ -60,9 +99,12 @@ def unpack(archive: Path, scratch: Path) -> Path:
         UserError: It is broken, or reaches outside the folder.
     """
     try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with gzip.open(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                tar.extractall(scratch, filter="data")
+            while stream.read(2**20):  # to its end, where gzip's checksum is
+                pass
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"model: got {str(archive)!r}, which cannot be unpacked ({error}).") from None
     return scratch
 
@@ -71,4 +113,6 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file in one go: a kill leaves the old one or the new."""
     aside = path.with_name(f".{path.name}.writing")
     aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    flush(aside)
     aside.rename(path)
+    flush(path.parent)

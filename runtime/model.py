@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from importlib import metadata
@@ -15,7 +16,7 @@ from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, rep
 from runtime.errors import PlatformError, UserError
 from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.hyperparameters import JobConfig
-from runtime.manifest import MANIFEST, unpack, write_json
+from runtime.manifest import MANIFEST, note_exports, unpack, write_json
 
 PARAMS = "params.json"
 _FINAL, _BEST = "checkpoint", "best"
@@ -39,8 +40,7 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
         _replace(checkpoint, folder / _FINAL)
         if best is not None:
             _replace(best, folder / _BEST)
-        for exported in (SAVED_MODEL, ONNX, TORCH):  # of an earlier start; they are not this checkpoint's
-            (folder / exported).unlink(missing_ok=True)
+        _forget_exports(folder)
         write_json(folder / PARAMS, params)
         write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
     except OSError as error:
@@ -135,6 +135,16 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
         f"model: got {str(place)!r}, which holds no whole checkpoint{named}; expected what a training job wrote "
         "to its model directory."
     )
+
+
+def _forget_exports(folder: Path) -> None:
+    """Removes what an earlier start exported from another checkpoint; first from the manifest, should a kill come."""
+    if (folder / MANIFEST).is_file():
+        note_exports(folder, [], {}, checkpoint=_FINAL, not_exported="the model is being written")
+    for exported in (SAVED_MODEL, ONNX, TORCH):
+        (folder / exported).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # TF Serving would take the empty folder for a version
+        (folder / SAVED_MODEL).parent.rmdir()
 
 
 def _replace(source: Path, target: Path) -> None:

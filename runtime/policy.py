@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,21 @@ class Policy:
             clip_actions=algorithm.config.clip_actions,
         )
 
+    def in_double(self) -> Policy:
+        """The same policy computed in float64, from observations filtered to float32: what rounding is measured by."""
+        return Policy(
+            copy.deepcopy(self.module).double(),
+            self.action_space,
+            observation_filter=self.observation_filter,
+            normalize_actions=self.normalize_actions,
+            clip_actions=self.clip_actions,
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = next(self.module.parameters()).dtype
+        return dtype
+
     def reset(self) -> None:
         """Forgets the episode so far; matters to recurrent networks alone."""
         state = self.module.get_initial_state() if self.module.is_stateful() else None
@@ -142,7 +158,7 @@ class Policy:
         """Inputs of the action distribution, (B, L), for unfiltered observations (B, O)."""
         if self.observation_filter is not None:
             observations = self.observation_filter(observations)
-        tensor = torch.as_tensor(np.asarray(observations, np.float32))
+        tensor = torch.as_tensor(np.asarray(observations, np.float32)).to(self._dtype)
         with torch.inference_mode():
             if self._state is None:
                 output = self.module.forward_inference({Columns.OBS: tensor})[Columns.ACTION_DIST_INPUTS]
@@ -164,7 +180,9 @@ class Policy:
         logits = torch.as_tensor(self.logits(observations))
         filtered = observations if self.observation_filter is None else self.observation_filter(observations)
         with torch.inference_mode():
-            values = self.module.compute_values({Columns.OBS: torch.as_tensor(np.asarray(filtered, np.float32))})
+            values = self.module.compute_values(
+                {Columns.OBS: torch.as_tensor(np.asarray(filtered, np.float32)).to(self._dtype)}
+            )
             distribution = self.module.get_inference_action_dist_cls().from_logits(logits)
             actions = distribution.to_deterministic().sample()
             logp = distribution.logp(actions)
@@ -179,7 +197,7 @@ class Policy:
     def to_environment(self, action: NDArray[Any]) -> Any:
         """The network's action as the environment takes it."""
         if isinstance(self.action_space, gymnasium.spaces.Discrete):
-            return int(action) + int(self.action_space.start)
+            return int(action)
         if self.normalize_actions:
             action = unsquash_action(action, self.action_space)
         elif self.clip_actions:

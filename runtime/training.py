@@ -129,6 +129,7 @@ def _train(
     from runtime.ray_session import prepare_environment, ray_session
 
     prepare_environment()
+    from runtime.manifest import only_writer
     from runtime.model import write_model
     from runtime.ppo.loop import TrainingJob, train
 
@@ -136,9 +137,11 @@ def _train(
 
     def hand_over(checkpoint: Path, spaces: tuple[Any, Any]) -> None:
         def write() -> None:
-            write_model(layout.model, checkpoint, config, spaces=spaces)
-            if config.values["export"]:
-                _export(layout.model, reporter)
+            layout.model.mkdir(parents=True, exist_ok=True)
+            with only_writer(layout.model):
+                write_model(layout.model, checkpoint, config, spaces=spaces)
+                if config.values["export"]:
+                    _export(layout.model, reporter)
 
         if save_model is None:
             write()
@@ -175,7 +178,8 @@ def _export(model: Path, reporter: Reporter) -> None:
     except Exception as error:
         why = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
         reporter.note(f"the policy is not exported: {why}")
-        note_exports(model, [], checkpoint="checkpoint", not_exported=why)
+        with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as it did before
+            note_exports(model, [], {}, checkpoint="checkpoint", not_exported=why)
 
 
 @contextlib.contextmanager
@@ -280,8 +284,9 @@ def _describe_exports(model: Path) -> str:
     from runtime.export.exporter import largest_difference
     from runtime.manifest import read_manifest
 
-    exports = read_manifest(model).get("exports")
+    manifest = read_manifest(model)
+    exports = manifest.get("exports")
     if not exports:
-        return "none"
+        return f"none: {manifest.get('not_exported', 'rl.training.export is false').splitlines()[0]}"
     files = ", ".join(export["file"] for export in exports)
     return f"{files}; within {largest_difference(exports):.1g} of the policy"

@@ -181,7 +181,7 @@ def exported_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = [f"{name}={value}" for name, value in {**TINY, "rl.training.export": "true"}.items()]
     done = run_smrl(
         *("train", "--preset", "reacher", "--out", str(out), *settings),
-        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=1", "rl.training.config.seed=7"),
+        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=1", "rl.training.config.seed=8"),
         cwd=out.parent,
     )
     assert done.returncode == 0, done.stderr

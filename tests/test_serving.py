@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import http.client
 import io
 import json
@@ -12,7 +13,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +27,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.manifest import read_manifest
+from runtime.errors import UserError
+from runtime.manifest import read_manifest, write_json
 from runtime.policy import Policy
+from runtime.serving.decoding import RequestError
+from runtime.serving.registry import Registry
+from runtime.serving.served_policy import load_policy
 from tests.conftest import BIN, clean_environment, run_peer
 
 JSON = {"Content-Type": "application/json"}
@@ -223,7 +230,7 @@ BAD: list[tuple[Any, str]] = [
     (having(prev_action=["a"]), "inputs.prev_action: JSON Value: 'a' is not of expected type: float32."),
     (having(observations=[[1] * 20]), "inputs.observations: got shape (1, 20); expected (batch, 9)"),
     (having(observations=[1] * 9), "inputs.observations: got shape (9,); expected (batch, 9)"),
-    (having(observations=[[1] * 9, [1] * 8]), "inputs.observations: got rows of different lengths"),
+    (having(observations=[[1] * 9, [1] * 8]), "inputs.observations: got lists of different lengths or depths"),
     (having(observations=[[True] * 9]), "inputs.observations: got True; expected numbers in nested lists."),
     (having(observations=[["1"] * 9]), "inputs.observations: got '1'; expected numbers"),
     (having(observations=[[None] * 9]), "inputs.observations: got None; expected numbers"),
@@ -243,6 +250,9 @@ BAD: list[tuple[Any, str]] = [
     ('{"inputs": ', "body: got invalid JSON (unexpected end of data"),
     ('{"instances": [[NaN, 1, 1, 1, 1, 1, 1, 1, 1]]}', "body: got invalid JSON"),
     ("", "body: got nothing; expected observations."),
+    ('{"inputs": ' + "[" * 900 + "]" * 900 + "}", "inputs: got [["),
+    ('{"signature_name": ' + "[" * 900 + "]" * 900 + ', "inputs": 1}', "Serving signature name: [["),
+    ({"signature_name": 0, "instances": [[1] * 9]}, "Serving signature name: 0 not found"),
 ]
 
 
@@ -262,12 +272,17 @@ def npy(array: Any) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "body", "message"),
     [
-        ("application/jsonlines", "[1,1,1,1,1,1,1,1,1]\n\n[1,1]\n", "line 2: instances: got shape (1, 2); expected"),
+        ("application/jsonlines", "[1,1,1,1,1,1,1,1,1]\n\n[1,1]\n", "line 3: instances: got shape (1, 2); expected"),
+        ("application/jsonlines", "[1,2,3,4\n5,6,7,8,9],[1,1,1,1,1,1,1,1,1]\n", "line 1: got invalid JSON"),
+        ("application/jsonlines", "[1,1,1,1,1,1,1,1,1],[1,2,3\n4,5,6,7,8,9]\n", "line 1: got invalid JSON"),
         ("application/jsonlines", "[1,1,1,1,1,1,1,1,1]\n{}\n", "line 2: instances[0]: got []; expected an object"),
         ("application/jsonlines", "1,1,1,1,1,1,1,1,1\n", "line 1: got several JSON values; expected one a line."),
         ("text/csv", "a,b\n", "line 1, column 1: got 'a'; expected a number. There must be no header."),
         ("text/csv", "1,1,1,1,1,1,1,1,1\n1,2,3\n", "line 2: got 3 columns; expected 9."),
-        ("text/csv", "1,1,1,1,nan,1,1,1,1\n", "body[0, 4]: got nan; expected a finite number"),
+        ("text/csv", "\n1,1,1,1,nan,1,1,1,1\n", "line 2, column 5: got nan; expected a finite float32."),
+        ("text/csv", "0,0,0,0,0,0,0,0,0],[0,0,0,0,0,0,0,0,0\n", "line 1, column 9: got '0]'; expected a number."),
+        ("text/csv", "true,0,0,0,0,0,0,0,0\n", "line 1, column 1: got 'true'; expected a number."),
+        ("text/csv", "1_0,0,0,0,0,0,0,0,0\n", "line 1, column 1: got '1_0'; expected a number."),
         ("application/x-npy", b"\x93NUMPY", "body: got no NumPy array"),
         ("application/x-npy", npy(ROWS)[:-4], "bytes after a header that promises 108"),
         ("application/x-npy", npy(ROWS > 0), "body: got an array of bool; expected numbers."),
@@ -301,8 +316,14 @@ def test_gzip_both_ways_and_the_custom_attributes_come_back(server: Server) -> N
     assert (status, told["content-encoding"]) == (200, "gzip")
     assert told["x-amzn-sagemaker-custom-attributes"] == attributes
     assert len(json.loads(gzip.decompress(answer))["predictions"]) == 150
-    status, error = server.refusal(body[:-9], headers | {"Accept-Encoding": "identity"})
-    assert (status, error) == (400, "body: got gzip data that ends too early.")
+    plain = {**JSON, "Content-Encoding": "gzip"}
+    assert server.refusal(body[:-9], plain) == (400, "body: got gzip data that ends too early.")
+    assert "bytes that gzip cannot unpack" in server.refusal(body + b"and then this", plain)[1]
+    half = gzip.compress(json.dumps(ROWS[0].tolist()).encode() + b"\n")
+    lines = server.request("POST", "/invocations", half + half, {**LINES, "Content-Encoding": "gzip"})[2]
+    assert len(lines.splitlines()) == 2  # two members in a row are one content
+    status, told, _ = server.request("POST", "/invocations", body, {**plain, "Accept-Encoding": "gzip;q=0"})
+    assert (status, told.get("content-encoding")) == (200, None)
 
 
 def test_ping_has_an_empty_body_and_metrics_add_up_over_workers(server: Server) -> None:
@@ -329,10 +350,26 @@ def test_batch_transform_is_told_how_many_at_once(server: Server) -> None:
     assert (status, json.loads(body)) == (200, {"MaxConcurrentTransforms": 2, "MaxPayloadInMB": 6})
 
 
-def test_a_large_batch_does_not_hold_up_the_health_check(server: Server, policy: Policy) -> None:
-    rows = np.random.default_rng(0).normal(size=(50_000, 9)).astype(np.float32)
-    actions = server.invoke(npy(rows), {"Content-Type": "application/x-npy"})["predictions"]
-    np.testing.assert_allclose(actions[-100:], policy.outputs(rows[-100:])["actions"], atol=1e-5)
+def test_large_batches_do_not_hold_up_the_health_check(exported_results: Path, tmp_path: Path, policy: Policy) -> None:
+    rows = np.random.default_rng(0).normal(size=(500_000, 9)).astype(np.float32)
+    body, answers = npy(rows), []
+    with started(tmp_path, str(exported_results), "--workers", "1") as server:
+        server.wait_until(200)
+
+        def ask() -> None:
+            answers.append(server.invoke(body, {"Content-Type": "application/x-npy"})["predictions"])
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        pings = 0
+        while asking.is_alive():
+            start = time.monotonic()
+            assert server.request("GET", "/ping")[0] == 200
+            assert time.monotonic() - start < 2  # SageMaker's limit
+            pings += 1
+        asking.join()
+    assert pings > 1
+    np.testing.assert_allclose(answers[0][-100:], policy.outputs(rows[-100:])["actions"], atol=1e-5)
 
 
 def test_a_worker_that_dies_is_replaced(exported_results: Path, tmp_path: Path) -> None:
@@ -390,6 +427,49 @@ def test_ping_is_503_for_a_policy_that_cannot_be_loaded(exported_results: Path, 
     assert server.log.count("whose sha256 is not the manifest's") == 1
 
 
+@pytest.mark.parametrize("damage", ["outputs", "inputs", "shape", "format", "onnx", "type"])
+def test_a_description_that_is_not_the_policys_is_found_at_start(
+    exported_results: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = shutil.copytree(exported_results / "model", tmp_path / "model")
+    manifest = read_manifest(folder)
+    default, alone = manifest["signatures"]["serving_default"], manifest["signatures"]["observations_only"]
+    (onnx,) = (export for export in manifest["exports"] if export["format"] == "onnx")
+    if damage == "outputs":
+        default["outputs"] = {"foo": {}}
+    elif damage == "inputs":
+        del alone["inputs"]["observations"]
+    elif damage == "shape":
+        alone["inputs"]["observations"]["shape"] = [-1, 8]
+    elif damage == "format":
+        del onnx["format"]
+    elif damage == "type":
+        manifest["exports"] = [1, 2]
+    else:
+        (folder / "policy.onnx").write_bytes(b"nonsense")
+        onnx["sha256"] = hashlib.sha256(b"nonsense").hexdigest()
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(UserError, match="that its policy cannot be loaded by"):
+        load_policy(folder)
+
+
+def test_a_model_that_is_unloaded_is_forgotten_by_every_worker(exported_results: Path, tmp_path: Path) -> None:
+    """Two workers' views of one folder: SageMaker unloads to have the memory back."""
+    url = str(exported_results / "model")
+    one, other = (Registry(tmp_path, workers=2, memory_mb=100) for _ in range(2))
+    one.load("x", url)
+    one.load("y", url)
+    forgotten = weakref.ref(other.get("x"))
+    other.get("y")
+    one.unload("x")
+    other.find("y")
+    assert forgotten() is None
+    with pytest.raises(RequestError, match="it is not loaded"):
+        other.get("x")
+    one.load("x", url)
+    assert other.get("x") is not None
+
+
 def test_sagemaker_starts_it_without_running_the_training_script(exported_results: Path, tmp_path: Path) -> None:
     """The variables that RLEstimator.deploy sets, a model folder that nobody writes to, and a payload limit."""
     base = tmp_path / "opt_ml"
@@ -417,17 +497,19 @@ def test_sagemaker_starts_it_without_running_the_training_script(exported_result
         for headers, body in ((JSON, too_much), ({**JSON, "Content-Encoding": "gzip"}, gzip.compress(too_much))):
             status, error = server.refusal(body, headers)
             assert (status, error[:34]) == (413, "body: got more than 1,048,576 byte")
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        connection.putrequest("POST", "/invocations")
-        connection.putheader("Content-Length", "100")
-        connection.endheaders(b"[1,")
-        assert connection.getresponse().status == 408
-        connection.close()
+        for sent in (b"[1,", b""):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            connection.putrequest("POST", "/invocations")
+            connection.putheader("Content-Length", "100")
+            connection.endheaders(sent)
+            response = connection.getresponse()
+            assert (response.status, response.getheader("connection")) == (408, "close")
+            connection.close()
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
     assert not (tmp_path / "was-imported").exists()
     lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
     invoked = [line for line in lines if line["path"] == "/invocations"]
-    assert [line["status"] for line in invoked] == [200, 413, 413, 408]
+    assert [line["status"] for line in invoked] == [200, 413, 413, 408, 408]
     assert invoked[0]["observations"] == 3
     assert invoked[0]["milliseconds"] > 0
 
@@ -435,7 +517,7 @@ def test_sagemaker_starts_it_without_running_the_training_script(exported_result
 def test_several_models_are_loaded_and_unloaded_by_name(exported_results: Path, tmp_path: Path) -> None:
     first = str(exported_results / "model")
     second = str(shutil.copytree(first, tmp_path / "second"))
-    environment = {"SAGEMAKER_MULTI_MODEL": "true", "SMRL_MODELS_MB": "0.1"}
+    environment = {"SAGEMAKER_MULTI_MODEL": "true", "SMRL_MODELS_MB": "0.3"}
     with started(tmp_path, "--workers", "2", environment=environment) as server:
         server.wait_until(200)
 
@@ -444,7 +526,10 @@ def test_several_models_are_loaded_and_unloaded_by_name(exported_results: Path, 
 
         assert server.request("GET", "/models")[2] == b'{"models":[]}'
         assert load("a/b.tar.gz", first) == 200
+        assert load("a%2Fb.tar.gz", first) == 200  # another one, whose own name looks escaped
+        assert server.request("DELETE", "/models/a%252Fb.tar.gz")[0] == 200
         assert load("a/b.tar.gz", second) == 409
+        assert load("\ud800", first) == load("x" * 300, first) == load("long", "/" + "x" * 5000) == 400
         assert load("none", str(tmp_path / "nothing")) == 400
         assert server.request("POST", "/models", "{}")[0] == 400
         for _ in range(10):  # whichever worker it reaches
@@ -480,9 +565,21 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
     )
     assert "model: got 'nowhere', which does not exist" in fail("nowhere")
     assert "--port: got '0'; expected a whole number above 0" in fail("--port", "0")
-    wrong = fail(SAGEMAKER_BIND_TO_PORT="http", SAGEMAKER_MODEL_SERVER_TIMEOUT="-1")
-    assert "SAGEMAKER_BIND_TO_PORT: got 'http' from the environment; expected a number of at least 1." in wrong
+    wrong = fail(
+        SAGEMAKER_BIND_TO_PORT="http",
+        SAGEMAKER_MODEL_SERVER_TIMEOUT="-1",
+        SAGEMAKER_MODEL_SERVER_WORKERS="1.5",
+        SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="foo",
+    )
+    assert (
+        "SAGEMAKER_BIND_TO_PORT: got 'http' from the environment; expected a whole number of at least 1 and at" in wrong
+    )
     assert "SAGEMAKER_MODEL_SERVER_TIMEOUT: got '-1' from the environment; expected a number" in wrong
+    assert (
+        "SAGEMAKER_MODEL_SERVER_WORKERS: got '1.5' from the environment; expected a whole number of at least 1" in wrong
+    )
+    assert "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT: got 'foo' from the environment; expected one of app" in wrong
+    assert "port: got 99999 on 0.0.0.0, which cannot be had" in fail(str(tmp_path), "--port", "99999")
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

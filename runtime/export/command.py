@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import Problems, suggest
-from runtime.manifest import find_model_directory
+from runtime.manifest import find_model_directory, only_writer
 
 
 def run_export(place: Path, settings: Mapping[str, str]) -> None:
@@ -30,8 +30,10 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
     from runtime.checkpoint import sweep
     from runtime.export.exporter import export_model
 
-    sweep(folder)
-    print(parity_table(export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))))
+    with only_writer(folder):
+        sweep(folder)
+        exports = export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))
+    print(parity_table(exports))
 
 
 def parity_table(exports: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Any
@@ -19,13 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtime
-from runtime.checkpoint import is_whole
+from runtime.checkpoint import flush, is_whole
 from runtime.errors import JobError, PlatformError, UserError
-from runtime.export.graph import OBSERVATIONS, ONNX, SAVED_MODEL, TORCH, Graph, Tensor
+from runtime.export.graph import (
+    DEFAULT_SIGNATURE,
+    OBSERVATIONS,
+    OBSERVATIONS_ONLY,
+    ONNX,
+    SAVED_MODEL,
+    TORCH,
+    Graph,
+    Tensor,
+)
 from runtime.export.onnx_file import write_onnx
-from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, make_observations, measure
+from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_observations, measure
 from runtime.export.policy_graph import build_graph
-from runtime.export.saved_model import DEFAULT_SIGNATURE, signatures, write_saved_model
+from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
 from runtime.manifest import note_exports, read_manifest
 from runtime.model import read_space
@@ -34,9 +44,47 @@ from runtime.policy import Policy
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
 _ROOT = Path(runtime.__file__).resolve().parent.parent
-_CHECK_TIMEOUT_S = 300
+# A stopped job has 120 s on SageMaker, which this must fit into.
+_CHECK_TIMEOUT_S = 60
 
-_Outputs = dict[str, NDArray[Any]]
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported, and what it is to be compared with.
+
+    Attributes:
+        graph: To be written.
+        observations: (B, …) to compare on.
+        trained: The training policy's outputs for them.
+        exact: The same, computed in float64.
+        scale: (B,) size of each observation as the network sees it, at least 1.
+        action_space: Of the output `actions`; None where there is none.
+    """
+
+    graph: Graph
+    observations: NDArray[np.float32]
+    trained: Outputs
+    exact: Outputs
+    scale: NDArray[Any]
+    action_space: gymnasium.Space[Any] | None
+
+    @classmethod
+    def of_policy(cls, policy: Policy, space: gymnasium.spaces.Box) -> Subject:
+        """A PPO policy.
+
+        Args:
+            policy: The policy.
+            space: What one observation is, unfiltered.
+
+        Raises:
+            UserError: It holds something that cannot be exported.
+        """
+        graph = build_graph(policy, space.shape)
+        rows = make_observations(space, policy.observation_filter)
+        seen = rows if policy.observation_filter is None else policy.observation_filter(rows)
+        scale = np.maximum(1.0, np.abs(seen.reshape(len(rows), -1)).max(axis=1))
+        trained, exact = policy.outputs(rows), policy.in_double().outputs(rows)
+        return cls(graph, rows, trained, exact, scale, policy.action_space)
 
 
 def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[str, Any]]:
@@ -47,7 +95,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
         checkpoint: Which of its checkpoints, as `best`.
 
     Returns:
-        What `export_policy` does.
+        What `export` does.
 
     Raises:
         UserError: There is no such checkpoint, or the policy cannot be exported.
@@ -58,8 +106,16 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
     if not is_whole(folder / checkpoint):
         raise UserError(f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected checkpoint or best.")
     policy = Policy.load(folder / checkpoint, settings=manifest)
-    exports = export_policy(folder, policy, read_space(manifest["observation_space"]))
-    note_exports(folder, exports, checkpoint=checkpoint)
+    subject = Subject.of_policy(policy, read_space(manifest["observation_space"]))
+    try:
+        with _written_and_checked(subject, folder) as (aside, exports):
+            # A kill in between leaves a manifest without exports, never one that describes other files.
+            note_exports(folder, [], {}, checkpoint=checkpoint, not_exported="the export was interrupted")
+            for name in _FORMATS:
+                _move(aside / _flat(name), folder / name)
+            note_exports(folder, exports, _describe_signatures(subject.graph), checkpoint=checkpoint)
+    except OSError as error:
+        raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from error
     return exports
 
 
@@ -68,38 +124,31 @@ def largest_difference(exports: list[dict[str, Any]]) -> float:
     return max(float(max(export["parity"]["largest_difference"].values())) for export in exports)
 
 
-def export_policy(folder: Path, policy: Policy, observation_space: gymnasium.Space[Any]) -> list[dict[str, Any]]:
+def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """Writes `1/saved_model.pb`, `policy.onnx` and `policy.pt2` into a folder.
-
-    Args:
-        folder: The model directory.
-        policy: The trained policy.
-        observation_space: What one observation is, unfiltered.
 
     Returns:
         For the manifest: file, format, sha256, inputs, outputs and measured parity of each format.
 
     Raises:
-        UserError: The policy holds something that cannot be exported; nothing was written.
         JobError: A format does not agree with the policy; nothing was kept.
-        PlatformError: The disk is full.
     """
-    if not isinstance(observation_space, gymnasium.spaces.Box):
-        raise UserError(f"export: got the observation space {observation_space}; expected a Box.")
-    try:
-        with _aside(folder) as aside, _fresh_process() as checker:
-            graph = build_graph(policy, observation_space.shape)
-            contents = {name: write(graph) for name, write in _WRITERS.items()}
-            for name, content in contents.items():
-                _write(aside / name, content)
-            observations = make_observations(observation_space, policy.observation_filter)
-            outputs = _run(checker, aside, observations)
-            differences = _check(policy, observations, outputs)
-            for name in contents:
-                _move(aside / name, folder / name)
-    except OSError as error:
-        raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from error
-    return [_describe(graph, name, content, differences[name]) for name, content in contents.items()]
+    with _written_and_checked(subject, folder) as (aside, exports):
+        for name in _FORMATS:
+            _move(aside / _flat(name), folder / name)
+    return exports
+
+
+@contextmanager
+def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """All formats in a folder aside, which goes away in the end, and their entries in the manifest."""
+    with _aside(folder) as aside, _fresh_process() as checker:
+        contents = {name: write(subject.graph) for name, write in _WRITERS.items()}
+        for name, content in contents.items():
+            _write(aside / _flat(name), content)
+        outputs = _run(checker, aside, subject.observations)
+        differences = _check(subject, outputs)
+        yield aside, [_describe(subject.graph, name, contents[name], differences[name]) for name in _FORMATS]
 
 
 @contextmanager
@@ -124,30 +173,36 @@ def _aside(folder: Path) -> Iterator[Path]:
         yield Path(aside)
 
 
+def _flat(name: str) -> str:
+    """A file's name while it is aside: TF Serving would take a second folder `1`, left by a kill, for a model."""
+    return name.replace("/", "-")
+
+
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_bytes(content)
+    flush(path)
 
 
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
+    os.replace(source, target)
+    flush(target.parent)
 
 
-def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.float32]) -> dict[str, _Outputs]:
+def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.float32]) -> dict[str, dict[str, Any]]:
     """Each format's outputs, as the fresh process computed them."""
     np.save(aside / "observations.npy", observations)
-    request = {"folder": aside, "observations": aside / "observations.npy", "outputs": aside / "outputs.npz"}
+    # Absolute: the checker runs in another folder.
+    aside = aside.resolve()
+    files = {name: aside / _flat(name) for name in _FORMATS}
+    request = {"files": files, "observations": aside / "observations.npy", "outputs": aside / "outputs.npz"}
     try:
         said, _ = checker.communicate(json.dumps(request, default=str) + "\n", timeout=_CHECK_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise JobError(f"export: the exported files were not loaded within {_CHECK_TIMEOUT_S} s.") from None
     if checker.returncode != 0:
         raise JobError(f"export: a fresh process could not load the exported files:\n{said.strip()[-2000:]}")
-    outputs: dict[str, _Outputs] = {}
+    outputs: dict[str, dict[str, Any]] = {}
     with np.load(aside / "outputs.npz") as arrays:
         for key in arrays:
             name, _, output = key.partition("|")
@@ -155,16 +210,17 @@ def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.f
     return outputs
 
 
-def _check(
-    policy: Policy,
-    observations: NDArray[np.float32],
-    outputs: Mapping[str, _Outputs],
-) -> dict[str, dict[str, float]]:
+def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[str, float]]:
     """The differences of each format, all within the tolerance."""
-    trained = policy.outputs(observations)
-    found = {name: measure(trained, outputs[name], policy.action_space) for name in _FORMATS}
+    main = subject.graph.main_output
+    found = {}
+    for name in _FORMATS:
+        found[name] = measure(
+            subject.trained, subject.exact, outputs[name], scale=subject.scale, action_space=subject.action_space
+        )
     alone = outputs[SAVED_MODEL]
-    assert np.array_equal(alone["observations_only.actions"], alone["actions"])
+    if not np.array_equal(alone[f"{OBSERVATIONS_ONLY}.{main}"], alone[main]):
+        found[SAVED_MODEL][f"{OBSERVATIONS_ONLY}.{main}"] = float("inf")
     wrong = [
         f"{name}: {output} differs by {difference:.2g}"
         for name, differences in found.items()
@@ -181,11 +237,10 @@ def _check(
 
 def _describe(graph: Graph, name: str, content: bytes, differences: Mapping[str, float]) -> dict[str, Any]:
     """A format's entry in the manifest."""
-    all_signatures = signatures(graph)
     inputs, outputs = {OBSERVATIONS: graph.input}, dict(graph.output_types)
     if name == SAVED_MODEL:
-        inputs, outputs = all_signatures[DEFAULT_SIGNATURE]
-    described: dict[str, Any] = {
+        inputs, outputs = signatures(graph)[DEFAULT_SIGNATURE]
+    return {
         "format": _FORMATS[name],
         "file": name,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -198,7 +253,13 @@ def _describe(graph: Graph, name: str, content: bytes, differences: Mapping[str,
             "largest_difference": {output: float(f"{value:.3g}") for output, value in differences.items()},
         },
     }
-    return described
+
+
+def _describe_signatures(graph: Graph) -> dict[str, Any]:
+    return {
+        name: {"inputs": _as_json(inputs), "outputs": _as_json(outputs)}
+        for name, (inputs, outputs) in signatures(graph).items()
+    }
 
 
 def _as_json(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

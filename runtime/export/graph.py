@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 OBSERVATIONS = "observations"
+# The later name of RLlib for the same output.
+ALIASES = {"actions_0": "actions"}
+DEFAULT_SIGNATURE, OBSERVATIONS_ONLY = "serving_default", "observations_only"
 
 # Files of a model directory. TF Serving takes every numeric folder for a version, so 1 is the only one.
 SAVED_MODEL, ONNX, TORCH = "1/saved_model.pb", "policy.onnx", "policy.pt2"
@@ -85,7 +88,7 @@ class Graph:
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """A constant tensor."""
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = np.ascontiguousarray(value, dtype)
+        self.constants[name] = np.array(value, dtype, order="C")  # a copy: the policy may train on
         return name
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:

@@ -26,8 +26,8 @@ def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:
         UserError: A layer is not known here.
     """
     if isinstance(layers, nn.Sequential):
-        for name, layer in layers.named_children():
-            x = add_layers(graph, layer, x, where=f"{where}.{name}")
+        for number, layer in enumerate(layers):  # not named_children(), which leaves out a layer's second use
+            x = add_layers(graph, layer, x, where=f"{where}.{number}")
         return x
     add = _LAYERS.get(type(layers))
     if add is None:

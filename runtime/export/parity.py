@@ -14,16 +14,19 @@ from runtime.policy import ObservationFilter
 
 OBSERVATION_COUNT = 256
 TOLERANCE = 1e-5
+_UNBOUNDED = 1e6  # a bound beyond this says that there is none: the largest float32, for one
+_ROUNDING = 4.0  # how many times the policy's own rounding a format may round differently
+
+Outputs = Mapping[str, NDArray[Any]]
 
 
 def make_observations(
-    space: gymnasium.Space[Any], observation_filter: ObservationFilter | None, *, seed: int = 0
+    space: spaces.Box, observation_filter: ObservationFilter | None, *, seed: int = 0
 ) -> NDArray[np.float32]:
     """256 observations (B, …): ordinary ones, what the filter has seen and far beyond its clip, and the extremes.
 
-    The first rows are all zeros, all ±1, all ±1e6 (where the space is unbounded) and the space's own bounds.
+    The first rows are all zeros, all ±1, and the space's own bounds, ±1e6 where it has none.
     """
-    assert isinstance(space, spaces.Box)
     rng = np.random.default_rng(seed)
     count = OBSERVATION_COUNT
     scale = rng.choice([0.01, 0.1, 1.0, 10.0, 1000.0], (count, *([1] * len(space.shape))))
@@ -31,63 +34,97 @@ def make_observations(
     if observation_filter is not None:
         seen = slice(count // 2, count)
         rows[seen] = observation_filter.mean + observation_filter.std * rows[seen]
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low, high = np.where(bounded, space.low, -1e6), np.where(bounded, space.high, 1e6)
-    inside = rng.uniform(low, high, rows.shape)
-    rows = np.where(bounded, inside, rows)
+    bounded = (space.low >= -_UNBOUNDED) & (space.high <= _UNBOUNDED)
+    low, high = np.where(bounded, space.low, -_UNBOUNDED), np.where(bounded, space.high, _UNBOUNDED)
+    rows = np.where(bounded, rng.uniform(low, high, rows.shape), rows)
     for row, value in enumerate((np.zeros_like(low), np.ones_like(low), -np.ones_like(low), low, high)):
-        rows[row] = np.clip(value, space.low, space.high)
+        rows[row] = np.clip(value, low, high)
     return rows.astype(np.float32)
 
 
 def measure(
-    trained: Mapping[str, NDArray[Any]], exported: Mapping[str, NDArray[Any]], action_space: gymnasium.Space[Any]
+    trained: Outputs,
+    exact: Outputs,
+    exported: Outputs,
+    *,
+    scale: NDArray[Any],
+    action_space: gymnasium.Space[Any] | None,
 ) -> dict[str, float]:
-    """The largest difference of each output, each row relative to its largest number where that is over 1.
+    """The largest difference of each output, beside what rounding explains; at most TOLERANCE for a right export.
 
-    A discrete action is judged by how much less likely the trained policy finds it than its own choice, in logits: two
-    actions that are equally likely to seven digits may be told apart differently.
+    A number counts relative to itself where it is over 1. A network that sums up large numbers of both signs loses
+    digits in any order of summation: its own loss, measured against float64 and growing with the observation, is
+    allowed for. A discrete action is judged by how much less likely the policy finds it than its own choice, in
+    logits: two that are equally likely to seven digits may be told apart differently.
 
     Args:
-        trained: Outputs of the training policy.
+        trained: Outputs of the training policy, (B, …).
+        exact: The same in float64.
         exported: Outputs of the exported one; may hold more names.
-        action_space: Whose actions they are.
+        scale: (B,) size of each observation as the network sees it, at least 1.
+        action_space: Whose actions `actions` are; None where there are none.
     """
+    usable = _finite_rows(trained)
+    scale = scale[usable]
     differences = {}
     for name, expected in trained.items():
-        found = exported[name]
-        if found.shape != expected.shape:
+        found = exported.get(name)
+        if found is None or found.shape != expected.shape:
             differences[name] = float("inf")
         elif name == "actions" and not isinstance(action_space, spaces.Box):
-            differences[name] = _less_likely(trained["behaviour_logits"], found, action_space)
+            budget = _budget(trained["behaviour_logits"][usable], exact["behaviour_logits"][usable], scale)
+            logits = trained["behaviour_logits"][usable]
+            differences[name] = _less_likely(logits, found[usable], budget.max(axis=1), action_space)
         else:
-            slack = 1 + np.abs(trained["action_logp"]) if name == "action_prob" else 1.0
-            differences[name] = _largest(expected, found, slack)
+            three = [expected[usable], exact[name][usable], found[usable]]
+            if name == "action_prob":  # exp magnifies what the log probability is off by; it is judged as that
+                three = [np.log(np.clip(values.astype(np.float64), 1e-30, 1e30)) for values in three]
+            differences[name] = _largest(*three, scale=scale)
     return differences
 
 
-def _largest(expected: NDArray[Any], found: NDArray[Any], slack: Any) -> float:
-    rows = len(expected)
-    a, b = (x.reshape(rows, -1).astype(np.float64) for x in (expected, found))
-    with np.errstate(invalid="ignore"):
-        away = np.where(a == b, 0.0, np.abs(a - b)).max(axis=1)
-        relative = away / (np.maximum(1.0, np.abs(a).max(axis=1)) * slack)
+def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:
+    """Rows on which the policy itself stays finite; an unfiltered network may overflow at the ends of float32.
+
+    A probability density may be infinite.
+    """
+    others = [values for name, values in trained.items() if name != "action_prob"]
+    usable = np.all([np.isfinite(values.reshape(len(values), -1)).all(axis=1) for values in others], axis=0)
+    assert usable.sum() >= OBSERVATION_COUNT // 4, "the policy overflows on ordinary observations"
+    return np.asarray(usable)
+
+
+def _budget(trained: NDArray[Any], exact: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float64]:
+    """(B, N) what rounding may change: a few times the policy's own rounding, which grows with the observation."""
+    rows = len(trained)
+    own = np.abs(trained.astype(np.float64) - exact).reshape(rows, -1)
+    return np.asarray(_ROUNDING * scale[:, None] * (own / scale[:, None]).max(axis=0))
+
+
+def _largest(trained: NDArray[Any], exact: NDArray[Any], found: NDArray[Any], *, scale: NDArray[Any]) -> float:
+    rows = len(trained)
+    budget = _budget(trained, exact, scale)
+    a, b = (x.reshape(rows, -1).astype(np.float64) for x in (trained, found))
+    relative = np.abs(a - b) / (np.maximum(1.0, np.abs(a)) + budget / TOLERANCE)
     return float(np.where(np.isnan(relative), np.inf, relative).max())
 
 
-def _less_likely(logits: NDArray[Any], actions: NDArray[Any], space: gymnasium.Space[Any]) -> float:
+def _less_likely(
+    logits: NDArray[Any], actions: NDArray[Any], budget: NDArray[Any], space: gymnasium.Space[Any] | None
+) -> float:
     rows = np.arange(len(logits))
     if isinstance(space, spaces.MultiDiscrete):
         counts, chosen = space.nvec.tolist(), actions
     else:
         assert isinstance(space, spaces.Discrete)
-        counts, chosen = [int(space.n)], (actions - int(space.start))[:, None]
+        counts, chosen = [int(space.n)], actions[:, None]
     worst, start = 0.0, 0
     for column, count in enumerate(counts):
         block = logits[:, start : start + count].astype(np.float64)
         if chosen[:, column].min() < 0 or chosen[:, column].max() >= count:
             return float("inf")
         best = block.max(axis=1)
-        gap = (best - block[rows, chosen[:, column]]) / np.maximum(1.0, np.abs(best))
+        gap = best - block[rows, chosen[:, column]]
+        gap /= np.maximum(1.0, np.abs(best)) + 2 * budget / TOLERANCE
         worst, start = max(worst, float(gap.max())), start + count
     return worst

@@ -103,8 +103,6 @@ def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[st
     space = policy.action_space
     if isinstance(space, spaces.Discrete):
         action, logp = _categorical(graph, logits)
-        if int(space.start):
-            action = graph.add("add", action, graph.constant(int(space.start), np.int64))
         return (action, np.int64, ()), logp
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
         return _multi_categorical(graph, logits, space)
@@ -113,8 +111,9 @@ def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[st
         log_std = graph.add("columns", logits, start=size // 2, count=size // 2)
         total = graph.add("reshape", graph.add("sum", log_std), shape=(-1,))
         logp = graph.add("subtract", graph.constant(-size / 4 * _LOG_2PI), total)
-        action = _scale(graph, mean, space, policy)
-        return (graph.add("reshape", action, shape=(-1, *space.shape)), np.float32, space.shape), logp
+        dtype = np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
+        action = _scale(graph, mean, space, policy, dtype)
+        return (graph.add("reshape", action, shape=(-1, *space.shape)), dtype, space.shape), logp
     raise UserError(
         f"export: got the action space {space}; expected a Discrete, a one-dimensional MultiDiscrete or a Box of "
         "floats. Wrap the environment."
@@ -144,19 +143,22 @@ def _multi_categorical(
     return (graph.add("concat", *actions), np.int64, space.shape), total
 
 
-def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy) -> str:
+def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy, dtype: np.dtype[Any]) -> str:
     """The network's action (B, A) in the environment's units, as `Policy.to_environment` has it."""
-    low, high = space.low.ravel(), space.high.ravel()
+    low, high = space.low.ravel().astype(dtype), space.high.ravel().astype(dtype)
+    if dtype == np.float64:
+        mean = graph.add("cast", mean, dtype=np.float64)
     if policy.normalize_actions:
         if not _is_bounded(space):
             return mean
-        low, high = low.astype(np.float32), high.astype(np.float32)
-        scaled = graph.add("add", mean, graph.constant(1.0))
-        scaled = graph.add("divide", graph.add("multiply", scaled, graph.constant(high - low)), graph.constant(2.0))
-        mean = graph.add("add", graph.constant(low), scaled)
+        scaled = graph.add("add", mean, graph.constant(1.0, dtype))
+        scaled = graph.add("multiply", scaled, graph.constant(high - low, dtype))
+        scaled = graph.add("divide", scaled, graph.constant(2.0, dtype))
+        mean = graph.add("add", graph.constant(low, dtype), scaled)
     elif not policy.clip_actions:
         return mean
-    return graph.add("maximum", graph.add("minimum", mean, graph.constant(high)), graph.constant(low))
+    mean = graph.add("minimum", mean, graph.constant(high, dtype))
+    return graph.add("maximum", mean, graph.constant(low, dtype))
 
 
 def _is_bounded(space: gymnasium.spaces.Box) -> bool:

@@ -19,13 +19,19 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 
-from runtime.export.graph import OBSERVATIONS, Graph, Operation, Tensor
+from runtime.export.graph import (
+    ALIASES,
+    DEFAULT_SIGNATURE,
+    OBSERVATIONS,
+    OBSERVATIONS_ONLY,
+    Graph,
+    Operation,
+    Tensor,
+)
 
 _TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10}
 _PRODUCER = 134  # a GraphDef version older than TF 2.1.0, whose own is 175: every reader since accepts it
 _METHOD = "tensorflow/serving/predict"
-DEFAULT_SIGNATURE = "serving_default"
-OBSERVATIONS_ONLY = "observations_only"
 
 # Inputs that RLlib 0.8.2 had and clients still send: TF Serving refuses a request that lacks one. No value of theirs
 # reaches the policy. None: any shape.
@@ -111,12 +117,12 @@ def signatures(graph: Graph) -> dict[str, tuple[dict[str, Tensor], dict[str, Ten
     inputs = observations | OLD_INPUTS
     if outputs["actions"].dtype == np.int64:
         inputs["prev_action"] = Tensor(np.dtype(np.int64), ())
-    outputs["actions_0"] = outputs["actions"]
+    outputs |= {alias: outputs[name] for alias, name in ALIASES.items()}
     return {DEFAULT_SIGNATURE: (inputs, outputs), OBSERVATIONS_ONLY: (observations, main)}
 
 
 def _tensor_name(graph: Graph, output: str) -> str:
-    return graph.outputs["actions" if output == "actions_0" else output]
+    return graph.outputs[ALIASES.get(output, output)]
 
 
 def _signature(inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], tensors: Mapping[str, str]) -> SignatureDef:

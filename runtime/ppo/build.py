@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -77,6 +78,11 @@ def fit_to_place(
         raise UserError(
             f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
             "MultiDiscrete one. Wrap the environment."
+        )
+    if np.any(getattr(action_space, "start", 0)):
+        raise UserError(
+            f"environment {config.env}: got the action space {action_space}; expected one whose actions start at 0, as "
+            "RLlib counts them. Wrap the environment."
         )
     values, notes = dict(config.values), []
     left_out = [f"config.model.{name}" for name in _GAUSSIAN if config.model.get(name)]

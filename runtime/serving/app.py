@@ -6,34 +6,37 @@ Source: Amazon SageMaker's container contracts for real-time inference, batch tr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
-import json
+import math
 import os
 import sys
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
+import numpy as np
 import orjson
 
-from runtime.errors import JobError
+from runtime.errors import UserError
 from runtime.serving.counters import Counters
+from runtime.serving.decoding import JSON, RequestError, decode
+from runtime.serving.encoding import choose_type, encode
+from runtime.serving.receiving import ClientGoneError, Headers, Receive, receive_body, unpack_body
 from runtime.serving.registry import Registry
-from runtime.serving.requests import JSON, RequestError, decode
-from runtime.serving.responses import choose_type, encode
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+T = TypeVar("T")
+
 _ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
-# Above this a request is computed in a thread, so that a health check need not wait for it.
+# Above this a request is computed in a thread: a health check waits for the parser alone then, some 20 ms a MB.
 _INLINE_BYTES = 64 * 1024
 _GZIP_FROM_BYTES = 1024
 _PARENT_CHECK_S = 1.0
@@ -52,7 +55,7 @@ class Settings:
         max_body_bytes: Of a request, unpacked.
         timeout_s: For receiving a request, and for computing it.
         access_log: Whether each request prints a JSON line.
-        models_mb: Memory for the models of a multi-model endpoint; None for what the machine has left.
+        models_mb: Memory for the models of a multi-model endpoint.
     """
 
     model: Path | None
@@ -63,17 +66,26 @@ class Settings:
     max_body_bytes: int = 100 * 2**20
     timeout_s: float = 60.0
     access_log: bool = False
-    models_mb: float | None = None
+    models_mb: float = math.inf
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response: status, body, content type, and what the counters want to know."""
+    """A response.
+
+    Attributes:
+        status: HTTP's.
+        body: As it is sent.
+        kind: Content type.
+        observations: That were answered, for the counters.
+        extra: Further headers.
+    """
 
     status: int
     body: bytes = b""
     kind: str = JSON
     observations: int = 0
+    extra: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class App:
@@ -98,17 +110,21 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._threads = ThreadPoolExecutor(max_workers=1)
+        # One for computing, one for loading: neither is to wait for the other.
+        self._computing, self._loaders = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._counters = Counters(self.settings.shared)
-        self._registry = Registry(self.settings.shared, memory_mb=self.settings.models_mb)
+        self._registry = Registry(
+            self.settings.shared, workers=self.settings.workers, memory_mb=self.settings.models_mb
+        )
         loop = asyncio.get_running_loop()
         watch = asyncio.create_task(self._end_with_parent())
-        self._loading = loop.run_in_executor(self._threads, self._load)
+        self._loading = loop.run_in_executor(self._loaders, self._load)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watch.cancel()
         await self._loading
-        self._threads.shutdown()
+        self._computing.shutdown()
+        self._loaders.shutdown()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _load(self) -> None:
@@ -117,10 +133,8 @@ class App:
             return
         try:
             self.policy = load_policy(self.settings.model)
-        except JobError as error:
-            self._say_once("failed", f"not ready: {error}")
-        except Exception as error:  # whatever onnxruntime raises for a model that it cannot run
-            self._say_once("failed", f"not ready: {self.settings.model}: {type(error).__name__}: {error}")
+        except (UserError, MemoryError) as error:
+            self._say_once("failed", f"not ready: {error or 'no memory is left'}")
         else:
             shape = ", ".join(map(str, self.policy.observation_shape))
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
@@ -131,6 +145,8 @@ class App:
             os.close(os.open(self.settings.shared / f"said-{name}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
+        except OSError:  # of a full disk: better twice than not at all
+            pass
         sys.stderr.write(f"serve: {text}\n")
         sys.stderr.flush()
 
@@ -144,13 +160,17 @@ class App:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         try:
-            body = await self._body(headers, receive)
+            body = await receive_body(
+                headers, receive, most=self.settings.max_body_bytes, timeout_s=self.settings.timeout_s
+            )
             started = time.perf_counter()
             # The raw path, as a model's name may hold an escaped slash.
             answer = await self._route(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
         except RequestError as error:
-            answer = _refuse(error.status, str(error))
-        except _GoneError:
+            # A client that was too slow once is not waited for again; what is too large uvicorn reads and drops.
+            closing = ((b"connection", b"close"),) if error.status == 408 else ()
+            answer = _refuse(error.status, str(error), *closing)
+        except ClientGoneError:
             return
         except Exception as error:
             sys.stderr.write(f"serve: error: {scope['method']} {scope['path']}: {type(error).__name__}: {error}\n")
@@ -162,130 +182,101 @@ class App:
         if self.settings.access_log:
             _log(scope, answer, seconds)
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
-        """The whole body, unpacked.
-
-        Raises:
-            RequestError: It is too large, too slow, or packed in a way that we do not know.
-        """
-        most = self.settings.max_body_bytes
-        too_large = RequestError(
-            413, f"body: got more than {most:,} bytes; expected at most that. Send less at a time."
-        )
-        if int(headers.get(b"content-length", 0)) > most:
-            raise too_large
-        message = await receive()
-        body = message.get("body", b"")
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            try:
-                async with asyncio.timeout(self.settings.timeout_s):
-                    while message.get("more_body"):
-                        message = await receive()
-                        parts.append(message.get("body", b""))
-                        size += len(parts[-1])
-                        if size > most:
-                            raise too_large
-            except TimeoutError:
-                raise RequestError(408, f"body: not received within {self.settings.timeout_s:g} s.") from None
-            body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise _GoneError
-        packing = headers.get(b"content-encoding", b"identity").strip().lower()
-        if packing == b"gzip":
-            return _unpack(bytes(body), most, too_large)
-        if packing != b"identity":
-            raise RequestError(415, f"Content-Encoding: got {packing.decode('latin-1')!r}; expected gzip or none.")
-        return bytes(body)
-
-    async def _route(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes) -> Answer:
+    async def _route(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         route = _ROUTES.get(path)
         if route is None:
             return await self._route_models(method, path, headers, body)
         expected, handler = route
         if method != expected:
-            return _refuse(405, f"{path}: got {method}; expected {expected}.")
+            return _refuse(405, f"{path}: got {method}; expected {expected}.", (b"allow", expected.encode()))
         return await handler(self, headers, body)
 
-    async def _ping(self, _: dict[bytes, bytes], __: bytes) -> Answer:
+    async def _ping(self, _: Headers, __: bytes) -> Answer:
         return Answer(200 if self.policy is not None or self.settings.model is None else 503)
 
-    async def _execution_parameters(self, _: dict[bytes, bytes], __: bytes) -> Answer:
+    async def _execution_parameters(self, _: Headers, __: bytes) -> Answer:
         parameters = {
             "MaxConcurrentTransforms": self.settings.workers,
             "MaxPayloadInMB": min(6, self.settings.max_body_bytes // 2**20),
         }
         return Answer(200, orjson.dumps(parameters))
 
-    async def _metrics(self, _: dict[bytes, bytes], __: bytes) -> Answer:
+    async def _metrics(self, _: Headers, __: bytes) -> Answer:
         return Answer(200, self._counters.text().encode(), "text/plain; version=0.0.4")
 
-    async def _invocations(self, headers: dict[bytes, bytes], body: bytes) -> Answer:
+    async def _invocations(self, headers: Headers, body: bytes) -> Answer:
         if self.policy is None:  # another worker may have been ready, and told so, before this one
             await self._loading
         if self.policy is None:
             raise RequestError(503, "no policy is loaded; the server's log says why.")
         return await self._invoke(self.policy, headers, body)
 
-    async def _invoke(self, policy: ServedPolicy, headers: dict[bytes, bytes], body: bytes) -> Answer:
+    async def _invoke(self, policy: ServedPolicy, headers: Headers, body: bytes) -> Answer:
         content_type = headers.get(b"content-type", b"").decode("latin-1")
         accept = headers.get(b"accept", b"").decode("latin-1")
         if accept in ("", "*/*"):
             accept = self.settings.default_accept
-        if len(body) <= _INLINE_BYTES:
-            return _compute(policy, body, content_type, accept)
-        return await self._in_thread(lambda: _compute(policy, body, content_type, accept))
 
-    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
+        def compute() -> Answer:
+            unpacked = unpack_body(body, headers, most=self.settings.max_body_bytes)
+            return _pack(_compute(policy, unpacked, content_type, accept), headers)
+
+        if len(body) <= _INLINE_BYTES and b"content-encoding" not in headers:
+            return compute()
+        return await self._in_thread(self._computing, compute)
+
+    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                return await loop.run_in_executor(self._threads, work)
+                return await loop.run_in_executor(threads, work)
         except TimeoutError:
             raise RequestError(
-                503, f"not computed within {self.settings.timeout_s:g} s. Send fewer observations at a time."
+                503, f"got no result within {self.settings.timeout_s:g} s. Send fewer observations at a time."
             ) from None
 
-    async def _route_models(self, method: str, path: str, headers: dict[bytes, bytes], body: bytes) -> Answer:
-        """`/models`, `/models/NAME`, `/models/NAME/invoke`."""
+    async def _route_models(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
+        """`/models`, `/models/NAME`, `/models/NAME/invoke`, of a multi-model endpoint alone."""
         parts = path.strip("/").split("/")
+        if parts[0] != "models" or self.settings.model is not None:
+            return _refuse(404, f"{path[:100]}: there is nothing here.")
         name = unquote(parts[1]) if len(parts) > 1 else ""
-        match method, parts[0], len(parts), parts[2:]:
-            case "GET", "models", 1, _:
-                return Answer(200, orjson.dumps({"models": [self._describe(name) for name in self._registry.names()]}))
-            case "POST", "models", 1, _:
-                return await self._in_thread(lambda: self._load_model(body))
-            case "GET", "models", 2, _:
-                return Answer(200, orjson.dumps(self._describe(name)))
-            case "DELETE", "models", 2, _:
+        match method, parts[1:]:
+            case "GET", []:
+                return Answer(200, orjson.dumps({"models": self._registry.describe()}))
+            case "POST", []:
+                return await self._in_thread(self._loaders, lambda: self._load_model(body))
+            case "GET", [_]:
+                found = [model for model in self._registry.describe() if model["modelName"] == name]
+                return Answer(200, orjson.dumps(found[0])) if found else _refuse(404, f"model {name!r}: not loaded.")
+            case "DELETE", [_]:
                 self._registry.unload(name)
                 return Answer(200, orjson.dumps({"status": f"model {name!r} is unloaded"}))
-            case "POST", "models", 3, ["invoke"]:
-                return await self._invoke(self._registry.get(name), headers, body)
-        if parts[0] == "models" and (len(parts) < 3 or parts[2:] == ["invoke"]):
-            return _refuse(405, f"{path}: got {method}.")
+            case "POST", [_, "invoke"]:
+                policy = self._registry.find(name)
+                if policy is None:
+                    policy = await self._in_thread(self._loaders, lambda: self._registry.get(name))
+                return await self._invoke(policy, headers, body)
+            case _, [_, "invoke"]:
+                return _refuse(405, f"{path}: got {method}; expected POST.", (b"allow", b"POST"))
+            case _, [] | [_]:
+                allowed = "GET, POST" if len(parts) == 1 else "GET, DELETE"
+                return _refuse(405, f"{path}: got {method}; expected {allowed}.", (b"allow", allowed.encode()))
         return _refuse(404, f"{path[:100]}: there is nothing here.")
-
-    def _describe(self, name: str) -> dict[str, str]:
-        return {"modelName": name, "modelUrl": self._registry.url_of(name)}
 
     def _load_model(self, body: bytes) -> Answer:
         try:
-            request = json.loads(body)
+            request = orjson.loads(body)
             name, url = request["model_name"], request["url"]
         except (ValueError, KeyError, TypeError):
-            request = name = url = None
+            name = url = None
         if not isinstance(name, str) or not isinstance(url, str):
-            raise RequestError(400, 'body: expected {"model_name": "…", "url": "/opt/ml/models/…/model"}.')
+            raise RequestError(400, 'body: got something else; expected {"model_name": "…", "url": "a folder"}.')
         self._registry.load(name, url)
         return Answer(200, orjson.dumps({"status": f"model {name!r} is loaded"}))
 
 
-class _GoneError(Exception):
-    """The client has closed the connection."""
-
-
-_Handler = Callable[[App, dict[bytes, bytes], bytes], Awaitable[Answer]]
+_Handler = Callable[[App, Headers, bytes], Awaitable[Answer]]
 _ROUTES: dict[str, tuple[str, _Handler]] = {
     "/ping": ("GET", App._ping),
     "/invocations": ("POST", App._invocations),
@@ -298,37 +289,34 @@ def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) 
     call = decode(body, content_type, policy)
     kind = choose_type(accept, call)
     outputs = policy.run(call.observations, call.outputs)
+    if not np.isfinite(outputs[policy.main_output]).all():
+        raise RequestError(
+            400, f"observations: got numbers so large that the policy's {policy.main_output} are not finite."
+        )
     return Answer(200, encode(outputs, call, kind, policy), kind, len(call.observations))
 
 
-def _refuse(status: int, message: str) -> Answer:
-    return Answer(status, orjson.dumps({"error": message}))
+def _pack(answer: Answer, headers: Headers) -> Answer:
+    """The answer by gzip, where the client takes that and it is worth it."""
+    accepted = headers.get(b"accept-encoding", b"").replace(b" ", b"")
+    if len(answer.body) < _GZIP_FROM_BYTES or b"gzip" not in accepted or b"gzip;q=0" in accepted:
+        return answer
+    return replace(answer, body=gzip.compress(answer.body, 1), extra=((b"content-encoding", b"gzip"),))
 
 
-def _unpack(body: bytes, most: int, too_large: RequestError) -> bytes:
-    unpacker: Any = zlib.decompressobj(wbits=31)  # gzip's framing
-    try:
-        unpacked: bytes = unpacker.decompress(body, most + 1)
-    except zlib.error as error:
-        raise RequestError(400, f"body: got bytes that gzip cannot unpack ({error}).") from None
-    if len(unpacked) > most:
-        raise too_large
-    if not unpacker.eof:
-        raise RequestError(400, "body: got gzip data that ends too early.")
-    return unpacked
+def _refuse(status: int, message: str, *extra: tuple[bytes, bytes]) -> Answer:
+    # A lone surrogate, which JSON may carry in a name, is no text that can be sent back.
+    text = message.encode("utf-8", "replace").decode()
+    return Answer(status, orjson.dumps({"error": text}), extra=extra)
 
 
-async def _send(answer: Answer, headers: dict[bytes, bytes], send: Send) -> None:
-    body = answer.body
-    out = [(b"content-type", answer.kind.encode())]
+async def _send(answer: Answer, headers: Headers, send: Send) -> None:
+    out = [(b"content-type", answer.kind.encode()), *answer.extra]
     if _ATTRIBUTES in headers:
         out.append((_ATTRIBUTES, headers[_ATTRIBUTES]))
-    if len(body) >= _GZIP_FROM_BYTES and b"gzip" in headers.get(b"accept-encoding", b""):
-        body = gzip.compress(body, compresslevel=1)
-        out.append((b"content-encoding", b"gzip"))
-    out.append((b"content-length", str(len(body)).encode()))
+    out.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": out})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": answer.body})
 
 
 def _log(scope: Scope, answer: Answer, seconds: float) -> None:
@@ -341,5 +329,6 @@ def _log(scope: Scope, answer: Answer, seconds: float) -> None:
         "bytes": len(answer.body),
         "milliseconds": round(1000 * seconds, 3),
     }
-    sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(OSError):  # nobody reads the log any more
+        sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.flush()

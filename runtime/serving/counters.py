@@ -7,6 +7,7 @@ that died leaves its file, so that sums never fall.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,13 @@ class Counters:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        path = folder / f"{_PREFIX}{os.getpid()}"
-        self._counts = np.memmap(path, np.float64, "w+", shape=(_SIZE,))
+        # Written aside first: whoever adds up finds whole files. Not named by pid, which a later worker may have again.
+        handle, aside = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "wb") as file:
+            file.write(bytes(8 * _SIZE))
+        path = Path(aside).with_name(_PREFIX + Path(aside).name)
+        os.rename(aside, path)
+        self._counts = np.memmap(path, np.float64, "r+", shape=(_SIZE,))
 
     def count(self, status: int, observations: int, seconds: float) -> None:
         """Counts one invocation."""

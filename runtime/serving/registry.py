@@ -1,7 +1,7 @@
 """The models of a multi-model endpoint: loaded and unloaded by name, in every worker at once.
 
-A file a model in a folder that the workers share is the truth; each worker loads a policy when it is first asked for it
-and forgets it when its file is gone.
+A file a model in a folder that the workers share is the truth. Each worker loads a policy when it is first asked for
+it, and forgets it with its next invocation, of whatever model, after the file is gone.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 
-import psutil
-
 from runtime.errors import UserError
-from runtime.serving.requests import RequestError
+from runtime.serving.decoding import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
-_SUFFIX = ".json"
-_LONGEST_NAME = 200  # a file's name has 255 bytes
-_SESSION_COST = 4  # memory of a session by its file's size, about; measured at 2-3 for policies
+_PREFIX, _SUFFIX = "model-", ".json"
+_LONGEST_FILE = 200  # a file's name has 255 bytes
+_SESSION_COST = 4  # memory of a session by its file's size, about; 2-3 was measured for policies
 
 
 @dataclass
@@ -34,11 +33,12 @@ class Registry:
 
     Args:
         folder: Shared by the workers; exists.
-        memory_mb: What all models together may take, in MB; None for what the machine has left.
+        workers: How many of them will hold each model.
+        memory_mb: What all models together may take, in MB.
     """
 
-    def __init__(self, folder: Path, *, memory_mb: float | None) -> None:
-        self._folder, self._memory_mb = folder, memory_mb
+    def __init__(self, folder: Path, *, workers: int, memory_mb: float) -> None:
+        self._folder, self._workers, self._memory_mb = folder, workers, memory_mb
         self._loaded: dict[str, _Loaded] = {}
 
     def load(self, name: str, url: str) -> None:
@@ -54,22 +54,28 @@ class Registry:
         path = self._path(name)
         if path.exists():
             raise RequestError(409, f"model_name: got {name!r}, which is loaded; expected another. DELETE it first.")
-        self._check_memory(Path(url))
         try:
             policy = load_policy(Path(url))
-        except UserError as error:
-            raise RequestError(400, f"url: {error}") from None
+            cost = self._workers * _SESSION_COST * _file_bytes(Path(url)) / 2**20
+        except (UserError, OSError, ValueError) as error:
+            raise RequestError(400, f"url: {error}"[:1000]) from None
         except MemoryError:
             raise RequestError(507, f"model {name!r}: no memory is left to load it. Unload others.") from None
+        left = self._memory_mb - sum(found["mb"] for found in self._files().values())
+        if cost > left:
+            raise RequestError(
+                507, f"url: got a model that needs {cost:.1f} MB; {left:.1f} MB are left. Unload others."
+            )
         aside = self._folder / f"aside-{os.getpid()}"
-        aside.write_text(json.dumps({"url": url}))
+        aside.write_text(json.dumps({"url": url, "mb": cost}))
         try:
+            version = _version(aside)
             os.link(aside, path)  # whole at once, and only if nobody was faster
         except FileExistsError:
             raise RequestError(409, f"model_name: got {name!r}, which was loaded meanwhile.") from None
         finally:
             aside.unlink()
-        self._loaded[name] = _Loaded(_version(path), policy)
+        self._loaded[name] = _Loaded(version, policy)
 
     def unload(self, name: str) -> None:
         """Forgets a model.
@@ -84,56 +90,65 @@ class Registry:
             raise _no_such(name) from None
 
     def get(self, name: str) -> ServedPolicy:
-        """The policy of a model.
+        """The policy of a model; loads it where this worker has not.
 
         Raises:
             RequestError: 404, there is none of that name.
         """
+        if (policy := self.find(name)) is not None:
+            return policy
         try:
-            version = _version(self._path(name))
-        except FileNotFoundError:
-            self._loaded.pop(name, None)
-            raise _no_such(name) from None
-        loaded = self._loaded.get(name)
-        if loaded is None or loaded.version != version:
+            path = self._path(name)
+            version, url = _version(path), json.loads(path.read_text())["url"]
+            policy = load_policy(Path(url))
+        except (UserError, FileNotFoundError) as error:
+            raise RequestError(404, f"model {name!r}: {error}") from None
+        self._loaded[name] = _Loaded(version, policy)
+        return policy
+
+    def find(self, name: str) -> ServedPolicy | None:
+        """The policy of a model if this worker has loaded it; forgets every one that was unloaded elsewhere.
+
+        Raises:
+            RequestError: 404, there is none of that name.
+        """
+        for known in list(self._loaded):
             try:
-                policy = load_policy(Path(self.url_of(name)))
-            except UserError as error:
-                raise RequestError(404, f"model {name!r}: {error}") from None
-            loaded = self._loaded[name] = _Loaded(version, policy)
-        return loaded.policy
+                is_current = _version(self._path(known)) == self._loaded[known].version
+            except FileNotFoundError:
+                is_current = False
+            if not is_current:
+                del self._loaded[known]
+        if name in self._loaded:
+            return self._loaded[name].policy
+        if not self._path(name).exists():
+            raise _no_such(name)
+        return None
 
-    def url_of(self, name: str) -> str:
-        """Where a model was loaded from.
+    def describe(self) -> list[dict[str, str]]:
+        """Name and url of every model, by name."""
+        return [{"modelName": name, "modelUrl": found["url"]} for name, found in sorted(self._files().items())]
 
-        Raises:
-            RequestError: 404, there is none of that name.
-        """
-        try:
-            return str(json.loads(self._path(name).read_text())["url"])
-        except FileNotFoundError:
-            raise _no_such(name) from None
-
-    def names(self) -> list[str]:
-        """Of all models, sorted."""
-        return sorted(unquote(path.name[1:].removesuffix(_SUFFIX)) for path in self._folder.glob(f"*{_SUFFIX}"))
+    def _files(self) -> dict[str, Any]:
+        """What every model's file says, by name; one that is unloaded meanwhile is left out."""
+        found: dict[str, Any] = {}
+        for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            try:
+                found[unquote(path.name.removeprefix(_PREFIX).removesuffix(_SUFFIX))] = json.loads(path.read_text())
+            except FileNotFoundError:
+                continue
+        return found
 
     def _path(self, name: str) -> Path:
-        file = quote(name, safe="")
-        if not name or len(file) > _LONGEST_NAME:
-            raise RequestError(400, f"model_name: got {len(name)} characters; expected 1 to {_LONGEST_NAME}.")
-        return self._folder / f"_{file}{_SUFFIX}"  # the underscore keeps "." and ".." from being folders
-
-    def _check_memory(self, place: Path) -> None:
-        need = _megabytes(place)
-        if self._memory_mb is None:
-            left = psutil.virtual_memory().available / 2**20
-        else:
-            left = self._memory_mb - sum(_megabytes(Path(self.url_of(name))) for name in self.names())
-        if need > left:
+        try:
+            file = quote(name, safe="")
+        except UnicodeEncodeError:
+            file = ""
+        if not file or len(file) > _LONGEST_FILE:
             raise RequestError(
-                507, f"url: got a model that needs {need:.1f} MB; {left:.1f} MB are left. Unload others."
+                400, f"model_name: got {len(file)} bytes, escaped as in a URL; expected 1 to {_LONGEST_FILE}."
             )
+        return self._folder / f"{_PREFIX}{file}{_SUFFIX}"
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -142,9 +157,8 @@ def _version(path: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def _megabytes(place: Path) -> float:
-    sizes = [path.stat().st_size for path in place.rglob("*.onnx")]
-    return _SESSION_COST * sum(sizes) / 2**20
+def _file_bytes(place: Path) -> int:
+    return sum(path.stat().st_size for folder in (place, place / "model") for path in folder.glob("*.onnx"))
 
 
 def _no_such(name: str) -> RequestError:

@@ -13,11 +13,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from runtime.errors import UserError
-from runtime.manifest import find_model_directory, read_manifest
-
-OBSERVATIONS = "observations"
-# The later name of RLlib for the same output.
-_ALIASES = {"actions_0": "actions"}
+from runtime.export.graph import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.manifest import MANIFEST, find_model_directory, read_manifest
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class ServedPolicy:
         inputs: Of `serving_default`, by name.
         outputs: Of `serving_default`, in the order that they are returned.
         main_output: The one that `observations_only` returns.
+        observation_shape: Of one observation.
         session: Runs it; safe to use from several threads.
     """
 
@@ -49,24 +47,18 @@ class ServedPolicy:
     inputs: Mapping[str, Input]
     outputs: tuple[str, ...]
     main_output: str
+    observation_shape: tuple[int, ...]
     session: Any
-
-    @property
-    def observation_shape(self) -> tuple[int, ...]:
-        """Of one observation."""
-        shape = self.inputs[OBSERVATIONS].shape
-        assert shape is not None
-        return shape
 
     def run(self, observations: NDArray[np.float32], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes outputs by name for (B, …) observations."""
-        wanted = list(dict.fromkeys(_ALIASES.get(name, name) for name in outputs))
+        wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in outputs))
         found = dict(zip(wanted, self.session.run(wanted, {OBSERVATIONS: observations}), strict=True))
-        return {name: found[_ALIASES.get(name, name)] for name in outputs}
+        return {name: found[ALIASES.get(name, name)] for name in outputs}
 
 
 def load_policy(place: Path) -> ServedPolicy:
-    """Loads the policy of a model directory.
+    """Loads the policy of a model directory, and computes one observation with it.
 
     Args:
         place: The model directory, or a results folder; may be read-only.
@@ -76,29 +68,48 @@ def load_policy(place: Path) -> ServedPolicy:
     """
     folder = find_model_directory(place)
     manifest = read_manifest(folder)
+    try:
+        return _load(folder, manifest)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # of a manifest that somebody edited, and whatever onnxruntime raises for such a file
+        raise UserError(
+            f"{folder / MANIFEST}: got a description that its policy cannot be loaded by ({type(error).__name__}: "
+            f"{error}); expected what `smrl export` wrote. Run `smrl export {folder}` again."
+        ) from error
+
+
+def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
     exports = {export["format"]: export for export in manifest.get("exports", [])}
-    if not {"onnx", "tensorflow-savedmodel"} <= exports.keys():
+    if "onnx" not in exports:
         why = f" ({manifest['not_exported']})" if manifest.get("not_exported") else ""
         raise UserError(f"{folder}: got a model without an exported policy{why}; run `smrl export {folder}` first.")
-    onnx, signature = exports["onnx"], exports["tensorflow-savedmodel"]
-    path = folder / onnx["file"]
+    default, alone = (manifest["signatures"][name] for name in (DEFAULT_SIGNATURE, OBSERVATIONS_ONLY))
+    (main_output,) = alone["outputs"]
+    policy = ServedPolicy(
+        name=str(manifest.get("env", folder)),
+        inputs={name: _input(tensor) for name, tensor in default["inputs"].items()},
+        outputs=tuple(default["outputs"]),
+        main_output=main_output,
+        observation_shape=tuple(alone["inputs"][OBSERVATIONS]["shape"][1:]),
+        session=_session(_read(folder, exports["onnx"])),
+    )
+    policy.run(np.zeros((1, *policy.observation_shape), np.float32), policy.outputs)
+    return policy
+
+
+def _read(folder: Path, export: Mapping[str, Any]) -> bytes:
+    path = folder / export["file"]
     try:
-        content = path.read_bytes()
+        content: bytes = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: got no file ({error.strerror}); run `smrl export {folder}` again.") from None
-    if hashlib.sha256(content).hexdigest() != onnx["sha256"]:
+    if hashlib.sha256(content).hexdigest() != export["sha256"]:
         raise UserError(
             f"{path}: got {len(content):,} bytes whose sha256 is not the manifest's; expected the file as it was "
             f"exported. Copy the model again, or run `smrl export {folder}`."
         )
-    outputs = tuple(signature["outputs"])
-    return ServedPolicy(
-        name=str(manifest.get("env", folder)),
-        inputs={name: _input(tensor) for name, tensor in signature["inputs"].items()},
-        outputs=outputs,
-        main_output="actions" if "actions" in outputs else outputs[0],
-        session=_session(content),
-    )
+    return content
 
 
 def _input(tensor: Mapping[str, Any]) -> Input:
@@ -109,4 +120,5 @@ def _session(content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     # A worker a core: a second thread in a session would wait for the first more than it helps.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails is raised as well
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -11,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from runtime.container import ServingEnvironment
-from runtime.errors import UserError
+from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
 from runtime.serving.app import App, Settings
 
 _BACKLOG = 2048
 _DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM, unless told otherwise
 _KEEP_ALIVE_S = 75  # longer than a load balancer's 60 s, so that the client is the one who closes
-_HUNG_S = 60
+_HUNG_S = 15  # a worker that does not answer its supervisor for so long is replaced
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
     port = request.port or environment.port
     workers = request.workers or environment.workers
     listener = _listen(request.host, port)
+    # Until the supervisor takes the signals: what was made so far is to be removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     shared = Path(tempfile.mkdtemp(prefix="smrl-serve-"))
     try:
         if model is not None and model.is_file():
@@ -73,10 +77,23 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
             environment.models_mb,
         )
         sys.stderr.write(f"serve: port {port}, {workers} workers, model {settings.model or 'by name'}\n")
-        Multiprocess(_config(settings), sockets=[listener]).run()
+        supervisor = _Supervisor(_config(settings), sockets=[listener])
+        supervisor.run()
     finally:
         listener.close()
         shutil.rmtree(shared, ignore_errors=True)
+    if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+        raise PlatformError("serve: the workers could not start; what they said is above.")
+
+
+class _Supervisor(Multiprocess):
+    """Uvicorn's, which would keep its own copy of the socket open while the workers drain: clients would hang in it."""
+
+    def terminate_all(self) -> None:
+        """Closes the socket, then tells the workers to end."""
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def _config(settings: Settings) -> uvicorn.Config:
@@ -105,10 +122,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
         raise UserError(
-            f"port: got {port} on {host}, which cannot be had ({error.strerror}); choose another."
+            f"port: got {port} on {host}, which cannot be had ({getattr(error, 'strerror', error)}); choose another."
         ) from None
     listener.set_inheritable(True)
     return listener

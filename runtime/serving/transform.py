@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
-from runtime.serving.requests import CSV, RequestError, csv_call, lines_call
-from runtime.serving.responses import encode, prediction_lines
+from runtime.serving.decoding import CSV, RequestError, csv_call, lines_call
+from runtime.serving.encoding import encode, prediction_lines
 from runtime.serving.served_policy import ServedPolicy, load_policy
 from runtime.stop import StopRequest
 
@@ -101,7 +101,10 @@ def _files(source: Path, output: Path) -> list[tuple[Path, Path]]:
 def _transform_file(
     policy: ServedPolicy, path: Path, target: Path, stop: StopRequest, progress: _Progress, *, join: bool
 ) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--output: got {str(target.parent)!r}, which is a file; expected a folder.") from None
     aside = target.with_name(f".{target.name}.writing")
     answer = _answer_csv if path.suffix.lower() == ".csv" else _answer_lines
     try:

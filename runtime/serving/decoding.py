@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,12 +18,20 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.serving.served_policy import OBSERVATIONS, ServedPolicy
+from runtime.export.graph import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.serving.served_policy import ServedPolicy
 
 JSON, JSON_LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
-_SAME = {"application/jsons": JSON_LINES, "application/x-jsonlines": JSON_LINES, "application/x-ndjson": JSON_LINES}
-_DEFAULT, _OBSERVATIONS_ONLY = "serving_default", "observations_only"
+SAME_TYPES = {
+    "application/jsons": JSON_LINES,
+    "application/x-jsonlines": JSON_LINES,
+    "application/x-ndjson": JSON_LINES,
+}
 _DEPTH = 8  # of nested lists in an input that nothing reads
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CSV_CHARACTERS = b"0123456789+-.eE, \t"
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 9, 6, 40
 
 
 class RequestError(Exception):
@@ -57,7 +66,7 @@ def decode(body: bytes, content_type: str, policy: ServedPolicy) -> Call:
         RequestError: 415 for a content type that is not one of ours, 400 for anything wrong in the body.
     """
     kind = content_type.partition(";")[0].strip().lower()
-    kind = _SAME.get(kind, kind) or JSON
+    kind = SAME_TYPES.get(kind, kind) or JSON
     reader = _READERS.get(kind)
     if reader is None:
         raise RequestError(
@@ -90,7 +99,7 @@ def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
         with np.errstate(over="ignore"):
             return np.array(value, np.float32)
     except (ValueError, OverflowError, TypeError):
-        raise RequestError(400, f"{field}: got rows of different lengths; expected equal ones.") from None
+        raise RequestError(400, f"{field}: got lists of different lengths or depths; expected equal ones.") from None
 
 
 def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
@@ -122,6 +131,10 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
         return _read_instances(_as_batch(data, policy), policy, chosen=None)
     if not isinstance(data, dict):
         raise RequestError(400, f"body: got {_short(data)}; expected an object with 'inputs' or 'instances'.")
+    return _read_object(data, policy)
+
+
+def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
     names = data.keys() & {"inputs", "instances"}
     if len(names) == 2:
         raise RequestError(400, "body: got both 'inputs' and 'instances'; expected one of them.")
@@ -129,11 +142,13 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
         if set(data) in ({OBSERVATIONS}, set(policy.inputs)):  # one record, as a JSON line has it
             return _read_instances([data], policy, chosen=None)
         raise RequestError(400, "body: got neither 'inputs' nor 'instances'; expected one of them.")
-    chosen = data.get("signature_name") or None
-    if chosen not in (None, _DEFAULT, _OBSERVATIONS_ONLY):
+    chosen = data.get("signature_name")
+    if chosen in (None, ""):
+        chosen = None
+    elif chosen not in (DEFAULT_SIGNATURE, OBSERVATIONS_ONLY):
         raise RequestError(400, f"Serving signature name: {_short(chosen)} not found in signature def.")
     if "inputs" in names:
-        return _read_columns(data["inputs"], policy, only=chosen == _OBSERVATIONS_ONLY)
+        return _read_columns(data["inputs"], policy, only=chosen == OBSERVATIONS_ONLY)
     return _read_instances(data["instances"], policy, chosen=chosen)
 
 
@@ -160,13 +175,13 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
     if not isinstance(rows, list) or not rows:
         raise RequestError(400, f"instances: got {_short(rows)}; expected a list with a row for each observation.")
     if not any(isinstance(row, dict) for row in rows):
-        if chosen == _DEFAULT and len(policy.inputs) > 1:
+        if chosen == DEFAULT_SIGNATURE and len(policy.inputs) > 1:
             raise RequestError(
                 400, "instances is a plain list, but expecting list of objects as multiple input tensors required."
             )
         return _observations_call(rows, policy, field="instances")
     first = next(row for row in rows if isinstance(row, dict))
-    only = chosen == _OBSERVATIONS_ONLY or (chosen is None and set(first) == {OBSERVATIONS})
+    only = chosen == OBSERVATIONS_ONLY or (chosen is None and set(first) == {OBSERVATIONS})
     wanted = {OBSERVATIONS} if only else set(policy.inputs)
     for number, row in enumerate(rows):
         where = f"instances[{number}]"
@@ -179,7 +194,15 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
 
 
 def _read_lines(body: bytes, policy: ServedPolicy) -> Call:
-    return lines_call([line for line in body.splitlines() if line.strip()], policy)
+    lines, numbers = _split(body)
+    return lines_call(lines, policy, numbers=numbers)
+
+
+def _split(body: bytes) -> tuple[list[bytes], list[int]]:
+    """The lines that are not blank, and their numbers."""
+    lines = body.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    kept = [(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [line for line, _ in kept], [number for _, number in kept]
 
 
 def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
@@ -207,7 +230,12 @@ def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequenc
 
 
 def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
-    """All lines by one call of the parser, which is several times faster than one call a line."""
+    """All lines by one call of the parser, which is several times faster than one call a line.
+
+    A line whose brackets do not balance could lend its rest to its neighbour.
+    """
+    if len(lines) > 1 and not all(map(_is_balanced, lines)):
+        raise RequestError(400, "got lines that are not each a JSON value.")
     try:
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")
     except orjson.JSONDecodeError as error:
@@ -218,8 +246,15 @@ def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
     return Call(call.observations, call.outputs, call.layout, "lines")
 
 
+def _is_balanced(line: bytes) -> bool:
+    """Whether a line looks like one JSON list or object; brackets inside strings make it look otherwise."""
+    ends = line[:1] + line[-1:]
+    return ends in (b"[]", b"{}") and line.count(b"[") == line.count(b"]") and line.count(b"{") == line.count(b"}")
+
+
 def _read_csv(body: bytes, policy: ServedPolicy) -> Call:
-    return csv_call([line for line in body.splitlines() if line.strip()], policy)
+    lines, numbers = _split(body)
+    return csv_call(lines, policy, numbers=numbers)
 
 
 def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
@@ -234,24 +269,38 @@ def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[
         RequestError: Naming the line and column.
     """
     numbers = numbers or range(1, len(lines) + 1)
-    try:
-        rows = orjson.loads(b"[[" + b"],[".join(lines) + b"]]")
-    except orjson.JSONDecodeError:  # CSV allows more than JSON does (.5, +1, spaces), or it is wrong
+    rows = _plain_csv(lines)
+    if rows is None:
         rows = [_csv_row(line, number) for number, line in zip(numbers, lines, strict=True)]
     size = int(np.prod(policy.observation_shape))
     for number, row in zip(numbers, rows, strict=True):
         if len(row) != size:
             raise RequestError(400, f"line {number}: got {len(row)} columns; expected {size}.")
     flat = to_array(rows, field="body")
-    observations = flat.reshape(-1, *policy.observation_shape)
-    return Call(check_observations(observations, policy, field="body"), (policy.main_output,), "rows", "csv")
+    if not np.isfinite(flat).all():
+        row, column = np.argwhere(~np.isfinite(flat))[0]
+        raise RequestError(
+            400, f"line {numbers[row]}, column {column + 1}: got {rows[row][column]}; expected a finite float32."
+        )
+    return Call(flat.reshape(-1, *policy.observation_shape), (policy.main_output,), "rows", "csv")
+
+
+def _plain_csv(lines: Sequence[bytes]) -> list[list[float]] | None:
+    """Rows by JSON's parser, ten times faster than cell by cell; None where they hold what JSON has not (.5, +1)."""
+    if any(line.translate(None, _CSV_CHARACTERS) for line in lines):
+        return None
+    try:
+        rows: list[list[float]] = orjson.loads(b"[[" + b"],[".join(lines) + b"]]")
+    except orjson.JSONDecodeError:
+        return None
+    return rows
 
 
 def _csv_row(line: bytes, number: int) -> list[float]:
     row = []
     for column, cell in enumerate(line.split(b","), start=1):
         try:
-            row.append(float(cell))
+            row.append(float(cell if b"_" not in cell else ""))  # Python takes 1_0 for 10
         except ValueError:
             raise RequestError(
                 400,
@@ -287,7 +336,7 @@ def _npy_array(body: bytes) -> NDArray[Any]:
         return array.reshape(shape, order="F" if is_fortran else "C")
     except Exception as error:  # the header is parsed by numpy, which raises whatever its parser does
         raise RequestError(
-            400, f"body: got no NumPy array ({_short(str(error))}); expected what np.save writes."
+            400, f"body: got no NumPy array ({str(error)[:100]}); expected what np.save writes."
         ) from None
 
 
@@ -340,8 +389,8 @@ def _strange(value: Any, allowed: frozenset[type], *, depth: int) -> _Strange | 
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """A value for a message: shallow and short, whatever the client sent."""
+    return _SHORT.repr(value)
 
 
 _TYPES: dict[str, frozenset[type]] = {

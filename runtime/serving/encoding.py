@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.serving.requests import CSV, JSON, JSON_LINES, NPY, Call, RequestError
+from runtime.serving.decoding import CSV, JSON, JSON_LINES, NPY, SAME_TYPES, Call, RequestError
 from runtime.serving.served_policy import ServedPolicy
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -30,6 +30,7 @@ def choose_type(accept: str, call: Call) -> str:
         kind = part.partition(";")[0].strip().lower()
         if kind in ("*/*", "application/*"):
             return usual
+        kind = SAME_TYPES.get(kind, kind)
         if kind in _WRITERS:
             return kind
     raise RequestError(406, f"Accept: got {accept[:60]!r}; expected one of {', '.join(_WRITERS)}.")

@@ -48,6 +48,8 @@ POLICIES: dict[str, tuple[spaces.Box, gymnasium.Space[Any], dict[str, Any], dict
     "clipped, not scaled": (PLANE, REACH, {}, {"normalize_actions": False, "clip_actions": True}),
     "raw": (PLANE, REACH, {}, {"normalize_actions": False}),
     "unbounded actions": (PLANE, FREE, {}, {}),
+    "unbounded, clipped": (PLANE, FREE, {}, {"normalize_actions": False, "clip_actions": True}),
+    "no scaling needed": (PLANE, spaces.Box(-1, 1, (2,), np.float32), {}, {}),
     "double actions": (PLANE, spaces.Box(-0.1, 0.7, (2,), np.float64), {}, {}),
     "discrete": (PLANE, spaces.Discrete(4), {}, {}),
     "multi-discrete": (PLANE, spaces.MultiDiscrete([2, 3, 4]), {}, {}),

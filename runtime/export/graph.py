@@ -29,6 +29,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "divide": (),
     "minimum": (),
     "maximum": (),
+    "clip": (),  # of a tensor, to two scalars
     "tanh": (),
     "relu": (),
     "sigmoid": (),
@@ -41,8 +42,8 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "reshape": ("shape",),  # -1 stands for the batch
     "concat": (),  # along the last axis
     "columns": ("start", "count"),  # of the last axis of (B, N)
-    "sum": (),  # of the last axis, which stays as 1
-    "mean": (),
+    "sum": (),  # of the last axis, which goes away
+    "mean": (),  # of the last axis, which stays as 1
     "max": (),
     "pad": ("top", "bottom", "left", "right"),  # (B, H, W, C) with zeros
     "convolve": ("strides",),  # (B, H, W, C) with a kernel (H, W, C, D), without padding

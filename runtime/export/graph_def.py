@@ -90,6 +90,7 @@ _OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
     "RealDiv": lambda x, _: x[0] / x[1],
     "Minimum": lambda x, _: np.minimum(*x),
     "Maximum": lambda x, _: np.maximum(*x),
+    "ClipByValue": lambda x, _: np.clip(x[0], x[1], x[2]),
     "GreaterEqual": lambda x, _: x[0] >= x[1],
     "Tanh": lambda x, _: np.tanh(x[0]),
     "Relu": lambda x, _: np.maximum(x[0], 0),

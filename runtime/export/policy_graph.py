@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCNNEncoder, TorchMLPEncoder
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
@@ -18,6 +19,8 @@ from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
 from runtime.policy import ObservationFilter, Policy
 
 _LOG_2PI = math.log(2 * math.pi)
+# Deviations between a mean and 0 from where on the filter is computed in double: float32 is off by 6e-7 of one here.
+_FAR = 10.0
 
 
 def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
@@ -53,13 +56,27 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
 
 
 def add_filter(graph: Graph, x: str, observation_filter: ObservationFilter) -> str:
-    """clip((x - mean) / (std + 1e-8)), in double: a mean of 1e6 with a deviation of 1 leaves float32 nothing."""
-    x = graph.add("cast", x, dtype=np.float64)
-    x = graph.add("subtract", x, graph.constant(observation_filter.mean, np.float64))
-    x = graph.add("divide", x, graph.constant(observation_filter.std + 1e-8, np.float64))
-    x = graph.add("minimum", x, graph.constant(observation_filter.clip, np.float64))
-    x = graph.add("maximum", x, graph.constant(-observation_filter.clip, np.float64))
-    return graph.add("cast", x, dtype=np.float32)
+    """clip((x - mean) / (std + 1e-8)).
+
+    In double where a mean is many deviations away from 0: of 1e6 with a deviation of 1, float32 would leave nothing.
+    """
+    mean, std = observation_filter.mean, observation_filter.std + 1e-8
+    dtype = np.float64 if np.abs(mean / std).max() > _FAR else np.float32
+    if dtype == np.float64:
+        x = graph.add("cast", x, dtype=dtype)
+    x = graph.add("subtract", x, graph.constant(mean, dtype))
+    x = graph.add("divide", x, graph.constant(std, dtype))
+    low, high = (np.array([sign * observation_filter.clip], dtype) for sign in (-1, 1))
+    x = _clip(graph, x, low, high)
+    return graph.add("cast", x, dtype=np.float32) if dtype == np.float64 else x
+
+
+def _clip(graph: Graph, x: str, low: NDArray[Any], high: NDArray[Any]) -> str:
+    """One operation where all bounds are alike, as ONNX has it for scalars alone."""
+    if len(set(low.ravel().tolist())) == len(set(high.ravel().tolist())) == 1:
+        return graph.add("clip", x, *(graph.constant(side.ravel()[0], side.dtype) for side in (low, high)))
+    x = graph.add("minimum", x, graph.constant(high, high.dtype))
+    return graph.add("maximum", x, graph.constant(low, low.dtype))
 
 
 def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
@@ -93,8 +110,7 @@ def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
     if not head.clip_log_std:
         return x, size
     mean, log_std = (graph.add("columns", x, start=start, count=size // 2) for start in (0, size // 2))
-    log_std = graph.add("minimum", log_std, graph.constant(bound))
-    log_std = graph.add("maximum", log_std, graph.constant(-bound))
+    log_std = _clip(graph, log_std, np.array([-bound], np.float32), np.array([bound], np.float32))
     return graph.add("concat", mean, log_std), size
 
 
@@ -109,11 +125,12 @@ def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[st
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         mean = graph.add("columns", logits, start=0, count=size // 2)
         log_std = graph.add("columns", logits, start=size // 2, count=size // 2)
-        total = graph.add("reshape", graph.add("sum", log_std), shape=(-1,))
-        logp = graph.add("subtract", graph.constant(-size / 4 * _LOG_2PI), total)
+        logp = graph.add("subtract", graph.constant(-size / 4 * _LOG_2PI), graph.add("sum", log_std))
         dtype = np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
         action = _scale(graph, mean, space, policy, dtype)
-        return (graph.add("reshape", action, shape=(-1, *space.shape)), dtype, space.shape), logp
+        if len(space.shape) != 1:
+            action = graph.add("reshape", action, shape=(-1, *space.shape))
+        return (action, dtype, space.shape), logp
     raise UserError(
         f"export: got the action space {space}; expected a Discrete, a one-dimensional MultiDiscrete or a Box of "
         "floats. Wrap the environment."
@@ -123,8 +140,8 @@ def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[st
 def _categorical(graph: Graph, logits: str) -> tuple[str, str]:
     """Index (B,) of the largest logit, and its log probability (B,): -log(sum(exp(logits - largest)))."""
     away = graph.add("subtract", logits, graph.add("max", logits))
-    total = graph.add("reshape", graph.add("sum", graph.add("exp", away)), shape=(-1,))
-    logp = graph.add("subtract", graph.constant(0.0), graph.add("log", total))
+    total = graph.add("log", graph.add("sum", graph.add("exp", away)))
+    logp = graph.add("subtract", graph.constant(0.0), total)
     return graph.add("argmax", logits), logp
 
 
@@ -151,14 +168,21 @@ def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy, dtype: np
     if policy.normalize_actions:
         if not _is_bounded(space):
             return mean
-        scaled = graph.add("add", mean, graph.constant(1.0, dtype))
-        scaled = graph.add("multiply", scaled, graph.constant(high - low, dtype))
-        scaled = graph.add("divide", scaled, graph.constant(2.0, dtype))
-        mean = graph.add("add", graph.constant(low, dtype), scaled)
+        mean = _widen(graph, mean, low, high)
     elif not policy.clip_actions:
         return mean
-    mean = graph.add("minimum", mean, graph.constant(high, dtype))
-    return graph.add("maximum", mean, graph.constant(low, dtype))
+    return _clip(graph, mean, low, high)
+
+
+def _widen(graph: Graph, mean: str, low: NDArray[Any], high: NDArray[Any]) -> str:
+    """±1 to low..high: low + (a + 1)(high - low) / 2 as one factor and one offset.
+
+    One row at a time, the number of operations is what a policy costs.
+    """
+    factor, offset = high / 2 - low / 2, high / 2 + low / 2
+    if np.any(factor != 1):
+        mean = graph.add("multiply", mean, graph.constant(factor, low.dtype))
+    return graph.add("add", mean, graph.constant(offset, low.dtype)) if np.any(offset) else mean
 
 
 def _is_bounded(space: gymnasium.spaces.Box) -> bool:

@@ -62,6 +62,7 @@ _SIMPLE = {
     "divide": "RealDiv",
     "minimum": "Minimum",
     "maximum": "Maximum",
+    "clip": "ClipByValue",
     "tanh": "Tanh",
     "relu": "Relu",
     "sigmoid": "Sigmoid",
@@ -69,12 +70,12 @@ _SIMPLE = {
     "log": "Log",
     "sqrt": "Sqrt",
 }
-_REDUCED = {"keep_dims": True, "Tidx": _INT32}
+_KEPT = {"keep_dims": True, "Tidx": _INT32}
 _FORMS: dict[str, Callable[[dict[str, Any]], _Form]] = {
     "greater_equal": lambda _: _Form("GreaterEqual", result="bool"),
-    "sum": lambda _: _Form("Sum", ([-1],), _REDUCED),
-    "mean": lambda _: _Form("Mean", ([-1],), _REDUCED),
-    "max": lambda _: _Form("Max", ([-1],), _REDUCED),
+    "sum": lambda _: _Form("Sum", ([-1],), {"keep_dims": False, "Tidx": _INT32}),
+    "mean": lambda _: _Form("Mean", ([-1],), _KEPT),
+    "max": lambda _: _Form("Max", ([-1],), _KEPT),
     "argmax": lambda _: _Form("ArgMax", (-1,), {"Tidx": _INT32, "output_type": _INT64}, "int64"),
     "cast": lambda a: _Form("Cast", (), {"DstT": np.dtype(a["dtype"])}, np.dtype(a["dtype"]).name),
     "reshape": lambda a: _Form("Reshape", (a["shape"],), {"Tshape": _INT32}),

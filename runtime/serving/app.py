@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -26,7 +26,7 @@ from runtime.errors import UserError
 from runtime.serving.counters import Counters
 from runtime.serving.decoding import JSON, RequestError, decode
 from runtime.serving.encoding import choose_type, encode
-from runtime.serving.receiving import ClientGoneError, Headers, Receive, receive_body, unpack_body
+from runtime.serving.receiving import ClientGoneError, Deadlines, Headers, Receive, receive_body, unpack_body
 from runtime.serving.registry import Registry
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
@@ -39,7 +39,7 @@ _ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
 # Above this a request is computed in a thread: a health check waits for the parser alone then, some 20 ms a MB.
 _INLINE_BYTES = 64 * 1024
 _GZIP_FROM_BYTES = 1024
-_PARENT_CHECK_S = 1.0
+_WATCH_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class Settings:
     models_mb: float = math.inf
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A response.
 
     Attributes:
@@ -117,7 +116,8 @@ class App:
             self.settings.shared, workers=self.settings.workers, memory_mb=self.settings.models_mb
         )
         loop = asyncio.get_running_loop()
-        watch = asyncio.create_task(self._end_with_parent())
+        self._deadlines = Deadlines(self.settings.timeout_s)
+        watch = asyncio.create_task(self._watch())
         self._loading = loop.run_in_executor(self._loaders, self._load)
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -150,19 +150,18 @@ class App:
         sys.stderr.write(f"serve: {text}\n")
         sys.stderr.flush()
 
-    async def _end_with_parent(self) -> None:
-        """A worker whose parent was killed would hold the port for ever."""
+    async def _watch(self) -> None:
+        """Ends requests that are too slow, and the worker with its parent: it would hold the port for ever."""
         while os.getppid() == self.settings.parent:
-            await asyncio.sleep(_PARENT_CHECK_S)
+            self._deadlines.expire()
+            await asyncio.sleep(_WATCH_S)
         os._exit(1)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers = dict(scope["headers"])
         try:
-            body = await receive_body(
-                headers, receive, most=self.settings.max_body_bytes, timeout_s=self.settings.timeout_s
-            )
+            body = await receive_body(headers, receive, most=self.settings.max_body_bytes, deadlines=self._deadlines)
             started = time.perf_counter()
             # The raw path, as a model's name may hold an escaped slash.
             answer = await self._route(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
@@ -217,12 +216,13 @@ class App:
         if accept in ("", "*/*"):
             accept = self.settings.default_accept
 
+        if len(body) <= _INLINE_BYTES and b"content-encoding" not in headers:
+            return _pack(_compute(policy, body, content_type, accept), headers)
+
         def compute() -> Answer:
             unpacked = unpack_body(body, headers, most=self.settings.max_body_bytes)
             return _pack(_compute(policy, unpacked, content_type, accept), headers)
 
-        if len(body) <= _INLINE_BYTES and b"content-encoding" not in headers:
-            return compute()
         return await self._in_thread(self._computing, compute)
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
@@ -289,19 +289,23 @@ def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) 
     call = decode(body, content_type, policy)
     kind = choose_type(accept, call)
     outputs = policy.run(call.observations, call.outputs)
-    if not np.isfinite(outputs[policy.main_output]).all():
+    body = encode(outputs, call, kind, policy)
+    # JSON has no word for infinity: its null, or no JSON at all, is what makes a closer look worth its time.
+    if (kind != JSON or b"null" in body) and not np.isfinite(outputs[policy.main_output]).all():
         raise RequestError(
             400, f"observations: got numbers so large that the policy's {policy.main_output} are not finite."
         )
-    return Answer(200, encode(outputs, call, kind, policy), kind, len(call.observations))
+    return Answer(200, body, kind, len(call.observations))
 
 
 def _pack(answer: Answer, headers: Headers) -> Answer:
     """The answer by gzip, where the client takes that and it is worth it."""
-    accepted = headers.get(b"accept-encoding", b"").replace(b" ", b"")
-    if len(answer.body) < _GZIP_FROM_BYTES or b"gzip" not in accepted or b"gzip;q=0" in accepted:
+    if len(answer.body) < _GZIP_FROM_BYTES:
         return answer
-    return replace(answer, body=gzip.compress(answer.body, 1), extra=((b"content-encoding", b"gzip"),))
+    accepted = headers.get(b"accept-encoding", b"").replace(b" ", b"")
+    if b"gzip" not in accepted or b"gzip;q=0" in accepted:
+        return answer
+    return answer._replace(body=gzip.compress(answer.body, 1), extra=((b"content-encoding", b"gzip"),))
 
 
 def _refuse(status: int, message: str, *extra: tuple[bytes, bytes]) -> Answer:

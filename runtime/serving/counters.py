@@ -6,8 +6,10 @@ that died leaves its file, so that sums never fall.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,9 @@ class Counters:
             file.write(bytes(8 * _SIZE))
         path = Path(aside).with_name(_PREFIX + Path(aside).name)
         os.rename(aside, path)
-        self._counts = np.memmap(path, np.float64, "r+", shape=(_SIZE,))
+        with path.open("r+b") as shared:
+            # A view of floats: adding to it takes a tenth of what an array would.
+            self._counts = memoryview(mmap.mmap(shared.fileno(), 0)).cast("d")
 
     def count(self, status: int, observations: int, seconds: float) -> None:
         """Counts one invocation."""
@@ -44,7 +48,7 @@ class Counters:
         counts[0 if status < 400 else 1 if status < 500 else 2] += 1
         counts[_OBSERVATIONS] += observations
         counts[_SECONDS] += seconds
-        counts[_FIRST_BUCKET + sum(seconds > bound for bound in _BUCKETS_S)] += 1
+        counts[_FIRST_BUCKET + bisect_left(_BUCKETS_S, seconds)] += 1
 
     def text(self) -> str:
         """The sums over all workers, in Prometheus' text format."""

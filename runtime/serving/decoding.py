@@ -11,9 +11,11 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -42,8 +44,7 @@ class RequestError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What a request asks for.
 
     Attributes:
@@ -65,9 +66,11 @@ def decode(body: bytes, content_type: str, policy: ServedPolicy) -> Call:
     Raises:
         RequestError: 415 for a content type that is not one of ours, 400 for anything wrong in the body.
     """
-    kind = content_type.partition(";")[0].strip().lower()
-    kind = SAME_TYPES.get(kind, kind) or JSON
-    reader = _READERS.get(kind)
+    reader = _READERS.get(content_type)
+    if reader is None:
+        kind = content_type.partition(";")[0].strip().lower()
+        kind = SAME_TYPES.get(kind, kind) or JSON
+        reader = _READERS.get(kind)
     if reader is None:
         raise RequestError(
             415, f"Content-Type: got {kind!r}; expected {', '.join(_READERS)}. With curl: -H 'Content-Type: {JSON}'."
@@ -121,6 +124,8 @@ def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, 
 
 
 def _read_json(body: bytes, policy: ServedPolicy) -> Call:
+    if b'"inputs"' in body[:32] and (call := _read_typed(body, policy)) is not None:
+        return call
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -132,6 +137,34 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
     if not isinstance(data, dict):
         raise RequestError(400, f"body: got {_short(data)}; expected an object with 'inputs' or 'instances'.")
     return _read_object(data, policy)
+
+
+def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
+    """The usual request, parsed and checked in one go: a quarter of the time.
+
+    None where it is not that, or is wrong: the other readers say what, and their rules are these.
+    """
+    try:
+        request = _typed_decoder(policy.unread, len(policy.observation_shape) + 1).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if request.instances is not None or request.signature_name is not None:
+        return None
+    observations = to_array(request.inputs.observations, field="inputs.observations")
+    return Call(check_observations(observations, policy, field="inputs.observations"), policy.outputs, "columns")
+
+
+@cache
+def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int) -> Any:
+    """A parser of `{"inputs": {…}}` alone: observations in so many lists, the others a value or a list."""
+    observations: Any = float
+    for _ in range(depth):
+        observations = list[observations]
+    kinds = {"float32": float, "int32": int, "int64": int, "bool": bool}
+    fields = [(name, kinds[dtype] | list[kinds[dtype]]) for name, dtype in unread]  # type: ignore[valid-type]
+    inputs = msgspec.defstruct("inputs", [(OBSERVATIONS, observations), *fields])
+    others: list[Any] = [(name, Any, None) for name in ("instances", "signature_name")]
+    return msgspec.json.Decoder(msgspec.defstruct("request", [("inputs", inputs), *others]))
 
 
 def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
@@ -154,17 +187,16 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
 
 def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
     """TF Serving's `inputs`: every input must be there, others are ignored; a bare list where there is but one."""
-    wanted = {OBSERVATIONS} if only else set(policy.inputs)
+    only = only or len(policy.inputs) == 1
     outputs = (policy.main_output,) if only else policy.outputs
-    if not isinstance(inputs, dict):
-        if len(wanted) > 1:
-            raise RequestError(
-                400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(sorted(wanted))}."
-            )
-        return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
-    _check_inputs(inputs, policy, wanted, where="inputs")
-    observations = to_observations(inputs[OBSERVATIONS], policy, field=f"inputs.{OBSERVATIONS}")
-    return Call(observations, outputs, "columns")
+    if isinstance(inputs, dict):
+        _check_inputs(inputs, policy, only=only, where="inputs")
+        return Call(to_observations(inputs[OBSERVATIONS], policy, field="inputs.observations"), outputs, "columns")
+    if not only:
+        raise RequestError(
+            400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(sorted(policy.inputs))}."
+        )
+    return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
 
 
 def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> Call:
@@ -188,7 +220,7 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
         if not isinstance(row, dict) or set(row) != wanted:
             got = sorted(row) if isinstance(row, dict) else _short(row)
             raise RequestError(400, f"{where}: got {got}; expected an object with the keys {sorted(wanted)}.")
-        _check_inputs(row, policy, wanted, where=where)
+        _check_inputs(row, policy, only=only, where=where)
     observations = to_observations([row[OBSERVATIONS] for row in rows], policy, field=f"instances.{OBSERVATIONS}")
     return Call(observations, (policy.main_output,) if only else policy.outputs, "rows")
 
@@ -352,19 +384,23 @@ def _as_batch(data: Any, policy: ServedPolicy) -> Any:
     return [data] if depth == len(policy.observation_shape) else data
 
 
-def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, wanted: set[str], *, where: str) -> None:
-    """That the inputs which nothing reads are there, and of their type: TF Serving refuses the request otherwise."""
-    for name, tensor in policy.inputs.items():
-        if name not in wanted:
-            continue
-        if name not in inputs:
-            raise RequestError(400, f"Missing named input: {name} in '{where}' object.")
-        if name == OBSERVATIONS:
-            continue
-        strange = _strange(inputs[name], _TYPES[tensor.dtype], depth=_DEPTH)
+def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool, where: str) -> None:
+    """That the inputs which nothing reads are there, and of their type: TF Serving refuses the request otherwise.
+
+    With `only`, that the observations are.
+    """
+    missing = [OBSERVATIONS] if OBSERVATIONS not in inputs else []
+    if not only:
+        missing = [name for name in policy.inputs if name not in inputs]
+    if missing:
+        raise RequestError(400, f"Missing named input: {missing[0]} in '{where}' object.")
+    if only:
+        return
+    for name, dtype in policy.unread:
+        strange = _strange(inputs[name], _TYPES[dtype], depth=_DEPTH)
         if strange is not None:
             raise RequestError(
-                400, f"{where}.{name}: JSON Value: {_short(strange.value)} is not of expected type: {tensor.dtype}."
+                400, f"{where}.{name}: JSON Value: {_short(strange.value)} is not of expected type: {dtype}."
             )
 
 
@@ -377,14 +413,16 @@ class _Strange:
 
 def _strange(value: Any, allowed: frozenset[type], *, depth: int) -> _Strange | None:
     """The first value in nested lists whose type is not allowed; Python's bool is no number here."""
+    if type(value) in allowed:
+        return None
     level = [value]
     for _ in range(depth + 1):
         kinds = set(map(type, level))
-        if wrong := kinds - allowed - {list}:
-            return _Strange(next(item for item in level if type(item) in wrong))
-        if list not in kinds:
+        if kinds <= allowed:
             return None
-        level = list(chain.from_iterable(item for item in level if type(item) is list))
+        if wrong := kinds - allowed - _LIST:
+            return _Strange(next(item for item in level if type(item) in wrong))
+        level = list(chain.from_iterable(level if kinds == _LIST else (item for item in level if type(item) is list)))
     return None
 
 
@@ -393,6 +431,7 @@ def _short(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+_LIST = frozenset({list})
 _TYPES: dict[str, frozenset[type]] = {
     "float32": frozenset({int, float}),
     "int32": frozenset({int}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,14 +18,50 @@ class ClientGoneError(Exception):
     """The client has closed the connection before its request was whole."""
 
 
-async def receive_body(headers: Headers, receive: Receive, *, most: int, timeout_s: float) -> bytes:
+class Deadlines:
+    """Ends waits that last too long, from one timer for all: a timer for each costs more than all else in `receive`.
+
+    Args:
+        timeout_s: For each wait; it is exceeded by what the caller of `expire` sleeps.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._waiting: dict[asyncio.Task[Any], float] = {}
+
+    def __enter__(self) -> None:
+        """The current task begins to wait."""
+        self._waiting[_current_task()] = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """It is done; a wait that `expire` ended is a TimeoutError."""
+        task = _current_task()
+        if self._waiting.pop(task, None) is None and kind is asyncio.CancelledError:
+            task.uncancel()
+            raise TimeoutError
+
+    def expire(self) -> None:
+        """Ends what has waited too long."""
+        before = time.monotonic() - self.timeout_s
+        for task in [task for task, since in self._waiting.items() if since < before]:
+            del self._waiting[task]
+            task.cancel()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
+async def receive_body(headers: Headers, receive: Receive, *, most: int, deadlines: Deadlines) -> bytes:
     """The whole body as it was sent.
 
     Args:
         headers: Of the request, by lower-case name.
         receive: ASGI's.
         most: Bytes that it may have.
-        timeout_s: For all of it.
+        deadlines: For all of it.
 
     Raises:
         RequestError: 413 or 408; it is too large, or too slow.
@@ -34,7 +71,7 @@ async def receive_body(headers: Headers, receive: Receive, *, most: int, timeout
         raise _too_large(most)
     parts, size, more = [], 0, True
     try:
-        async with asyncio.timeout(timeout_s):
+        with deadlines:
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -45,7 +82,9 @@ async def receive_body(headers: Headers, receive: Receive, *, most: int, timeout
                 if size > most:
                     raise _too_large(most)
     except TimeoutError:
-        raise RequestError(408, f"body: got {size:,} bytes within {timeout_s:g} s; expected all of it.") from None
+        raise RequestError(
+            408, f"body: got {size:,} bytes within {deadlines.timeout_s:g} s; expected all of it."
+        ) from None
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,23 @@ class ServedPolicy:
     observation_shape: tuple[int, ...]
     session: Any
 
-    def run(self, observations: NDArray[np.float32], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    @cached_property
+    def unread(self) -> tuple[tuple[str, str], ...]:
+        """Name and dtype of the inputs that clients must send and nothing reads."""
+        return tuple((name, tensor.dtype) for name, tensor in self.inputs.items() if name != OBSERVATIONS)
+
+    def run(self, observations: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         """Computes outputs by name for (B, …) observations."""
-        wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in outputs))
-        found = dict(zip(wanted, self.session.run(wanted, {OBSERVATIONS: observations}), strict=True))
-        return {name: found[ALIASES.get(name, name)] for name in outputs}
+        wanted, places = _plan(outputs)
+        found = self.session.run(wanted, {OBSERVATIONS: observations})
+        return {name: found[place] for name, place in places}
+
+
+@cache
+def _plan(outputs: tuple[str, ...]) -> tuple[list[str], list[tuple[str, int]]]:
+    """What to compute for these outputs, and where in it each is."""
+    wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in outputs))
+    return wanted, [(name, wanted.index(ALIASES.get(name, name))) for name in outputs]
 
 
 def load_policy(place: Path) -> ServedPolicy:

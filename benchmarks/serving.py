@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import selectors
 import socket
 import statistics
@@ -33,7 +32,6 @@ _BIN = Path(sys.executable).parent
 _ROUNDS, _REQUESTS = 7, 1000
 _LOAD, _CONNECTIONS = 1_000_000, 64
 _RECORDS = 10_000_000
-_PEERS = ("echo", "fastapi", "rayserve")
 _BODY = json.dumps(
     {
         "inputs": {
@@ -94,6 +92,13 @@ class _Served:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
+    def pin(self, cpu: int) -> None:
+        """Keeps the server and its workers on one CPU, where the machine has it."""
+        main = psutil.Process(self.process.pid)
+        for process in (main, *main.children(recursive=True)):
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, {min(cpu, (os.cpu_count() or 1) - 1)})
+
     def rss_mb(self) -> float:
         """Resident memory of the server and its workers, in MB."""
         main = psutil.Process(self.process.pid)
@@ -119,6 +124,15 @@ def _serving(*command: str, port: int) -> Iterator[_Served]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+@contextlib.contextmanager
+def _on_cpu(cpu: int) -> Iterator[None]:
+    """Keeps this process on one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    yield
+    os.sched_setaffinity(0, before)
 
 
 def _call(connection: socket.socket) -> bytes:
@@ -148,52 +162,57 @@ def _free_port() -> int:
     return port
 
 
-def _commands(results: Path) -> dict[str, tuple[int, list[str]]]:
-    """Port and command of each server."""
-    commands = {}
-    for name in ("serve", *_PEERS):
-        port = _free_port()
-        if name == "serve":
-            command = [str(_BIN / "serve"), str(results), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        else:
-            peers = str(_ROOT / "benchmarks" / "serving_peers.py")
-            command = [sys.executable, peers, name, str(port), str(results / "model" / "checkpoint")]
-        commands[name] = port, command
-    return commands
+def _command(name: str, results: Path, port: int) -> list[str]:
+    """What starts a server."""
+    if name == "serve":
+        return [str(_BIN / "serve"), str(results), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    peers = str(_ROOT / "benchmarks" / "serving_peers.py")
+    return [sys.executable, peers, name, str(port), str(results / "model" / "checkpoint")]
 
 
 def _latency(results: Path) -> list[str]:
-    """One observation a request, one connection; all servers up, asked in turn."""
-    times: dict[str, list[float]] = {}
-    with contextlib.ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(_serving(*command, port=port))
-            for name, (port, command) in _commands(results).items()
-        }
-        for name, server in [*servers.items()] * _ROUNDS:
-            with server.connect() as connection:  # anew each round, as some close one that was idle
-                _time(connection, _REQUESTS // 5)
-                times.setdefault(name, []).extend(_time(connection, _REQUESTS))
-        memory = {name: server.rss_mb() for name, server in servers.items()}
-    ours = statistics.median(times["serve"])
+    """One observation a request, one connection; ours and one peer up, asked in turn."""
     lines = [
         "## One observation a request, one connection",
         "",
-        f"The notebook's request, {_ROUNDS} rounds of {_REQUESTS:,} requests, servers in turn; one worker each.",
+        f"The notebook's request; ours beside one peer at a time, {_ROUNDS} rounds of {_REQUESTS:,} requests in turn, "
+        "one worker each. The client has one CPU and the servers another, as if it were elsewhere; Ray has both.",
         "",
-        "| server | p50 (us) | p99 (us) | p50 against ours | memory (MB) |",
-        "|---|---|---|---|---|",
+        "| peer | its p50 (us) | its p99 (us) | our p50 (us) | our p99 (us) | its p50 / ours | its memory (MB) | ours |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     labels = {
-        "serve": "`serve`",
         "echo": "uvicorn, echo of the body",
         "fastapi": "FastAPI, torch eager",
         "rayserve": "Ray Serve, RLModule",
     }
     for name, label in labels.items():
-        p50, p99 = (1e6 * value for value in np.percentile(times[name], (50, 99)))
-        lines.append(f"| {label} | {p50:.0f} | {p99:.0f} | {p50 / ours / 1e6:.2f} | {memory[name]:.0f} |")
+        times, memory = _beside(results, name)
+        (p50, p99), (our_p50, our_p99) = (1e6 * np.percentile(times[who], (50, 99)) for who in (name, "serve"))
+        lines.append(
+            f"| {label} | {p50:.0f} | {p99:.0f} | {our_p50:.0f} | {our_p99:.0f} | {p50 / our_p50:.2f} | "
+            f"{memory[name]:.0f} | {memory['serve']:.0f} |"
+        )
     return [*lines, ""]
+
+
+def _beside(results: Path, peer: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each request and memory in MB, of `serve` and of a peer."""
+    times: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name in ("serve", peer):
+            port = _free_port()
+            servers[name] = stack.enter_context(_serving(*_command(name, results, port), port=port))
+        stack.enter_context(_on_cpu(0))
+        for name, server in servers.items():
+            if name != "rayserve":
+                server.pin(1)
+        for name, server in [*servers.items()] * _ROUNDS:
+            with server.connect() as connection:  # anew each round, as some close one that was idle
+                _time(connection, _REQUESTS // 5)
+                times.setdefault(name, []).extend(_time(connection, _REQUESTS))
+        return times, {name: server.rss_mb() for name, server in servers.items()}
 
 
 def _time(connection: socket.socket, count: int) -> list[float]:
@@ -288,14 +307,18 @@ def _transform(results: Path, folder: Path, records: int) -> list[str]:
             file.write(block)
     command = [str(_BIN / "smrl"), "transform", str(results), "--input", str(folder / "in.jsonl"), "--output"]
     start = time.perf_counter()
-    subprocess.run([*command, str(folder / "out"), "--join", "input"], check=True, capture_output=True)
+    process = psutil.Popen([*command, str(folder / "out"), "--join", "input"], stderr=subprocess.DEVNULL)
+    peak = 0.0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            peak = max(peak, process.memory_info().rss / 2**20)
+        time.sleep(0.05)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert process.returncode == 0
     return [
         f"## `smrl transform --join input`, {records:,} JSON lines",
         "",
-        f"{seconds:.0f} s, {records / seconds:,.0f} records/s, one process; at most {peak:.0f} MB of memory in any "
-        "process that this benchmark started and ended.",
+        f"{seconds:.0f} s, {records / seconds:,.0f} records/s, one process; at most {peak:.0f} MB of memory.",
     ]
 
 

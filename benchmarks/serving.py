@@ -178,7 +178,7 @@ def _latency(results: Path) -> list[str]:
         f"The notebook's request; ours beside one peer at a time, {_ROUNDS} rounds of {_REQUESTS:,} requests in turn, "
         "one worker each. The client has one CPU and the servers another, as if it were elsewhere; Ray has both.",
         "",
-        "| peer | its p50 (us) | its p99 (us) | our p50 (us) | our p99 (us) | its p50 / ours | its memory (MB) | ours |",
+        "| peer | its p50 (us) | its p99 (us) | our p50 (us) | our p99 (us) | its p50 / ours | its MB | our MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     labels = {

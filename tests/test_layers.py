@@ -17,7 +17,7 @@ LAYERS = [
     {"hyperparameters", "old_gym", "policy", "toolkit"},
     {"environments", "preset_listing", "model", "settings_page", "export.layers", "export.parity", "export.verify"},
     {"export.policy_graph", "export.saved_model", "export.onnx_file", "export.torch_program"},
-    {"export.exporter"},
+    {"export.exporter", "export.bcq_graph"},
     {"video", "export.command"},
     {"serving.served_policy", "serving.counters"},
     {"serving.decoding"},

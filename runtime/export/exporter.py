@@ -113,7 +113,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
             note_exports(folder, [], {}, checkpoint=checkpoint, not_exported="the export was interrupted")
             for name in _FORMATS:
                 _move(aside / _flat(name), folder / name)
-            note_exports(folder, exports, _describe_signatures(subject.graph), checkpoint=checkpoint)
+            note_exports(folder, exports, describe_signatures(subject.graph), checkpoint=checkpoint)
     except OSError as error:
         raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from error
     return exports
@@ -255,7 +255,8 @@ def _describe(graph: Graph, name: str, content: bytes, differences: Mapping[str,
     }
 
 
-def _describe_signatures(graph: Graph) -> dict[str, Any]:
+def describe_signatures(graph: Graph) -> dict[str, Any]:
+    """Inputs and outputs of each signature, for the manifest."""
     return {
         name: {"inputs": _as_json(inputs), "outputs": _as_json(outputs)}
         for name, (inputs, outputs) in signatures(graph).items()

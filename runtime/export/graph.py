@@ -36,7 +36,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "exp": (),
     "log": (),
     "sqrt": (),
-    "greater_equal": (),
+    "greater": (),
     "argmax": (),  # of the last axis, int64
     "cast": ("dtype",),
     "reshape": ("shape",),  # -1 stands for the batch

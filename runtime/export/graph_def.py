@@ -91,7 +91,7 @@ _OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
     "Minimum": lambda x, _: np.minimum(*x),
     "Maximum": lambda x, _: np.maximum(*x),
     "ClipByValue": lambda x, _: np.clip(x[0], x[1], x[2]),
-    "GreaterEqual": lambda x, _: x[0] >= x[1],
+    "Greater": lambda x, _: x[0] > x[1],
     "Tanh": lambda x, _: np.tanh(x[0]),
     "Relu": lambda x, _: np.maximum(x[0], 0),
     "Sigmoid": lambda x, _: _sigmoid(x[0]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -87,6 +88,18 @@ def _layer_norm(graph: Graph, layer: Any, x: str) -> str:
     return x if layer.bias is None else graph.add("add", x, graph.constant(to_numpy(layer.bias)))
 
 
+def _batch_norm(graph: Graph, layer: Any, x: str) -> str:
+    """As it is after training: by the statistics that it has gathered."""
+    if layer.running_mean is None:
+        raise refuse("a batch norm", layer, "one that keeps running statistics")
+    x = graph.add("subtract", x, graph.constant(to_numpy(layer.running_mean)))
+    x = graph.add("divide", x, graph.constant(np.sqrt(to_numpy(layer.running_var) + layer.eps)))
+    if layer.weight is None:
+        return x
+    x = graph.add("multiply", x, graph.constant(to_numpy(layer.weight)))
+    return graph.add("add", x, graph.constant(to_numpy(layer.bias)))
+
+
 def _silu(graph: Graph, _: Any, x: str) -> str:
     return graph.add("multiply", x, graph.add("sigmoid", x))
 
@@ -101,4 +114,6 @@ _LAYERS: dict[type[nn.Module], Callable[[Graph, Any, str], str]] = {
     nn.SiLU: _silu,
     nn.Sigmoid: lambda graph, _, x: graph.add("sigmoid", x),
     nn.Identity: lambda graph, _, x: x,
+    nn.Dropout: lambda graph, _, x: x,  # after training
+    nn.BatchNorm1d: _batch_norm,
 }

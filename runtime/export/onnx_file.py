@@ -31,7 +31,7 @@ _SIMPLE = {
     "exp": "Exp",
     "log": "Log",
     "sqrt": "Sqrt",
-    "greater_equal": "GreaterOrEqual",
+    "greater": "Greater",
 }
 
 

@@ -72,7 +72,7 @@ _SIMPLE = {
 }
 _KEPT = {"keep_dims": True, "Tidx": _INT32}
 _FORMS: dict[str, Callable[[dict[str, Any]], _Form]] = {
-    "greater_equal": lambda _: _Form("GreaterEqual", result="bool"),
+    "greater": lambda _: _Form("Greater", result="bool"),
     "sum": lambda _: _Form("Sum", ([-1],), {"keep_dims": False, "Tidx": _INT32}),
     "mean": lambda _: _Form("Mean", ([-1],), _KEPT),
     "max": lambda _: _Form("Max", ([-1],), _KEPT),

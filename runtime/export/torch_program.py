@@ -28,7 +28,7 @@ _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "exp": torch.exp,
     "log": torch.log,
     "sqrt": torch.sqrt,
-    "greater_equal": torch.ge,
+    "greater": torch.gt,
     "argmax": lambda x: torch.argmax(x, -1),
     "cast": lambda x, dtype: x.to(torch.from_numpy(np.empty(0, dtype)).dtype),
     "reshape": lambda x, shape: x.reshape(shape),

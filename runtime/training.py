@@ -277,7 +277,7 @@ def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: floa
         "model": str(layout.model),
         "exports": _describe_exports(layout.model),
     }
-    return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}")
+    return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}, or smrl serve {layout.root}")
 
 
 def _describe_exports(model: Path) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,10 @@ from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
 from runtime.export.policy_graph import add_filter, build_graph
 from runtime.export.saved_model import write_saved_model
-from runtime.manifest import read_manifest
+from runtime.manifest import only_writer, read_manifest
 from runtime.model import describe_space, read_space
 from runtime.policy import ObservationFilter, Policy
-from tests.conftest import ROOT, TINY, run_peer, run_smrl
+from tests.conftest import BIN, ROOT, TINY, clean_environment, run_peer, run_smrl
 
 OPS = json.loads((ROOT / "tests" / "tf_2_1_ops.json").read_text())
 PLANE = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -345,3 +347,46 @@ def test_a_network_that_cannot_be_exported_does_not_fail_the_training(tmp_path: 
     manifest = read_manifest(tmp_path / "out" / "model")
     assert manifest["exports"] == []
     assert "TorchStatefulActorCriticEncoder" in manifest["not_exported"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_kill_in_mid_export_leaves_one_model_for_tf_serving(exported_results: Path, tmp_path: Path) -> None:
+    """TF Serving takes every saved_model.pb in a numeric folder for a model; SageMaker uploads what a kill leaves."""
+    folder = shutil.copytree(exported_results / "model", tmp_path / "model")
+    before = (folder / "manifest.json").read_text()
+    command = [str(BIN / "smrl"), "export", str(folder), "checkpoint=best"]
+    process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".export.*.writing/policy.onnx")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert [str(path.relative_to(folder)) for path in folder.rglob("saved_model.pb")] == ["1/saved_model.pb"]
+    assert (folder / "manifest.json").read_text() == before
+    done = run_smrl("export", "model", "checkpoint=best", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(folder)["exported_checkpoint"] == "best"
+    assert not list(folder.glob(".export*"))
+
+
+def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported_results / "model", tmp_path / "model")
+    with only_writer(folder), pytest.raises(UserError, match="that another process is writing to"), only_writer(folder):
+        pass
+    with only_writer(folder):  # it goes with its holder
+        pass
+
+
+def test_actions_that_do_not_start_at_0_are_refused() -> None:
+    """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in other units than it learnt."""
+    from runtime.hyperparameters import Source, resolve
+    from runtime.ppo.build import fit_to_place
+
+    config = resolve([Source("test", {"rl.training.env": "CartPole-v1"})], extras={})
+    refused: list[gymnasium.Space[Any]] = [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 2], start=[0, 1])]
+    for space in refused:
+        with pytest.raises(UserError, match=r"expected one whose actions start at 0"):
+            fit_to_place(config, space, num_cpus=2, num_gpus=0)

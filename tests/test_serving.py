@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from runtime.errors import UserError
 from runtime.manifest import read_manifest, write_json
 from runtime.policy import Policy
-from runtime.serving.decoding import RequestError
+from runtime.serving.observations import RequestError
 from runtime.serving.registry import Registry
 from runtime.serving.served_policy import load_policy
 from tests.conftest import BIN, clean_environment, run_peer

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -21,6 +18,15 @@ import orjson
 from numpy.typing import NDArray
 
 from runtime.export.graph import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.serving.observations import (
+    JSON_TYPES,
+    RequestError,
+    check_observations,
+    find_strange,
+    short,
+    to_array,
+    to_observations,
+)
 from runtime.serving.served_policy import ServedPolicy
 
 JSON, JSON_LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
@@ -32,16 +38,6 @@ SAME_TYPES = {
 _DEPTH = 8  # of nested lists in an input that nothing reads
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CSV_CHARACTERS = b"0123456789+-.eE, \t"
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 9, 6, 40
-
-
-class RequestError(Exception):
-    """A request that breaks a rule: the HTTP status, and the message for whoever sent it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class Call(NamedTuple):
@@ -80,49 +76,6 @@ def decode(body: bytes, content_type: str, policy: ServedPolicy) -> Call:
     return reader(body, policy)
 
 
-def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
-    """Nested lists of numbers to (B, …) float32.
-
-    Raises:
-        RequestError: Naming the field: what is no number, a shape that is not the policy's, NaN or infinity.
-    """
-    strange = _strange(value, _TYPES["float32"], depth=len(policy.observation_shape) + 1)
-    if strange is not None:
-        raise RequestError(400, f"{field}: got {_short(strange.value)}; expected numbers in nested lists.")
-    return check_observations(to_array(value, field=field), policy, field=field)
-
-
-def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
-    """Nested lists of numbers to float32; what is too large for that becomes infinite.
-
-    Raises:
-        RequestError: The lists are ragged.
-    """
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(value, np.float32)
-    except (ValueError, OverflowError, TypeError):
-        raise RequestError(400, f"{field}: got lists of different lengths or depths; expected equal ones.") from None
-
-
-def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
-    """The array itself, if its shape is (B, …) with at least one row and every number is finite.
-
-    Raises:
-        RequestError: It is not.
-    """
-    shape = policy.observation_shape
-    if observations.shape[1:] != shape or not len(observations):
-        expected = f"expected (batch, {', '.join(map(str, shape))}), this policy's observations"
-        raise RequestError(400, f"{field}: got shape {observations.shape}; {expected}.")
-    if not np.isfinite(observations).all():
-        place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(observations))[0])
-        raise RequestError(
-            400, f"{field}{list(place)}: got {observations[place]}; expected a finite number that a float32 can hold."
-        )
-    return observations
-
-
 def _read_json(body: bytes, policy: ServedPolicy) -> Call:
     if b'"inputs"' in body[:32] and (call := _read_typed(body, policy)) is not None:
         return call
@@ -135,7 +88,7 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
     if isinstance(data, list):
         return _read_instances(_as_batch(data, policy), policy, chosen=None)
     if not isinstance(data, dict):
-        raise RequestError(400, f"body: got {_short(data)}; expected an object with 'inputs' or 'instances'.")
+        raise RequestError(400, f"body: got {short(data)}; expected an object with 'inputs' or 'instances'.")
     return _read_object(data, policy)
 
 
@@ -148,7 +101,7 @@ def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
         request = _typed_decoder(policy.unread, len(policy.observation_shape) + 1).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if request.instances is not None or request.signature_name is not None:
+    if request.instances is not msgspec.UNSET or request.signature_name is not msgspec.UNSET:
         return None
     observations = to_array(request.inputs.observations, field="inputs.observations")
     return Call(check_observations(observations, policy, field="inputs.observations"), policy.outputs, "columns")
@@ -163,7 +116,7 @@ def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int) -> Any:
     kinds = {"float32": float, "int32": int, "int64": int, "bool": bool}
     fields = [(name, kinds[dtype] | list[kinds[dtype]]) for name, dtype in unread]  # type: ignore[valid-type]
     inputs = msgspec.defstruct("inputs", [(OBSERVATIONS, observations), *fields])
-    others: list[Any] = [(name, Any, None) for name in ("instances", "signature_name")]
+    others: list[Any] = [(name, Any, msgspec.UNSET) for name in ("instances", "signature_name")]
     return msgspec.json.Decoder(msgspec.defstruct("request", [("inputs", inputs), *others]))
 
 
@@ -179,7 +132,7 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
     if chosen in (None, ""):
         chosen = None
     elif chosen not in (DEFAULT_SIGNATURE, OBSERVATIONS_ONLY):
-        raise RequestError(400, f"Serving signature name: {_short(chosen)} not found in signature def.")
+        raise RequestError(400, f"Serving signature name: {short(chosen)} not found in signature def.")
     if "inputs" in names:
         return _read_columns(data["inputs"], policy, only=chosen == OBSERVATIONS_ONLY)
     return _read_instances(data["instances"], policy, chosen=chosen)
@@ -194,7 +147,7 @@ def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
         return Call(to_observations(inputs[OBSERVATIONS], policy, field="inputs.observations"), outputs, "columns")
     if not only:
         raise RequestError(
-            400, f"inputs: got {_short(inputs)}; expected an object with {', '.join(sorted(policy.inputs))}."
+            400, f"inputs: got {short(inputs)}; expected an object with {', '.join(sorted(policy.inputs))}."
         )
     return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
 
@@ -205,7 +158,7 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
     Plain ones need a signature of one input; where the request names no signature, that is `observations_only`.
     """
     if not isinstance(rows, list) or not rows:
-        raise RequestError(400, f"instances: got {_short(rows)}; expected a list with a row for each observation.")
+        raise RequestError(400, f"instances: got {short(rows)}; expected a list with a row for each observation.")
     if not any(isinstance(row, dict) for row in rows):
         if chosen == DEFAULT_SIGNATURE and len(policy.inputs) > 1:
             raise RequestError(
@@ -218,7 +171,7 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
     for number, row in enumerate(rows):
         where = f"instances[{number}]"
         if not isinstance(row, dict) or set(row) != wanted:
-            got = sorted(row) if isinstance(row, dict) else _short(row)
+            got = sorted(row) if isinstance(row, dict) else short(row)
             raise RequestError(400, f"{where}: got {got}; expected an object with the keys {sorted(wanted)}.")
         _check_inputs(row, policy, only=only, where=where)
     observations = to_observations([row[OBSERVATIONS] for row in rows], policy, field=f"instances.{OBSERVATIONS}")
@@ -336,7 +289,7 @@ def _csv_row(line: bytes, number: int) -> list[float]:
         except ValueError:
             raise RequestError(
                 400,
-                f"line {number}, column {column}: got {_short(cell.decode(errors='replace'))}; expected a number. "
+                f"line {number}, column {column}: got {short(cell.decode(errors='replace'))}; expected a number. "
                 "There must be no header.",
             ) from None
     return row
@@ -397,47 +350,13 @@ def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool
     if only:
         return
     for name, dtype in policy.unread:
-        strange = _strange(inputs[name], _TYPES[dtype], depth=_DEPTH)
+        strange = find_strange(inputs[name], JSON_TYPES[dtype], depth=_DEPTH)
         if strange is not None:
             raise RequestError(
-                400, f"{where}.{name}: JSON Value: {_short(strange.value)} is not of expected type: {dtype}."
+                400, f"{where}.{name}: JSON Value: {short(strange.value)} is not of expected type: {dtype}."
             )
 
 
-@dataclass(frozen=True)
-class _Strange:
-    """A value that is of no allowed type."""
-
-    value: Any
-
-
-def _strange(value: Any, allowed: frozenset[type], *, depth: int) -> _Strange | None:
-    """The first value in nested lists whose type is not allowed; Python's bool is no number here."""
-    if type(value) in allowed:
-        return None
-    level = [value]
-    for _ in range(depth + 1):
-        kinds = set(map(type, level))
-        if kinds <= allowed:
-            return None
-        if wrong := kinds - allowed - _LIST:
-            return _Strange(next(item for item in level if type(item) in wrong))
-        level = list(chain.from_iterable(level if kinds == _LIST else (item for item in level if type(item) is list)))
-    return None
-
-
-def _short(value: Any) -> str:
-    """A value for a message: shallow and short, whatever the client sent."""
-    return _SHORT.repr(value)
-
-
-_LIST = frozenset({list})
-_TYPES: dict[str, frozenset[type]] = {
-    "float32": frozenset({int, float}),
-    "int32": frozenset({int}),
-    "int64": frozenset({int}),
-    "bool": frozenset({bool}),
-}
 _READERS: dict[str, Callable[[bytes, ServedPolicy], Call]] = {
     JSON: _read_json,
     JSON_LINES: _read_lines,

@@ -10,7 +10,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.serving.decoding import CSV, JSON, JSON_LINES, NPY, SAME_TYPES, Call, RequestError
+from runtime.serving.decoding import CSV, JSON, JSON_LINES, NPY, SAME_TYPES, Call
+from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy
 
 Outputs = Mapping[str, NDArray[Any]]

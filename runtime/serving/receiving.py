@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from runtime.serving.decoding import RequestError
+from runtime.serving.observations import RequestError
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = dict[bytes, bytes]

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from runtime.errors import UserError
-from runtime.serving.decoding import RequestError
+from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
 _PREFIX, _SUFFIX = "model-", ".json"

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
-from runtime.serving.decoding import CSV, RequestError, csv_call, lines_call
+from runtime.serving.decoding import CSV, csv_call, lines_call
 from runtime.serving.encoding import encode, prediction_lines
+from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
 from runtime.stop import StopRequest
 

@@ -1,0 +1,101 @@
+"""Numbers from requests to arrays: types, shapes and finiteness, and the errors that name what is wrong."""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.serving.served_policy import ServedPolicy
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 9, 6, 40
+_LIST = frozenset({list})
+JSON_TYPES: dict[str, frozenset[type]] = {
+    "float32": frozenset({int, float}),
+    "int32": frozenset({int}),
+    "int64": frozenset({int}),
+    "bool": frozenset({bool}),
+}
+
+
+class RequestError(Exception):
+    """A request that breaks a rule: the HTTP status, and the message for whoever sent it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """Nested lists of numbers to (B, …) float32.
+
+    Raises:
+        RequestError: Naming the field: what is no number, a shape that is not the policy's, NaN or infinity.
+    """
+    strange = find_strange(value, JSON_TYPES["float32"], depth=len(policy.observation_shape) + 1)
+    if strange is not None:
+        raise RequestError(400, f"{field}: got {short(strange.value)}; expected numbers in nested lists.")
+    return check_observations(to_array(value, field=field), policy, field=field)
+
+
+def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
+    """Nested lists of numbers to float32; what is too large for that becomes infinite.
+
+    Raises:
+        RequestError: The lists are ragged.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(value, np.float32)
+    except (ValueError, OverflowError, TypeError):
+        raise RequestError(400, f"{field}: got lists of different lengths or depths; expected equal ones.") from None
+
+
+def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """The array itself, if its shape is (B, …) with at least one row and every number is finite.
+
+    Raises:
+        RequestError: It is not.
+    """
+    shape = policy.observation_shape
+    if observations.shape[1:] != shape or not len(observations):
+        expected = f"expected (batch, {', '.join(map(str, shape))}), this policy's observations"
+        raise RequestError(400, f"{field}: got shape {observations.shape}; {expected}.")
+    if not np.isfinite(observations).all():
+        place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(observations))[0])
+        raise RequestError(
+            400, f"{field}{list(place)}: got {observations[place]}; expected a finite number that a float32 can hold."
+        )
+    return observations
+
+
+@dataclass(frozen=True)
+class Strange:
+    """A value that is of no allowed type."""
+
+    value: Any
+
+
+def find_strange(value: Any, allowed: frozenset[type], *, depth: int) -> Strange | None:
+    """The first value in nested lists whose type is not allowed; Python's bool is no number here."""
+    if type(value) in allowed:
+        return None
+    level = [value]
+    for _ in range(depth + 1):
+        kinds = set(map(type, level))
+        if kinds <= allowed:
+            return None
+        if wrong := kinds - allowed - _LIST:
+            return Strange(next(item for item in level if type(item) in wrong))
+        level = list(chain.from_iterable(level if kinds == _LIST else (item for item in level if type(item) is list)))
+    return None
+
+
+def short(value: Any) -> str:
+    """A value for a message: shallow and short, whatever the client sent."""
+    return _SHORT.repr(value)

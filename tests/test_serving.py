@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -30,10 +31,11 @@ from hypothesis import strategies as st
 from runtime.errors import UserError
 from runtime.manifest import read_manifest, write_json
 from runtime.policy import Policy
+from runtime.serving.decoding import decode
 from runtime.serving.observations import RequestError
 from runtime.serving.registry import Registry
-from runtime.serving.served_policy import load_policy
-from tests.conftest import BIN, clean_environment, run_peer
+from runtime.serving.served_policy import Input, ServedPolicy, load_policy
+from tests.conftest import BIN, ROOT, clean_environment, run_peer
 
 JSON = {"Content-Type": "application/json"}
 LINES = {"Content-Type": "application/jsonlines", "Accept": "application/jsonlines"}
@@ -96,13 +98,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(tmp: Path, *words: str, environment: dict[str, str] | None = None, code: int = 0) -> Iterator[Server]:
+def started(
+    tmp: Path,
+    *words: str,
+    environment: dict[str, str] | None = None,
+    code: int = 0,
+    program: tuple[str, ...] = (str(BIN / "serve"),),
+) -> Iterator[Server]:
     """Starts `serve WORDS` on a free port; ends it with SIGTERM, which must leave the exit code."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp / f"serve-{port}.log"
-    command = [str(BIN / "serve"), *words, "--host", "127.0.0.1"]
+    command = [*program, *words, "--host", "127.0.0.1"]
     variables = {**clean_environment(), "SAGEMAKER_BIND_TO_PORT": str(port), **(environment or {})}
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=tmp, env=variables, stdout=file, stderr=file, text=True)
@@ -489,7 +497,8 @@ def test_sagemaker_starts_it_without_running_the_training_script(exported_result
         "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "text/csv",
         "SMRL_ACCESS_LOG": "1",
     }
-    with started(tmp_path, environment=environment) as server:
+    entry_point = (sys.executable, str(ROOT / "entrypoints" / "serve.py"))
+    with started(tmp_path, environment=environment, program=entry_point) as server:
         server.wait_until(200)
         assert len(server.workers()) == 1
         assert server.request("POST", "/invocations", json.dumps(ROWS.tolist()), JSON)[2].count(b",") == 3
@@ -580,6 +589,28 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
     )
     assert "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT: got 'foo' from the environment; expected one of app" in wrong
     assert "port: got 99999 on 0.0.0.0, which cannot be had" in fail(str(tmp_path), "--port", "99999")
+
+
+def test_pictures_come_as_nested_lists_or_as_flat_rows() -> None:
+    """(B, H, W, C): JSON nests them, CSV has one a row, in the order of the array."""
+    inputs = {"observations": Input("float32", (2, 3, 1)), "is_training": Input("bool", None)}
+    policy = ServedPolicy("pictures", inputs, ("actions", "actions_0"), "actions", (2, 3, 1), session=None)
+    pictures = np.arange(12, dtype=np.float32).reshape(2, 2, 3, 1)
+    flat = "\n".join(",".join(map(str, picture.ravel())) for picture in pictures)
+    columns = {"inputs": {"observations": pictures.tolist(), "is_training": [[False]]}}
+    for body, kind in (
+        (json.dumps(columns).encode(), "application/json"),
+        (json.dumps({"instances": pictures.tolist()}).encode(), "application/json"),
+        (b"\n".join(json.dumps(picture).encode() for picture in pictures.tolist()), "application/jsonlines"),
+        (flat.encode(), "text/csv"),
+        (npy(pictures.astype(np.uint8)), "application/x-npy"),
+        (npy(np.asfortranarray(pictures)), "application/x-npy"),
+    ):
+        np.testing.assert_array_equal(decode(body, kind, policy).observations, pictures)
+    one = decode(json.dumps(pictures[0].tolist()).encode(), "application/json", policy)
+    np.testing.assert_array_equal(one.observations, pictures[:1])
+    with pytest.raises(RequestError, match=r"got shape \(1, 2, 3\); expected \(batch, 2, 3, 1\)"):
+        decode(json.dumps({"instances": pictures[:1, :, :, 0].tolist()}).encode(), "application/json", policy)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

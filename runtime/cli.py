@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "model", nargs="?", type=Path, help="model directory, results folder or model.tar.gz; the container's if absent"
     )
-    serve.add_argument("--host", default="0.0.0.0", help="address to listen on; every one if not given")
+    serve.add_argument("--host", help="address to listen on; every one in a container, 127.0.0.1 on a laptop if absent")
     serve.add_argument("--port", type=_positive, help="8080, or SAGEMAKER_BIND_TO_PORT, if not given")
     serve.add_argument("--workers", type=_positive, help="processes; one a core if not given")
     serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")

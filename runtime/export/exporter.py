@@ -45,7 +45,8 @@ _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-ex
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
 _ROOT = Path(runtime.__file__).resolve().parent.parent
 # A stopped job has 120 s on SageMaker, which this must fit into.
-_CHECK_TIMEOUT_S = 60
+_CHECK_TIMEOUT_S = 90
+_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,14 @@ class Subject:
         rows = make_observations(space, policy.observation_filter)
         seen = rows if policy.observation_filter is None else policy.observation_filter(rows)
         scale = np.maximum(1.0, np.abs(seen.reshape(len(rows), -1)).max(axis=1))
-        trained, exact = policy.outputs(rows), policy.in_double().outputs(rows)
+        trained, exact = _outputs(policy, rows), _outputs(policy.in_double(), rows)
         return cls(graph, rows, trained, exact, scale, policy.action_space)
+
+
+def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Of a few rows at a time: all pictures at once took 4 GB."""
+    parts = [policy.outputs(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[str, Any]]:

@@ -32,14 +32,14 @@ class ServeRequest:
 
     Attributes:
         model: Model directory, results folder or model.tar.gz.
-        host: Address to listen on.
+        host: Address to listen on; every one in a container, this machine's own on a laptop, if not given.
         port: Port to listen on.
         workers: Processes.
         access_log: Whether each request prints a JSON line.
     """
 
     model: Path | None = None
-    host: str = "0.0.0.0"
+    host: str | None = None
     port: int | None = None
     workers: int | None = None
     access_log: bool = False
@@ -58,7 +58,8 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
         raise UserError(f"model: got {str(model)!r}, which does not exist; expected a model directory.")
     port = request.port or environment.port
     workers = request.workers or environment.workers
-    listener = _listen(request.host, port)
+    host = request.host or ("127.0.0.1" if environment.model is None else "0.0.0.0")
+    listener = _listen(host, port)
     # Until the supervisor takes the signals: what was made so far is to be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     shared = Path(tempfile.mkdtemp(prefix="smrl-serve-"))
@@ -76,7 +77,7 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
             request.access_log or environment.access_log,
             environment.models_mb,
         )
-        sys.stderr.write(f"serve: port {port}, {workers} workers, model {settings.model or 'by name'}\n")
+        sys.stderr.write(f"serve: {host}:{port}, {workers} workers, model {settings.model or 'by name'}\n")
         supervisor = _Supervisor(_config(settings), sockets=[listener])
         supervisor.run()
     finally:

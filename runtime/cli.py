@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
+    export.epilog = "checkpoint=best exports the best checkpoint instead of the final one"
     export.set_defaults(command=_export)
     serve = commands.add_parser("serve", help="serve an exported policy over HTTP, as SageMaker's hosting expects")
     serve.add_argument(

@@ -23,6 +23,7 @@ _OPT_ML = "/opt/ml"
 _FAILURE_USEFUL_CHARS = 1024
 _USERS_SCRIPT = "SMRL_USERS_SCRIPT"
 _HYPERPARAMETERS = "hyperparameters.json"
+_TRUE, _FALSE = ("1", "true"), ("", "0", "false")
 # Content types that the server answers in.
 ANSWER_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
 # Names that SageMaker and its SDK put among the hyperparameters for themselves.
@@ -180,6 +181,12 @@ def read_serving_environment() -> ServingEnvironment:
             return default
         return value
 
+    def flag(name: str) -> bool:
+        text = env.get(name, "").lower()
+        if text not in _TRUE + _FALSE:
+            problems.add(name, text, "the environment", expected="true or false")
+        return text in _TRUE
+
     accept = env.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "")
     if accept not in ("", "*/*", *ANSWER_TYPES):
         problems.add(
@@ -188,18 +195,18 @@ def read_serving_environment() -> ServingEnvironment:
             "the environment",
             expected=f"one of {', '.join(ANSWER_TYPES)}",
         )
-    usual_mb = 100 if env.get("SAGEMAKER_BATCH", "").lower() == "true" else 25
+    usual_mb = 100 if flag("SAGEMAKER_BATCH") else 25
 
     serving = ServingEnvironment(
         model=None if base is None else base / "model",
-        is_multi_model=env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true",
+        is_multi_model=flag("SAGEMAKER_MULTI_MODEL"),
         port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, low=1, high=65535, whole=True)),
         workers=int(number("SAGEMAKER_MODEL_SERVER_WORKERS", _usable_cpus(), low=1, whole=True)),
         default_accept=accept,
         # 0 is SageMaker's word for no limit; a request is held in memory here, so there is one.
         max_body_bytes=int((number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, low=0) or usual_mb) * 2**20),
         timeout_s=number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 60, low=0.001),
-        access_log=env.get("SMRL_ACCESS_LOG", "").lower() in ("1", "true"),
+        access_log=flag("SMRL_ACCESS_LOG"),
         models_mb=number("SMRL_MODELS_MB", 0, low=0) or _free_mb() / 2,
     )
     problems.raise_if_any()

@@ -28,10 +28,8 @@ def find_model_directory(place: Path) -> Path:
     for folder in (place, place / "model"):
         if (folder / MANIFEST).is_file():
             return folder
-    raise UserError(
-        f"model: got {str(place)!r}; expected a model directory (it holds manifest.json) or a results folder. Unpack a "
-        "model.tar.gz first."
-    )
+    what = "which has no manifest.json" if place.exists() else "which does not exist"
+    raise UserError(f"model: got {str(place)!r}, {what}; expected a model directory or a results folder.")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -105,7 +103,9 @@ def unpack(archive: Path, scratch: Path) -> Path:
             while stream.read(2**20):  # to its end, where gzip's checksum is
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"model: got {str(archive)!r}, which cannot be unpacked ({error}).") from None
+        raise UserError(
+            f"model: got {str(archive)!r}, which cannot be unpacked ({error}); expected a model.tar.gz."
+        ) from None
     return scratch
 
 

@@ -310,7 +310,9 @@ def test_training_ends_with_exports_and_export_takes_the_best(exported_results: 
     np.testing.assert_allclose(actions, policy.outputs(rows)["actions"], atol=TOLERANCE)
     done = run_smrl("export", "results", "checkpoint=best", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["file", *(e["file"] for e in manifest["exports"])]
+    *table, last = done.stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["file", *(e["file"] for e in manifest["exports"])]
+    assert last == "exported best into results/model"
     again = read_manifest(folder)
     assert again["exported_checkpoint"] == "best"
     best = Policy.load(folder / "best", settings=manifest)
@@ -321,7 +323,7 @@ def test_training_ends_with_exports_and_export_takes_the_best(exported_results: 
 def test_export_says_what_it_was_given(tmp_path: Path, exported_results: Path) -> None:
     done = run_smrl("export", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 2
-    assert f"model: got '{tmp_path}'; expected a model directory" in done.stderr
+    assert f"model: got '{tmp_path}', which has no manifest.json; expected a model directory" in done.stderr
     done = run_smrl("export", str(exported_results), "chekpoint=best", cwd=tmp_path)
     assert (
         "chekpoint: got 'best' from the command line; expected checkpoint=…. Did you mean 'checkpoint'?" in done.stderr

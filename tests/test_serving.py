@@ -180,6 +180,7 @@ def test_every_output_is_the_trained_policys(server: Server, policy: Policy) -> 
         ({"signature_name": "observations_only", "inputs": {"observations": ROWS.tolist()}}, "outputs"),
         ({"inputs": {"observations": ROWS.tolist(), **OLD_INPUTS, "timestep": 7}}, "outputs"),
         (ROWS.tolist(), "predictions"),
+        ({"observations": ROWS.tolist()}, "predictions"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -206,7 +207,7 @@ def test_every_type_is_answered_in_every_type(server: Server, policy: Policy, ki
         "text/csv": b"\n".join(b", ".join(b"+%.9f" % abs(x) if x >= 0 else b"%.9f" % x for x in row) for row in ROWS),
         "application/x-npy": written.getvalue(),
     }[kind]
-    headers = {"Content-Type": f"{kind}; charset=utf-8", "Accept": f"image/png, {accept};q=0.9, */*"}
+    headers = {"Content-Type": f"{kind}; charset=utf-8", "Accept": f"*/*;q=0.1, image/png, {accept};q=0.9"}
     status, told, answer = server.request("POST", "/invocations", body, headers)
     assert (status, told["content-type"]) == (200, accept)
     if accept == "application/x-npy":
@@ -253,6 +254,8 @@ BAD: list[tuple[Any, str]] = [
     ({"instances": []}, "instances: got []; expected a list with a row for each observation."),
     ({"instances": 3}, "instances: got 3; expected a list"),
     ({"inputs": {}, "instances": []}, "got both 'inputs' and 'instances'"),
+    ('{"inputs": NaN}', "JSON has no NaN or Infinity."),
+    ({"observations": [[1] * 8]}, "observations: got shape (1, 8); expected (batch, 9)"),
     ({"input": [[1] * 9]}, "got neither 'inputs' nor 'instances'"),
     (3, "body: got 3; expected an object"),
     ('{"inputs": ', "body: got invalid JSON (unexpected end of data"),
@@ -388,6 +391,7 @@ def test_a_worker_that_dies_is_replaced(exported_results: Path, tmp_path: Path) 
         worker.wait(10)
         server.wait_until(200)
         assert [w.pid for w in server.workers()] != [worker.pid]
+        assert f"serve: worker {worker.pid} ended with code -9; another takes its place" in server.log
         assert len(server.invoke(ROWS.tolist())["predictions"]) == 3
 
 
@@ -558,7 +562,7 @@ def test_several_models_are_loaded_and_unloaded_by_name(exported_results: Path, 
             assert server.request("POST", "/models/a%2Fb.tar.gz/invoke", b"[]", JSON)[0] == 404
         assert server.request("DELETE", "/models/a%2Fb.tar.gz")[0] == 404
         assert server.request("GET", "/models/a%2Fb.tar.gz")[0] == 404
-        assert server.request("POST", "/invocations", json.dumps(ROWS.tolist()), JSON)[0] == 503
+        assert server.request("POST", "/invocations", json.dumps(ROWS.tolist()), JSON)[0] == 404
 
 
 def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -> None:
@@ -579,6 +583,7 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
         SAGEMAKER_MODEL_SERVER_TIMEOUT="-1",
         SAGEMAKER_MODEL_SERVER_WORKERS="1.5",
         SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="foo",
+        SAGEMAKER_MULTI_MODEL="maybe",
     )
     assert (
         "SAGEMAKER_BIND_TO_PORT: got 'http' from the environment; expected a whole number of at least 1 and at" in wrong
@@ -588,6 +593,7 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
         "SAGEMAKER_MODEL_SERVER_WORKERS: got '1.5' from the environment; expected a whole number of at least 1" in wrong
     )
     assert "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT: got 'foo' from the environment; expected one of app" in wrong
+    assert "SAGEMAKER_MULTI_MODEL: got 'maybe' from the environment; expected true or false." in wrong
     assert "port: got 99999 on 0.0.0.0, which cannot be had" in fail(str(tmp_path), "--port", "99999")
 
 

@@ -37,7 +37,7 @@ def test_a_line_a_record(exported_results: Path, tmp_path: Path, actions: np.nda
     (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n\n" for row in ROWS.tolist())[:-2])
     code, said = transform(exported_results, tmp_path / "a.jsonl")
     assert code == 0, said
-    assert "1 files in out: 5,000 records" in said
+    assert "files in out: 1; 5,000 records" in said
     lines = (tmp_path / "out" / "a.jsonl.out").read_text().splitlines()
     np.testing.assert_allclose([json.loads(line)["predictions"][0] for line in lines], actions, atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_a_full_disk_is_told(exported_results: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / ".a.out.writing").symlink_to("/dev/full")
     code, said = transform(exported_results, tmp_path / "a")
     assert code == 3
-    assert f"{Path('out') / 'a.out'}: could not be written: No space left on device." in said
+    assert f"{Path('out') / 'a.out'}: could not be read or written: No space left on device." in said
 
 
 def test_an_archive_is_a_model(exported_results: Path, tmp_path: Path) -> None:

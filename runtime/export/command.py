@@ -34,6 +34,7 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
         sweep(folder)
         exports = export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))
     print(parity_table(exports))
+    print(f"exported {settings.get('checkpoint', 'checkpoint')} into {folder}")
 
 
 def parity_table(exports: list[dict[str, Any]]) -> str:

@@ -111,7 +111,10 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
     """
     manifest = read_manifest(folder)
     if not is_whole(folder / checkpoint):
-        raise UserError(f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected checkpoint or best.")
+        held = [name for name in ("checkpoint", "best") if is_whole(folder / name)]
+        raise UserError(
+            f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected {' or '.join(held) or 'a model'}."
+        )
     policy = Policy.load(folder / checkpoint, settings=manifest)
     subject = Subject.of_policy(policy, read_space(manifest["observation_space"]))
     try:
@@ -122,7 +125,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
                 _move(aside / _flat(name), folder / name)
             note_exports(folder, exports, describe_signatures(subject.graph), checkpoint=checkpoint)
     except OSError as error:
-        raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from error
+        raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from None
     return exports
 
 

@@ -49,6 +49,7 @@ class Settings:
 
     Attributes:
         model: Model directory; None for a multi-model endpoint, which starts with none.
+        shown: What the user calls that; an archive's name, where the directory is what was in it.
         shared: Folder that the workers share.
         parent: Process id of the one that started the workers.
         workers: How many there are.
@@ -60,6 +61,7 @@ class Settings:
     """
 
     model: Path | None
+    shown: str
     shared: Path
     parent: int
     workers: int = 1
@@ -135,7 +137,8 @@ class App:
         try:
             self.policy = load_policy(self.settings.model)
         except (UserError, MemoryError) as error:
-            self._say_once("failed", f"not ready: {error or 'no memory is left'}")
+            text = str(error).replace(str(self.settings.model), self.settings.shown)
+            self._say_once("failed", f"not ready: {text or 'no memory is left'}")
         else:
             shape = ", ".join(map(str, self.policy.observation_shape))
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
@@ -172,6 +175,10 @@ class App:
             answer = _refuse(error.status, str(error), *closing)
         except ClientGoneError:
             return
+        except asyncio.CancelledError:  # by uvicorn, whose time to drain is over
+            answer = _refuse(
+                503, "the server has stopped; the request was not done in time.", (b"connection", b"close")
+            )
         except Exception as error:
             sys.stderr.write(f"serve: error: {scope['method']} {scope['path']}: {type(error).__name__}: {error}\n")
             answer = _refuse(500, f"internal error: {type(error).__name__}")
@@ -205,6 +212,8 @@ class App:
         return Answer(200, self._counters.text().encode(), "text/plain; version=0.0.4")
 
     async def _invocations(self, headers: Headers, body: bytes) -> Answer:
+        if self.settings.model is None:
+            raise RequestError(404, "/invocations: got no model's name; expected /models/NAME/invoke on this endpoint.")
         if self.policy is None:  # another worker may have been ready, and told so, before this one
             await self._loading
         if self.policy is None:
@@ -272,7 +281,7 @@ class App:
         except (ValueError, KeyError, TypeError):
             name = url = None
         if not isinstance(name, str) or not isinstance(url, str):
-            raise RequestError(400, 'body: got something else; expected {"model_name": "…", "url": "a folder"}.')
+            raise RequestError(400, 'body: got no names and folder; expected {"model_name": "…", "url": "/a/folder"}.')
         self._registry.load(name, url)
         return Answer(200, orjson.dumps({"status": f"model {name!r} is loaded"}))
 

@@ -84,7 +84,8 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
     except orjson.JSONDecodeError as error:
         if b"\n" in body.strip() and body.lstrip()[:1] in b"[{":  # JSON lines under JSON's name, as TFS takes them
             return _read_lines(body, policy)
-        raise RequestError(400, f"body: got invalid JSON ({error}).") from None
+        hint = " JSON has no NaN or Infinity." if b"NaN" in body or b"Infinity" in body else ""
+        raise RequestError(400, f"body: got invalid JSON ({error}).{hint}") from None
     if isinstance(data, list):
         return _read_instances(_as_batch(data, policy), policy, chosen=None)
     if not isinstance(data, dict):
@@ -125,7 +126,9 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
     if len(names) == 2:
         raise RequestError(400, "body: got both 'inputs' and 'instances'; expected one of them.")
     if not names:
-        if set(data) in ({OBSERVATIONS}, set(policy.inputs)):  # one record, as a JSON line has it
+        if set(data) == {OBSERVATIONS}:
+            return _observations_call(_as_batch(data[OBSERVATIONS], policy), policy, field=OBSERVATIONS)
+        if set(data) == set(policy.inputs):  # one record, as a JSON line has it
             return _read_instances([data], policy, chosen=None)
         raise RequestError(400, "body: got neither 'inputs' nor 'instances'; expected one of them.")
     chosen = data.get("signature_name")
@@ -224,7 +227,7 @@ def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
     try:
         rows = orjson.loads(b"[" + b",".join(lines) + b"]")
     except orjson.JSONDecodeError as error:
-        raise RequestError(400, f"got invalid JSON ({error}).") from None
+        raise RequestError(400, f"got invalid JSON ({error.msg}).") from None
     if len(rows) != len(lines):
         raise RequestError(400, "got several JSON values; expected one a line.")
     call = _read_instances(rows, policy, chosen=None)
@@ -287,11 +290,9 @@ def _csv_row(line: bytes, number: int) -> list[float]:
         try:
             row.append(float(cell if b"_" not in cell else ""))  # Python takes 1_0 for 10
         except ValueError:
-            raise RequestError(
-                400,
-                f"line {number}, column {column}: got {short(cell.decode(errors='replace'))}; expected a number. "
-                "There must be no header.",
-            ) from None
+            hint = " There must be no header." if cell.strip()[:1].isalpha() else ""
+            got = short(cell.decode(errors="replace"))
+            raise RequestError(400, f"line {number}, column {column}: got {got}; expected a number.{hint}") from None
     return row
 
 
@@ -346,7 +347,8 @@ def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool
     if not only:
         missing = [name for name in policy.inputs if name not in inputs]
     if missing:
-        raise RequestError(400, f"Missing named input: {missing[0]} in '{where}' object.")
+        hint = "" if missing == [OBSERVATIONS] else ' For observations alone: "signature_name": "observations_only".'
+        raise RequestError(400, f"Missing named input: {missing[0]} in '{where}' object.{hint}")
     if only:
         return
     for name, dtype in policy.unread:

@@ -27,14 +27,25 @@ def choose_type(accept: str, call: Call) -> str:
     usual = JSON_LINES if call.source == "lines" else JSON
     if not accept or accept == "*/*":
         return usual
-    for part in accept.split(","):
-        kind = part.partition(";")[0].strip().lower()
+    if accept in _WRITERS:
+        return accept
+    for kind in sorted(map(str.strip, accept.lower().split(",")), key=_quality, reverse=True):
+        kind = kind.partition(";")[0].strip()
         if kind in ("*/*", "application/*"):
             return usual
+        kind = CSV if kind == "text/*" else kind
         kind = SAME_TYPES.get(kind, kind)
         if kind in _WRITERS:
             return kind
     raise RequestError(406, f"Accept: got {accept[:60]!r}; expected one of {', '.join(_WRITERS)}.")
+
+
+def _quality(kind: str) -> float:
+    """The weight that a client gives to a type, 1 if none; sorting by it keeps the client's order among equals."""
+    try:
+        return float(kind.partition("q=")[2] or 1)
+    except ValueError:
+        return 0.0
 
 
 def encode(outputs: Outputs, call: Call, kind: str, policy: ServedPolicy) -> bytes:

@@ -68,6 +68,7 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
             model = unpack(model, shared / "model")
         settings = Settings(
             None if environment.is_multi_model and request.model is None else model,
+            str(request.model or environment.model),
             shared,
             os.getpid(),
             workers,
@@ -77,7 +78,8 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
             request.access_log or environment.access_log,
             environment.models_mb,
         )
-        sys.stderr.write(f"serve: {host}:{port}, {workers} workers, model {settings.model or 'by name'}\n")
+        model_text = "models by name" if settings.model is None else settings.shown
+        sys.stderr.write(f"serve: http://{host}:{port}, worker processes: {workers}, {model_text}\n")
         supervisor = _Supervisor(_config(settings), sockets=[listener])
         supervisor.run()
     finally:
@@ -89,6 +91,14 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
 
 class _Supervisor(Multiprocess):
     """Uvicorn's, which would keep its own copy of the socket open while the workers drain: clients would hang in it."""
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces workers that have died, and says so: one that dies again and again is not to go unseen."""
+        before = {worker.pid: worker for worker in self.processes}
+        super().keep_subprocess_alive()
+        for pid in before.keys() - {worker.pid for worker in self.processes}:
+            sys.stderr.write(f"serve: worker {pid} ended with code {before[pid].exitcode}; another takes its place\n")
+            sys.stderr.flush()
 
     def terminate_all(self) -> None:
         """Closes the socket, then tells the workers to end."""
@@ -126,7 +136,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise UserError(
-            f"port: got {port} on {host}, which cannot be had ({getattr(error, 'strerror', error)}); choose another."
+            f"port: got {port} on {host}, which cannot be had ({getattr(error, 'strerror', error)}). "
+            "Choose another with --port or SAGEMAKER_BIND_TO_PORT."
         ) from None
     listener.set_inheritable(True)
     return listener

@@ -70,7 +70,7 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
         raise UserError(f"--input: got {str(source)!r}, which does not exist; expected a file or a folder.")
     files = _files(source, output)
     with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
-        policy = load_policy(unpack(model, Path(scratch)) if model.is_file() else model)
+        policy = _load(model, Path(scratch))
     now = time.monotonic()
     progress = _Progress(started=now, said=now)
     for path, target in files:
@@ -79,8 +79,17 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
         except RequestError as error:
             raise UserError(f"{path}: {error}") from None
         except OSError as error:
-            raise PlatformError(f"{target}: could not be written: {error.strerror or error}.") from error
-    progress.say(f"{len(files)} files in {output}: {progress.text()}")
+            raise PlatformError(f"{target}: could not be read or written: {error.strerror or error}.") from None
+    progress.say(f"files in {output}: {len(files)}; {progress.text()}")
+
+
+def _load(model: Path, scratch: Path) -> ServedPolicy:
+    if not model.is_file():
+        return load_policy(model)
+    try:
+        return load_policy(unpack(model, scratch))
+    except UserError as error:
+        raise UserError(str(error).replace(str(scratch), str(model))) from None
 
 
 def _files(source: Path, output: Path) -> list[tuple[Path, Path]]:
@@ -89,7 +98,7 @@ def _files(source: Path, output: Path) -> list[tuple[Path, Path]]:
     Raises:
         UserError: There is no input, or outputs would lie among the inputs.
     """
-    if source.is_file():
+    if not source.is_dir():
         return [(source, output / f"{source.name}.out")]
     if output.resolve().is_relative_to(source.resolve()):
         raise UserError(f"--output: got {str(output)!r}, which is inside --input; expected a folder elsewhere.")

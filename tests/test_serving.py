@@ -287,6 +287,8 @@ def npy(array: Any) -> bytes:
         ("application/jsonlines", "[1,2,3,4\n5,6,7,8,9],[1,1,1,1,1,1,1,1,1]\n", "line 1: got invalid JSON"),
         ("application/jsonlines", "[1,1,1,1,1,1,1,1,1],[1,2,3\n4,5,6,7,8,9]\n", "line 1: got invalid JSON"),
         ("application/jsonlines", "[1,1,1,1,1,1,1,1,1]\n{}\n", "line 2: instances[0]: got []; expected an object"),
+        ("application/jsonlines", b"\xef\xbb\xbf", "body: got nothing; expected observations."),
+        ("text/csv", b"\xef\xbb\xbf\n \n", "body: got nothing; expected observations."),
         ("application/jsonlines", "1,1,1,1,1,1,1,1,1\n", "line 1: got several JSON values; expected one a line."),
         ("text/csv", "a,b\n", "line 1, column 1: got 'a'; expected a number. There must be no header."),
         ("text/csv", "1,1,1,1,1,1,1,1,1\n1,2,3\n", "line 2: got 3 columns; expected 9."),

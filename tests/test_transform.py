@@ -34,7 +34,8 @@ def transform(results: Path, source: Path, *words: str) -> tuple[int, str]:
 
 
 def test_a_line_a_record(exported_results: Path, tmp_path: Path, actions: np.ndarray) -> None:
-    (tmp_path / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n\n" for row in ROWS.tolist())[:-2])
+    text = "".join(f"{json.dumps(row)}\n\n" for row in ROWS.tolist())[:-2]
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8-sig")  # with a mark, as Windows writes it
     code, said = transform(exported_results, tmp_path / "a.jsonl")
     assert code == 0, said
     assert "files in out: 1; 5,000 records" in said

@@ -36,7 +36,7 @@ SAME_TYPES = {
     "application/x-ndjson": JSON_LINES,
 }
 _DEPTH = 8  # of nested lists in an input that nothing reads
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CSV_CHARACTERS = b"0123456789+-.eE, \t"
 
 
@@ -71,6 +71,7 @@ def decode(body: bytes, content_type: str, policy: ServedPolicy) -> Call:
         raise RequestError(
             415, f"Content-Type: got {kind!r}; expected {', '.join(_READERS)}. With curl: -H 'Content-Type: {JSON}'."
         )
+    body = body.removeprefix(BYTE_ORDER_MARK)
     if not body.strip():
         raise RequestError(400, "body: got nothing; expected observations.")
     return reader(body, policy)
@@ -188,7 +189,7 @@ def _read_lines(body: bytes, policy: ServedPolicy) -> Call:
 
 def _split(body: bytes) -> tuple[list[bytes], list[int]]:
     """The lines that are not blank, and their numbers."""
-    lines = body.removeprefix(_BYTE_ORDER_MARK).splitlines()
+    lines = body.splitlines()
     kept = [(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
     return [line for line, _ in kept], [number for _, number in kept]
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
-from runtime.serving.decoding import CSV, csv_call, lines_call
+from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, csv_call, lines_call
 from runtime.serving.encoding import encode, prediction_lines
 from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
@@ -119,6 +119,8 @@ def _transform_file(
     answer = _answer_csv if path.suffix.lower() == ".csv" else _answer_lines
     try:
         with path.open("rb") as source, aside.open("wb") as file:
+            if source.peek(3).startswith(BYTE_ORDER_MARK):
+                source.read(3)
             for numbers, lines in _batches(source):
                 if stop.is_set:
                     raise PlatformError(f"stopped by {stop.signal_name}; {path} and what follows it is not done.")

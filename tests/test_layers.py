@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,14 @@ def test_only_container_reads_the_environment_or_spells_opt_ml() -> None:
             assert "os.environ" not in text, path
             assert "getenv" not in text, path
             assert '"/opt/ml' not in text, path
+
+
+def test_serving_imports_nothing_that_trains_or_exports() -> None:
+    """A server is to be ready within seconds and in some 80 MB a worker."""
+    unwanted = HEAVY | {"onnx", "gymnasium", "tensorboard", "google.protobuf", "d3rlpy"}
+    program = f"import sys, runtime.serving.server, runtime.serving.transform; print({unwanted} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", sorted(LIGHT_MODULES))

@@ -110,3 +110,22 @@ def test_an_archive_is_a_model(exported_results: Path, tmp_path: Path) -> None:
     code, said = transform(tmp_path / "model.tar.gz", tmp_path / "a")
     assert code == 0, said
     assert len((tmp_path / "out" / "a.out").read_text().splitlines()) == 1
+
+
+def test_a_record_that_the_policy_overflows_on_is_found(tmp_path: Path) -> None:
+    """An unfiltered network of weights 10: float32 ends at 3.4e38."""
+    import onnxruntime
+
+    from runtime.export.graph import OBSERVATIONS, Graph
+    from runtime.export.onnx_file import write_onnx
+    from runtime.serving.observations import RequestError
+    from runtime.serving.served_policy import Input, ServedPolicy
+    from runtime.serving.transform import _answer_lines
+
+    graph = Graph((1,))
+    graph.name_output("actions", graph.add("multiply", OBSERVATIONS, graph.constant(10.0)), np.float32, (1,))
+    session = onnxruntime.InferenceSession(write_onnx(graph))
+    policy = ServedPolicy("ten", {OBSERVATIONS: Input("float32", (1,))}, ("actions",), "actions", (1,), session)
+    assert _answer_lines(policy, [b"[1]"], numbers=[1], join=False) == b'{"predictions":[[10.0]]}\n'
+    with pytest.raises(RequestError, match="line 7: got numbers so large that the actions are not finite"):
+        _answer_lines(policy, [b"[1]", b"[1e38]"], numbers=[5, 7], join=False)

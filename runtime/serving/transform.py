@@ -15,10 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
-from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, csv_call, lines_call
-from runtime.serving.encoding import encode, prediction_lines
+from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, Call, csv_call, lines_call
+from runtime.serving.encoding import Outputs, encode, prediction_lines
 from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
 from runtime.stop import StopRequest
@@ -140,9 +142,24 @@ def _batches(source: BinaryIO) -> Iterator[tuple[tuple[int, ...], tuple[bytes, .
         yield numbers, texts
 
 
+def _run(policy: ServedPolicy, call: Call, numbers: Sequence[int]) -> Outputs:
+    """The outputs of a batch.
+
+    Raises:
+        RequestError: The policy overflows on a record; its line is named.
+    """
+    outputs = policy.run(call.observations, call.outputs)
+    main = outputs[policy.main_output]
+    finite = np.isfinite(main.reshape(len(main), -1)).all(axis=1)
+    if not finite.all():
+        line = numbers[int(np.argmin(finite))]
+        raise RequestError(400, f"line {line}: got numbers so large that the {policy.main_output} are not finite.")
+    return outputs
+
+
 def _answer_lines(policy: ServedPolicy, lines: Sequence[bytes], *, numbers: Sequence[int], join: bool) -> bytes:
     call = lines_call(lines, policy, numbers=numbers)
-    answers = prediction_lines(policy.run(call.observations, call.outputs))
+    answers = prediction_lines(_run(policy, call, numbers))
     if not join:
         return b"".join(answers)
     return b"".join(_join(line, answer[:-1]) for line, answer in zip(lines, answers, strict=True))
@@ -157,7 +174,7 @@ def _join(line: bytes, answer: bytes) -> bytes:
 
 def _answer_csv(policy: ServedPolicy, lines: Sequence[bytes], *, numbers: Sequence[int], join: bool) -> bytes:
     call = csv_call(lines, policy, numbers=numbers)
-    answers = encode(policy.run(call.observations, call.outputs), call, CSV, policy)
+    answers = encode(_run(policy, call, numbers), call, CSV, policy)
     if not join:
         return answers
     rows = answers.splitlines()

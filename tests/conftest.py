@@ -9,12 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from runtime.policy import Policy
+    from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -186,3 +190,23 @@ def exported_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def server(exported_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two workers that serve the trained reacher."""
+    from tests.servers import started
+
+    with started(tmp_path_factory.mktemp("serve"), str(exported_results), "--workers", "2") as running:
+        running.wait_until(200)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def policy(exported_results: Path) -> Policy:
+    """The policy that was trained, from its checkpoint."""
+    from runtime.manifest import read_manifest
+    from runtime.policy import Policy
+
+    folder = exported_results / "model"
+    return Policy.load(folder / "checkpoint", settings=read_manifest(folder))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.manifest import read_manifest
 from runtime.policy import Policy
 from tests.conftest import run_smrl
 
@@ -19,10 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 
 @pytest.fixture
-def actions(exported_results: Path) -> np.ndarray:
+def actions(policy: Policy) -> np.ndarray:
     """What the trained policy does in ROWS."""
-    folder = exported_results / "model"
-    policy = Policy.load(folder / "checkpoint", settings=read_manifest(folder))
     found: np.ndarray = policy.outputs(ROWS)["actions"]
     return found
 

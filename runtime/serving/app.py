@@ -105,10 +105,9 @@ class App:
         """Serves one connection event, as ASGI has it."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
-        elif scope["type"] == "lifespan":
-            await self._live(receive, send)
         else:
-            raise NotImplementedError(scope["type"])  # uvicorn refuses the protocol upgrade
+            assert scope["type"] == "lifespan", scope["type"]  # uvicorn is started without WebSockets
+            await self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

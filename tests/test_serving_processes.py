@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,6 +25,7 @@ import pytest
 from runtime.errors import UserError
 from runtime.manifest import read_manifest, write_json
 from runtime.policy import Policy
+from runtime.serving.app import App, Settings
 from runtime.serving.observations import RequestError
 from runtime.serving.registry import Registry
 from runtime.serving.served_policy import load_policy
@@ -265,3 +269,38 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
     assert "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT: got 'foo' from the environment; expected one of app" in wrong
     assert "SAGEMAKER_MULTI_MODEL: got 'maybe' from the environment; expected true or false." in wrong
     assert "port: got 99999 on 0.0.0.0, which cannot be had" in fail(str(tmp_path), "--port", "99999")
+
+
+def test_a_request_waits_for_a_worker_that_is_still_loading(exported_results: Path, tmp_path: Path) -> None:
+    """/ping may be answered by a worker that is ready, and the next request reach one that is not."""
+    app = App(Settings(exported_results / "model", "model", tmp_path, parent=os.getppid()))
+    body = json.dumps(ROWS.tolist()).encode()
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "raw_path": b"/invocations"}
+    statuses = []
+
+    async def drive() -> None:
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        async def live() -> dict[str, Any]:
+            if started.is_set():
+                await ended.wait()
+            return {"type": "lifespan"}
+
+        async def told(_: dict[str, Any]) -> None:
+            started.set()
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: dict[str, Any]) -> None:
+            statuses.append(message.get("status"))
+
+        living = asyncio.create_task(app({"type": "lifespan"}, live, told))
+        await started.wait()
+        assert app.policy is None  # its thread has only just begun
+        await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+        ended.set()
+        await living
+
+    asyncio.run(drive())
+    assert statuses[0] == 200

@@ -1,0 +1,48 @@
+"""Steps our `compat="bullet"` robots beside the port, fails where they differ: `python -m tests.port_parity ID`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import envs  # noqa: F401  # registers the Roboschool ids
+
+PORT_IDS = {"RoboschoolWalker2d-v1": "Walker2DBulletEnv-v0"}
+
+
+def main(env_id: str) -> None:
+    """Two episodes of up to 200 steps: observations and rewards within 1e-6, the same ends."""
+    warnings.simplefilter("ignore")  # the port registers ids that Gymnasium calls out of date
+    import pybullet_envs_gymnasium  # noqa: F401  # registers them
+
+    port_id = PORT_IDS.get(env_id, env_id.removeprefix("Roboschool").replace("-v1", "BulletEnv-v0"))
+    ours: Any = gymnasium.make(env_id, disable_env_checker=True, compat="bullet").unwrapped
+    theirs: Any = gymnasium.make(port_id, disable_env_checker=True).unwrapped
+    rng, compared = np.random.default_rng(0), 0
+    for seed in range(2):
+        np.testing.assert_allclose(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0], atol=1e-6)
+        for _ in range(200):
+            action = rng.uniform(-1.2, 1.2, ours.action_space.shape).astype(np.float32)
+            mine, reference = ours.step(action), theirs.step(action)
+            if env_id.endswith("Harder-v1") and is_near_cube(ours):
+                break  # from here on Bullet does not agree with itself
+            np.testing.assert_allclose(mine[0], reference[0], atol=1e-6)
+            np.testing.assert_allclose(mine[1], reference[1], rtol=0, atol=1e-6)
+            assert mine[2] == reference[2]
+            compared += 1
+    assert compared > 20
+    print("steps compared:", compared)
+
+
+def is_near_cube(env: Any) -> bool:
+    """Whether the cube is about to touch the robot."""
+    world, cube = env.robot.world, env.robot.course._cube
+    return bool(world.api.getClosestPoints(env.robot.body, cube, distance=0.7, physicsClientId=world.client))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

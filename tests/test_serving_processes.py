@@ -28,7 +28,7 @@ from runtime.policy import Policy
 from runtime.serving.app import App, Settings
 from runtime.serving.observations import RequestError
 from runtime.serving.registry import Registry
-from runtime.serving.served_policy import load_policy
+from runtime.serving.served_policy import ServedPolicy, load_policy
 from tests.conftest import BIN, ROOT, clean_environment
 from tests.servers import JSON, ROWS, Server, npy, started
 
@@ -271,12 +271,21 @@ def test_what_cannot_be_served_is_said_at_once(server: Server, tmp_path: Path) -
     assert "port: got 99999 on 0.0.0.0, which cannot be had" in fail(str(tmp_path), "--port", "99999")
 
 
-def test_a_request_waits_for_a_worker_that_is_still_loading(exported_results: Path, tmp_path: Path) -> None:
+def test_a_request_waits_for_a_worker_that_is_still_loading(
+    exported_results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """/ping may be answered by a worker that is ready, and the next request reach one that is not."""
     app = App(Settings(exported_results / "model", "model", tmp_path, parent=os.getppid()))
     body = json.dumps(ROWS.tolist()).encode()
     scope = {"type": "http", "method": "POST", "path": "/invocations", "raw_path": b"/invocations"}
     statuses = []
+    may_load = threading.Event()
+
+    def load_when_told(directory: Path) -> ServedPolicy:
+        assert may_load.wait(60)
+        return load_policy(directory)
+
+    monkeypatch.setattr("runtime.serving.app.load_policy", load_when_told)
 
     async def drive() -> None:
         started, ended = asyncio.Event(), asyncio.Event()
@@ -297,8 +306,14 @@ def test_a_request_waits_for_a_worker_that_is_still_loading(exported_results: Pa
 
         living = asyncio.create_task(app({"type": "lifespan"}, live, told))
         await started.wait()
-        assert app.policy is None  # its thread has only just begun
-        await app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+        request = asyncio.create_task(
+            app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)
+        )
+        await asyncio.wait([request], timeout=0.1)
+        assert app.policy is None
+        assert not statuses
+        may_load.set()
+        await request
         ended.set()
         await living
 

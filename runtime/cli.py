@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
     train.add_argument("--out", type=_folder, help="results folder; one that holds checkpoints is gone on with")
+    train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
     train.set_defaults(command=_train)
+    _add_collect(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
     evaluate.add_argument(
@@ -74,6 +76,27 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_collect(commands: Any) -> None:
+    collect = commands.add_parser("collect", help="log episodes of an environment, as data for smrl train --data")
+    collect.add_argument("--env", help="Gymnasium id, as CartPole-v0")
+    collect.add_argument("--envs", type=_positive, help="copies that play together; 1 if not given")
+    collect.add_argument("--episodes", type=_positive, help="whole episodes of each copy; 1 if not given")
+    collect.add_argument("--steps", type=_positive, help="steps of each copy, instead of episodes")
+    collect.add_argument("--policy", default="uniform", help="uniform, or the results of a training")
+    collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniform actions beside the policy's")
+    collect.add_argument("--seed", type=_natural, default=0, help="of everything drawn")
+    collect.add_argument("--out", type=_folder, help="file to write, .csv or .parquet")
+    collect.add_argument(
+        "--states", type=_folder, help="file for the states that the copies end in, for smrl transform"
+    )
+    collect.add_argument(
+        "--action-probs",
+        type=_folder,
+        help="output of smrl transform: the copies of --states go on by its probabilities",
+    )
+    collect.set_defaults(command=_collect)
+
+
 def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a folder")
@@ -83,6 +106,12 @@ def _folder(text: str) -> Path:
 def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
     return int(text)
 
 
@@ -113,6 +142,8 @@ def _train(arguments: argparse.Namespace) -> int:
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
+    if arguments.data:
+        overrides["rl.training.data"] = arguments.data
     request = Request(overrides, results=arguments.out)
     return run_job(lambda container, stop: run_training(container, stop, request))
 
@@ -155,6 +186,16 @@ def _transform(arguments: argparse.Namespace) -> int:
             arguments.model, arguments.input, arguments.output, stop, join=arguments.join is not None
         )
     )
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from runtime.job import run_job
+    from runtime.offline.collecting import CollectRequest, run_collect
+
+    _refuse_settings(arguments.settings)
+    names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
+    request = CollectRequest(**{name: getattr(arguments, name) for name in names})
+    return run_job(lambda container, stop: run_collect(request))
 
 
 def _refuse_settings(words: Sequence[str]) -> None:

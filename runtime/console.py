@@ -9,6 +9,9 @@ from typing import Any
 
 from runtime.metrics import metric_line
 
+# Of an iteration in an environment, and of one on logged data.
+_RETURNS = ("episode_reward_mean", "estimated_return")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -36,6 +39,10 @@ class Reporter:
     def row(self, row: dict[str, float]) -> None:
         """The metrics of an iteration."""
         self.line(metric_line(row))
+
+    def log(self, text: str) -> None:
+        """A line for whatever parses the log; a live display leaves it out."""
+        self.line(text)
 
     def line(self, text: str) -> None:
         """A line of results."""
@@ -78,10 +85,14 @@ class LiveReporter(Reporter):
         """Above the display."""
         self._console.print(f"smrl: {text}", style="dim", highlight=False, markup=False)
 
+    def log(self, text: str) -> None:
+        """Nothing: people read the display."""
+
     def row(self, row: dict[str, float]) -> None:
         """Redraws the display."""
-        if "episode_reward_mean" in row:
-            self._returns.append(row["episode_reward_mean"])
+        for name in _RETURNS:
+            if name in row:
+                self._returns.append(row[name])
         self._live.update(self._panel(row))
 
     def _panel(self, row: dict[str, float]) -> Any:
@@ -90,17 +101,15 @@ class LiveReporter(Reporter):
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
-        seconds = row.get("time_total_s", 0.0)
-        speed = row.get("timesteps_total", 0) / seconds if seconds else 0.0
-        table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} steps/s")
-        for name in ("episode_reward_mean", "episode_len_mean", "entropy", "kl"):
+        seconds, unit = row.get("time_total_s", 0.0), "updates" if "updates" in row else "steps"
+        speed = row.get("updates", row.get("timesteps_total", 0)) / seconds if seconds else 0.0
+        table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} {unit}/s")
+        for name in (*_RETURNS, "episode_len_mean", "entropy", "kl", "loss"):
             if name in row:
-                table.add_row(
-                    name, f"{row[name]:,.2f}", _sparkline(self._returns) if name == "episode_reward_mean" else ""
-                )
+                table.add_row(name, f"{row[name]:,.2f}", _sparkline(self._returns) if name in _RETURNS else "")
         for name, limit in self._stop.items():
             now = row.get(name)
-            start = min(self._returns, default=0.0) if name == "episode_reward_mean" else 0.0
+            start = min(self._returns, default=0.0) if name in _RETURNS else 0.0
             done = 0.0 if now is None else (now - start) / max(limit - start, 1e-9)
             bar = ProgressBar(total=1.0, completed=min(max(done, 0.0), 1.0), width=30)
             table.add_row(f"stop at {name}", "" if now is None else f"{now:,.1f} / {limit:,.0f}", bar)

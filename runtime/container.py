@@ -40,6 +40,7 @@ class Layout:
         data: metrics.jsonl, learning curve, TensorBoard events, evaluation.json.
         videos: mp4 files.
         checkpoints: Checkpoints.
+        intermediate: What notebooks read while a job runs.
     """
 
     root: Path
@@ -47,11 +48,12 @@ class Layout:
     data: Path
     videos: Path
     checkpoints: Path
+    intermediate: Path
 
     @classmethod
     def of_results(cls, root: Path) -> Layout:
         """The layout of a results folder on a laptop."""
-        return cls(root, root / "model", root, root / "videos", root / "checkpoints")
+        return cls(root, root / "model", root, root / "videos", root / "checkpoints", root)
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,9 @@ class Container:
         if self.base is None:
             return None
         output = self.base / "output"
+        intermediate = output / "intermediate"
         return Layout(
-            self.base, self.base / "model", output / "data", output / "intermediate", self.base / "checkpoints"
+            self.base, self.base / "model", output / "data", intermediate, self.base / "checkpoints", intermediate
         )
 
     def write_failure(self, reason: str) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,9 @@ def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -
     options["disable_env_checker"] = True
     if render:
         options["render_mode"] = "rgb_array"
-    return gymnasium.make(spec.name, **options)
+    with warnings.catch_warnings():  # CartPole-v0 is what the batch notebook asks for; that v1 is newer, it knows
+        warnings.filterwarnings("ignore", message=".*out of date", category=DeprecationWarning)
+        return gymnasium.make(spec.name, **options)
 
 
 def _env_context(spec: EnvSpec) -> dict[str, Any]:

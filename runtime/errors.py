@@ -44,9 +44,14 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 class Problems:
-    """Gathers every problem of an input, to be raised as one error."""
+    """Gathers every problem of an input, to be raised as one error.
 
-    def __init__(self) -> None:
+    Args:
+        what: The input, for the headline.
+    """
+
+    def __init__(self, what: str = "this job's settings") -> None:
+        self._what = what
         self._lines: list[str] = []
 
     def add(self, where: str, got: Any, source: str, *, expected: str, remedy: str = "") -> None:
@@ -68,4 +73,4 @@ class Problems:
             raise UserError(self._lines[0])
         if self._lines:
             listed = "\n".join(f"  {line}" for line in self._lines)
-            raise UserError(f"{len(self._lines)} problems with this job's settings:\n{listed}")
+            raise UserError(f"{len(self._lines)} problems with {self._what}:\n{listed}")

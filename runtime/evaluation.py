@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import gymnasium
 
 from runtime.console import Reporter, Summary
 from runtime.container import Container
@@ -19,6 +23,7 @@ from runtime.schema import EVALUATION
 from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
+    from runtime.offline.network_policy import NetworkPolicy
     from runtime.policy import Policy
 
 FILE = "evaluation.json"
@@ -84,17 +89,24 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     from runtime.ray_session import prepare_environment
 
     prepare_environment()
+    from runtime.checkpoint import read_state
     from runtime.model import open_model
     from runtime.video import Recorder
 
     checkpoint = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
     spec, policy = _load(checkpoint, chosen)
+    is_offline = "algorithm" in read_state(checkpoint).policy
     video = places.videos / "evaluation.mp4"
     recorder = Recorder(spec)
     episodes = []
     for episode in _play((spec, policy), recorder, chosen, video, stop):
         episodes.append(asdict(episode))
         reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
+        if is_offline:  # Coach's own line, which SageMaker's regex of its time reads
+            reporter.line(
+                f"Testing> Name=main_level/agent, Worker=0, Episode={len(episodes)}, "
+                f"Total reward={episode.total_reward}, Exploration=0, Steps={episode.steps}"
+            )
     if not episodes:
         raise Interrupted
     rewards = [episode["total_reward"] for episode in episodes]
@@ -120,32 +132,57 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     reporter.finish(Summary(f"evaluated {len(episodes)} episodes of {spec.name}", facts))
 
 
-def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy]:
+def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy | NetworkPolicy]:
     """The environment to play and the policy that plays it, once they fit each other."""
     from runtime.checkpoint import read_state
-    from runtime.policy import Policy
 
     state = read_state(checkpoint)
     name = chosen.get("env", state.env)
+    if not name:
+        raise UserError("env: got none, and the model learned from a log without one; expected env=NAME to play in.")
+    is_offline = "algorithm" in state.policy
     env_config = state.policy["env_config"] if name == state.env else {}
     spec = EnvSpec(name, env_config, state.policy["horizon"])
     problems = Problems()
     check_env_name("env", name, "the model", problems)
     problems.raise_if_any()
     env = make_env(spec)
-    spaces = list(env.observation_space.shape or ()), str(env.action_space)
+    spaces = list(env.observation_space.shape or ()), _describe(env.action_space, is_offline=is_offline)
     if spaces != (state.observation_shape, state.action_space):
         raise UserError(
             f"env: got {name!r} with observations {spaces[0]} and actions {spaces[1]}; expected those of the model, "
             f"{state.observation_shape} and {state.action_space}. Evaluate it on {state.env}."
         )
-    policy = Policy.load(checkpoint, env.action_space, settings=state.policy)
+    policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline)
     env.close()
     return spec, policy
 
 
+def _describe(actions: gymnasium.Space[Any], *, is_offline: bool) -> str:
+    """The action space as a checkpoint names it; a log does not know the bounds of continuous actions."""
+    is_box = isinstance(actions, gymnasium.spaces.Box)
+    return f"Box{actions.shape}" if is_offline and is_box else str(actions)
+
+
+def _load_policy(
+    checkpoint: Path, actions: gymnasium.Space[Any], settings: dict[str, Any], *, is_offline: bool
+) -> Policy | NetworkPolicy:
+    if is_offline:
+        from runtime.offline.network_policy import FILE as POLICY_FILE
+        from runtime.offline.network_policy import NetworkPolicy
+
+        return NetworkPolicy.load(checkpoint / POLICY_FILE)
+    from runtime.policy import Policy
+
+    return Policy.load(checkpoint, actions, settings=settings)
+
+
 def _play(
-    players: tuple[EnvSpec, Policy], recorder: Any, chosen: Mapping[str, Any], video: Path, stop: StopRequest
+    players: tuple[EnvSpec, Policy | NetworkPolicy],
+    recorder: Any,
+    chosen: Mapping[str, Any],
+    video: Path,
+    stop: StopRequest,
 ) -> Iterator[Any]:
     """Plays the episodes; the first is filmed where the environment gives frames."""
     from runtime.video import play
@@ -153,7 +190,11 @@ def _play(
     spec, policy = players
     seed = chosen.get("seed")
     env = make_env(spec)
-    for number in range(chosen.get("evaluate_episodes", _DEFAULT_EPISODES)):
+    most_steps, steps = chosen.get("evaluate_steps", math.inf), 0
+    most_episodes = chosen.get("evaluate_episodes", _DEFAULT_EPISODES if most_steps == math.inf else math.inf)
+    for number in itertools.count():
+        if number >= most_episodes or steps >= most_steps:
+            break
         reset_seed = None if seed is None else seed + number
         try:
             with stop:
@@ -161,6 +202,7 @@ def _play(
                 episode = filmed or play(env, policy, seed=reset_seed)
         except Interrupted:
             break
+        steps += episode.steps
         yield episode
         if stop.is_set:
             break

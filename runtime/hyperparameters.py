@@ -13,9 +13,10 @@ from typing import Any
 
 from runtime.coercion import Setting, coerce, parse_text
 from runtime.errors import Problems, UserError, suggest
-from runtime.old_names import is_harmless, translate, why_obsolete
+from runtime.old_names import PRESETS_OF_2020, is_harmless, translate, why_obsolete
 from runtime.presets import DEFAULT_PRESET, load_preset, preset_of_env
-from runtime.schema import ANY_ENVIRONMENT, DEFAULTS, known_paths, setting_of
+from runtime.schema import ANY_ENVIRONMENT, ANY_LOG, DEFAULTS, OFFLINE_ALGORITHMS, known_paths, setting_of
+from runtime.setting_rules import check_together
 
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ROOT = "rl.training."
@@ -60,8 +61,13 @@ class JobConfig:
 
     @property
     def env(self) -> str:
-        """Name of the environment."""
-        return str(self.values["env"])
+        """Name of the environment; empty where a log without one is learned from."""
+        return str(self.values.get("env") or "")
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the job learns from logged data."""
+        return self.values["run"] in OFFLINE_ALGORITHMS
 
     @property
     def stop(self) -> dict[str, float]:
@@ -69,8 +75,8 @@ class JobConfig:
         return self._below("stop.")
 
     @property
-    def ppo(self) -> dict[str, Any]:
-        """PPO's settings without the model's and the environment's."""
+    def algorithm(self) -> dict[str, Any]:
+        """The algorithm's settings without the model's and the environment's."""
         below = self._below("config.")
         return {k: v for k, v in below.items() if not k.startswith(("model.", "env_config"))}
 
@@ -133,15 +139,15 @@ class _Resolver:
 
     def run(self, sources: list[Source], default_preset: bool) -> JobConfig:
         preset_name, preset_source = self._find_preset(sources)
-        for path, value in DEFAULTS.items():
-            self._values[path], self._sources[path] = value, "default"
+        self._set_defaults(DEFAULTS, "default")
         if preset_name is None and default_preset:
             preset_name = self._choose_preset(sources)
         if preset_name is not None:
             self._add_preset(preset_name, preset_source)
         for source in sources:
             self._add(source)
-        self._check_together()
+        check_together(self._values, self._sources, self._notes, self._problems)
+        self._check_environments()
         self._problems.raise_if_any()
         return JobConfig(preset_name, self._values, self._sources, tuple(self._notes), self._extras)
 
@@ -150,14 +156,30 @@ class _Resolver:
         probe = _Resolver(None, None)  # its problems are found again by the real resolution
         for source in sources:
             probe._add(source)
+        if probe._values.get("run") in OFFLINE_ALGORITHMS or (
+            probe._values.keys() >= {"data"} and "run" not in probe._values
+        ):
+            self._set_defaults(ANY_LOG, "default for any log")
+            return None
         if "env" not in probe._values:
             self._notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
             return DEFAULT_PRESET
         preset = preset_of_env(str(probe._values["env"]))
         if preset is None:
-            for path, value in ANY_ENVIRONMENT.items():
-                self._values[path], self._sources[path] = value, "default for any environment"
+            self._set_defaults(ANY_ENVIRONMENT, "default for any environment")
         return preset
+
+    def _set_defaults(self, defaults: Mapping[str, object], source: str) -> None:
+        for path, value in defaults.items():
+            self._values[path], self._sources[path] = value, source
+
+    def _check_environments(self) -> None:
+        if self._check_env is None:
+            return
+        if self._values.get("env"):
+            self._check_env(_ROOT + "env", self._values["env"], self._sources["env"], self._problems)
+        if isinstance(self._extras.get("env"), str) and self._extra_settings:
+            self._check_env("env", self._extras["env"], self._sources["env"], self._problems)
 
     def _add_preset(self, name: str, source: str) -> None:
         try:
@@ -266,55 +288,9 @@ class _Resolver:
                 remedy=f"{reason[0].upper()}{reason[1:]}; remove it.",
             )
         else:
-            expected = "a PPO setting" if path.startswith("config.") else "a known hyperparameter"
+            expected = "a setting of the algorithm" if path.startswith("config.") else "a known hyperparameter"
             remedy = _suggest_path(path)
             self._problems.add(where, raw, source.name, expected=expected, remedy=remedy)
-
-    def _check_together(self) -> None:
-        """Rules between settings."""
-        values = self._values
-        if "env" not in values:
-            self._problems.add_line("rl.training.env: missing; expected the name of an environment.")
-        elif self._check_env is not None and values["env"]:
-            self._check_env(_ROOT + "env", values["env"], self._sources["env"], self._problems)
-        if self._check_env is not None and isinstance(self._extras.get("env"), str) and self._extra_settings:
-            self._check_env("env", self._extras["env"], self._sources["env"], self._problems)
-        self._switch_kl_loss_on()
-        if values.get("config.model.fcnet_hiddens") == []:
-            source = self._sources["config.model.fcnet_hiddens"]
-            self._problems.add(f"{_ROOT}config.model.fcnet_hiddens", [], source, expected="at least one layer")
-        batch, minibatch = values.get("config.train_batch_size", 4000), values.get("config.minibatch_size", 128)
-        if minibatch > batch:
-            self._problems.add(
-                f"{_ROOT}config.minibatch_size",
-                minibatch,
-                self._sources.get("config.minibatch_size", "RLlib's default"),
-                expected=f"at most train_batch_size, which is {batch}",
-            )
-        width, is_free = values.get("config.model.initial_log_std"), values.get("config.model.free_log_std")
-        if width is not None and not is_free and self._sources["config.model.initial_log_std"].startswith("preset "):
-            del values["config.model.initial_log_std"]
-            self._notes[f"{_ROOT}config.model.initial_log_std of the preset left out: free_log_std is false"] = None
-        elif width is not None and not is_free:
-            self._problems.add(
-                f"{_ROOT}config.model.initial_log_std",
-                values["config.model.initial_log_std"],
-                self._sources["config.model.initial_log_std"],
-                expected="model.free_log_std to be true beside it",
-            )
-
-    def _switch_kl_loss_on(self) -> None:
-        """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
-        set_by = {name: self._sources.get(f"config.{name}", "") for name in ("kl_coeff", "kl_target", "use_kl_loss")}
-        ours = ("preset ", "default")
-        names = [name for name in ("kl_coeff", "kl_target") if self._values.get(f"config.{name}")]
-        asked = [name for name in names if not set_by[name].startswith(ours)]
-        if asked and self._values.get("config.use_kl_loss") is False and set_by["use_kl_loss"].startswith(ours):
-            self._values["config.use_kl_loss"] = True
-            self._sources["config.use_kl_loss"] = set_by[asked[0]]
-            self._notes[
-                f"{_ROOT}config.{asked[0]} is set, so the KL loss is on ({set_by['use_kl_loss']} has it off)"
-            ] = None
 
 
 def _suggest_path(path: str) -> str:
@@ -329,5 +305,6 @@ def _suggest_path(path: str) -> str:
 
 
 def _preset_name(raw: str) -> str:
-    """A preset's name without the quotes that the SDK puts around it, and without Coach's `preset-`."""
-    return str(parse_text(raw)).removeprefix("preset-")
+    """A preset's name without the quotes that the SDK puts around it, by its name today where it is one of Coach's."""
+    name = str(parse_text(raw)).removeprefix("preset-")
+    return PRESETS_OF_2020.get(name, name)

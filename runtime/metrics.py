@@ -32,28 +32,28 @@ class MetricsLog:
     Args:
         folder: Where both go; made if absent.
         earlier: Rows of the run that this one goes on from; metrics.jsonl starts with them.
+        step: The metric that TensorBoard's steps are.
     """
 
-    def __init__(self, folder: Path, earlier: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, earlier: list[dict[str, Any]], *, step: str = "timesteps_total") -> None:
         from tensorboardX import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / JSONL
+        self._path, self._step = folder / JSONL, step
         self.rows = list(earlier)
         self._path.write_text("".join(json.dumps(row) + "\n" for row in earlier), encoding="utf-8")
         # Events after the step that a resumed job starts from are void: TensorBoard hides them by purge_step.
-        purge = int(earlier[-1]["timesteps_total"]) + 1 if earlier else None
+        purge = int(earlier[-1][step]) + 1 if earlier else None
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
 
     def write(self, row: dict[str, float]) -> None:
-        """Writes a row; its step in TensorBoard is timesteps_total."""
+        """Writes a row."""
         self.rows.append(row)
         # Opened anew each time: SageMaker uploads a file when it is closed.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        step = int(row["timesteps_total"])
         for name, value in row.items():
-            self._events.add_scalar(name, value, step)
+            self._events.add_scalar(name, value, int(row[self._step]))
 
     def close(self) -> None:
         """Flushes the events."""

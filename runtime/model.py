@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from runtime.manifest import MANIFEST, note_exports, unpack, write_json
 
 PARAMS = "params.json"
 _FINAL, _BEST = "checkpoint", "best"
-_VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet")
+_VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet", "d3rlpy")
 
 
-def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any]) -> None:
+def write_model(
+    folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any], worth: Mapping[str, Any]
+) -> None:
     """Writes the model directory.
 
     Args:
@@ -31,6 +34,7 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
         checkpoint: The final checkpoint.
         config: The job's settings.
         spaces: Observation and action space of the policy.
+        worth: What is known of a policy that was never played, for the manifest.
     """
     best = best_checkpoint(checkpoint.parent)
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
@@ -42,7 +46,7 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
             _replace(best, folder / _BEST)
         _forget_exports(folder)
         write_json(folder / PARAMS, params)
-        write_json(folder / MANIFEST, _manifest(checkpoint, best, config, spaces))
+        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **worth})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
@@ -52,16 +56,16 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tu
 
 def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
     state = read_state(checkpoint)
-    settings = config.ppo
+    settings = config.algorithm
     return {
         "format": 1,
         "algorithm": config.values["run"],
-        "env": config.env,
+        "env": config.env or None,
         "env_config": config.env_config,
         "horizon": settings.get("horizon"),
         "observation_space": describe_space(spaces[0]),
         "action_space": describe_space(spaces[1]),
-        "observation_filter": settings["observation_filter"],
+        "observation_filter": settings.get("observation_filter", "MeanStdFilter"),
         "normalize_actions": settings.get("normalize_actions", True),
         "clip_actions": settings.get("clip_actions", False),
         "episode_reward_mean": state.episode_reward_mean,

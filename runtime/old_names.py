@@ -50,7 +50,7 @@ OBSOLETE: dict[str, str] = {
     "config.eager": "there is no TensorFlow",
     "config.eager_tracing": "there is no TensorFlow",
     "config.optimizer": "PPO's own settings say it: lr, grad_clip",
-    "config.input": "logged data has its own job, batch RL",
+    "config.input": "logged data is rl.training.data today",
     "config.output": "runs log metrics and checkpoints, not transitions",
     "config.use_exec_api": "RLlib has one API now",
     "config.use_pytorch": "policies are PyTorch's",
@@ -84,6 +84,12 @@ OBSOLETE: dict[str, str] = {
     "resources_per_trial": "settings for runners and learners took its place",
     "sync_function": "SageMaker synchronises checkpoints itself",
     "loggers": "metrics go to stdout, metrics.jsonl and TensorBoard",
+}
+
+# Coach's presets by the names that notebooks ask for, without `preset-`.
+PRESETS_OF_2020: dict[str, str] = {
+    "cartpole-ddqnbcq": "cartpole-bcq",
+    "cartpole-ddqnbcq-env": "cartpole-bcq",
 }
 
 _MONITOR = Setting("bool", "Record videos.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +17,11 @@ from ray.rllib.utils.filter import RunningStat
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from runtime.errors import UserError
+from runtime.observation_filter import ObservationFilter
 from runtime.ray_session import quiet_ray
 
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
-
-
-@dataclass(frozen=True)
-class ObservationFilter:
-    """Normalises observations by the statistics of training: clip((x - mean) / (std + 1e-8), ±clip).
-
-    Attributes:
-        mean: (O,) float64.
-        std: (O,) float64.
-        clip: Bound of the result.
-    """
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-    clip: float
-
-    @classmethod
-    def from_state(cls, state: dict[Any, Any]) -> ObservationFilter:
-        """From the state of RLlib's MeanStdFilter connector."""
-        agent = state[None]
-        stats = RunningStat.from_state(agent["running_stats"][0])
-        return cls(np.asarray(stats.mean, np.float64), np.asarray(stats.std, np.float64), float(agent["clip_by_value"]))
-
-    def __call__(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        """Normalises one observation (O,) or a batch (B, O)."""
-        return np.clip((observation - self.mean) / (self.std + 1e-8), -self.clip, self.clip).astype(np.float32)
 
 
 class Policy:
@@ -94,9 +68,7 @@ class Policy:
                 (checkpoint / _MODULE).resolve()
             )  # a relative path would be read as a URI
             path = checkpoint / _FILTER
-            observation_filter = (
-                ObservationFilter.from_state(pickle.loads(path.read_bytes())) if path.is_file() else None
-            )
+            observation_filter = _filter_of_state(pickle.loads(path.read_bytes())) if path.is_file() else None
         except Exception as error:  # RLlib raises whatever its unpickling raises
             raise UserError(
                 f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "
@@ -118,7 +90,7 @@ class Policy:
         return cls(
             algorithm.get_module(),
             action_space,
-            observation_filter=ObservationFilter.from_state(found[0].get_state()) if found else None,
+            observation_filter=_filter_of_state(found[0].get_state()) if found else None,
             normalize_actions=algorithm.config.normalize_actions,
             clip_actions=algorithm.config.clip_actions,
         )
@@ -209,3 +181,11 @@ def _map_tensors(state: Any, function: Any) -> Any:
     if isinstance(state, dict):
         return {key: _map_tensors(value, function) for key, value in state.items()}
     return function(state)
+
+
+def _filter_of_state(state: dict[Any, Any]) -> ObservationFilter:
+    """From the state of RLlib's MeanStdFilter connector."""
+    agent = state[None]
+    stats = RunningStat.from_state(agent["running_stats"][0])
+    mean, std = (np.asarray(values, np.float64) for values in (stats.mean, stats.std))
+    return ObservationFilter(mean, std, float(agent["clip_by_value"]))

@@ -40,9 +40,10 @@ def preset_names() -> list[str]:
 
 
 def preset_of_env(env: str) -> str | None:
-    """Name of the preset that trains an environment, or None."""
+    """Name of the preset that trains in an environment, or None."""
     for name in preset_names():
-        if load_preset(name, source="the presets that ship").training.get("env") == env:
+        training = load_preset(name, source="the presets that ship").training
+        if (training.get("env"), training.get("run", "PPO")) == (env, "PPO"):
             return name
     return None
 

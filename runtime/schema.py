@@ -1,15 +1,18 @@
 """Every hyperparameter that a job takes: its type, range, and one line of what it does.
 
-Names are today's RLlib names (ray 2.60, PPO); `old_names` maps those of 2020 onto them.
+Names are today's RLlib names (ray 2.60); `old_names` maps those of 2020 onto them.
 """
 
 from __future__ import annotations
 
 from runtime.coercion import Setting
 
+OFFLINE_ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL")
+
 TRAINING: dict[str, Setting] = {
     "env": Setting("text", "Environment: a Gymnasium id, or module:Class."),
-    "run": Setting("text", "Algorithm.", choices=("PPO",)),
+    "run": Setting("text", "Algorithm; all but PPO learn from logged data.", choices=("PPO", *OFFLINE_ALGORITHMS)),
+    "data": Setting("text", "Logged data: a file or folder; the channel training, train or data if not given."),
     "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
@@ -110,10 +113,34 @@ MODEL: dict[str, Setting] = {
     "max_seq_len": Setting("int", "Steps that it is trained through.", low=0, above=True),
 }
 
+OFFLINE: dict[str, Setting] = {
+    "train_batch_size": Setting("int", "Transitions of an update.", low=0, above=True),
+    "updates_per_iteration": Setting("int", "Updates between two estimates of the policy's return.", low=0, above=True),
+    "lr": Setting("float", "Adam's learning rate.", low=0, above=True),
+    "gamma": _LOSS["gamma"],
+    "loss": Setting("text", "Of the Q function for discrete actions.", choices=("mse", "huber")),
+    "target_network_update_freq": Setting("int", "Updates between copies of the target network.", low=0, above=True),
+    "action_flexibility": Setting("float", "BCQ: least probability of an action, of the likeliest's.", low=0, high=1),
+    "weight_averaging": Setting("float", "Share of the old mean in the averaged weights.", low=0, high=1),
+    "train_fraction": Setting("float", "Share of the episodes to learn from; the rest judge.", low=0.05, high=0.95),
+    "num_actions": Setting("int", "Of discrete actions, where the data does not say.", low=1, above=True, none_ok=True),
+    "seed": Setting("int", "Seed of the split, the weights and the batches.", low=0, high=2**32 - 1, none_ok=True),
+    "horizon": _SAMPLING["horizon"],
+    "env_config": _SAMPLING["env_config"],
+}
+
+OFFLINE_MODEL: dict[str, Setting] = {
+    "fcnet_hiddens": MODEL["fcnet_hiddens"],
+    "fcnet_activation": Setting("text", MODEL["fcnet_activation"].doc, choices=("relu", "tanh", "swish", "silu")),
+}
+
+OFFLINE_STOP: dict[str, Setting] = {name: STOP[name] for name in ("training_iteration", "time_total_s")}
+
 EVALUATION: dict[str, Setting] = {
     "evaluate_episodes": Setting("int", "Episodes to play.", low=0, above=True),
+    "evaluate_steps": Setting("int", "Steps to play at least, in whole episodes; instead.", low=0, above=True),
     "env": Setting("text", "Environment; the one that the model was trained on if not given."),
-    "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO",)),
+    "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "checkpoint": Setting("text", "Checkpoint below the model directory, as best; its final one if not given."),
     "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0, high=2**32 - 1),
 }
@@ -149,6 +176,23 @@ ANY_ENVIRONMENT: dict[str, object] = {
     "config.model.vf_share_layers": False,
 }
 
+# For a log that no preset is for: the numbers of the preset cartpole-bcq.
+ANY_LOG: dict[str, object] = {
+    "run": "BCQ",
+    "stop.training_iteration": 16,
+    "config.updates_per_iteration": 250,
+    "config.train_batch_size": 128,
+    "config.lr": 3e-4,
+    "config.gamma": 0.99,
+    "config.loss": "mse",
+    "config.target_network_update_freq": 50,
+    "config.action_flexibility": 0.3,
+    "config.weight_averaging": 0.999,
+    "config.train_fraction": 0.7,
+    "config.model.fcnet_hiddens": [128, 128],
+    "config.model.fcnet_activation": "relu",
+}
+
 
 def setting_of(path: str) -> Setting | None:
     """The setting at a path below `rl.training`, as `config.model.fcnet_hiddens`; None if there is none."""
@@ -159,7 +203,8 @@ def setting_of(path: str) -> Setting | None:
     if path.startswith("config.env_config."):
         return Setting("any", "A keyword argument of the environment.")
     if path.startswith("config."):
-        return PPO.get(path.removeprefix("config."))
+        name = path.removeprefix("config.")
+        return PPO.get(name) or OFFLINE.get(name)
     return TRAINING.get(path)
 
 
@@ -168,6 +213,6 @@ def known_paths() -> list[str]:
     return [
         *TRAINING,
         *(f"stop.{name}" for name in STOP),
-        *(f"config.{name}" for name in PPO),
+        *(f"config.{name}" for name in PPO | OFFLINE),
         *(f"config.model.{name}" for name in MODEL),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from runtime.coercion import Setting
 from runtime.old_names import OBSOLETE, RENAMED
-from runtime.schema import EVALUATION, MODEL, PPO, STOP, TRAINING
+from runtime.schema import EVALUATION, MODEL, OFFLINE, OFFLINE_MODEL, PPO, STOP, TRAINING
 
 _HEAD = """\
 # Hyperparameters
@@ -27,6 +27,9 @@ def page() -> str:
     parts += _section("PPO", "rl.training.config.", PPO)
     parts.append("\n`rl.training.config.env_config.*` are keyword arguments of the environment.\n")
     parts += _section("Network", "rl.training.config.model.", MODEL)
+    parts += _section("Learning from logged data (BCQ, DDQN, CQL, TD3+BC, IQL)", "rl.training.config.", OFFLINE)
+    parts += _section("Its network", "rl.training.config.model.", OFFLINE_MODEL)
+    parts += ["\nIt stops at `rl.training.stop.training_iteration` or `time_total_s`.\n"]
     parts += _section("Evaluation (`smrl evaluate`, entrypoints/evaluate.py)", "", EVALUATION)
     parts += ["\n## Names of 2020\n", "| then | now |", "|---|---|"]
     parts += [f"| `{old}` | `{new}` |" for old, new in RENAMED.items()]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.checkpoint import checkpoints_in
+from runtime.coercion import Setting
 from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 _CHANNELS = ("checkpoint", "model")
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
+# From a checkpoint, the policy's spaces, and what is known of its worth, to the model directory.
+HandOver = Callable[[Path, tuple[Any, Any], Mapping[str, Any]], None]
+# What scripts for Coach send along.
+_EXTRAS = {"save_model": Setting("bool", "Accepted; the model is always written.")}
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,16 @@ def run_training(
             start = _find_start(config, container, layout, Path(scratch))
             for note in config.notes:
                 reporter.note(note)
-            outcome = _train(config, container, (layout, start), (reporter, stop_request), request, save_model)
-        _plot(config, layout, outcome, reporter)
-        reporter.finish(_summarise(config, layout, outcome, time.perf_counter() - started))
+            hand_over = _make_hand_over(config, layout, reporter, save_model)
+            if config.is_offline:
+                summary = _learn(config, container, (layout, start), (reporter, stop_request), hand_over)
+            else:
+                outcome = _train(config, container, (layout, start), (reporter, stop_request), request, hand_over)
+                _plot(config, layout, outcome, reporter)
+                summary = _summarise(config, layout, outcome)
+        wall = {"seconds": f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"}
+        exports = {"exports": _describe_exports(layout.model)}
+        reporter.finish(replace(summary, facts={**summary.facts, **wall, **exports}))
     finally:
         reporter.close()
 
@@ -98,8 +110,8 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
             check_env_name(where, name, source, problems)
 
     is_script = request.experiment is not None
-    config = resolve(sources, extras=None if is_script else {}, default_preset=not is_script, check_env=check_env)
-    if config.ppo.get("seed") is None:
+    config = resolve(sources, extras=None if is_script else _EXTRAS, default_preset=not is_script, check_env=check_env)
+    if config.algorithm.get("seed") is None:
         seeded = {**config.values, "config.seed": secrets.randbelow(2**31)}
         config = replace(config, values=seeded, sources={**config.sources, "config.seed": "drawn for this run"})
     return config
@@ -124,32 +136,16 @@ def _train(
     places: tuple[Layout, Start],
     listeners: tuple[Reporter, StopRequest],
     request: Request,
-    save_model: SaveModel | None,
+    hand_over: HandOver,
 ) -> Outcome:
     from runtime.ray_session import prepare_environment, ray_session
 
     prepare_environment()
-    from runtime.manifest import only_writer
-    from runtime.model import write_model
     from runtime.ppo.loop import TrainingJob, train
 
     (layout, start), (reporter, stop_request) = places, listeners
-
-    def hand_over(checkpoint: Path, spaces: tuple[Any, Any]) -> None:
-        def write() -> None:
-            layout.model.mkdir(parents=True, exist_ok=True)
-            with only_writer(layout.model):
-                write_model(layout.model, checkpoint, config, spaces=spaces)
-                if config.values["export"]:
-                    _export(layout.model, reporter)
-
-        if save_model is None:
-            write()
-        else:
-            save_model(write, config)
-
     creator = request.find_creator(config.env)
-    env = EnvSpec(config.env, config.env_config, config.ppo.get("horizon"), creator)
+    env = EnvSpec(config.env, config.env_config, config.algorithm.get("horizon"), creator)
     cpus, gpus = container.num_cpus, container.num_gpus
     job = TrainingJob(
         config,
@@ -157,7 +153,7 @@ def _train(
         layout,
         resume_from=start.checkpoint,
         is_same_job=start.is_same_job,
-        hand_over=hand_over,
+        hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
         num_cpus=cpus,
         num_gpus=gpus,
     )
@@ -166,6 +162,42 @@ def _train(
             stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
         stop_request.arm()
         return train(job, reporter, stop_request)
+
+
+def _learn(
+    config: JobConfig,
+    container: Container,
+    places: tuple[Layout, Start],
+    listeners: tuple[Reporter, StopRequest],
+    hand_over: HandOver,
+) -> Summary:
+    from runtime.offline.run import learn_from_log
+
+    layout, start = places
+    begin = start.checkpoint, start.is_same_job
+    return learn_from_log(config, container, layout, start=begin, listeners=listeners, hand_over=hand_over)
+
+
+def _make_hand_over(config: JobConfig, layout: Layout, reporter: Reporter, save_model: SaveModel | None) -> HandOver:
+    """What writes the model directory in the end, by a launcher's hook if there is one."""
+
+    def hand_over(checkpoint: Path, spaces: tuple[Any, Any], worth: Mapping[str, Any]) -> None:
+        from runtime.manifest import only_writer
+        from runtime.model import write_model
+
+        def write() -> None:
+            layout.model.mkdir(parents=True, exist_ok=True)
+            with only_writer(layout.model):
+                write_model(layout.model, checkpoint, config, spaces=spaces, worth=worth)
+                if config.values["export"]:
+                    _export(layout.model, reporter)
+
+        if save_model is None:
+            write()
+        else:
+            save_model(write, config)
+
+    return hand_over
 
 
 def _export(model: Path, reporter: Reporter) -> None:
@@ -258,7 +290,7 @@ def _plot(config: JobConfig, layout: Layout, outcome: Outcome, reporter: Reporte
         reporter.note(f"no learning curve: {type(error).__name__}: {error}")
 
 
-def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: float) -> Summary:
+def _summarise(config: JobConfig, layout: Layout, outcome: Outcome) -> Summary:
     from runtime.plot import FILE
 
     state = outcome.state
@@ -268,14 +300,13 @@ def _summarise(config: JobConfig, layout: Layout, outcome: Outcome, wall_s: floa
         else f"{state.episode_reward_mean:.2f}",
         "ended because": outcome.why,
         "steps": f"{state.timesteps_total:,} in {state.training_iteration} iterations",
-        "seconds": f"{state.time_total_s:.1f} of training, {wall_s:.1f} in all",
+        "seconds": f"{state.time_total_s:.1f} of training",
         "metrics": str(layout.data / "metrics.jsonl"),
         "curve": str(layout.data / FILE) if (layout.data / FILE).exists() else "none: no episode has ended",
         "TensorBoard": str(layout.data / "tensorboard"),
         "video": str(outcome.last_video) if outcome.last_video else "none",
         "checkpoints": str(layout.checkpoints),
         "model": str(layout.model),
-        "exports": _describe_exports(layout.model),
     }
     return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}, or smrl serve {layout.root}")
 

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from runtime.environments import EnvSpec, make_env
 
 if TYPE_CHECKING:
+    from runtime.offline.network_policy import NetworkPolicy
     from runtime.policy import Policy
+
+    AnyPolicy = Policy | NetworkPolicy
 
 _HEIGHT = 240
 _PLAYBACK_FPS = 30
@@ -32,7 +35,7 @@ class Episode:
     steps: int
 
 
-def play(env: Any, policy: Policy, *, seed: int | None) -> Episode:
+def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
     """Plays one episode without filming it."""
     playing = _Playing(env, policy, seed)
     for _ in playing.frames(None):
@@ -53,7 +56,7 @@ class Recorder:
         self.why_not: str | None = None
 
     def film(
-        self, policy: Policy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
+        self, policy: AnyPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
     ) -> Episode | None:
         """Plays one episode and writes it to an mp4.
 
@@ -74,7 +77,7 @@ class Recorder:
             self.why_not = f"{self._spec.name} cannot be filmed: {type(error).__name__}: {error}"
             return None
 
-    def _film(self, policy: Policy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
+    def _film(self, policy: AnyPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
         if self._env is None:
             self._env = make_env(self._spec, render=True)
             self._env.reset()
@@ -102,7 +105,7 @@ class Recorder:
 class _Playing:
     """An episode being played."""
 
-    def __init__(self, env: Any, policy: Policy, seed: int | None) -> None:
+    def __init__(self, env: Any, policy: AnyPolicy, seed: int | None) -> None:
         self._env, self._policy, self._seed = env, policy, seed
         self.total_reward, self.steps = 0.0, 0
 

@@ -22,15 +22,17 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
 from runtime.errors import JobError, UserError
 from runtime.export.exporter import Subject, export, export_model
+from runtime.export.filters import add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.graph_def import run_saved_model, zeros_for
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
-from runtime.export.policy_graph import add_filter, build_graph
+from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import write_saved_model
 from runtime.manifest import only_writer, read_manifest
 from runtime.model import describe_space, read_space
-from runtime.policy import ObservationFilter, Policy
+from runtime.observation_filter import ObservationFilter
+from runtime.policy import Policy
 from tests.conftest import BIN, ROOT, TINY, clean_environment, run_peer, run_smrl
 
 OPS = json.loads((ROOT / "tests" / "tf_2_1_ops.json").read_text())

@@ -16,7 +16,7 @@ from runtime.export.bcq_graph import PROBABILITIES, build_bcq_graph
 from runtime.export.exporter import Subject, describe_signatures, export
 from runtime.export.parity import make_observations
 from runtime.manifest import write_json
-from runtime.policy import ObservationFilter
+from runtime.observation_filter import ObservationFilter
 from runtime.serving.decoding import lines_call
 from runtime.serving.encoding import prediction_lines
 from runtime.serving.served_policy import load_policy

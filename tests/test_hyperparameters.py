@@ -23,8 +23,8 @@ def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
         ],
         extras={},
     )
-    assert config.ppo["lr"] == 0.5
-    assert config.ppo["gamma"] == 0.9
+    assert config.algorithm["lr"] == 0.5
+    assert config.algorithm["gamma"] == 0.9
     assert config.sources["config.lr"] == "the command line"
     assert config.sources["config.lambda_"] == "preset reacher"
     assert config.sources["checkpoint_freq"] == "default"
@@ -41,15 +41,15 @@ def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
     ],
 )
 def test_every_spelling_of_a_hyperparameter_arrives(values: dict[str, Any]) -> None:
-    assert from_json(values).ppo["kl_coeff"] == 0.5
+    assert from_json(values).algorithm["kl_coeff"] == 0.5
 
 
 def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
     config = from_json({"preset": "reacher", "rl.training.config.kl_coeff": "0.5"})
-    assert config.ppo["use_kl_loss"] is True
+    assert config.algorithm["use_kl_loss"] is True
     assert any("the KL loss is on" in note for note in config.notes)
     off = from_json({"rl.training.config.kl_coeff": "0.5", "rl.training.config.use_kl_loss": "false"})
-    assert off.ppo["use_kl_loss"] is False
+    assert off.algorithm["use_kl_loss"] is False
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_all_problems_are_listed_at_once() -> None:
         "preset: got 'reachr' from hyperparameters.json",
         "Did you mean 'reacher'?",
         "Did you mean 'RoboschoolHopper-v1'?",
-        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a PPO setting. Did you mean 'gamma'?",
+        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a setting of the algorithm. Did you mean 'gamma'?",
         "rl.training.config.lr: got 'fast'",
         "rl.training.stop.time_total_s: got '-5' from hyperparameters.json; expected a number above 0",
         "There is no TensorFlow; remove it.",
@@ -155,7 +155,7 @@ def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
         "description: mine\nsource: me\nexpected_return: 1\nminutes: 1\n"
         "training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n"
     )
-    assert from_json({"preset": str(path)}).ppo["lr"] == 1e-4
+    assert from_json({"preset": str(path)}).algorithm["lr"] == 1e-4
     path.write_text("description: mine\n")
     with pytest.raises(UserError, match="not a valid preset"):
         from_json({"preset": str(path)})

@@ -52,7 +52,7 @@ def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Pa
     algorithm.train()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
     env = gymnasium.make(env_id)
-    policy = Policy.load(tmp_path / "checkpoint", env.action_space, settings=config.ppo)
+    policy = Policy.load(tmp_path / "checkpoint", env.action_space, settings=config.algorithm)
     live = Policy.of_algorithm(algorithm, env.action_space)
     theirs = _rllib_actions(algorithm, env_id, steps=30)
     for observation, action in theirs:

@@ -10,19 +10,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
+from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.layers import add_layers
-from runtime.export.policy_graph import add_filter
-from runtime.policy import ObservationFilter
+from runtime.observation_filter import ObservationFilter
 
 PROBABILITIES = "action_probabilities"
 
 
 def build_bcq_graph(
     q_networks: Sequence[nn.Module],
-    imitator: nn.Module,
+    imitator: nn.Module | None,
     *,
     action_flexibility: float,
     observation_shape: tuple[int, ...],
@@ -33,7 +34,7 @@ def build_bcq_graph(
 
     Args:
         q_networks: Layers of each Q function, (B, O) to (B, A); their mean counts.
-        imitator: Layers of the behaviour policy's logits, (B, O) to (B, A).
+        imitator: Layers of the behaviour policy's logits, (B, O) to (B, A); None allows every action.
         action_flexibility: An action is allowed if it is more than this times as likely as the likeliest, 0..1.
         observation_shape: Of one observation.
         num_actions: A.
@@ -47,11 +48,6 @@ def build_bcq_graph(
     """
     graph = Graph(observation_shape)
     x = OBSERVATIONS if observation_filter is None else add_filter(graph, OBSERVATIONS, observation_filter)
-    logits = add_layers(graph, imitator, x, where="imitator")
-    # log p - max log p is the same of logits: the softmax's constant cancels.
-    below = graph.add("subtract", logits, graph.add("max", logits))
-    limit = math.log(action_flexibility) if action_flexibility > 0 else -math.inf
-    allowed = graph.add("cast", graph.add("greater", below, graph.constant(limit)), dtype=np.float32)
     values = [add_layers(graph, network, x, where=f"q_networks.{n}") for n, network in enumerate(q_networks)]
     value = values[0]
     for other in values[1:]:
@@ -60,9 +56,45 @@ def build_bcq_graph(
     # Above 0 for every action, so that those which are not allowed are worth less than any that is.
     least = graph.add("max", graph.add("subtract", graph.constant(0.0), value))
     worth = graph.add("add", graph.add("add", value, least), graph.constant(1e-5))
-    worth = graph.add("multiply", worth, allowed)
+    if imitator is not None:
+        worth = graph.add("multiply", worth, _allowed(graph, imitator, x, action_flexibility))
     loses = graph.add("cast", graph.add("greater", graph.add("max", worth), worth), dtype=np.float32)
     chosen = graph.add("subtract", graph.constant(1.0), loses)
     count = graph.add("reshape", graph.add("sum", chosen), shape=(-1, 1))
     graph.name_output(PROBABILITIES, graph.add("divide", chosen, count), np.float32, (num_actions,))
+    return graph
+
+
+def _allowed(graph: Graph, imitator: nn.Module, x: str, action_flexibility: float) -> str:
+    """1 for each action that the behaviour policy takes often enough."""
+    logits = add_layers(graph, imitator, x, where="imitator")
+    # log p - max log p is the same of logits: the softmax's constant cancels.
+    below = graph.add("subtract", logits, graph.add("max", logits))
+    limit = math.log(action_flexibility) if action_flexibility > 0 else -math.inf
+    return graph.add("cast", graph.add("greater", below, graph.constant(limit)), dtype=np.float32)
+
+
+def build_actor_graph(
+    actor: nn.Module,
+    *,
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    observation_shape: tuple[int, ...],
+    observation_filter: ObservationFilter,
+) -> Graph:
+    """The graph of a policy for continuous actions that learned from a log: one output, `actions` (B, A).
+
+    Args:
+        actor: Layers from (B, O) to (B, A), before the tanh.
+        low: (A,) action at -1.
+        high: (A,) action at 1.
+        observation_shape: Of one observation.
+        observation_filter: Applied first.
+    """
+    graph = Graph(observation_shape)
+    x = add_filter(graph, OBSERVATIONS, observation_filter)
+    unit = graph.add("tanh", add_layers(graph, actor, x, where="actor"))
+    scaled = graph.add("multiply", unit, graph.constant((high - low) / 2))
+    actions = graph.add("add", scaled, graph.constant((high + low) / 2))
+    graph.name_output("actions", add_clip(graph, actions, low, high), np.float32, low.shape)
     return graph

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import runtime
 from runtime.checkpoint import flush, is_whole
 from runtime.errors import JobError, PlatformError, UserError
+from runtime.export.bcq_graph import PROBABILITIES
 from runtime.export.graph import (
     DEFAULT_SIGNATURE,
     OBSERVATIONS,
@@ -39,6 +40,7 @@ from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
 from runtime.manifest import note_exports, read_manifest
 from runtime.model import read_space
+from runtime.offline.network_policy import FILE, NetworkPolicy
 from runtime.policy import Policy
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
@@ -47,6 +49,7 @@ _ROOT = Path(runtime.__file__).resolve().parent.parent
 # A stopped job has 120 s on SageMaker, which this must fit into.
 _CHECK_TIMEOUT_S = 90
 _ROWS = 32
+_CLEAR = 1e-5  # of a choice between actions: float32 differs by less
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,34 @@ class Subject:
         trained, exact = _outputs(policy, rows), _outputs(policy.in_double(), rows)
         return cls(graph, rows, trained, exact, scale, policy.action_space)
 
+    @classmethod
+    def of_network_policy(cls, policy: NetworkPolicy, space: gymnasium.spaces.Box) -> Subject:
+        """A policy that learned from a log.
+
+        Discrete choices are compared where they are clear: two actions that are worth the same to five digits may be
+        told apart differently by any two programs.
+
+        Args:
+            policy: The policy.
+            space: What one observation is, unfiltered.
+
+        Raises:
+            UserError: It cannot be exported.
+        """
+        graph = policy.graph()
+        rows = make_observations(space, policy.observation_filter)
+        exact = policy.in_double()
+        if policy.kind != "greedy":
+            trained, true = {"actions": policy.actions(rows)}, {"actions": exact.actions(rows)}
+            box = gymnasium.spaces.Box(policy.low, policy.high, dtype=np.float32)
+            return cls(graph, rows, trained, true, np.ones(len(rows)), box)
+        clear = rows[policy.margins(rows) > _CLEAR]
+        if not len(clear):
+            raise UserError("export: got a policy that finds all actions equally good everywhere; train it longer.")
+        rows = np.resize(clear, rows.shape)
+        trained, true = ({PROBABILITIES: one.probabilities(rows)} for one in (policy, exact))
+        return cls(graph, rows, trained, true, np.ones(len(rows)), None)
+
 
 def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Of a few rows at a time: all pictures at once took 4 GB."""
@@ -115,8 +146,11 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
         raise UserError(
             f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected {' or '.join(held) or 'a model'}."
         )
-    policy = Policy.load(folder / checkpoint, settings=manifest)
-    subject = Subject.of_policy(policy, read_space(manifest["observation_space"]))
+    space = read_space(manifest["observation_space"])
+    if manifest.get("algorithm", "PPO") == "PPO":
+        subject = Subject.of_policy(Policy.load(folder / checkpoint, settings=manifest), space)
+    else:
+        subject = Subject.of_network_policy(NetworkPolicy.load(folder / checkpoint / FILE), space)
     try:
         with _written_and_checked(subject, folder) as (aside, exports):
             # A kill in between leaves a manifest without exports, never one that describes other files.

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from runtime.policy import ObservationFilter
+from runtime.observation_filter import ObservationFilter
 
 OBSERVATION_COUNT = 256
 TOLERANCE = 1e-5

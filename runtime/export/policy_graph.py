@@ -14,13 +14,12 @@ from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCN
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 
 from runtime.errors import UserError
+from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
-from runtime.policy import ObservationFilter, Policy
+from runtime.policy import Policy
 
 _LOG_2PI = math.log(2 * math.pi)
-# Deviations between a mean and 0 from where on the filter is computed in double: float32 is off by 6e-7 of one here.
-_FAR = 10.0
 
 
 def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
@@ -55,30 +54,6 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     return graph
 
 
-def add_filter(graph: Graph, x: str, observation_filter: ObservationFilter) -> str:
-    """clip((x - mean) / (std + 1e-8)).
-
-    In double where a mean is many deviations away from 0: of 1e6 with a deviation of 1, float32 would leave nothing.
-    """
-    mean, std = observation_filter.mean, observation_filter.std + 1e-8
-    dtype = np.float64 if np.abs(mean / std).max() > _FAR else np.float32
-    if dtype == np.float64:
-        x = graph.add("cast", x, dtype=dtype)
-    x = graph.add("subtract", x, graph.constant(mean, dtype))
-    x = graph.add("divide", x, graph.constant(std, dtype))
-    low, high = (np.array([sign * observation_filter.clip], dtype) for sign in (-1, 1))
-    x = _clip(graph, x, low, high)
-    return graph.add("cast", x, dtype=np.float32) if dtype == np.float64 else x
-
-
-def _clip(graph: Graph, x: str, low: NDArray[Any], high: NDArray[Any]) -> str:
-    """One operation where all bounds are alike, as ONNX has it for scalars alone."""
-    if len(set(low.ravel().tolist())) == len(set(high.ravel().tolist())) == 1:
-        return graph.add("clip", x, *(graph.constant(side.ravel()[0], side.dtype) for side in (low, high)))
-    x = graph.add("minimum", x, graph.constant(high, high.dtype))
-    return graph.add("maximum", x, graph.constant(low, low.dtype))
-
-
 def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
     encoder, where = getattr(encoders, name), f"encoder.{name}"
     if isinstance(encoder, TorchMLPEncoder):
@@ -110,7 +85,7 @@ def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
     if not head.clip_log_std:
         return x, size
     mean, log_std = (graph.add("columns", x, start=start, count=size // 2) for start in (0, size // 2))
-    log_std = _clip(graph, log_std, np.array([-bound], np.float32), np.array([bound], np.float32))
+    log_std = add_clip(graph, log_std, np.array([-bound], np.float32), np.array([bound], np.float32))
     return graph.add("concat", mean, log_std), size
 
 
@@ -171,7 +146,7 @@ def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy, dtype: np
         mean = _widen(graph, mean, low, high)
     elif not policy.clip_actions:
         return mean
-    return _clip(graph, mean, low, high)
+    return add_clip(graph, mean, low, high)
 
 
 def _widen(graph: Graph, mean: str, low: NDArray[Any], high: NDArray[Any]) -> str:

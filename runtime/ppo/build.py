@@ -46,7 +46,7 @@ def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPO:
 def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig:
     """The PPOConfig of a job."""
     register_env(_ENV, lambda context: make_env(env, context=context))
-    settings = config.ppo
+    settings = config.algorithm
     rllib = PPOConfig()
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB})
@@ -90,11 +90,11 @@ def fit_to_place(
         for path in left_out:
             del values[path]
         notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners, most = config.ppo["num_env_runners"], _most_runners(config, num_cpus)
+    runners, most = config.algorithm["num_env_runners"], _most_runners(config, num_cpus)
     if isinstance(runners, int) and runners > most:
         values["config.num_env_runners"] = most
         notes.append(f"{runners} env runners asked for, {most} used: this machine has {num_cpus} CPUs")
-    gpus = float(config.ppo.get("num_gpus_per_learner", 0))
+    gpus = float(config.algorithm.get("num_gpus_per_learner", 0))
     if gpus > num_gpus:
         source = config.sources["config.num_gpus_per_learner"]
         raise UserError(
@@ -108,8 +108,8 @@ def fit_to_place(
 
 def _most_runners(config: JobConfig, num_cpus: int) -> int:
     """Remote runners that Ray can place; it would wait for the others for ever."""
-    learners = config.ppo.get("num_learners", 0) * config.ppo.get("num_cpus_per_learner", 1)
-    each = config.ppo.get("num_cpus_per_env_runner", 1) or 1e-9
+    learners = config.algorithm.get("num_learners", 0) * config.algorithm.get("num_cpus_per_learner", 1)
+    each = config.algorithm.get("num_cpus_per_env_runner", 1) or 1e-9
     return max(0, int((num_cpus - learners) / each))
 
 

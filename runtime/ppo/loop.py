@@ -196,7 +196,7 @@ class _Training:
 
     def _reached(self, row: dict[str, float]) -> str | None:
         now = {**row, "time_total_s": self._state.time_total_s}  # a row of another job has that job's clock
-        averaged = self._job.config.ppo["metrics_num_episodes_for_smoothing"]
+        averaged = self._job.config.algorithm["metrics_num_episodes_for_smoothing"]
         return reached(self._job.config.stop, now, episodes_of_mean=averaged)
 
     def _record(self, result: dict[str, Any]) -> dict[str, float]:
@@ -210,7 +210,7 @@ class _Training:
         state.training_iteration += 1
         state.episodes_total += len(episodes)
         state.time_total_s = self._seconds_before + time.perf_counter() - self._started
-        averaged = self._job.config.ppo["metrics_num_episodes_for_smoothing"]
+        averaged = self._job.config.algorithm["metrics_num_episodes_for_smoothing"]
         state.recent_episodes = [*state.recent_episodes, *episodes][-averaged:]
         row = {
             "training_iteration": state.training_iteration,
@@ -281,7 +281,7 @@ class _Training:
 
 def _policy_settings(config: JobConfig) -> dict[str, Any]:
     """What acting and evaluating need beside the network."""
-    settings = config.ppo
+    settings = config.algorithm
     return {
         "env_config": config.env_config,
         "horizon": settings.get("horizon"),

@@ -100,7 +100,7 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
     default, alone = (manifest["signatures"][name] for name in (DEFAULT_SIGNATURE, OBSERVATIONS_ONLY))
     (main_output,) = alone["outputs"]
     policy = ServedPolicy(
-        name=str(manifest.get("env", folder)),
+        name=str(manifest.get("env") or manifest.get("algorithm", folder)),
         inputs={name: _input(tensor) for name, tensor in default["inputs"].items()},
         outputs=tuple(default["outputs"]),
         main_output=main_output,

@@ -72,7 +72,7 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
         raise UserError(f"--input: got {str(source)!r}, which does not exist; expected a file or a folder.")
     files = _files(source, output)
     with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
-        policy = _load(model, Path(scratch))
+        policy = open_served(model, Path(scratch))
     now = time.monotonic()
     progress = _Progress(started=now, said=now)
     for path, target in files:
@@ -85,7 +85,12 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
     progress.say(f"files in {output}: {len(files)}; {progress.text()}")
 
 
-def _load(model: Path, scratch: Path) -> ServedPolicy:
+def open_served(model: Path, scratch: Path) -> ServedPolicy:
+    """The policy of a model directory, a results folder, or a model.tar.gz, which is unpacked into a scratch folder.
+
+    Raises:
+        UserError: There is none.
+    """
     if not model.is_file():
         return load_policy(model)
     try:

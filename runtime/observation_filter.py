@@ -1,0 +1,28 @@
+"""How a policy sees observations: normalised by statistics of what it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ObservationFilter:
+    """Normalises observations by the statistics of training: clip((x - mean) / (std + 1e-8), ±clip).
+
+    Attributes:
+        mean: (O,) float64.
+        std: (O,) float64.
+        clip: Bound of the result.
+    """
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    clip: float
+
+    def __call__(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalises one observation (O,) or a batch (B, O)."""
+        return np.clip((observation - self.mean) / (self.std + 1e-8), -self.clip, self.clip).astype(np.float32)

@@ -1,0 +1,309 @@
+"""Learns a policy from transitions with d3rlpy's algorithms, in a loop that keeps the processor on the updates.
+
+d3rlpy is imported here alone: that runs a health check, prints, and changes torch's settings. Its `fit` picks every
+transition of every batch in Python; here batches are rows of tensors, and the update is d3rlpy's own. d3rlpy's Q
+function for discrete actions has the Huber loss built in, which forgets rare failures; ours has the squared error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from runtime.errors import UserError
+from runtime.offline.network_policy import Kind, NetworkPolicy, make_filter
+from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
+
+# It greets on stdout, where metrics belong, and old gym, which it imports, says farewell on stderr.
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    import d3rlpy
+    from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunction, DiscreteMeanQFunctionForwarder
+    from d3rlpy.torch_utility import TorchMiniBatch
+
+ALGORITHM, AVERAGED = "algorithm.pt", "averaged.pt"
+_DRAWN_AT_ONCE = 512  # batches
+
+# By name: for discrete actions, for continuous ones.
+_CONFIGS: dict[str, tuple[Any, Any]] = {
+    "BCQ": (d3rlpy.algos.DiscreteBCQConfig, d3rlpy.algos.BCQConfig),
+    "DDQN": (d3rlpy.algos.DoubleDQNConfig, None),
+    "CQL": (d3rlpy.algos.DiscreteCQLConfig, None),
+    "TD3+BC": (None, d3rlpy.algos.TD3PlusBCConfig),
+    "IQL": (None, d3rlpy.algos.IQLConfig),
+}
+
+
+class _SquaredErrorForwarder(DiscreteMeanQFunctionForwarder):  # type: ignore[misc]
+    """The mean Q function's, with its Huber(1) loss replaced by the squared error."""
+
+    def compute_error(
+        self,
+        observations: torch.Tensor,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        target: torch.Tensor,
+        terminals: torch.Tensor,
+        gamma: float | torch.Tensor = 0.99,
+        reduction: str = "mean",
+    ) -> torch.Tensor:
+        value = self._q_func(observations).q_value.gather(1, actions.reshape(-1, 1))
+        return functional.mse_loss(value, rewards + gamma * target * (1 - terminals), reduction=reduction)
+
+
+@dataclasses.dataclass()
+class SquaredErrorQFunctionFactory(d3rlpy.models.q_functions.QFunctionFactory):  # type: ignore[misc]
+    """d3rlpy's mean Q function for discrete actions, trained by the squared error."""
+
+    def create_discrete(self, encoder: Any, hidden_size: int, action_size: int) -> tuple[Any, Any]:
+        """The Q function and what computes its loss."""
+        q_function = DiscreteMeanQFunction(encoder, hidden_size, action_size)
+        return q_function, _SquaredErrorForwarder(q_function, action_size)
+
+    @staticmethod
+    def get_type() -> str:
+        """Its name in d3rlpy's files."""
+        return "mean_squared_error"
+
+
+@dataclasses.dataclass()
+class _FusedAdamFactory(d3rlpy.optimizers.AdamFactory):  # type: ignore[misc]
+    """Adam whose step is one call for all weights: the same numbers, a fifth of an update's time."""
+
+    def create_optimizer(self, named_modules: Any, lr: float) -> Any:
+        optimizer = super().create_optimizer(named_modules, lr)
+        return torch.optim.Adam(optimizer.param_groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
+
+    @staticmethod
+    def get_type() -> str:
+        return "fused_adam"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to learn.
+
+    Attributes:
+        algorithm: BCQ, DDQN, CQL, TD3+BC or IQL.
+        hidden: Widths of the hidden layers.
+        activation: Of them.
+        lr: Adam's learning rate.
+        gamma: Discount per step.
+        batch_size: Transitions of an update.
+        target_update: Updates between copies of the target network (discrete actions).
+        action_flexibility: BCQ for discrete actions: how rare an action the data may have, relative to the likeliest.
+        loss: `mse`, or `huber` as d3rlpy has it.
+        averaging: Weights kept alongside are a running mean: this share of the old mean stays at each update.
+        seed: Of weights and batches.
+    """
+
+    algorithm: str
+    hidden: tuple[int, ...]
+    activation: str
+    lr: float
+    gamma: float
+    batch_size: int
+    target_update: int
+    action_flexibility: float
+    loss: str
+    averaging: float
+    seed: int
+
+
+def check_algorithm(name: str, *, is_discrete: bool) -> None:
+    """Whether an algorithm is one for these actions.
+
+    Raises:
+        UserError: It is not.
+    """
+    if _CONFIGS[name][0 if is_discrete else 1] is None:
+        kind = "discrete" if is_discrete else "continuous"
+        fitting = [other for other, pair in _CONFIGS.items() if pair[0 if is_discrete else 1] is not None]
+        raise UserError(
+            f"rl.training.run: got {name!r} for data with {kind} actions; expected one of {', '.join(fitting)}."
+        )
+
+
+class Learner:
+    """A running algorithm and its data.
+
+    Args:
+        data: To learn from.
+        recipe: How.
+    """
+
+    def __init__(self, data: Transitions, recipe: Recipe) -> None:
+        d3rlpy.seed(recipe.seed)
+        self._recipe, self._is_discrete = recipe, data.num_actions is not None
+        self.updates = 0
+        self.filter = make_filter(data.states.mean(axis=0, dtype=np.float64), data.states.std(axis=0, dtype=np.float64))
+        self._load_data(data)
+        config = _make_config(recipe, is_discrete=self._is_discrete)
+        self._algorithm = config.create(device=False)
+        self._algorithm.create_impl(data.shape, data.num_actions or data.actions.shape[1])
+        self._generator = torch.Generator().manual_seed(recipe.seed)
+        self._averaged = copy.deepcopy(self._acting_modules())
+
+    def _load_data(self, data: Transitions) -> None:
+        """Tensors of the transitions; the next state is a row number, not a second copy of all states."""
+        usable = np.flatnonzero(data.next_rows != UNKNOWN)
+        following = data.next_rows[usable]
+        self._observations = torch.as_tensor(self.filter(data.observations))
+        self._rows = torch.as_tensor(usable)
+        self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
+        self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
+        self._rewards = torch.as_tensor(data.rewards[usable][:, None])
+        self._low, self._high = np.zeros(0, np.float32), np.zeros(0, np.float32)
+        actions = data.actions[usable]
+        if self._is_discrete:
+            actions = actions[:, None]
+        else:
+            self._low, self._high = data.actions.min(axis=0), data.actions.max(axis=0)
+            span = np.where(self._high > self._low, self._high - self._low, 1)
+            actions = (2 * (actions - self._low) / span - 1).astype(np.float32)
+        self._actions = torch.as_tensor(actions)
+
+    def run(self, updates: int) -> dict[str, float]:
+        """Updates the networks.
+
+        Args:
+            updates: How many times.
+
+        Returns:
+            Mean of each loss.
+        """
+        implementation, size = self._algorithm.impl, self._recipe.batch_size
+        implementation.modules.set_train()
+        totals: dict[str, float] = {}
+        averaged: list[torch.Tensor] = list(self._averaged.parameters())
+        current: list[torch.Tensor] = list(self._acting_modules().parameters())
+        ones = torch.ones((size, 1))
+        for number in range(updates):
+            if number % _DRAWN_AT_ONCE == 0:
+                rows = min(_DRAWN_AT_ONCE, updates - number)
+                drawn = torch.randint(len(self._rows), (rows, size), generator=self._generator)
+            losses = self._update(drawn[number % _DRAWN_AT_ONCE], ones)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, current, 1 - self._recipe.averaging)
+        return {name: total / updates for name, total in totals.items()}
+
+    def _update(self, picked: torch.Tensor, ones: torch.Tensor) -> Mapping[str, float]:
+        """One update on the picked transitions."""
+        following, actions = self._next[picked], self._actions[picked]
+        batch = TorchMiniBatch(
+            observations=self._observations[self._rows[picked]],
+            actions=actions,
+            rewards=self._rewards[picked],
+            next_observations=self._observations[following],
+            next_actions=actions,  # read by none of our algorithms
+            returns_to_go=ones,  # likewise
+            terminals=self._terminals[picked],
+            intervals=ones,
+            device="cpu:0",
+        )
+        losses: Mapping[str, float] = self._algorithm.impl.inner_update(batch, self.updates)
+        self.updates += 1
+        return losses
+
+    def policy(self, *, averaged: bool = False) -> NetworkPolicy:
+        """The policy as it is, or that of the averaged weights; a snapshot."""
+        modules = dict(zip(self._roles(), self._averaged if averaged else self._acting_modules(), strict=True))
+        kind: Kind = "greedy" if self._is_discrete else "sampled" if "decoder" in modules else "actor"
+        ensemble: Any = modules.get("q", ())
+        networks = {"q": [_layers(q) for q in ensemble]} if "q" in modules else {}
+        networks |= {role: [_layers(module)] for role, module in modules.items() if role != "q"}
+        return NetworkPolicy(
+            kind,
+            networks,
+            self.filter,
+            activation=self._recipe.activation,
+            action_flexibility=self._recipe.action_flexibility,
+            low=self._low,
+            high=self._high,
+        ).snapshot()
+
+    def _roles(self) -> tuple[str, ...]:
+        if self._is_discrete:
+            return ("q", "imitator") if self._recipe.algorithm == "BCQ" else ("q",)
+        return ("q", "decoder", "residual") if self._recipe.algorithm == "BCQ" else ("actor",)
+
+    def _acting_modules(self) -> nn.ModuleList:
+        """What acting needs of the algorithm, in the order of the roles."""
+        modules = self._algorithm.impl.modules
+        names = {
+            "q": "q_funcs",
+            "imitator": "imitator",
+            "decoder": "vae_decoder",
+            "residual": "policy",
+            "actor": "policy",
+        }
+        return nn.ModuleList([getattr(modules, names[role]) for role in self._roles()])
+
+    def save(self, folder: Path) -> None:
+        """Writes what `restore` goes on from."""
+        self._algorithm.save_model(str(folder / ALGORITHM))
+        state = {
+            "averaged": self._averaged.state_dict(),
+            "generator": self._generator.get_state(),
+            "updates": self.updates,
+        }
+        torch.save(state, folder / AVERAGED)
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from what `save` wrote.
+
+        Raises:
+            UserError: That is of another network or algorithm.
+        """
+        try:
+            self._algorithm.load_model(str(folder / ALGORITHM))
+            state = torch.load(folder / AVERAGED, weights_only=True)
+            self._averaged.load_state_dict(state["averaged"])
+            self._generator.set_state(state["generator"])
+            self.updates = int(state["updates"])
+        except Exception as error:  # torch and d3rlpy raise whatever their unpickling raises
+            raise UserError(
+                f"{folder}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
+                "one of the same algorithm, network and data. Restore from another checkpoint, or start without."
+            ) from error
+
+
+def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
+    """d3rlpy's config."""
+    encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
+    adam = _FusedAdamFactory()
+    shared: dict[str, Any] = {"batch_size": recipe.batch_size, "gamma": recipe.gamma}
+    factory = _CONFIGS[recipe.algorithm][0 if is_discrete else 1]
+    if is_discrete:
+        shared |= {"learning_rate": recipe.lr, "optim_factory": adam, "encoder_factory": encoder}
+        shared["target_update_interval"] = recipe.target_update
+        if recipe.loss == "mse":
+            shared["q_func_factory"] = SquaredErrorQFunctionFactory()
+        if recipe.algorithm == "BCQ":
+            shared["action_flexibility"] = recipe.action_flexibility
+        return factory(**shared)
+    for field in dataclasses.fields(factory):
+        if field.name.endswith("_learning_rate"):
+            shared[field.name] = recipe.lr
+        elif field.name.endswith("optim_factory"):
+            shared[field.name] = adam
+        elif field.name.endswith("encoder_factory"):
+            shared[field.name] = encoder
+    return factory(**shared)
+
+
+def _layers(module: Any) -> nn.Sequential:
+    """An encoder's layers and the head on them, in one row."""
+    head = module._mu if hasattr(module, "_mu") else module._fc
+    return nn.Sequential(*module._encoder._layers, head)

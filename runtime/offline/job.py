@@ -1,0 +1,276 @@
+"""The batch RL job: learns from a log, judges every iteration, and hands over the one it chose, without playing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from runtime.checkpoint import JobState, checkpoints_in, read_state, restore_random_states, save_checkpoint
+from runtime.console import Reporter
+from runtime.container import Layout
+from runtime.errors import UserError
+from runtime.hyperparameters import JobConfig
+from runtime.metrics import MetricsLog
+from runtime.offline.bcq import Learner, Recipe
+from runtime.offline.behaviour import estimate_behaviour
+from runtime.offline.network_policy import AVERAGED_FILE, FILE, NetworkPolicy
+from runtime.offline.results import write_coach_csv, write_report
+from runtime.offline.selection import Judge, Report, is_chosen
+from runtime.offline.transitions import Transitions
+from runtime.stop import Interrupted, StopRequest, reached
+
+
+@dataclass(frozen=True)
+class OfflineJob:
+    """What a job needs.
+
+    Attributes:
+        config: Its settings.
+        data: The log.
+        layout: Where it writes.
+        resume_from: Checkpoint to go on from, or None.
+        is_same_job: Whether that is this job's own.
+        hand_over: Writes the model directory from a checkpoint and what it is worth.
+    """
+
+    config: JobConfig
+    data: Transitions
+    layout: Layout
+    resume_from: Path | None
+    is_same_job: bool
+    hand_over: Callable[[Path, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class OfflineOutcome:
+    """How a job ended.
+
+    Attributes:
+        why: The stop criterion met, or the signal.
+        state: Counters at the end.
+        chosen: The iteration that was chosen.
+        report: What is known of its policy.
+    """
+
+    why: str
+    state: JobState
+    chosen: int
+    report: Report
+
+
+def learn(job: OfflineJob, reporter: Reporter, request: StopRequest) -> OfflineOutcome:
+    """Learns until a stop criterion is met or a stop is requested.
+
+    Raises:
+        UserError: The data or the checkpoint does not fit the job.
+        PlatformError: A checkpoint could not be written.
+    """
+    # For networks and regressions this small, a second thread waits more than it works.
+    torch.set_num_threads(1)
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _Learning(job, reporter, request).run()
+
+
+class _Learning:
+    """One job: the learner, the judge, the choice so far, and the logs."""
+
+    def __init__(self, job: OfflineJob, reporter: Reporter, request: StopRequest) -> None:
+        self._job, self._reporter, self._request = job, reporter, request
+        settings = job.config.algorithm
+        seed = settings["seed"]
+        learn_from, judge_by = job.data.split(settings["train_fraction"], seed=seed)
+        reporter.note(
+            f"{len(learn_from):,} transitions of {len(learn_from.starts):,} episodes to learn from, "
+            f"{len(judge_by):,} of {len(judge_by.starts):,} to judge by"
+        )
+        with request:
+            probabilities = self._behaviour(learn_from, judge_by, seed)
+            self._judge = Judge(judge_by, probabilities, gamma=settings["gamma"], seed=seed)
+            self._learner = Learner(learn_from, make_recipe(job.config))
+        self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
+        self._state = JobState(job.config.env, list(job.data.shape), describe_actions(job.data))
+        if job.resume_from is not None:
+            self._restore(job.resume_from)
+        self._state.policy = {
+            "algorithm": job.config.values["run"],
+            "env_config": job.config.env_config,
+            "horizon": settings.get("horizon"),
+            **self._choice(),
+        }
+        self._metrics = MetricsLog(job.layout.data, self._state.rows, step="updates")
+        self._seconds_before = self._state.time_total_s
+        self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
+
+    def _behaviour(self, learn_from: Transitions, judge_by: Transitions, seed: int) -> Any:
+        if judge_by.num_actions is None:
+            self._reporter.note("actions are continuous: policies are judged by fitted Q evaluation alone")
+            return None
+        if judge_by.probabilities is not None:
+            return judge_by.probabilities
+        self._reporter.note(
+            "the data has no action probabilities: importance sampling goes by a behaviour policy that is estimated"
+        )
+        return estimate_behaviour(learn_from, judge_by, seed=seed)
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = read_state(checkpoint)
+        for what in ("observation_shape", "action_space"):
+            if getattr(state, what) != getattr(self._state, what):
+                raise UserError(
+                    f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; expected "
+                    f"{getattr(self._state, what)}, as the data has. Learn from that data, or restore another one."
+                )
+        self._learner.restore(checkpoint)
+        restore_random_states(checkpoint)
+        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / AVERAGED_FILE)
+        if not self._job.is_same_job:
+            state.time_total_s = 0.0
+        self._state = replace(state, env=self._job.config.env)
+        self._reporter.note(f"going on from {checkpoint}: iteration {state.training_iteration}")
+
+    def run(self) -> OfflineOutcome:
+        """Learns, writes the final checkpoint, and hands over."""
+        self._started = time.perf_counter()
+        try:
+            why = self._iterate()
+            if self._chosen is None:
+                raise Interrupted
+            self._reporter.note("estimating the chosen policy's return with its interval")
+            report = self._judge.report(self._chosen[0])
+            checkpoint = self._save_final()
+            self._job.hand_over(checkpoint, {**self._choice(), **_as_json(report)})
+            write_report(
+                self._job.layout.data, self._state.rows, report, chosen=int(self._choice()["chosen_iteration"])
+            )
+        finally:
+            self._metrics.close()
+        return OfflineOutcome(why, self._state, int(self._choice()["chosen_iteration"]), report)
+
+    def _iterate(self) -> str:
+        stop, updates = self._job.config.stop, self._job.config.algorithm["updates_per_iteration"]
+        why = reached(stop, self._state.rows[-1], episodes_of_mean=0) if self._state.rows else None
+        if why is not None:
+            self._reporter.note(f"nothing left to learn: {why}")
+        while why is None:
+            if self._request.is_set:
+                return f"stopped by {self._request.signal_name}"
+            try:
+                with self._request:
+                    losses = self._learner.run(updates)
+                    policy = self._learner.policy()
+                    scores = self._judge.score(policy)
+            except Interrupted:
+                return f"stopped by {self._request.signal_name} in mid-iteration"
+            row = self._record(losses, scores)
+            self._choose(policy, row)
+            why = reached(stop, row, episodes_of_mean=0)
+            every = self._job.config.values["checkpoint_freq"]
+            if why is None and every and self._state.training_iteration % every == 0:
+                self._save()
+        return why
+
+    def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
+        if not all(np.isfinite(value) for value in losses.values()):
+            raise UserError(
+                f"learning from {self._job.config.values.get('data', 'the data')}: the loss is not finite after update "
+                f"{self._learner.updates}; expected finite rewards and a learning rate that they bear. The last "
+                "checkpoint is kept; lower rl.training.config.lr, or scale the rewards."
+            )
+        state = self._state
+        state.training_iteration += 1
+        state.time_total_s = self._seconds_before + time.perf_counter() - self._started
+        row = {
+            "training_iteration": state.training_iteration,
+            "updates": self._learner.updates,
+            "time_total_s": round(state.time_total_s, 3),
+            **losses,
+            **scores,
+        }
+        self._metrics.write(row)
+        state.rows = self._metrics.rows
+        self._reporter.row(row)
+        self._reporter.log(_coach_line(row))
+        write_coach_csv(self._job.layout.intermediate, state.rows)
+        return row
+
+    def _choose(self, policy: NetworkPolicy, row: dict[str, float]) -> None:
+        best = max(earlier["estimated_return"] for earlier in self._state.rows)
+        if is_chosen(row["estimated_return"], best):
+            self._chosen = policy, self._learner.policy(averaged=True)
+            self._state.policy.update(self._choice())
+
+    def _choice(self) -> dict[str, Any]:
+        """The iteration that the rule chooses of those so far, and its value."""
+        rows = self._state.rows
+        if not rows:
+            return {"chosen_iteration": 0, "estimated_return": None}
+        best = max(row["estimated_return"] for row in rows)
+        chosen = [row for row in rows if is_chosen(row["estimated_return"], best)][-1]
+        return {
+            "chosen_iteration": int(chosen["training_iteration"]),
+            "estimated_return": chosen["estimated_return"],
+        }
+
+    def _save(self) -> Path:
+        assert self._chosen is not None
+        policy, averaged = self._chosen
+
+        def write(folder: Path) -> None:
+            self._learner.save(folder)
+            policy.save(folder / FILE)
+            averaged.save(folder / AVERAGED_FILE)
+
+        self._checkpointed_at = self._state.training_iteration
+        return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
+
+    def _save_final(self) -> Path:
+        written = checkpoints_in(self._job.layout.checkpoints)
+        if written and self._checkpointed_at == self._state.training_iteration:
+            return written[-1]
+        return self._save()
+
+
+def make_recipe(config: JobConfig) -> Recipe:
+    """How to learn, from a job's settings."""
+    settings, model = config.algorithm, config.model
+    return Recipe(
+        algorithm=config.values["run"],
+        hidden=tuple(model["fcnet_hiddens"]),
+        activation=model["fcnet_activation"],
+        lr=settings["lr"],
+        gamma=settings["gamma"],
+        batch_size=settings["train_batch_size"],
+        target_update=settings["target_network_update_freq"],
+        action_flexibility=settings["action_flexibility"],
+        loss=settings["loss"],
+        averaging=settings["weight_averaging"],
+        seed=settings["seed"],
+    )
+
+
+def describe_actions(data: Transitions) -> str:
+    """The action space as the checkpoint holds it."""
+    return f"Discrete({data.num_actions})" if data.num_actions else f"Box{data.actions.shape[1:]}"
+
+
+def _coach_line(row: dict[str, float]) -> str:
+    """Coach's own line of an epoch, for whatever parses its logs."""
+    wis, sdr = row.get("weighted_importance_sampling"), row.get("sequential_doubly_robust")
+    parts = {"Epoch": int(row["training_iteration"]), "DM": row["estimated_return"], "WIS": wis, "Sequential-DR": sdr}
+    return "Off-Policy Evaluation> " + ", ".join(
+        f"{name}={value}" for name, value in parts.items() if value is not None
+    )
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    """For the manifest: what is not infinite, as JSON has no word for that."""
+    found = asdict(report)
+    found.pop("warnings")
+    return {"offline_evaluation": found, "warnings": list(report.warnings)}

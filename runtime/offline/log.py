@@ -1,0 +1,250 @@
+"""A log of transitions as a reader found it, and every rule that its rows may break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import Problems
+
+_SHOWN = 5  # rows named of one kind of problem
+_SUM_TOLERANCE = 1e-3  # of probabilities; what is within is scaled to 1
+
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+Singles = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Log:
+    """Rows as a reader found them, in the order of the file.
+
+    Attributes:
+        name: Of the file or folder, for messages.
+        row_name: What the file's own numbering calls row i, as "line 7".
+        observations: (N, O).
+        actions: (N,) numbers of a discrete action, or (N, A) of a continuous one.
+        rewards: (N,).
+        episodes: (N,) which episode a row is of; equal numbers mean one episode.
+        episode_names: What the file calls each of those numbers.
+        steps: (N,) step numbers inside the episode, or None: then rows are in order.
+        cumulative_rewards: (N,) an episode's return at its last row, or its running sum; or None.
+        terminated: (N,) whether the episode ended there by itself; None if the file does not say.
+        truncated: (N,) whether it was cut off there, by a time limit or the end of the log; None likewise.
+        probabilities: (N, A) behaviour policy's probability of each action; NaN where missing; or None.
+        final_observations: Episode number to the (O,) state after its last step, where the log has it.
+    """
+
+    name: str
+    row_name: Callable[[int], str]
+    observations: Singles
+    actions: NDArray[Any]
+    rewards: Singles
+    episodes: Integers
+    episode_names: list[Any]
+    steps: NDArray[np.float64] | None = None
+    cumulative_rewards: Singles | None = None
+    terminated: Bools | None = None
+    truncated: Bools | None = None
+    probabilities: Singles | None = None
+    final_observations: dict[int, Singles] = field(default_factory=dict)
+
+
+class LogProblems(Problems):
+    """Problems of rows: some rows of each kind are named, the rest counted."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log.name)
+        self._log = log
+
+    def add_rows(self, rows: Bools, what: str, values: NDArray[Any], *, expected: str, remedy: str = "") -> None:
+        """Notes the rows where a rule is broken, if any."""
+        found = np.flatnonzero(rows)
+        if not len(found):
+            return
+        shown = ", ".join(f"{_show(values[row])} in {self._log.row_name(int(row))}" for row in found[:_SHOWN].tolist())
+        more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
+        remedy = f" {remedy}" if remedy else ""
+        self.add_line(f"{self._log.name}: {what}: got {shown}{more}; expected {expected}.{remedy}")
+
+
+def _show(value: Any) -> str:
+    array = np.asarray(value)
+    if array.ndim:
+        return "[" + ", ".join(f"{number:g}" for number in array.tolist()) + "]"
+    return f"{array.item():g}" if np.issubdtype(array.dtype, np.number) else repr(array.item())
+
+
+def check_numbers(log: Log, problems: LogProblems) -> None:
+    """Rewards, states and continuous actions are finite."""
+    columns = [("reward", log.rewards)]
+    columns += [(f"state_feature_{i}", log.observations[:, i]) for i in range(log.observations.shape[1])]
+    if log.actions.ndim == 2:
+        columns += [(f"action_{i}", log.actions[:, i]) for i in range(log.actions.shape[1])]
+    for name, values in columns:
+        problems.add_rows(
+            ~np.isfinite(values), name, values, expected="finite numbers", remedy="Mend or drop the episode."
+        )
+
+
+def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> int:
+    """The number of actions."""
+    actions = log.actions
+    whole = np.isfinite(actions) & (actions == np.floor(actions))
+    source = "as configured"
+    if num_actions is None and log.probabilities is not None:
+        num_actions, source = log.probabilities.shape[1], "as there are probabilities"
+    if num_actions is None:
+        num_actions, source = int(actions[whole].max(initial=1)) + 1, "as the largest one says"
+    problems.add_rows(
+        np.asarray(~whole | (actions < 0) | (actions >= num_actions)),
+        "action",
+        actions,
+        expected=f"whole numbers from 0 to {num_actions - 1}, {source}",
+        remedy="Continuous actions stand in columns action_0, action_1, …",
+    )
+    taken = np.unique(actions[whole])
+    if len(taken) == 1:
+        problems.add_line(
+            f"{log.name}: action: got the action {taken[0]:g} in every row; expected at least two different ones, as "
+            "nothing can be learned of an action that was never taken."
+        )
+    return num_actions
+
+
+def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems) -> Singles | None:
+    """Probabilities that sum to 1, or None where the log has none."""
+    probabilities = log.probabilities
+    if probabilities is None or np.isnan(probabilities).all():
+        return None
+    name = "all_action_probabilities"
+    if num_actions is not None and probabilities.shape[1] != num_actions:
+        problems.add_line(
+            f"{log.name}: {name}: got {probabilities.shape[1]} probabilities a row; expected {num_actions}, one for "
+            "each action."
+        )
+        return None
+    missing = np.asarray(np.isnan(probabilities).any(axis=1))
+    remedy = "Drop the column to go without: the behaviour policy is then estimated."
+    problems.add_rows(missing, name, probabilities, expected="a probability for each action", remedy=remedy)
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    outside = ((probabilities < 0) | (probabilities > 1 + _SUM_TOLERANCE)).any(axis=1)
+    wrong = ~missing & (outside | (np.abs(sums - 1) > _SUM_TOLERANCE))
+    problems.add_rows(wrong, name, probabilities, expected="numbers from 0 to 1 that sum to 1")
+    known = np.isfinite(log.actions) & (log.actions >= 0) & (log.actions < probabilities.shape[1])
+    actions = np.where(known, log.actions, 0).astype(np.int64)
+    chosen = np.take_along_axis(probabilities, actions[:, None], axis=1)[:, 0]
+    problems.add_rows(
+        known & ~missing & ~wrong & (chosen <= 0),
+        name,
+        probabilities,
+        expected="more than 0 for the action that was taken",
+        remedy="Log the probabilities of the policy that acted.",
+    )
+    return np.asarray(probabilities / np.where(sums > 0, sums, 1)[:, None], np.float32)
+
+
+def sort_rows(log: Log, problems: LogProblems) -> tuple[Integers, tuple[str, ...]]:
+    """Rows by episode and step, episodes in the order of their first rows, and a note if that changed anything."""
+    rows = np.arange(len(log.rewards))
+    episodes = log.episodes
+    first = np.full(len(log.episode_names), len(rows))
+    np.minimum.at(first, episodes[_changes(episodes)], rows[_changes(episodes)])
+    runs = np.bincount(episodes[_changes(episodes)], minlength=len(log.episode_names))
+    if log.steps is not None:
+        order = np.lexsort((log.steps, first[episodes]))
+        _check_steps(log, order, problems)
+    elif (runs > 1).any():
+        order = np.argsort(first[episodes], kind="stable")
+        _check_interleaved(log, runs, problems)
+    else:
+        order = rows
+    _checkmarks(log, order, problems)
+    if (order == rows).all():
+        return rows, ()
+    moved = int((order != rows).sum())
+    return order, (f"{log.name}: rows were not in the order of their episodes; {moved:,} were moved",)
+
+
+def _changes(episodes: Integers) -> Bools:
+    """Where a run of rows of one episode begins."""
+    return np.asarray(np.diff(episodes, prepend=-1) != 0)
+
+
+def _check_steps(log: Log, order: Integers, problems: LogProblems) -> None:
+    assert log.steps is not None
+    bad = ~np.isfinite(log.steps)
+    problems.add_rows(bad, "transition_number", log.steps, expected="numbers")
+    steps, episodes = log.steps[order], log.episodes[order]
+    gaps = np.diff(steps, prepend=0)
+    same = np.diff(episodes, prepend=-1) == 0
+    wrong = np.zeros(len(order), bool)
+    wrong[order] = same & (gaps == 0)
+    problems.add_rows(
+        wrong,
+        "transition_number",
+        log.steps,
+        expected="each number once in an episode",
+        remedy="Two episodes may share an episode_id: give each its own.",
+    )
+    wrong = np.zeros(len(order), bool)
+    wrong[order] = same & (gaps > 1)
+    problems.add_rows(
+        wrong,
+        "transition_number",
+        log.steps,
+        expected="numbers without a gap inside an episode",
+        remedy="A state must be followed by the one that came next: restore the missing rows, or split the episode.",
+    )
+
+
+def _check_interleaved(log: Log, runs: Integers, problems: LogProblems) -> None:
+    """Rows of one id in several places are one episode only if something says where it ended."""
+    broken = np.flatnonzero(runs > 1)
+    names = ", ".join(repr(log.episode_names[number]) for number in broken[:_SHOWN].tolist())
+    if log.cumulative_rewards is None:
+        problems.add_line(
+            f"{log.name}: episode_id: got rows of {names} in several places ({len(broken):,} such ids); expected each "
+            "episode's rows together. Add a column transition_number, or give each episode an id of its own."
+        )
+        return
+    marked = np.bincount(log.episodes, weights=marks(log), minlength=len(runs))
+    twice = np.flatnonzero((marked > 1) & (runs > 1))
+    if len(twice) and is_marked_once(log):
+        names = ", ".join(repr(log.episode_names[number]) for number in twice[:_SHOWN].tolist())
+        problems.add_line(
+            f"{log.name}: episode_id: got {names}, whose cumulative_rewards end more than one episode; expected an id "
+            "for each episode. Rename one of them."
+        )
+
+
+def marks(log: Log) -> Bools:
+    """Rows with a cumulative reward."""
+    assert log.cumulative_rewards is not None
+    return np.asarray(np.isfinite(log.cumulative_rewards) & (log.cumulative_rewards != 0))
+
+
+def is_marked_once(log: Log) -> bool:
+    """Whether cumulative_rewards stand at the ends of episodes alone, as the notebook's collector writes them."""
+    return int(marks(log).sum()) <= 2 * len(log.episode_names)
+
+
+def _checkmarks(log: Log, order: Integers, problems: LogProblems) -> None:
+    """An episode's return belongs to its last row; elsewhere, the rows of the episode were shuffled."""
+    if log.cumulative_rewards is None or not is_marked_once(log):
+        return
+    marked = marks(log)
+    is_last = np.diff(log.episodes[order], append=-1) != 0
+    wrong = np.zeros(len(order), bool)
+    wrong[order] = marked[order] & ~is_last
+    problems.add_rows(
+        wrong,
+        "cumulative_rewards",
+        log.cumulative_rewards,
+        expected="an episode's return in its last row",
+        remedy="The rows of these episodes are out of order: log a transition_number, or sort with kind='stable'.",
+    )

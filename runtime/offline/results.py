@@ -1,0 +1,100 @@
+"""What a batch RL job leaves for people: Coach's CSV, ope.json, and a picture of every iteration's estimates."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from runtime.offline.selection import TOLERANCE, Report
+
+COACH_CSV = "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv"
+PLOT, SUMMARY = "ope.png", "ope.json"
+# Coach's column to our metric.
+_COLUMNS = {
+    "Epoch": "training_iteration",
+    "Training Iter": "updates",
+    "Loss/Mean": "loss",
+    "Direct Method Reward": "estimated_return",
+    "Weighted Importance Sampling": "weighted_importance_sampling",
+    "Sequential Doubly Robust": "sequential_doubly_robust",
+    "Weighted Doubly Robust": "weighted_doubly_robust",
+}
+
+
+def write_coach_csv(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Writes the file that the notebook plots: a row an epoch.
+
+    Written whole each time: SageMaker uploads a file when it is closed, and the notebook waits for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / COACH_CSV).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        writer.writerows([[row.get(name, "") for name in _COLUMNS.values()] for row in rows])
+
+
+def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Report, *, chosen: int) -> None:
+    """Writes ope.json and ope.png."""
+    summary = {
+        "chosen_iteration": chosen,
+        "rule": f"the latest iteration whose estimated return is within {TOLERANCE:.0%} of the best",
+        **asdict(report),
+    }
+    (folder / SUMMARY).write_text(json.dumps(_finite(summary), indent=2) + "\n", encoding="utf-8")
+    plot_estimates(folder / PLOT, rows, report, chosen=chosen)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is no finite number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Report, *, chosen: int) -> None:
+    """Draws each iteration's estimated return, the chosen one with its interval, and the log's own.
+
+    Args:
+        path: Where the PNG goes.
+        rows: Rows of metrics.jsonl.
+        report: Of the chosen iteration.
+        chosen: Which that is.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    iterations = [row["training_iteration"] for row in rows]
+    behaviour, value = report.behaviour, report.value
+    above.axhspan(behaviour.low, behaviour.high, color="#777777", alpha=0.3, linewidth=0)
+    above.axhline(behaviour.value, color="#777777", linewidth=1, label="the logged episodes, 95 % band")
+    values = [row["estimated_return"] for row in rows]
+    above.plot(iterations, values, color="#4c78a8", marker="o", markersize=4, label="each iteration's policy")
+    bars = [[value.value - value.low], [value.high - value.value]]
+    above.errorbar([chosen], [value.value], bars, color="#d62728", marker="o", capsize=5, label="chosen, 95 % interval")
+    above.set_ylabel("discounted return\n(fitted Q evaluation)")
+    above.set_title("What the held-out episodes say of each iteration")
+    diagnostics = {
+        "weighted_importance_sampling": "weighted importance sampling",
+        "sequential_doubly_robust": "sequential doubly robust, by the learner's own values",
+    }
+    for name, label in diagnostics.items():
+        if all(name in row for row in rows):
+            below.plot(iterations, [row[name] for row in rows], marker=".", label=label)
+    below.set_ylabel("diagnostics of Coach:\nno evidence of a better policy")
+    below.set_xlabel("iteration")
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="best")
+    figure.savefig(path, dpi=120)

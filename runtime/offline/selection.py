@@ -1,0 +1,227 @@
+"""Judges policies on episodes that they did not learn from, and chooses one, without an environment.
+
+The rule: of all iterations, the latest whose value by fitted Q evaluation is within 1 % of the best. Importance
+sampling cannot rank policies whose episodes last ten times longer than the log's, and the learner's own values rise
+whatever its policy does; both are reported as diagnostics. benchmarks/offline.md has the measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.offline.fqe import FittedQEvaluation, return_bounds
+from runtime.offline.network_policy import NetworkPolicy
+from runtime.offline.ope import (
+    ESTIMATORS,
+    Episodes,
+    bootstrap,
+    draw_counts,
+    effective_sample_size,
+    estimate,
+    importance_sampling,
+    lower_bound,
+)
+from runtime.offline.transitions import Transitions
+
+TOLERANCE = 0.01
+LEAST_SAMPLE = 10.0
+_MOST_STEPS = 20_000
+_FEATURE_DRAWS = 4
+_REFITS = 25  # for each draw of the features
+_RESAMPLES = 1000
+_TEMPERATURE = 1.0  # Coach's, for its two estimators
+
+
+def is_chosen(value: float, best: float) -> bool:
+    """Whether an iteration replaces the chosen one: its value is within the tolerance of the best until then."""
+    return value >= best - TOLERANCE * abs(best)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A discounted return and what is known of its error.
+
+    Attributes:
+        value: The estimate.
+        low: Of the 95 % interval.
+        high: Of it.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def text(self) -> str:
+        """For people."""
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of the chosen policy.
+
+    Attributes:
+        value: Its discounted return, by fitted Q evaluation.
+        behaviour: The logged episodes' discounted return.
+        behaviour_return: Their plain return.
+        episodes: How many judged.
+        estimators: Other estimates of the policy, by name; empty where actions are continuous.
+        sample_size: Effective number of episodes behind the importance weights, None where there are none.
+        lower_bound: A return that it has with 95 % confidence, by importance sampling; None likewise.
+        warnings: What to be careful about, a line each.
+    """
+
+    value: Estimate
+    behaviour: Estimate
+    behaviour_return: Estimate
+    episodes: int
+    estimators: Mapping[str, Estimate] = field(default_factory=dict)
+    sample_size: float | None = None
+    lower_bound: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Judge:
+    """Judges policies on held-out episodes.
+
+    Args:
+        held_out: The episodes; where they are very many, some are drawn.
+        probabilities: (N, A) of the behaviour policy at their states; None for continuous actions.
+        gamma: Discount per step, below 1.
+        seed: Of every draw.
+    """
+
+    def __init__(
+        self, held_out: Transitions, probabilities: NDArray[np.float32] | None, *, gamma: float, seed: int
+    ) -> None:
+        self._all = held_out
+        chosen = _draw_episodes(held_out, seed)
+        self.data = held_out if chosen is None else held_out.select(chosen)
+        if probabilities is not None and chosen is not None:
+            rows = [
+                np.arange(start, start + n)
+                for start, n in zip(held_out.starts[chosen], held_out.lengths[chosen], strict=True)
+            ]
+            probabilities = probabilities[np.concatenate(rows)]
+        self._probabilities = probabilities
+        self._gamma, self._seed = gamma, seed
+        self._models = [FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw) for draw in range(_FEATURE_DRAWS)]
+
+    def score(self, policy: NetworkPolicy) -> dict[str, float]:
+        """Estimates of a policy, by name: `estimated_return` is what the rule goes by."""
+        target = self._target(policy)
+        evaluated = [model.evaluate(target) for model in self._models]
+        found = {"estimated_return": float(np.mean([one.start for one in evaluated]))}
+        if self._probabilities is None:
+            return found
+        soft, own = policy.probabilities(self.data.states, temperature=_TEMPERATURE), policy.q_values(self.data.states)
+        episodes = self._episodes(soft, own)
+        found["weighted_importance_sampling"] = estimate("wis", episodes)
+        found["sequential_doubly_robust"] = estimate("sdr", episodes)
+        q_values = np.mean([one.q_values for one in evaluated], axis=0)
+        greedy = self._episodes(target[: len(self.data)], q_values)
+        found["weighted_doubly_robust"] = estimate("wdr", greedy)
+        found["effective_sample_size"] = effective_sample_size(greedy.relative_weights[:, -1])
+        return found
+
+    def report(self, policy: NetworkPolicy) -> Report:
+        """All that can be said of a policy, with intervals."""
+        target = self._target(policy)
+        evaluated = [model.evaluate(target) for model in self._models]
+        value = float(np.mean([one.start for one in evaluated]))
+        refits = [
+            model.resample(target, resamples=_REFITS, seed=self._seed + draw) for draw, model in enumerate(self._models)
+        ]
+        low, high = np.quantile(np.concatenate(refits), [0.025, 0.975])
+        # The estimate of all episodes may lie outside of what parts of them give: the interval is to hold it.
+        interval = Estimate(value, min(float(low), value), max(float(high), value))
+        discounted = self._discounted_returns()
+        behaviour, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
+        facts: dict[str, Any] = {"value": interval, "behaviour": behaviour, "behaviour_return": plain}
+        facts["episodes"] = len(self.data.starts)
+        if self._probabilities is None:
+            return Report(**facts)
+        q_values = np.mean([one.q_values for one in evaluated], axis=0)
+        episodes = self._episodes(target[: len(self.data)], q_values)
+        estimators = {}
+        for name, make in ESTIMATORS.items():
+            terms = make(episodes)
+            point = float(terms.estimate(np.ones((1, len(terms.plain))))[0])
+            estimators[name] = Estimate(point, *bootstrap(terms, seed=self._seed, resamples=_RESAMPLES))
+        size = effective_sample_size(episodes.relative_weights[:, -1])
+        least, _ = return_bounds(self.data.rewards, self._gamma)
+        weighted = importance_sampling(_shifted(episodes, least)).plain
+        bound = lower_bound(weighted) + least if np.isfinite(weighted).all() else least
+        return Report(
+            **facts,
+            estimators=estimators,
+            sample_size=size,
+            lower_bound=bound,
+            warnings=_warnings(size, len(discounted)),
+        )
+
+    def _target(self, policy: NetworkPolicy) -> NDArray[np.float32]:
+        if self.data.num_actions is None:
+            return policy.actions(self.data.observations)
+        return policy.probabilities(self.data.observations)
+
+    def _episodes(self, target: NDArray[np.float32], q_values: NDArray[np.floating[Any]]) -> Episodes:
+        """The held-out episodes for a policy with these action probabilities (N, A), and a model's values (N, A)."""
+        assert self._probabilities is not None
+        actions = self.data.actions[:, None]
+        return Episodes.from_steps(
+            self.data.lengths,
+            gamma=self._gamma,
+            rewards=self.data.rewards,
+            target=np.take_along_axis(target, actions, axis=1)[:, 0],
+            behaviour=np.take_along_axis(self._probabilities, actions, axis=1)[:, 0],
+            q_values=np.take_along_axis(q_values, actions, axis=1)[:, 0],
+            state_values=(target * q_values).sum(axis=1),
+        )
+
+    def _discounted_returns(self) -> NDArray[np.float64]:
+        steps = np.arange(len(self.data)) - np.repeat(self.data.starts, self.data.lengths)
+        return np.asarray(np.add.reduceat(self.data.rewards * self._gamma**steps, self.data.starts), np.float64)
+
+
+def _draw_episodes(data: Transitions, seed: int) -> NDArray[np.int64] | None:
+    """Episodes of about _MOST_STEPS steps in all; None if there are no more than that."""
+    if len(data) <= _MOST_STEPS:
+        return None
+    order = np.random.default_rng(seed).permutation(len(data.starts))
+    count = max(2, int(np.searchsorted(np.cumsum(data.lengths[order]), _MOST_STEPS)))
+    return np.sort(order[:count])
+
+
+def _mean_with_interval(values: NDArray[np.float64], seed: int) -> Estimate:
+    means = [counts @ values / counts.sum(axis=1) for counts in draw_counts(len(values), _RESAMPLES, seed=seed)]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _shifted(episodes: Episodes, least: float) -> Episodes:
+    """The same episodes with returns counted from the least possible one, as a lower bound needs them."""
+    if least == 0:
+        return episodes
+    rewards = episodes.rewards.copy()
+    rewards[:, 0] -= least
+    return Episodes(
+        rewards, episodes.ratios, episodes.q_values, episodes.state_values, episodes.lengths, episodes.gamma
+    )
+
+
+def _warnings(size: float, episodes: int) -> tuple[str, ...]:
+    found = []
+    if size < LEAST_SAMPLE:
+        found.append(
+            f"the importance weights are worth {size:.1f} episodes, fewer than {LEAST_SAMPLE:g}: importance sampling "
+            "cannot tell policies apart here, and its intervals are too narrow"
+        )
+    if episodes < 30:
+        found.append(f"{episodes} episodes judge, fewer than 30: every interval is rough")
+    return tuple(found)

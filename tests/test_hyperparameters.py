@@ -101,7 +101,8 @@ def test_all_problems_are_listed_at_once() -> None:
         "preset: got 'reachr' from hyperparameters.json",
         "Did you mean 'reacher'?",
         "Did you mean 'RoboschoolHopper-v1'?",
-        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a setting of the algorithm. Did you mean 'gamma'?",
+        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a setting of the algorithm. "
+        "Did you mean 'gamma'?",
         "rl.training.config.lr: got 'fast'",
         "rl.training.stop.time_total_s: got '-5' from hyperparameters.json; expected a number above 0",
         "There is no TensorFlow; remove it.",

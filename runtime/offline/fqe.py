@@ -20,8 +20,7 @@ from runtime.offline.ope import draw_counts
 from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
 
 _WAVES = 150
-_BANDWIDTH = 0.75  # standard deviations, times the root of the number of inputs
-_RIDGE = 1e-3  # a row
+_LEAST_RIDGE = 1e-6
 _ITERATIONS = 600
 _LOOK_EVERY = 10
 _SETTLED = 2e-4  # of the range of returns, over as many iterations as lie between two looks
@@ -33,6 +32,22 @@ def return_bounds(rewards: Singles, gamma: float) -> tuple[float, float]:
     """The least and largest discounted return that rewards like these can add up to."""
     low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
     return low / (1 - gamma), high / (1 - gamma)
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """How smooth a value function is taken to be.
+
+    Attributes:
+        bandwidth: Of the waves, in standard deviations times the root of the number of inputs.
+        ridge: Penalty on the squared weights, for each row.
+    """
+
+    bandwidth: float
+    ridge: float
+
+
+FINE, COARSE = Smoothness(0.75, 1e-4), Smoothness(1.25, 1e-5)
 
 
 @dataclass(frozen=True)
@@ -55,16 +70,17 @@ class FittedQEvaluation:
         data: Transitions; those whose next state is unknown are left out of the regression.
         gamma: Discount per step, below 1.
         seed: Of the features.
+        smoothness: Of the value function.
     """
 
-    def __init__(self, data: Transitions, *, gamma: float, seed: int) -> None:
-        self._data, self._gamma = data, gamma
+    def __init__(self, data: Transitions, *, gamma: float, seed: int, smoothness: Smoothness = FINE) -> None:
+        self._data, self._gamma, self._ridge = data, gamma, smoothness.ridge
         self._low, self._high = return_bounds(data.rewards, gamma)
         self._is_discrete = data.num_actions is not None
         inputs = data.states if self._is_discrete else np.concatenate([data.states, data.actions], axis=1)
         self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
         rng = np.random.default_rng(seed)
-        scale = _BANDWIDTH * np.sqrt(inputs.shape[1])
+        scale = smoothness.bandwidth * np.sqrt(inputs.shape[1])
         self._frequencies = (rng.normal(size=(inputs.shape[1], _WAVES)) / scale).astype(np.float32)
         self._phases = rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
 
@@ -152,8 +168,10 @@ class FittedQEvaluation:
         found = np.empty((len(weighted), width, width), np.float32)
         for number, weight in enumerate(weighted):
             moments = design.T @ (design if weight is None else design * weight[:, None])
-            ridge = _RIDGE * max(1, len(design))
-            found[number] = np.linalg.inv(moments.astype(np.float64) + ridge * np.eye(width))
+            ridge = np.full(width, self._ridge * max(1, len(design)))
+            # The constant goes free: a penalty on it would shrink every return towards 0, step after step.
+            ridge[-1] = _LEAST_RIDGE
+            found[number] = np.linalg.inv(moments.astype(np.float64) + np.diag(ridge))
         return found
 
     def _prepare(self, target: Singles, rows: NDArray[np.int64]) -> list[tuple[Singles, Singles | None]]:

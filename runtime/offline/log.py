@@ -96,7 +96,7 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
     actions = log.actions
     whole = np.isfinite(actions) & (actions == np.floor(actions))
     source = "as configured"
-    if num_actions is None and log.probabilities is not None:
+    if num_actions is None and log.probabilities is not None and not np.isnan(log.probabilities).all():
         num_actions, source = log.probabilities.shape[1], "as there are probabilities"
     if num_actions is None:
         num_actions, source = int(actions[whole].max(initial=1)) + 1, "as the largest one says"

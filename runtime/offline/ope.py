@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _LEAST_EPISODES = 2
+_HEAVY = 1e3
 _CHUNK = 64  # resamples at a time: their weights are a matrix
 
 
@@ -335,23 +336,15 @@ def magic(episodes: Episodes, *, lengths: int = 8, resamples: int = 200, seed: i
 
 
 def _least_error_mixture(errors: Floats) -> Floats:
-    """(J,) weights of at least 0 that sum to 1 and make x' E x least.
+    """(J,) weights of at least 0 that sum to 1 and make x' E x least; E is positive semi-definite."""
+    from scipy.optimize import nnls
 
-    By active sets: solve without signs, then drop what came out negative; E is positive semi-definite.
-    """
-    count = len(errors)
-    scale = max(float(np.trace(errors)) / count, 1e-300)
-    errors = errors / scale + 1e-9 * np.eye(count)
-    active = np.ones(count, bool)
-    while True:
-        found = np.linalg.solve(errors[np.ix_(active, active)], np.ones(active.sum()))
-        found /= found.sum()
-        if (found >= 0).all() or active.sum() == 1:
-            break
-        active[np.flatnonzero(active)[np.argmin(found)]] = False
-    mixture = np.zeros(count)
-    mixture[active] = np.maximum(found, 0)
-    return np.asarray(mixture / mixture.sum())
+    size = len(errors)
+    values, vectors = np.linalg.eigh(errors / max(float(np.trace(errors)), 1e-300))
+    root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    # The sum as one more equation, heavy enough to hold.
+    found, _ = nnls(np.vstack([root, np.full((1, size), _HEAVY)]), np.append(np.zeros(size), _HEAVY))
+    return np.asarray(found / found.sum())
 
 
 def _following(values: Floats) -> Floats:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.offline.fqe import FittedQEvaluation, return_bounds
+from runtime.offline.fqe import COARSE, FINE, FittedQEvaluation, return_bounds
 from runtime.offline.network_policy import NetworkPolicy
 from runtime.offline.ope import (
     ESTIMATORS,
@@ -31,8 +31,8 @@ from runtime.offline.transitions import Transitions
 TOLERANCE = 0.01
 LEAST_SAMPLE = 10.0
 _MOST_STEPS = 20_000
-_FEATURE_DRAWS = 4
-_REFITS = 25  # for each draw of the features
+_FEATURE_DRAWS = 2  # at each of two smoothnesses
+_REFITS = 25  # of each regression
 _RESAMPLES = 1000
 _TEMPERATURE = 1.0  # Coach's, for its two estimators
 
@@ -110,7 +110,11 @@ class Judge:
             probabilities = probabilities[np.concatenate(rows)]
         self._probabilities = probabilities
         self._gamma, self._seed = gamma, seed
-        self._models = [FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw) for draw in range(_FEATURE_DRAWS)]
+        self._models = [
+            FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw, smoothness=smoothness)
+            for draw in range(_FEATURE_DRAWS)
+            for smoothness in (FINE, COARSE)
+        ]
 
     def score(self, policy: NetworkPolicy) -> dict[str, float]:
         """Estimates of a policy, by name: `estimated_return` is what the rule goes by."""

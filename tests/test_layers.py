@@ -39,7 +39,15 @@ LAYERS = [
     {"ppo.loop"},
     {"training", "evaluation"},
     {"launcher", "cli"},
-    {"entry", "compat.agents", "compat.gym_2020", "compat.ray_2020", "compat.roboschool", "compat.sagemaker_rl"},
+    {
+        "entry",
+        "compat.coach_launcher",
+        "compat.agents",
+        "compat.gym_2020",
+        "compat.ray_2020",
+        "compat.roboschool",
+        "compat.sagemaker_rl",
+    },
     {"compat.stand_ins"},
     {"compat.startup"},
 ]

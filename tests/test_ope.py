@@ -41,6 +41,18 @@ def make_episodes(lengths: list[int], seed: int, *, gamma: float = 0.9, with_mod
     )
 
 
+def pick(episodes: Episodes, rows: Any) -> Episodes:
+    """Some of the episodes, in that order."""
+    return Episodes(
+        episodes.rewards[rows],
+        episodes.ratios[rows],
+        episodes.q_values[rows],
+        episodes.state_values[rows],
+        episodes.lengths[rows],
+        episodes.gamma,
+    )
+
+
 def test_a_small_case_worked_by_hand() -> None:
     episodes = Episodes.from_steps(
         np.array([2, 1]),
@@ -134,9 +146,7 @@ def test_a_right_model_makes_the_doubly_robust_exact_from_any_sample() -> None:
             q[state, action] = 1.0 + state - 2.0 * action + gamma * value
     episodes, exact = enumerate_episodes(target, q, gamma=gamma)
     some = np.array([0, 3, 9, 10, 15])
-    few = Episodes(
-        *(getattr(episodes, name)[some] for name in ("rewards", "ratios", "q_values", "state_values", "lengths")), gamma
-    )
+    few = pick(episodes, some)
     for name in ("dm", "sdr", "wdr", "magic"):
         assert estimate(name, few) == pytest.approx(exact, abs=1e-6), name
 
@@ -149,9 +159,7 @@ def test_estimates_scale_with_rewards_and_do_not_depend_on_the_order(lengths: li
         k * episodes.rewards, episodes.ratios, k * episodes.q_values, k * episodes.state_values, episodes.lengths, 0.9
     )
     order = np.random.default_rng(seed).permutation(len(lengths))
-    moved = Episodes(
-        *(getattr(episodes, name)[order] for name in ("rewards", "ratios", "q_values", "state_values", "lengths")), 0.9
-    )
+    moved = pick(episodes, order)
     for name in ESTIMATORS:
         value = estimate(name, episodes)
         assert estimate(name, scaled) == pytest.approx(k * value, rel=1e-6, abs=1e-6), name
@@ -244,8 +252,7 @@ def test_a_resample_is_the_estimate_of_the_drawn_episodes() -> None:
     terms = weighted_doubly_robust(episodes)
     counts = next(draw_counts(4, 1, seed=3))[0]
     drawn = np.repeat(np.arange(4), counts.astype(int))
-    names = ("rewards", "ratios", "q_values", "state_values", "lengths")
-    again = Episodes(*(getattr(episodes, name)[drawn] for name in names), episodes.gamma)
+    again = pick(episodes, drawn)
     assert terms.estimate(counts[None])[0] == pytest.approx(estimate("wdr", again), rel=1e-12)
 
 

@@ -41,7 +41,7 @@ def test_the_notebooks_csv(tmp_path: Path) -> None:
     np.testing.assert_allclose(data.observations, [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
     assert data.probabilities is not None
     np.testing.assert_allclose(data.chosen_probabilities, [0.5, 0.6, 0.75])
-    assert (data.num_actions, data.notes, data.observations.dtype) == (2, (), np.float32)
+    assert (data.num_actions, data.notes, str(data.observations.dtype)) == (2, (), "float32")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,7 @@ def test_parquet_gzip_and_a_folder_of_parts_hold_the_same(tmp_path: Path) -> Non
     for place in (tmp_path / "log.parquet", tmp_path / "log.csv.gz", parts):
         found = read_transitions(place)
         assert found.probabilities is not None
+        assert expected.probabilities is not None
         np.testing.assert_array_equal(found.observations, expected.observations)
         np.testing.assert_array_equal(found.next_rows, expected.next_rows)
         np.testing.assert_allclose(found.probabilities, expected.probabilities)
@@ -198,7 +199,7 @@ def test_d3rlpys_own_file_and_the_flat_one_of_old(tmp_path: Path) -> None:
         data = read_transitions(tmp_path / name)
         np.testing.assert_array_equal(data.starts, [0, 10, 20])
         np.testing.assert_array_equal(data.next_rows[[9, 19, 29]], [TERMINAL, UNKNOWN, TERMINAL])
-        np.testing.assert_array_equal(data.actions, columns["actions"][:, 0])
+        np.testing.assert_array_equal(data.actions[:, None], columns["actions"])
         np.testing.assert_array_equal(data.states, columns["observations"])
 
 

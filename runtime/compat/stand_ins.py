@@ -33,7 +33,7 @@ def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machin
         return spec
     if stand_in is None:
         raise ModuleNotFoundError(
-            f"{name}: not there; of the old sagemaker_rl only ray_launcher lives on. "
+            f"{name}: not there; of the old sagemaker_rl only ray_launcher and coach_launcher live on. "
             "docs/scripts-of-2020.md lists what is there.",
             name=name,
         )

@@ -9,6 +9,7 @@ import sys
 _STAND_INS = {
     "sagemaker_rl": "runtime.compat.sagemaker_rl",
     "sagemaker_rl.ray_launcher": "runtime.compat.sagemaker_rl",
+    "sagemaker_rl.coach_launcher": "runtime.compat.coach_launcher",
     "roboschool": "runtime.compat.roboschool",
     "ray.rllib.agents": "runtime.compat.agents",
     "ray.rllib.agents.registry": "runtime.compat.agents",

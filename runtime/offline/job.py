@@ -55,12 +55,14 @@ class OfflineOutcome:
     Attributes:
         why: The stop criterion met, or the signal.
         state: Counters at the end.
+        checkpoint: The final checkpoint, which holds the chosen policy.
         chosen: The iteration that was chosen.
         report: What is known of its policy.
     """
 
     why: str
     state: JobState
+    checkpoint: Path
     chosen: int
     report: Report
 
@@ -151,7 +153,7 @@ class _Learning:
             )
         finally:
             self._metrics.close()
-        return OfflineOutcome(why, self._state, int(self._choice()["chosen_iteration"]), report)
+        return OfflineOutcome(why, self._state, checkpoint, int(self._choice()["chosen_iteration"]), report)
 
     def _iterate(self) -> str:
         stop, updates = self._job.config.stop, self._job.config.algorithm["updates_per_iteration"]

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from runtime.offline.selection import TOLERANCE, Report
+from runtime.offline.selection import COACHS, TOLERANCE, Report
 
 COACH_CSV = "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv"
 PLOT, SUMMARY = "ope.png", "ope.json"
@@ -83,13 +83,11 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     above.errorbar([chosen], [value.value], bars, color="#d62728", marker="o", capsize=5, label="chosen, 95 % interval")
     above.set_ylabel("discounted return\n(fitted Q evaluation)")
     above.set_title("What the held-out episodes say of each iteration")
-    diagnostics = {
-        "weighted_importance_sampling": "weighted importance sampling",
-        "sequential_doubly_robust": "sequential doubly robust, by the learner's own values",
-    }
-    for name, label in diagnostics.items():
+    for name in COACHS:
         if all(name in row for row in rows):
-            below.plot(iterations, [row[name] for row in rows], marker=".", label=label)
+            line = below.plot(iterations, [row[name] for row in rows], marker=".", label=name.replace("_", " "))
+            low, high = ([row[f"{name}_{side}"] for row in rows] for side in ("low", "high"))
+            below.fill_between(iterations, low, high, color=line[0].get_color(), alpha=0.18, linewidth=0)
     below.set_ylabel("diagnostics of Coach:\nno evidence of a better policy")
     below.set_xlabel("iteration")
     for axes in (above, below):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from runtime.console import Reporter, Summary
 from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, make_env
-from runtime.errors import UserError
+from runtime.errors import PlatformError, UserError
 from runtime.hyperparameters import JobConfig
 from runtime.offline.reading import is_log, read_transitions
 from runtime.offline.transitions import Transitions
@@ -72,7 +73,20 @@ def learn_from_log(
         is_same_job=start[1],
         hand_over=lambda checkpoint, worth: hand_over(checkpoint, spaces, worth),
     )
-    return _summarise(job, learn(job, reporter, request))
+    outcome = learn(job, reporter, request)
+    if container.base is not None:
+        _copy_for_the_notebook(outcome.checkpoint, layout)
+    return _summarise(job, outcome)
+
+
+def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:
+    """Coach's checkpoint came out in output.tar.gz, where the notebook takes it from to evaluate."""
+    target = layout.data / "checkpoint"
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(checkpoint, target)
+    except OSError as error:
+        raise PlatformError(f"{target}: could not be written: {error.strerror or error}. The model is whole.") from None
 
 
 def find_data(config: JobConfig, container: Container) -> Path:

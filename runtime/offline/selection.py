@@ -19,6 +19,7 @@ from runtime.offline.network_policy import NetworkPolicy
 from runtime.offline.ope import (
     ESTIMATORS,
     Episodes,
+    Terms,
     bootstrap,
     draw_counts,
     effective_sample_size,
@@ -35,6 +36,9 @@ _FEATURE_DRAWS = 2  # at each of two smoothnesses
 _REFITS = 25  # of each regression
 _RESAMPLES = 1000
 _TEMPERATURE = 1.0  # Coach's, for its two estimators
+_EPSILON = 0.1  # share of uniform actions without which the weights of a deterministic policy are mostly 0
+# Coach's two estimators: of a softmax policy, with the learner's own values.
+COACHS = {"weighted_importance_sampling": "wis", "sequential_doubly_robust": "sdr"}
 
 
 def is_chosen(value: float, best: float) -> bool:
@@ -125,12 +129,13 @@ class Judge:
             return found
         soft, own = policy.probabilities(self.data.states, temperature=_TEMPERATURE), policy.q_values(self.data.states)
         episodes = self._episodes(soft, own)
-        found["weighted_importance_sampling"] = estimate("wis", episodes)
-        found["sequential_doubly_robust"] = estimate("sdr", episodes)
+        for name, short in COACHS.items():
+            one = self._estimate(ESTIMATORS[short](episodes))
+            found |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
-        greedy = self._episodes(target[: len(self.data)], q_values)
-        found["weighted_doubly_robust"] = estimate("wdr", greedy)
-        found["effective_sample_size"] = effective_sample_size(greedy.relative_weights[:, -1])
+        mixed = self._episodes(policy.probabilities(self.data.states, epsilon=_EPSILON), q_values)
+        found["weighted_doubly_robust"] = estimate("wdr", mixed)
+        found["effective_sample_size"] = effective_sample_size(mixed.relative_weights[:, -1])
         return found
 
     def report(self, policy: NetworkPolicy) -> Report:
@@ -152,11 +157,7 @@ class Judge:
             return Report(**facts)
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
         episodes = self._episodes(target[: len(self.data)], q_values)
-        estimators = {}
-        for name, make in ESTIMATORS.items():
-            terms = make(episodes)
-            point = float(terms.estimate(np.ones((1, len(terms.plain))))[0])
-            estimators[name] = Estimate(point, *bootstrap(terms, seed=self._seed, resamples=_RESAMPLES))
+        estimators = {name: self._estimate(make(episodes)) for name, make in ESTIMATORS.items()}
         size = effective_sample_size(episodes.relative_weights[:, -1])
         least, _ = return_bounds(self.data.rewards, self._gamma)
         weighted = importance_sampling(_shifted(episodes, least)).plain
@@ -168,6 +169,10 @@ class Judge:
             lower_bound=bound,
             warnings=_warnings(size, len(discounted)),
         )
+
+    def _estimate(self, terms: Terms) -> Estimate:
+        value = float(terms.estimate(np.ones((1, len(terms.plain))))[0])
+        return Estimate(value, *bootstrap(terms, seed=self._seed, resamples=_RESAMPLES))
 
     def _target(self, policy: NetworkPolicy) -> NDArray[np.float32]:
         if self.data.num_actions is None:

@@ -1,0 +1,455 @@
+"""Batch RL measured: what is chosen without an environment against what it then does in one; speed; large logs.
+
+Run: .venv/bin/python benchmarks/offline.py [PART …], into benchmarks/offline.md. Parts, all but the last by default:
+`seeds`, `collapse`, `acrobot`, `pendulum`, `updates`, `reading`, `memory`; `cartpole-fresh` repeats `seeds` on others.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: networks and regressions here are small
+
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+from runtime.offline.bcq import Learner, Recipe
+from runtime.offline.network_policy import NetworkPolicy
+from runtime.offline.reading import read_transitions
+from runtime.offline.rollouts import Policy, VectoredGymEnvironment
+from runtime.offline.selection import Judge, is_chosen
+from runtime.offline.transitions import Transitions
+
+_PAGE = Path(__file__).with_suffix(".md")
+_PLAYED = 100  # episodes that tell what a policy really does
+_CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 0.999, 0)
+_PENDULUM = replace(_CARTPOLE, algorithm="IQL", gamma=0.95)
+_COLLAPSING = replace(_CARTPOLE, algorithm="DDQN", hidden=(64, 64), lr=1e-3, target_update=100, loss="huber")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A log and how to learn from it.
+
+    Attributes:
+        env: Where it was logged.
+        envs: Copies.
+        episodes: Of each copy.
+        behave: Makes the policy that acts in the log, from a seed.
+        recipe: How to learn.
+        iterations: How often to judge.
+        updates: Between two judgements.
+        played: Where policies are played to know the truth: the same without a time limit, or with a later one.
+        limit: Steps that count in the undiscounted return.
+    """
+
+    env: str
+    envs: int
+    episodes: int
+    behave: Callable[[int], Policy]
+    recipe: Recipe
+    iterations: int
+    updates: int
+    played: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one log.
+
+    Attributes:
+        returns: True mean return of each iteration's policy.
+        chosen: Which was chosen, from 0.
+        covered: Whether the interval holds the true discounted return.
+        estimate: The interval in words, and the truth.
+        logged: Mean return of the log.
+        cloned: True mean return of behaviour cloning.
+        seconds: Of learning and judging, the last interval included.
+    """
+
+    returns: list[float]
+    chosen: int
+    covered: bool
+    estimate: str
+    logged: float
+    cloned: float
+    seconds: float
+
+    @property
+    def regret(self) -> float:
+        """What the choice lost against the best iteration, as a share of that."""
+        best = max(self.returns)
+        return (best - self.returns[self.chosen]) / abs(best)
+
+
+def uniform(_: int) -> Policy:
+    """CartPole's log of the notebook."""
+    return lambda states: np.full((len(states), 2), 0.5)
+
+
+def swing(_: int) -> Policy:
+    """A poor way to swing Acrobot up, half of the time; uniform actions else."""
+    return lambda states: 0.5 * np.eye(3)[np.where(states[:, 4] + 0.5 * states[:, 5] > 0, 0, 2)] + 0.5 / 3
+
+
+def pump(seed: int) -> Policy:
+    """A pendulum's energy controller in three of ten steps; uniform torques else."""
+    rng = np.random.default_rng(seed)
+
+    def act(states: NDArray[np.float32]) -> NDArray[np.float64]:
+        cosine, sine, speed = states.T
+        energy = 0.5 * speed**2 + 15 * (cosine - 1)
+        pumping = np.where(speed >= 0, 1.6, -1.6) * np.where(energy < 0, 1, -1)
+        torque = np.where(cosine > 0.9, -8 * np.arctan2(sine, cosine) - 1.5 * speed, pumping).clip(-2, 2)
+        mixed = rng.random(len(states)) < 0.7
+        return np.asarray(np.where(mixed, rng.uniform(-2, 2, len(states)), torque)[:, None], np.float64)
+
+    return act
+
+
+PROBLEMS = {
+    "seeds": Problem("CartPole-v0", 100, 5, uniform, _CARTPOLE, 16, 250, "CartPole-v1", 200),
+    "collapse": Problem("CartPole-v0", 100, 5, uniform, _COLLAPSING, 20, 250, "CartPole-v1", 200),
+    "acrobot": Problem("Acrobot-v1", 100, 3, swing, _CARTPOLE, 16, 500, "Acrobot-v1", 500),
+    "pendulum": Problem("Pendulum-v1", 50, 2, pump, _PENDULUM, 12, 500, "Pendulum-v1", 200),
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a policy does in the environment.
+
+    Attributes:
+        mean_return: Over _PLAYED episodes.
+        discounted: Mean discounted return.
+        error: How far that may be from the truth: two standard errors, and what followed after a time limit.
+    """
+
+    mean_return: float
+    discounted: float
+    error: float
+
+
+def play(problem: Problem, policy: Policy, *, seed: int) -> Truth:
+    """Plays a policy."""
+    gamma = problem.recipe.gamma
+    frame = VectoredGymEnvironment(problem.played, _PLAYED, seed=1000 + seed).collect(policy, num_episodes=1)
+    episodes, steps = frame["episode_id"], frame["transition_number"]
+    discounted = (frame["reward"] * gamma**steps).groupby(episodes).sum()
+    beyond = gamma ** (steps[frame["truncated"]] + 1) * frame["reward"].abs().max() / (1 - gamma)
+    counted = frame["reward"].where(steps < problem.limit, 0).groupby(episodes).sum()
+    error = 2 * float(discounted.std() / np.sqrt(len(discounted))) + float(beyond.sum() / _PLAYED)
+    return Truth(float(counted.mean()), float(discounted.mean()), error)
+
+
+def as_policy(policy: NetworkPolicy) -> Policy:
+    """A trained policy for the rollouts."""
+    if policy.kind == "greedy":
+        return lambda states: policy.probabilities(states).astype(np.float64)
+    return lambda states: policy.actions(states).astype(np.float64)
+
+
+def collect(problem: Problem, seed: int, path: Path) -> Transitions:
+    """Logs to a CSV file, and reads that."""
+    envs = VectoredGymEnvironment(problem.env, problem.envs, seed=seed)
+    envs.collect(problem.behave(seed), num_episodes=problem.episodes).to_csv(path, index=False)
+    return read_transitions(path)
+
+
+def run(problem: Problem, seed: int, folder: Path) -> Run:
+    """Logs, learns and chooses, as the training job does; then plays every iteration's policy to know the truth."""
+    data = collect(problem, seed, folder / "log.csv")
+    started = time.perf_counter()
+    learn, held_out = data.split(0.7, seed=seed)
+    judge = Judge(held_out, held_out.probabilities, gamma=problem.recipe.gamma, seed=seed)
+    learner = Learner(learn, replace(problem.recipe, seed=seed))
+    policies, values = [], []
+    for _ in range(problem.iterations):
+        learner.run(problem.updates)
+        policies.append(learner.policy())
+        values.append(judge.score(policies[-1])["estimated_return"])
+    chosen = [i for i, value in enumerate(values) if is_chosen(value, max(values))][-1]
+    value = judge.report(policies[chosen]).value
+    seconds = time.perf_counter() - started
+    played = [play(problem, as_policy(policy), seed=seed) for policy in policies]
+    truth = played[chosen]
+    return Run(
+        returns=[one.mean_return for one in played],
+        chosen=chosen,
+        covered=value.low - truth.error <= truth.discounted <= value.high + truth.error,
+        estimate=f"{value.text()}, played {truth.discounted:.2f}",
+        logged=float(data.returns.mean()),
+        cloned=_clone(learn, problem, seed),
+        seconds=seconds,
+    )
+
+
+def as_d3rlpy(data: Transitions) -> Any:
+    """The same episodes for d3rlpy's own `fit`."""
+    import d3rlpy
+
+    ends = np.zeros(len(data), np.float32)
+    ends[np.append(data.starts[1:], len(data)) - 1] = 1
+    terminals = ends * (data.next_rows == -1)
+    is_discrete = data.num_actions is not None
+    return d3rlpy.dataset.MDPDataset(
+        observations=data.states,
+        actions=data.actions[:, None] if is_discrete else data.actions,
+        rewards=data.rewards[:, None],
+        terminals=terminals,
+        timeouts=ends - terminals,
+        action_space=d3rlpy.ActionSpace.DISCRETE if is_discrete else d3rlpy.ActionSpace.CONTINUOUS,
+    )
+
+
+def fit(algorithm: Any, data: Any, steps: int) -> None:
+    """d3rlpy's `fit` without its log files."""
+    import d3rlpy
+
+    quiet = d3rlpy.logging.NoopAdapterFactory()
+    algorithm.fit(
+        data,
+        n_steps=steps,
+        n_steps_per_epoch=steps,
+        logger_adapter=quiet,
+        show_progress=False,
+        save_interval=steps + 1,
+    )
+
+
+def _clone(learn: Transitions, problem: Problem, seed: int) -> float:
+    """True mean return of d3rlpy's behaviour cloning."""
+    import d3rlpy
+
+    d3rlpy.seed(seed)
+    scaler = d3rlpy.preprocessing.StandardObservationScaler()
+    is_discrete = learn.num_actions is not None
+    factory = d3rlpy.algos.DiscreteBCConfig if is_discrete else d3rlpy.algos.BCConfig
+    scalers = {} if is_discrete else {"action_scaler": d3rlpy.preprocessing.MinMaxActionScaler()}
+    algorithm = factory(observation_scaler=scaler, batch_size=128, **scalers).create()
+    fit(algorithm, as_d3rlpy(learn), 3000)
+
+    def act(states: NDArray[np.float32]) -> NDArray[np.float64]:
+        chosen = algorithm.predict(states)
+        return np.asarray(np.eye(learn.num_actions)[chosen] if learn.num_actions else chosen, np.float64)
+
+    return play(problem, act, seed=seed).mean_return
+
+
+def measure_runs(name: str, seeds: range) -> list[str]:
+    """A row a seed, and what they say together."""
+    problem, runs, rows = PROBLEMS[name], [], []
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            one = run(problem, seed, Path(folder))
+        runs.append(one)
+        true = one.returns
+        cells = [
+            *(str(seed), f"{one.logged:.1f}", f"{one.cloned:.1f}", f"{true[one.chosen]:.1f}"),
+            *(f"{one.chosen + 1} of {len(true)}", f"{max(true):.1f}", f"{true[-1]:.1f}", f"{one.regret:.1%}"),
+            *(one.estimate, "yes" if one.covered else "no", f"{one.seconds:.0f}"),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        print(name, rows[-1], flush=True)
+    chosen = [one.returns[one.chosen] for one in runs]
+    count, better = len(runs), sum(v > max(one.logged, one.cloned) for v, one in zip(chosen, runs, strict=True))
+    facts = [
+        f"Chosen: mean {np.mean(chosen):.1f}, least {min(chosen):.1f}",
+        *([f"{sum(value >= 195 for value in chosen)} of {count} at 195 or more"] if problem.limit == 200 else []),
+        f"regret {np.mean([one.regret for one in runs]):.2%} on average",
+        f"better than the log and the clone: {better} of {count}",
+        f"interval covers: {sum(one.covered for one in runs)} of {count}",
+        f"{np.mean([one.seconds for one in runs]):.0f} s a run",
+    ]
+    return [
+        f"{problem.env}, {problem.recipe.algorithm} with the {problem.recipe.loss} loss, "
+        f"{problem.iterations} x {problem.updates} updates, {problem.envs * problem.episodes} episodes.",
+        "",
+        "| seed | logged | cloned | chosen | iteration | best | last | regret | estimate | covered | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "; ".join(facts) + ".",
+    ]
+
+
+def measure_updates(seed: int = 0) -> list[str]:
+    """Updates a second against d3rlpy's `fit`, each in turn, several times in one process."""
+    import d3rlpy
+
+    from runtime.offline import bcq
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = collect(PROBLEMS["seeds"], seed, Path(folder) / "log.csv")
+    dataset, rows = as_d3rlpy(data), []
+    for hidden in ((128, 128), (256, 256)):
+        recipe = replace(_CARTPOLE, hidden=hidden)
+        learner = Learner(data, recipe)
+        encoder = d3rlpy.models.VectorEncoderFactory(list(hidden))
+        theirs = d3rlpy.algos.DiscreteBCQConfig(
+            learning_rate=recipe.lr,
+            batch_size=recipe.batch_size,
+            target_update_interval=recipe.target_update,
+            encoder_factory=encoder,
+            q_func_factory=bcq.SquaredErrorQFunctionFactory(),
+            observation_scaler=d3rlpy.preprocessing.StandardObservationScaler(),
+        ).create()
+        fit(theirs, dataset, 100)
+        learner.run(100)
+        seconds: dict[str, list[float]] = {"fit": [], "ours": []}
+        for _ in range(5):
+            started = time.perf_counter()
+            fit(theirs, dataset, 500)
+            between = time.perf_counter()
+            learner.run(500)
+            seconds["fit"].append((between - started) / 500)
+            seconds["ours"].append((time.perf_counter() - between) / 500)
+        fitted, ours = (float(np.median(seconds[name])) for name in ("fit", "ours"))
+        rows.append(f"| {hidden} | {1 / ours:,.0f} | {1 / fitted:,.0f} | {fitted / ours:.2f} |")
+        print(rows[-1], flush=True)
+    return [
+        "DiscreteBCQ, batch 128, one thread, median of 5 rounds of 500 updates; the averaged weights are ours alone.",
+        "",
+        "| hidden layers | ours (updates/s) | d3rlpy's `fit` (updates/s) | ratio |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+
+
+def measure_reading(megabytes: int = 1000) -> list[str]:
+    """Seconds and memory for a large CSV, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.csv"
+        rows = _write_large(path, megabytes)
+        program = (
+            "import resource, sys, time; from pathlib import Path\n"
+            "from runtime.offline.reading import read_transitions\n"
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; started = time.perf_counter()\n"
+            "d = read_transitions(Path(sys.argv[1])); took = time.perf_counter() - started\n"
+            "arrays = d.observations, d.actions, d.rewards, d.next_rows, d.starts, d.probabilities\n"
+            "size = sum(array.nbytes for array in arrays)\n"
+            "peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024\n"
+            "print(len(d), took, size, peak)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    count, took, size, peak = (float(word) for word in done.stdout.split())
+    assert count == rows
+    line = (
+        f"{megabytes / 1000:g} GB of CSV, {rows:,.0f} rows with distinct probabilities: {took:.1f} s; arrays of "
+        f"{size / 1e9:.2f} GB, at most {peak / 1e9:.2f} GB more than before ({peak / size:.1f} times the arrays)."
+    )
+    print(line, flush=True)
+    return [line]
+
+
+def _write_large(path: Path, megabytes: int) -> int:
+    rng = np.random.default_rng(0)
+    rows = 0
+    with path.open("w") as file:
+        file.write("action,all_action_probabilities,episode_id,reward,cumulative_rewards,")
+        file.write("state_feature_0,state_feature_1,state_feature_2,state_feature_3\n")
+        while path.stat().st_size < megabytes * 1e6:
+            count = 20_000
+            p, states, actions = rng.uniform(0.1, 0.9, count), rng.normal(size=(count, 4)), rng.integers(2, size=count)
+            lines = [
+                f'{a},"[{q:.6f}, {1 - q:.6f}]",{(rows + i) // 20},1.0,{20.0 if i % 20 == 19 else 0.0},'
+                f"{s[0]:.6f},{s[1]:.6f},{s[2]:.6f},{s[3]:.6f}\n"
+                for i, (a, q, s) in enumerate(zip(actions.tolist(), p.tolist(), states.tolist(), strict=True))
+            ]
+            file.write("".join(lines))
+            rows += count
+    return rows
+
+
+def measure_memory(millions: int = 10) -> list[str]:
+    """A whole training on millions of transitions, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "large.csv"
+        rows = _write_large(path, 83 * millions)
+        words = [
+            "train",
+            "--data",
+            str(path),
+            "--out",
+            str(Path(folder) / "results"),
+            "rl.training.stop.training_iteration=4",
+        ]
+        command = [sys.executable, "-m", "runtime.cli", *words, "rl.training.config.updates_per_iteration=1000"]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent.parent)
+        took = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    line = (
+        f"{rows:,} transitions: read, 4,000 updates, 4 judgements and the export in {took:.0f} s, at most "
+        f"{peak / 1e9:.1f} GB."
+    )
+    print(line, flush=True)
+    return [line]
+
+
+_TITLES = {
+    "seeds": "CartPole, ten logs of a uniform policy",
+    "cartpole-fresh": "The same on twenty other logs",
+    "collapse": "A learner that collapses",
+    "acrobot": "Acrobot, from a poor controller that acts half of the time",
+    "pendulum": "Pendulum, continuous torques",
+    "updates": "Updates a second",
+    "reading": "Reading a large log",
+    "memory": "Ten million transitions",
+}
+_PARTS: dict[str, Callable[[], list[str]]] = {
+    "seeds": lambda: measure_runs("seeds", range(10)),
+    "collapse": lambda: measure_runs("collapse", range(10)),
+    "acrobot": lambda: measure_runs("acrobot", range(20)),
+    "pendulum": lambda: measure_runs("pendulum", range(20)),
+    "updates": measure_updates,
+    "reading": measure_reading,
+    "memory": measure_memory,
+    "cartpole-fresh": lambda: measure_runs("seeds", range(20, 40)),
+}
+
+
+def main(words: list[str]) -> None:
+    """Measures some parts and rewrites them in the page; the others stay as they were measured."""
+    torch.set_num_threads(1)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))  # d3rlpy's own log
+    for name in words or [part for part in _PARTS if part != "cartpole-fresh"]:
+        _write(name, _PARTS[name]())
+
+
+def _write(name: str, lines: list[str]) -> None:
+    head = (
+        f"# Batch RL, measured\n\n`python benchmarks/offline.py` on {os.cpu_count()} CPUs ({platform.machine()}), "
+        f"Python {platform.python_version()}, one thread, shared with other work. *Logged*, *cloned*, *chosen*, *best* "
+        f"and *last* are mean returns, those of policies over {_PLAYED} episodes that were played once everything was "
+        "chosen without playing; *cloned* is d3rlpy's behaviour cloning. *Regret* is what *chosen* lost against *best*. "
+        "*Estimate* is the discounted return with its 95 % interval, and what was played; it is *covered* if that "
+        "agrees, give or take two standard errors of the played mean and what a time limit cut off."
+    )
+    parts = {}
+    if _PAGE.exists():
+        for part in _PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+            title, _, body = part.partition("\n")
+            parts[title] = body.strip()
+    parts[_TITLES[name]] = "\n".join(lines)
+    sections = [f"## {title}\n\n{parts[title]}" for title in _TITLES.values() if title in parts]
+    _PAGE.write_text("\n\n".join([head, *sections]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,32 @@
+"""`sagemaker_rl.coach_launcher`, as far as the batch RL notebook's training script goes."""
+
+from __future__ import annotations
+
+import sys
+
+from runtime.container import Container
+from runtime.errors import UserError
+from runtime.job import run_job
+from runtime.stop import StopRequest
+from runtime.training import Request, run_training
+
+_PRESET_KEYS = ("RLCOACH_PRESET", "preset")
+
+
+class SageMakerCoachPresetLauncher:
+    """Trains a preset of ours under the name that Coach's had; the preset's .py file beside the script is not read."""
+
+    def default_preset_name(self) -> str:
+        """The preset that is trained where no hyperparameter names one."""
+        raise UserError(f"{type(self).__name__}.default_preset_name: missing; expected a method of the subclass.")
+
+    @classmethod
+    def train_main(cls) -> None:
+        """Trains, and ends the process with an exit code other than 0 on failure."""
+        code = run_job(lambda container, stop: cls()._train(container, stop))
+        if code:
+            sys.exit(code)
+
+    def _train(self, container: Container, stop: StopRequest) -> None:
+        is_named = any(key in container.hyperparameters for key in _PRESET_KEYS)
+        run_training(container, stop, Request({} if is_named else {"preset": self.default_preset_name()}))

@@ -18,6 +18,7 @@ from runtime.presets import DEFAULT_PRESET, load_preset, preset_of_env
 from runtime.schema import ANY_ENVIRONMENT, ANY_LOG, DEFAULTS, OFFLINE_ALGORITHMS, known_paths, setting_of
 from runtime.setting_rules import check_together
 
+DRAWN_SEED = "drawn for this run"  # the source of a seed that nobody set
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ROOT = "rl.training."
 _FREE_TREES = ("config.env_config",)

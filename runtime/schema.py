@@ -117,10 +117,12 @@ OFFLINE: dict[str, Setting] = {
     "train_batch_size": Setting("int", "Transitions of an update.", low=0, above=True),
     "updates_per_iteration": Setting("int", "Updates between two estimates of the policy's return.", low=0, above=True),
     "lr": Setting("float", "Adam's learning rate.", low=0, above=True),
-    "gamma": _LOSS["gamma"],
+    "gamma": Setting("float", "Discount per step.", low=0, high=0.999),
     "loss": Setting("text", "Of the Q function for discrete actions.", choices=("mse", "huber")),
     "target_network_update_freq": Setting("int", "Updates between copies of the target network.", low=0, above=True),
-    "action_flexibility": Setting("float", "BCQ: least probability of an action, of the likeliest's.", low=0, high=1),
+    "action_flexibility": Setting(
+        "float", "BCQ: least probability of an action, of the likeliest's.", low=0, high=0.99
+    ),
     "weight_averaging": Setting("float", "Share of the old mean in the averaged weights.", low=0, high=1),
     "train_fraction": Setting("float", "Share of the episodes to learn from; the rest judge.", low=0.05, high=0.95),
     "num_actions": Setting("int", "Of discrete actions, where the data does not say.", low=1, above=True, none_ok=True),
@@ -131,7 +133,7 @@ OFFLINE: dict[str, Setting] = {
 
 OFFLINE_MODEL: dict[str, Setting] = {
     "fcnet_hiddens": MODEL["fcnet_hiddens"],
-    "fcnet_activation": Setting("text", MODEL["fcnet_activation"].doc, choices=("relu", "tanh", "swish", "silu")),
+    "fcnet_activation": Setting("text", MODEL["fcnet_activation"].doc, choices=("relu", "tanh", "swish")),
 }
 
 OFFLINE_STOP: dict[str, Setting] = {name: STOP[name] for name in ("training_iteration", "time_total_s")}

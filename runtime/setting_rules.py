@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from runtime.coercion import coerce
 from runtime.errors import Problems
-from runtime.schema import DEFAULTS, MODEL, OFFLINE, OFFLINE_ALGORITHMS, OFFLINE_MODEL, OFFLINE_STOP, PPO, STOP
+from runtime.schema import ANY_LOG, DEFAULTS, MODEL, OFFLINE, OFFLINE_ALGORITHMS, OFFLINE_MODEL, OFFLINE_STOP, PPO, STOP
 
 _ROOT = "rl.training."
 _OURS = ("preset ", "default")
@@ -21,13 +22,12 @@ def check_together(values: dict[str, Any], sources: dict[str, str], notes: dict[
         problems: Gains every problem.
     """
     is_offline = values.get("run") in OFFLINE_ALGORITHMS
+    if is_offline:
+        _fill_in(values, sources)
     _check_belonging(values, sources, problems, is_offline=is_offline)
     _check_network(values, sources, notes, problems)
     if is_offline:
-        if isinstance(values.get("config.lr"), list):
-            problems.add(f"{_ROOT}config.lr", values["config.lr"], sources["config.lr"], expected="a number")
-        if values.get("config.gamma") == 1:
-            problems.add(f"{_ROOT}config.gamma", 1, sources["config.gamma"], expected="less than 1 for logged data")
+        _check_offline(values, sources, problems)
         return
     if "env" not in values:
         problems.add_line(f"{_ROOT}env: missing; expected the name of an environment.")
@@ -40,6 +40,27 @@ def check_together(values: dict[str, Any], sources: dict[str, str], notes: dict[
             sources.get("config.minibatch_size", "RLlib's default"),
             expected=f"at most train_batch_size, which is {batch}",
         )
+
+
+def _fill_in(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """What every job on logged data needs, where nothing says it; a stop criterion only if there is none."""
+    has_stop = any(path.startswith("stop.") for path in values)
+    for path, value in ANY_LOG.items():
+        if path not in values and not (has_stop and path.startswith("stop.")):
+            values[path], sources[path] = value, "default for any log"
+
+
+def _check_offline(values: dict[str, Any], sources: dict[str, str], problems: Problems) -> None:
+    """Settings that PPO has too may have narrower rules here."""
+    for prefix, settings in (("config.model.", OFFLINE_MODEL), ("config.", OFFLINE)):
+        for name, setting in settings.items():
+            path = prefix + name
+            if path not in values:
+                continue
+            try:
+                values[path] = coerce(values[path], setting)
+            except ValueError as error:
+                problems.add(_ROOT + path, values[path], sources[path], expected=f"{error} for logged data")
 
 
 def _check_belonging(values: dict[str, Any], sources: dict[str, str], problems: Problems, *, is_offline: bool) -> None:

@@ -19,7 +19,7 @@ from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import JobError, Problems, UserError
-from runtime.hyperparameters import JobConfig, Source, resolve
+from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     config = resolve(sources, extras=None if is_script else _EXTRAS, default_preset=not is_script, check_env=check_env)
     if config.algorithm.get("seed") is None:
         seeded = {**config.values, "config.seed": secrets.randbelow(2**31)}
-        config = replace(config, values=seeded, sources={**config.sources, "config.seed": "drawn for this run"})
+        config = replace(config, values=seeded, sources={**config.sources, "config.seed": DRAWN_SEED})
     return config
 
 

@@ -62,7 +62,7 @@ def test_the_log_is_the_notebooks(folder: Path) -> None:
     log = pandas.read_csv(folder / "data" / "cartpole.csv")
     states = [f"state_feature_{i}" for i in range(4)]
     head = ["action", "all_action_probabilities", "episode_id", "reward", "cumulative_rewards", *states]
-    assert list(log.columns) == [*head, "transition_number", "truncated"]
+    assert list(log.columns) == [*head, "transition_number", "terminated", "truncated"]
     assert log["episode_id"].nunique() == 500
     mean = log["cumulative_rewards"].sum() / 500  # the notebook's own cell
     assert mean == log.groupby("episode_id")["reward"].sum().mean()
@@ -213,7 +213,7 @@ def test_continuous_actions_from_log_to_server(folder: Path) -> None:
 
 def test_a_log_without_probabilities_or_an_environment(folder: Path) -> None:
     log = pandas.read_csv(folder / "data" / "cartpole.csv")
-    log.drop(columns=["all_action_probabilities", "truncated"]).to_csv(folder / "bare.csv", index=False)
+    log.drop(columns=["all_action_probabilities", "terminated", "truncated"]).to_csv(folder / "bare.csv", index=False)
     done = smrl("train", "--data", "bare.csv", "--out", "bare", *FEW, cwd=folder)
     assert "the data has no action probabilities" in done.stderr
     rows = [json.loads(line) for line in (folder / "bare" / "metrics.jsonl").read_text().splitlines()]
@@ -234,7 +234,10 @@ def test_a_log_without_probabilities_or_an_environment(folder: Path) -> None:
             ("--data", "data/cartpole.csv", "rl.training.config.kl_coeff=1", "rl.training.stop.timesteps_total=5"),
             "rl.training.config.kl_coeff: got 1.0 from the command line; expected a setting of BCQ: train_batch_size",
         ),
-        (("--data", "data/cartpole.csv", "rl.training.config.gamma=1"), "expected less than 1 for logged data"),
+        (
+            ("--data", "data/cartpole.csv", "rl.training.config.gamma=1"),
+            "expected a number between 0 and 0.999 for logged data",
+        ),
         (
             ("--data", "data/cartpole.csv", "rl.training.env=Acrobot-v1"),
             "got 4 state features and 2 discrete actions; expected 6 and 3 discrete, as Acrobot-v1 has",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
 
 from runtime.errors import UserError
+from runtime.observation_filter import ObservationFilter
 from runtime.offline.bcq import Learner, Recipe, SquaredErrorQFunctionFactory, check_algorithm
 from runtime.offline.behaviour import estimate_behaviour
 from runtime.offline.fqe import COARSE, FINE, FittedQEvaluation, return_bounds
 from runtime.offline.network_policy import NetworkPolicy
-from runtime.offline.selection import Judge, is_chosen
+from runtime.offline.selection import Judge, choose
 from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As the job runs: for matrices this small, more threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+    torch.set_num_threads(threads)
+
 
 RECIPE = Recipe("BCQ", (32, 32), "relu", 1e-3, 0.9, 16, 10, 0.3, "mse", 0.99, 7)
 
@@ -124,7 +139,7 @@ def test_rare_failures_pull_as_hard_as_they_are_large() -> None:
 
     def value(loss: str) -> float:
         learner = Learner(data, replace(RECIPE, algorithm="DDQN", loss=loss, batch_size=256))
-        learner.run(600)
+        learner.run(400)
         return float(learner.policy().q_values(data.states).mean())
 
     assert value("mse") == pytest.approx(data.rewards.mean(), abs=0.15)
@@ -150,7 +165,8 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path: Path, box: boo
     through, stopped = Learner(data, recipe), Learner(data, recipe)
     through.run(20)
     stopped.run(12)
-    stopped.save(tmp_path)
+    for name, content in stopped.state().items():
+        (tmp_path / name).write_bytes(content)
     resumed = Learner(data, replace(recipe, seed=99))
     resumed.restore(tmp_path)
     resumed.run(8)
@@ -161,6 +177,14 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path: Path, box: boo
             *(nets[role][0].parameters() for nets in (ours, theirs) for role in list(nets)[:1]), strict=True
         ):
             torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    # On data with other means and bounds, the networks see and act as they were trained to.
+    moved = replace(data, observations=3 * data.observations + 5, actions=data.actions * (3 if box else 1))
+    elsewhere = Learner(moved, recipe)
+    elsewhere.restore(tmp_path)
+    states = data.states[:20]
+    compute = "actions" if box else "q_values"
+    here, there = (getattr(learner.policy(), compute)(states) for learner in (stopped, elsewhere))
+    np.testing.assert_array_equal(here, there)
     with pytest.raises(
         UserError, match=r"(?s)got a checkpoint that cannot be restored .* expected one of the same algorithm"
     ):
@@ -249,27 +273,26 @@ def make_chain(*, count: int, seed: int, end: float = 0.1) -> tuple[Transitions,
     return data, solve
 
 
-@pytest.mark.parametrize("smoothness", [FINE, COARSE])
-@pytest.mark.parametrize("move", [[1, 1, 1, 1], [0.2, 0.9, 0.5, 0.7]])
+@pytest.mark.parametrize(("smoothness", "move"), [(FINE, [1, 1, 1, 1]), (COARSE, [0.2, 0.9, 0.5, 0.7])])
 def test_fitted_q_evaluation_solves_a_small_decision_process(smoothness: Any, move: list[float]) -> None:
-    data, solve = make_chain(count=20_000, seed=0)
+    data, solve = make_chain(count=10_000, seed=0)
     values = solve(np.array(move), 0.95)
     chances = np.asarray(data.observations @ np.array(move), np.float32)
     model = FittedQEvaluation(data, gamma=0.95, seed=1, smoothness=smoothness)
     found = model.evaluate(np.stack([1 - chances, chances], axis=1))
-    assert found.start == pytest.approx(values[0], rel=0.05)
+    assert found.start == pytest.approx(values[0], rel=0.06)
     for state in range(4):
         row = int(np.argmax(data.observations[:, state]))
         moved = 0.95 * 0.9 * values[(state + 1) % 4] + state
         stayed = 0.95 * 0.9 * values[state]
-        np.testing.assert_allclose(found.q_values[row], [stayed, moved], rtol=0.06)
+        np.testing.assert_allclose(found.q_values[row], [stayed, moved], rtol=0.08)
 
 
 def test_refits_spread_as_other_logs_would() -> None:
     """The spread over drawn episodes is that over fresh logs of the process, and the truth lies within."""
     move = np.ones(4)
     fresh, spreads, hits = [], [], 0
-    for seed in range(12):
+    for seed in range(30):
         data, solve = make_chain(count=1500, seed=seed)
         target = np.tile(np.array([[0, 1]], np.float32), (len(data), 1))
         model = FittedQEvaluation(data, gamma=0.9, seed=seed)
@@ -278,10 +301,11 @@ def test_refits_spread_as_other_logs_would() -> None:
         spreads.append(refits.std())
         hits += abs(fresh[-1] - solve(move, 0.9)[0]) < 3 * refits.std()
     assert 0.5 < np.mean(spreads) / np.std(fresh) < 2
-    assert hits >= 11
+    assert hits >= 28
 
 
-def test_a_log_without_any_end_is_worth_what_its_steps_cost_for_ever() -> None:
+@pytest.mark.parametrize("gamma", [0.9, 0.99, 0.999])
+def test_a_log_without_any_end_is_worth_what_its_steps_cost_for_ever(gamma: float) -> None:
     """Not less: a penalty on the regression's constant would shrink it, step after step."""
     rng = np.random.default_rng(0)
     count = 2000
@@ -298,8 +322,14 @@ def test_a_log_without_any_end_is_worth_what_its_steps_cost_for_ever() -> None:
     )
     target = np.full((count, 2), 0.5, np.float32)
     for smoothness in (FINE, COARSE):
-        found = FittedQEvaluation(data, gamma=0.99, seed=0, smoothness=smoothness).evaluate(target)
-        assert found.start == pytest.approx(-100, rel=0.02)
+        found = FittedQEvaluation(data, gamma=gamma, seed=0, smoothness=smoothness).evaluate(target)
+        assert found.start == pytest.approx(-1 / (1 - gamma), rel=0.02)
+
+
+def test_an_action_that_was_never_logged_is_worth_the_least() -> None:
+    data = replace(make_data(actions=2), num_actions=3, rewards=-np.ones(400, np.float32))
+    always = np.tile(np.array([0, 0, 1], np.float32), (400, 1))
+    assert FittedQEvaluation(data, gamma=0.9, seed=0).evaluate(always).start == pytest.approx(-10)
 
 
 def test_continuous_actions_are_evaluated_too() -> None:
@@ -332,30 +362,26 @@ def test_the_behaviour_policy_is_recovered_from_its_actions() -> None:
 
 
 def test_the_latest_iteration_close_to_the_best_is_chosen() -> None:
-    def choose(values: list[float]) -> int:
-        return [i for i, value in enumerate(values) if is_chosen(value, max(values))][-1]
-
-    assert choose([10, 100, 99.5, 60]) == 2
-    assert choose([10, 100, 98.9, 60]) == 1
-    assert choose([-100, -50, -50.4, -51]) == 2
+    assert choose([10, 100, 99.5, 60], logged=20) == 2
+    assert choose([10, 100, 98.9, 60], logged=20) == 1
+    assert choose([-100, -50, -50.4, -51], logged=-90) == 2
+    # Close to 0, the gain on the log is what a hundredth is of.
+    assert choose([-5, 0.05, 0.0, -1], logged=-10) == 2
+    assert choose([3], logged=5) == 0
 
 
 def fixed(probabilities: list[float]) -> NetworkPolicy:
     """Networks whose values lead to a policy that always takes the likeliest of these actions."""
-    from torch import nn
-
-    from runtime.offline.network_policy import make_filter
-
     layer = nn.Linear(4, len(probabilities))
     with torch.no_grad():
         layer.weight.zero_()
         layer.bias.copy_(torch.tensor(probabilities))
-    return NetworkPolicy("greedy", {"q": [nn.Sequential(layer)]}, make_filter(np.zeros(4), np.ones(4)))
+    return NetworkPolicy("greedy", {"q": [nn.Sequential(layer)]}, ObservationFilter(np.zeros(4), np.ones(4), 10.0))
 
 
 def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() -> None:
     data, solve = make_chain(count=6000, seed=3, end=0.3)
-    judge = Judge(data, data.probabilities, gamma=0.9, seed=0)
+    judge = Judge(data, gamma=0.9, seed=0)
     moves, stays = fixed([0.0, 1.0]), fixed([1.0, 0.0])
     better, worse = judge.score(moves), judge.score(stays)
     truth = solve(np.ones(4), 0.9)[0]
@@ -372,7 +398,7 @@ def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() ->
 
 def test_few_episodes_and_hopeless_weights_are_warned_of() -> None:
     data, _ = make_chain(count=400, seed=0, end=0.02)
-    judge = Judge(data, data.probabilities, gamma=0.9, seed=0)
+    judge = Judge(data, gamma=0.9, seed=0)
     report = judge.report(fixed([0.0, 1.0]))
     assert len(data.starts) < 30
     assert any("fewer than 30: every interval is rough" in line for line in report.warnings)

@@ -230,6 +230,17 @@ def test_thousands_of_steps_do_not_overflow_the_normalised_estimators() -> None:
     assert 0 < estimate("magic", episodes) <= 100
 
 
+def test_without_any_weight_left_nothing_is_claimed() -> None:
+    """A deterministic policy that no episode agrees with: 0 would be the best of all negative returns."""
+    episodes = Episodes.from_steps(
+        np.array([2, 3]), gamma=0.9, rewards=-np.ones(5), target=np.array([1, 0, 1, 1, 0]), behaviour=np.full(5, 0.5)
+    )
+    for name in ("wis", "wpdis"):
+        assert np.isnan(estimate(name, episodes))
+        assert np.isnan(bootstrap(ESTIMATORS[name](episodes), seed=0)).all()
+    assert np.isfinite(estimate("wdr", episodes))
+
+
 def test_a_logged_action_that_could_not_happen_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"behaviour: got the probability 0.0 at step 1; expected above 0"):
         Episodes.from_steps(

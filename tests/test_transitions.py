@@ -259,6 +259,10 @@ def test_every_problem_of_a_log_is_listed_with_its_lines(tmp_path: Path) -> None
             HEAD + "0,,a,1,3,0,0\n1,,a,1,0,0,0\n0,,a,1,0,0,0\n",
             "cumulative_rewards: got 3 in line 2; expected an episode's return in its last row",
         ),
+        (
+            "action,episode_id,reward,state_feature_0,terminated\n0,a,1,1,1\n1,a,1,1,0\n0,a,1,1,1\n",
+            "terminated: got True in line 2; expected true in the last row of an episode alone",
+        ),
         ("action,episode_id,rewards,state_feature_0\n", "expected reward among them. Did you mean 'rewards'?"),
         (
             "action,episode_id,reward,state_feature_1\n0,a,1,1\n",

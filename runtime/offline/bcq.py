@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional
 
 from runtime.errors import UserError
-from runtime.offline.network_policy import Kind, NetworkPolicy, make_filter
+from runtime.observation_filter import ObservationFilter
+from runtime.offline.network_policy import CLIP, Kind, NetworkPolicy, make_filter
 from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
 
 # It greets on stdout, where metrics belong, and old gym, which it imports, says farewell on stderr.
@@ -32,6 +33,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
 
 ALGORITHM, AVERAGED = "algorithm.pt", "averaged.pt"
 _DRAWN_AT_ONCE = 512  # batches
+_ROWS = 262_144  # that are standardised at a time, in double
 
 # By name: for discrete actions, for continuous ones.
 _CONFIGS: dict[str, tuple[Any, Any]] = {
@@ -77,11 +79,12 @@ class SquaredErrorQFunctionFactory(d3rlpy.models.q_functions.QFunctionFactory): 
 
 @dataclasses.dataclass()
 class _FusedAdamFactory(d3rlpy.optimizers.AdamFactory):  # type: ignore[misc]
-    """Adam whose step is one call for all weights: the same numbers, a fifth of an update's time."""
+    """Adam whose step is one call for all weights, with the same numbers."""
 
     def create_optimizer(self, named_modules: Any, lr: float) -> Any:
         optimizer = super().create_optimizer(named_modules, lr)
-        return torch.optim.Adam(optimizer.param_groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
+        groups = [{"params": group["params"]} for group in optimizer.param_groups]
+        return torch.optim.Adam(groups, lr=lr, betas=self.betas, eps=self.eps, fused=True)
 
     @staticmethod
     def get_type() -> str:
@@ -145,29 +148,33 @@ class Learner:
         d3rlpy.seed(recipe.seed)
         self._recipe, self._is_discrete = recipe, data.num_actions is not None
         self.updates = 0
-        self.filter = make_filter(data.states.mean(axis=0, dtype=np.float64), data.states.std(axis=0, dtype=np.float64))
-        self._load_data(data)
+        self.filter = make_filter(data.states)
+        self._low, self._high = np.zeros(0, np.float32), np.zeros(0, np.float32)
+        if not self._is_discrete:
+            self._low, self._high = data.actions.min(axis=0), data.actions.max(axis=0)
+        self._data = data
+        self._load_data()
         config = _make_config(recipe, is_discrete=self._is_discrete)
         self._algorithm = config.create(device=False)
         self._algorithm.create_impl(data.shape, data.num_actions or data.actions.shape[1])
         self._generator = torch.Generator().manual_seed(recipe.seed)
         self._averaged = copy.deepcopy(self._acting_modules())
 
-    def _load_data(self, data: Transitions) -> None:
+    def _load_data(self) -> None:
         """Tensors of the transitions; the next state is a row number, not a second copy of all states."""
+        data = self._data
         usable = np.flatnonzero(data.next_rows != UNKNOWN)
         following = data.next_rows[usable]
-        self._observations = torch.as_tensor(self.filter(data.observations))
+        parts = [self.filter(data.observations[i : i + _ROWS]) for i in range(0, len(data.observations), _ROWS)]
+        self._observations = torch.as_tensor(np.concatenate(parts))
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
         self._rewards = torch.as_tensor(data.rewards[usable][:, None])
-        self._low, self._high = np.zeros(0, np.float32), np.zeros(0, np.float32)
         actions = data.actions[usable]
         if self._is_discrete:
             actions = actions[:, None]
         else:
-            self._low, self._high = data.actions.min(axis=0), data.actions.max(axis=0)
             span = np.where(self._high > self._low, self._high - self._low, 1)
             actions = (2 * (actions - self._low) / span - 1).astype(np.float32)
         self._actions = torch.as_tensor(actions)
@@ -250,21 +257,27 @@ class Learner:
         }
         return nn.ModuleList([getattr(modules, names[role]) for role in self._roles()])
 
-    def save(self, folder: Path) -> None:
-        """Writes what `restore` goes on from."""
-        self._algorithm.save_model(str(folder / ALGORITHM))
-        state = {
+    def state(self) -> dict[str, bytes]:
+        """File name to content, of all that `restore` goes on from."""
+        algorithm, rest = io.BytesIO(), io.BytesIO()
+        self._algorithm.impl.save_model(algorithm)
+        facts = {
             "averaged": self._averaged.state_dict(),
             "generator": self._generator.get_state(),
             "updates": self.updates,
+            "mean": torch.as_tensor(self.filter.mean),
+            "std": torch.as_tensor(self.filter.std),
+            "low": torch.as_tensor(self._low),
+            "high": torch.as_tensor(self._high),
         }
-        torch.save(state, folder / AVERAGED)
+        torch.save(facts, rest)
+        return {ALGORITHM: algorithm.getvalue(), AVERAGED: rest.getvalue()}
 
     def restore(self, folder: Path) -> None:
-        """Goes on from what `save` wrote.
+        """Goes on from the files of `state`, seeing states and scaling actions as then; the learning rate is today's.
 
         Raises:
-            UserError: That is of another network or algorithm.
+            UserError: They are of another network or algorithm.
         """
         try:
             self._algorithm.load_model(str(folder / ALGORITHM))
@@ -272,11 +285,17 @@ class Learner:
             self._averaged.load_state_dict(state["averaged"])
             self._generator.set_state(state["generator"])
             self.updates = int(state["updates"])
+            self.filter = ObservationFilter(state["mean"].numpy(), state["std"].numpy(), CLIP)
+            self._low, self._high = state["low"].numpy(), state["high"].numpy()
         except Exception as error:  # torch and d3rlpy raise whatever their unpickling raises
             raise UserError(
                 f"{folder}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
-                "one of the same algorithm, network and data. Restore from another checkpoint, or start without."
+                "one of the same algorithm and network. Restore from another checkpoint, or start without."
             ) from error
+        for module in vars(self._algorithm.impl.modules).values():
+            for group in getattr(getattr(module, "optim", None), "param_groups", ()):
+                group["lr"] = self._recipe.lr
+        self._load_data()
 
 
 def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:

@@ -33,7 +33,7 @@ def estimate_behaviour(learn: Transitions, judge: Transitions, *, seed: int) -> 
             nn.ReLU(),
             nn.Linear(_HIDDEN, learn.num_actions),
         )
-    see = make_filter(learn.states.mean(axis=0), learn.states.std(axis=0))
+    see = make_filter(learn.states)
     states, actions = torch.as_tensor(see(learn.states)), torch.as_tensor(learn.actions)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LR, weight_decay=1e-4, fused=True)
     for _ in range(_STEPS):

@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.environments import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
+from runtime.export.bcq_graph import PROBABILITIES
 from runtime.offline.rollouts import Policy, VectoredGymEnvironment
 
 UNIFORM = "uniform"
@@ -91,7 +92,7 @@ def _check(request: CollectRequest) -> None:
         problems.add("--out", str(request.out), "the command line", expected="a name that ends in .csv or .parquet")
     if request.episodes is not None and request.steps is not None:
         problems.add_line("--episodes: got it beside --steps; expected one of them.")
-    if not 0 <= request.epsilon <= 1:
+    if not 0 <= request.epsilon <= 1:  # NaN neither
         problems.add("--epsilon", request.epsilon, "the command line", expected="a share from 0 to 1")
     problems.raise_if_any()
 
@@ -139,6 +140,14 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
             f"{request.env} has."
         )
 
+    size = uniform.shape[1] if is_discrete else int(space.shape[0])
+    found = trained.run(np.zeros((1, envs.state_dims), np.float32), (trained.main_output,))[trained.main_output]
+    is_index = np.issubdtype(found.dtype, np.integer)
+    if is_discrete is not (is_index or trained.main_output == PROBABILITIES) or (
+        not is_index and found.shape[1:] != (size,)
+    ):
+        raise UserError(f"--policy: got one for other actions; expected those of {request.env}, which are {space}.")
+
     def act(states: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         found = trained.run(states, (trained.main_output,))[trained.main_output]
         if not is_discrete:
@@ -176,11 +185,10 @@ def _session(states: Path) -> Path:
 def _describe(frame: Any, request: CollectRequest, envs: VectoredGymEnvironment) -> str:
     lines = []
     if frame is not None:
-        last = frame.groupby("episode_id")["cumulative_rewards"].last()
-        ends = frame.groupby("episode_id")["reward"].sum()
-        whole = ends[last != 0]
-        mean = f"; mean return of {len(whole):,} whole episodes: {whole.mean():.2f}" if len(whole) else ""
-        lines.append(f"{request.out}: {len(frame):,} steps of {len(ends):,} episodes{mean}")
+        whole = frame[frame["terminated"] | frame["truncated"]]["cumulative_rewards"]
+        mean = f"; mean return of {len(whole):,} whole ones: {whole.mean():.2f}" if len(whole) else ""
+        more = "more " if request.action_probs is not None else ""
+        lines.append(f"{request.out}: {len(frame):,} {more}steps of {frame['episode_id'].nunique():,} episodes{mean}")
     if request.states is not None:
         lines.append(f"{request.states}: the states of {envs.num_of_envs:,} environments, for smrl transform")
     return "\n".join(lines)

@@ -21,9 +21,9 @@ from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
 
 _WAVES = 150
 _LEAST_RIDGE = 1e-6
-_ITERATIONS = 600
+_HORIZONS = 8  # iterations at most, in units of 1 / (1 - gamma)
 _LOOK_EVERY = 10
-_SETTLED = 2e-4  # of the range of returns, over as many iterations as lie between two looks
+_SETTLED = 2e-3  # of the range of returns: how far from its limit a value may be
 
 Singles = NDArray[np.float32]
 
@@ -78,7 +78,9 @@ class FittedQEvaluation:
         self._low, self._high = return_bounds(data.rewards, gamma)
         self._is_discrete = data.num_actions is not None
         inputs = data.states if self._is_discrete else np.concatenate([data.states, data.actions], axis=1)
-        self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
+        # In double: a sum of millions in float32 loses its digits.
+        mean, std = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+        self._mean, self._std = mean.astype(np.float32), (std + 1e-6).astype(np.float32)
         rng = np.random.default_rng(seed)
         scale = smoothness.bandwidth * np.sqrt(inputs.shape[1])
         self._frequencies = (rng.normal(size=(inputs.shape[1], _WAVES)) / scale).astype(np.float32)
@@ -110,7 +112,7 @@ class FittedQEvaluation:
             target: (M, A) action probabilities at each of the data's observations; of continuous actions, the (M, A)
                 actions themselves.
         """
-        weights = self._iterate(target, None)
+        weights = self._solve(target)
         starts = self._values(target, self._data.starts, weights)
         q_values = np.einsum("nd,ad->na", self._logged, weights[:, :, 0])
         return Evaluated(float(starts.mean(dtype=np.float64)), np.clip(q_values, self._low, self._high))
@@ -123,31 +125,45 @@ class FittedQEvaluation:
             resamples: R.
             seed: Of the draws.
         """
-        found = []
+        found, solved = [], self._solve(target)
         for counts in draw_counts(len(self._data.starts), resamples, seed=seed):
-            weights = self._iterate(target, counts)
+            weights = self._solve(target, counts, begin=solved)
             starts = self._values(target, self._data.starts, weights)
             found.append(np.einsum("re,er->r", counts, starts) / counts.sum(axis=1))
         return np.concatenate(found)
 
-    def _iterate(self, target: Singles, counts: NDArray[np.float64] | None) -> Singles:
-        """(A, D, R) weights of the regressions at their fixed point, for each resample."""
+    def _solve(
+        self, target: Singles, counts: NDArray[np.float64] | None = None, *, begin: Singles | None = None
+    ) -> Singles:
+        """(A, D, R) weights of the regressions at their fixed point, for each resample.
+
+        Args:
+            target: The policy.
+            counts: (R, E) of each episode; each once if None.
+            begin: Weights (A, D, 1) to begin from, near which the fixed point is; zeros if None.
+        """
         inverses = [
             self._invert(design, group, counts) for design, group in zip(self._designs, self._groups, strict=True)
         ]
         resamples = 1 if counts is None else len(counts)
         rows = None if counts is None else counts[:, self._episode].T.astype(np.float32)
         weights = np.zeros((len(self._groups), self._logged.shape[1], resamples), np.float32)
+        weights += 0 if begin is None else begin
         following = self._prepare(target, self._next)
         first = self._prepare(target, self._data.starts)
         before = np.full(resamples, np.inf)
-        for iteration in range(_ITERATIONS):
+        # Values approach their limit by a factor gamma a step: what is left is that many times the last change.
+        settled = _SETTLED * (self._high - self._low) * min(1.0, _LOOK_EVERY * (1 - self._gamma))
+        for iteration in range(int(_HORIZONS / (1 - self._gamma)) + _LOOK_EVERY):
             targets = self._gamma * np.clip(self._apply(following, weights), self._low, self._high)
             targets[self._is_end] = 0
             targets += self._rewards[:, None]
             if rows is not None:
                 targets *= rows
             for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
+                if not len(group):  # never logged: nothing speaks for it
+                    weights[action, -1] = self._low
+                    continue
                 moments = design.T @ targets[group]
                 weights[action] = (
                     np.einsum("rij,jr->ir", inverses[action], moments)
@@ -156,7 +172,7 @@ class FittedQEvaluation:
                 )
             if iteration % _LOOK_EVERY == _LOOK_EVERY - 1:
                 now = np.clip(self._apply(first, weights), self._low, self._high).mean(axis=0)
-                if np.abs(now - before).max() < _SETTLED * (self._high - self._low):
+                if np.abs(now - before).max() < settled:
                     break
                 before = now
         return weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from runtime.metrics import MetricsLog
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.behaviour import estimate_behaviour
 from runtime.offline.network_policy import AVERAGED_FILE, FILE, NetworkPolicy
-from runtime.offline.results import write_coach_csv, write_report
-from runtime.offline.selection import Judge, Report, is_chosen
+from runtime.offline.results import as_json, write_coach_csv, write_report
+from runtime.offline.selection import Judge, Report, choose, draw_judges
 from runtime.offline.transitions import Transitions
 from runtime.stop import Interrupted, StopRequest, reached
 
@@ -87,21 +87,26 @@ class _Learning:
         self._job, self._reporter, self._request = job, reporter, request
         settings = job.config.algorithm
         seed = settings["seed"]
-        learn_from, judge_by = job.data.split(settings["train_fraction"], seed=seed)
+        learn_from, held_out = job.data.split(settings["train_fraction"], seed=seed)
+        judge_by = draw_judges(held_out, seed=seed)
+        drawn = "" if judge_by is held_out else f", of which {len(judge_by):,} of {len(judge_by.starts):,} judge"
         reporter.note(
             f"{len(learn_from):,} transitions of {len(learn_from.starts):,} episodes to learn from, "
-            f"{len(judge_by):,} of {len(judge_by.starts):,} to judge by"
+            f"{len(held_out):,} of {len(held_out.starts):,} held out{drawn}"
         )
         with request:
-            probabilities = self._behaviour(learn_from, judge_by, seed)
-            self._judge = Judge(judge_by, probabilities, gamma=settings["gamma"], seed=seed)
+            self._judge = Judge(self._with_behaviour(judge_by, learn_from), gamma=settings["gamma"], seed=seed)
             self._learner = Learner(learn_from, make_recipe(job.config))
+            self._logged = self._judge.logged
         self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
+        self._kept: dict[str, bytes] = self._learner.state()
         self._state = JobState(job.config.env, list(job.data.shape), describe_actions(job.data))
         if job.resume_from is not None:
             self._restore(job.resume_from)
+            self._kept = self._learner.state()
         self._state.policy = {
             "algorithm": job.config.values["run"],
+            "seed": seed,
             "env_config": job.config.env_config,
             "horizon": settings.get("horizon"),
             **self._choice(),
@@ -110,16 +115,18 @@ class _Learning:
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
 
-    def _behaviour(self, learn_from: Transitions, judge_by: Transitions, seed: int) -> Any:
+    def _with_behaviour(self, judge_by: Transitions, learn_from: Transitions) -> Transitions:
+        """The judging episodes with the probabilities of the policy that acted, estimated if the log has none."""
         if judge_by.num_actions is None:
             self._reporter.note("actions are continuous: policies are judged by fitted Q evaluation alone")
-            return None
+            return judge_by
         if judge_by.probabilities is not None:
-            return judge_by.probabilities
+            return judge_by
         self._reporter.note(
             "the data has no action probabilities: importance sampling goes by a behaviour policy that is estimated"
         )
-        return estimate_behaviour(learn_from, judge_by, seed=seed)
+        seed = self._job.config.algorithm["seed"]
+        return replace(judge_by, probabilities=estimate_behaviour(learn_from, judge_by, seed=seed))
 
     def _restore(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
@@ -130,10 +137,12 @@ class _Learning:
                     f"{getattr(self._state, what)}, as the data has. Learn from that data, or restore another one."
                 )
         self._learner.restore(checkpoint)
-        restore_random_states(checkpoint)
+        if not self._job.is_same_job:  # another job's estimates are by other episodes: only its networks go on
+            self._learner.updates = 0
+            self._reporter.note(f"beginning with the networks of {checkpoint}")
+            return
         self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / AVERAGED_FILE)
-        if not self._job.is_same_job:
-            state.time_total_s = 0.0
+        restore_random_states(checkpoint)
         self._state = replace(state, env=self._job.config.env)
         self._reporter.note(f"going on from {checkpoint}: iteration {state.training_iteration}")
 
@@ -144,16 +153,21 @@ class _Learning:
             why = self._iterate()
             if self._chosen is None:
                 raise Interrupted
-            self._reporter.note("estimating the chosen policy's return with its interval")
-            report = self._judge.report(self._chosen[0])
             checkpoint = self._save_final()
-            self._job.hand_over(checkpoint, {**self._choice(), **_as_json(report)})
-            write_report(
-                self._job.layout.data, self._state.rows, report, chosen=int(self._choice()["chosen_iteration"])
-            )
+            self._reporter.note("estimating the chosen policy's return with its interval")
+            report = self._judge.report(self._chosen[0], in_a_hurry=self._request.is_set)
+            chosen = self._choice()
+            self._job.hand_over(checkpoint, {**chosen, **as_json(report)})
+            self._write_report(report, int(chosen["chosen_iteration"]))
         finally:
             self._metrics.close()
-        return OfflineOutcome(why, self._state, checkpoint, int(self._choice()["chosen_iteration"]), report)
+        return OfflineOutcome(why, self._state, checkpoint, int(chosen["chosen_iteration"]), report)
+
+    def _write_report(self, report: Report, chosen: int) -> None:
+        try:
+            write_report(self._job.layout.data, self._state.rows, report, chosen=chosen)
+        except Exception as error:  # the model is written; a picture must not turn success into failure
+            self._reporter.note(f"no report: {type(error).__name__}: {error}")
 
     def _iterate(self) -> str:
         stop, updates = self._job.config.stop, self._job.config.algorithm["updates_per_iteration"]
@@ -171,7 +185,9 @@ class _Learning:
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
             row = self._record(losses, scores)
-            self._choose(policy, row)
+            self._choose(policy)
+            # What is saved is the learner as it was judged, not as it is when a stop cuts the next iteration.
+            self._kept = self._learner.state()
             why = reached(stop, row, episodes_of_mean=0)
             every = self._job.config.values["checkpoint_freq"]
             if why is None and every and self._state.training_iteration % every == 0:
@@ -202,19 +218,18 @@ class _Learning:
         write_coach_csv(self._job.layout.intermediate, state.rows)
         return row
 
-    def _choose(self, policy: NetworkPolicy, row: dict[str, float]) -> None:
-        best = max(earlier["estimated_return"] for earlier in self._state.rows)
-        if is_chosen(row["estimated_return"], best):
+    def _choose(self, policy: NetworkPolicy) -> None:
+        choice = self._choice()
+        if choice["chosen_iteration"] == self._state.training_iteration:
             self._chosen = policy, self._learner.policy(averaged=True)
-            self._state.policy.update(self._choice())
+            self._state.policy.update(choice)
 
     def _choice(self) -> dict[str, Any]:
         """The iteration that the rule chooses of those so far, and its value."""
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
-        best = max(row["estimated_return"] for row in rows)
-        chosen = [row for row in rows if is_chosen(row["estimated_return"], best)][-1]
+        chosen = rows[choose([row["estimated_return"] for row in rows], logged=self._logged)]
         return {
             "chosen_iteration": int(chosen["training_iteration"]),
             "estimated_return": chosen["estimated_return"],
@@ -225,7 +240,8 @@ class _Learning:
         policy, averaged = self._chosen
 
         def write(folder: Path) -> None:
-            self._learner.save(folder)
+            for name, content in self._kept.items():
+                (folder / name).write_bytes(content)
             policy.save(folder / FILE)
             averaged.save(folder / AVERAGED_FILE)
 
@@ -269,10 +285,3 @@ def _coach_line(row: dict[str, float]) -> str:
     return "Off-Policy Evaluation> " + ", ".join(
         f"{name}={value}" for name, value in parts.items() if value is not None
     )
-
-
-def _as_json(report: Report) -> dict[str, Any]:
-    """For the manifest: what is not infinite, as JSON has no word for that."""
-    found = asdict(report)
-    found.pop("warnings")
-    return {"offline_evaluation": found, "warnings": list(report.warnings)}

@@ -89,6 +89,9 @@ def check_numbers(log: Log, problems: LogProblems) -> None:
         problems.add_rows(
             ~np.isfinite(values), name, values, expected="finite numbers", remedy="Mend or drop the episode."
         )
+    for episode, state in log.final_observations.items():
+        if not np.isfinite(state).all():
+            problems.add_line(f"{log.name}: got {_show(state)} after episode {episode}; expected finite numbers.")
 
 
 def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> int:
@@ -163,11 +166,29 @@ def sort_rows(log: Log, problems: LogProblems) -> tuple[Integers, tuple[str, ...
         _check_interleaved(log, runs, problems)
     else:
         order = rows
-    _checkmarks(log, order, problems)
+    _check_marks(log, order, problems)
+    _check_ends(log, order, problems)
     if (order == rows).all():
         return rows, ()
     moved = int((order != rows).sum())
     return order, (f"{log.name}: rows were not in the order of their episodes; {moved:,} were moved",)
+
+
+def _check_ends(log: Log, order: Integers, problems: LogProblems) -> None:
+    """An episode ends once, in its last row."""
+    is_last = np.diff(log.episodes[order], append=-1) != 0
+    for name, flags in (("terminated", log.terminated), ("truncated", log.truncated)):
+        if flags is None:
+            continue
+        wrong = np.zeros(len(order), bool)
+        wrong[order] = flags[order] & ~is_last
+        problems.add_rows(
+            wrong,
+            name,
+            flags,
+            expected="true in the last row of an episode alone",
+            remedy="Two episodes may share an episode_id, or rows are out of order: add a transition_number.",
+        )
 
 
 def _changes(episodes: Integers) -> Bools:
@@ -233,14 +254,18 @@ def is_marked_once(log: Log) -> bool:
     return int(marks(log).sum()) <= 2 * len(log.episode_names)
 
 
-def _checkmarks(log: Log, order: Integers, problems: LogProblems) -> None:
+def _check_marks(log: Log, order: Integers, problems: LogProblems) -> None:
     """An episode's return belongs to its last row; elsewhere, the rows of the episode were shuffled."""
     if log.cumulative_rewards is None or not is_marked_once(log):
         return
     marked = marks(log)
     is_last = np.diff(log.episodes[order], append=-1) != 0
+    sums = np.cumsum(log.rewards[order], dtype=np.float64)
+    before = np.maximum.accumulate(np.where(_changes(log.episodes[order]), np.arange(len(order)), 0))
+    running = sums - (sums - log.rewards[order])[before]
+    is_running = np.isclose(log.cumulative_rewards[order], running, rtol=1e-3, atol=1e-3)
     wrong = np.zeros(len(order), bool)
-    wrong[order] = marked[order] & ~is_last
+    wrong[order] = marked[order] & ~is_last & ~is_running
     problems.add_rows(
         wrong,
         "cumulative_rewards",

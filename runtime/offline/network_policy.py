@@ -19,10 +19,10 @@ from runtime.export.graph import Graph
 from runtime.observation_filter import ObservationFilter
 
 FILE, AVERAGED_FILE = "policy.pt", "averaged_policy.pt"
-_CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
+CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
 _ROWS = 65536
 _LATENTS = 100
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "swish": nn.SiLU, "silu": nn.SiLU}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "swish": nn.SiLU}
 
 Kind = Literal["greedy", "actor", "sampled"]
 Networks = Mapping[str, Sequence[nn.Sequential]]
@@ -226,7 +226,7 @@ class NetworkPolicy:
                 role: [_rebuild(state, facts["activation"]) for state in states]
                 for role, states in stored["weights"].items()
             }
-            observation_filter = make_filter(facts.pop("mean").numpy(), facts.pop("std").numpy())
+            observation_filter = ObservationFilter(facts.pop("mean").numpy(), facts.pop("std").numpy(), CLIP)
             low, high = facts.pop("low").numpy(), facts.pop("high").numpy()
             return cls(networks=networks, observation_filter=observation_filter, low=low, high=high, **facts)
         except Exception as error:  # torch raises whatever its unpickling raises
@@ -236,16 +236,17 @@ class NetworkPolicy:
             ) from error
 
 
-def make_filter(mean: NDArray[Any], std: NDArray[Any]) -> ObservationFilter:
-    """The filter that standardises by a log's mean (O,) and standard deviation (O,)."""
-    return ObservationFilter(np.asarray(mean, np.float64), np.asarray(std, np.float64), _CLIP)
+def make_filter(states: NDArray[np.float32]) -> ObservationFilter:
+    """The filter that standardises as these (N, O) states are spread; summed in double, as they may be millions."""
+    return ObservationFilter(states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64), CLIP)
 
 
 def _rebuild(state: Mapping[str, torch.Tensor], activation: str) -> nn.Sequential:
     weights = [value for name, value in state.items() if name.endswith("weight")]
     layers: list[nn.Module] = []
-    for weight in weights:
-        layers += [nn.Linear(weight.shape[1], weight.shape[0]), _ACTIVATIONS[activation]()]
+    for weight in weights:  # without initial weights, which would draw from the process's generator
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta").to_empty(device="cpu")
+        layers += [linear, _ACTIVATIONS[activation]()]
     network = nn.Sequential(*layers[:-1])
     network.load_state_dict(state)
     return network

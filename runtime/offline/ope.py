@@ -6,6 +6,7 @@ that every estimator is exact for episodes of unequal length. All returns are di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,11 +125,14 @@ class Terms:
         plain: (N,) averaged over the episodes.
         numerators: (N, T) or None.
         denominators: (N, T), with `numerators`.
+        unweighted: What a step adds at which no episode has any weight left: NaN where nothing is known then, 0 where
+            a model has spoken for the rest.
     """
 
     plain: Floats
     numerators: Floats | None = None
     denominators: Floats | None = None
+    unweighted: float = math.nan
 
     def estimate(self, counts: Floats) -> Floats:
         """(R,) estimates for (R, N) counts of each episode."""
@@ -136,8 +140,8 @@ class Terms:
         if self.numerators is not None and self.denominators is not None:
             below = counts @ self.denominators
             above = counts @ self.numerators
-            # No weight is left at a step: nothing is known of it, and it adds nothing.
-            total = total + np.divide(above, below, out=np.zeros_like(above), where=below > 0).sum(axis=1)
+            nothing = np.full_like(above, self.unweighted)
+            total = total + np.divide(above, below, out=nothing, where=below > 0).sum(axis=1)
         return total
 
 
@@ -202,7 +206,7 @@ def weighted_doubly_robust(episodes: Episodes) -> Terms:
     # The value of a state stands beside the weight of the step before it: w_{t-1} v_t.
     differences = episodes.rewards - episodes.q_values
     numerators = weights * (differences + episodes.gamma * _following(episodes.state_values)) * episodes.discounts
-    return Terms(episodes.state_values[:, 0], numerators, weights)
+    return Terms(episodes.state_values[:, 0], numerators, weights, unweighted=0.0)
 
 
 ESTIMATORS: Mapping[str, Callable[[Episodes], Terms]] = {
@@ -253,6 +257,8 @@ def bootstrap(terms: Terms, *, seed: int, resamples: int = 1000, level: float = 
     Stone & Niekum 2017, Bootstrapping with models.
     """
     values = np.concatenate([terms.estimate(counts) for counts in draw_counts(len(terms.plain), resamples, seed=seed)])
+    if not np.isfinite(values).all():  # some resamples know nothing: then there is no telling
+        return math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -44,7 +44,7 @@ def _parse_texts(texts: list[str], row_name: RowName, path: Path) -> NDArray[np.
         joined = re.sub(rb"np\.float\d+\(", b"", joined)
     cleaned = joined.translate(_TO_BLANKS)
     together = _to_numbers(cleaned.replace(b"|", b" ").split())
-    if together is not None and len(together) and len(together) % len(texts) == 0:
+    if together is not None and all(texts) and len(together) % len(texts) == 0:
         table = together.reshape(len(texts), -1)
         if np.abs(table.sum(axis=1) - 1).max() < 0.5:  # a row that borrowed from its neighbour does not sum to 1
             return table

@@ -29,9 +29,21 @@ def read_transitions(place: Path, *, num_actions: int | None = None) -> Transiti
     """
     if not place.exists():
         raise UserError(f"data: got {str(place)!r}, which does not exist; expected a CSV, Parquet or HDF5 file.")
+    if place.is_dir() and not is_stored_dataset(place):
+        place = _stored_in(place) or place  # a SageMaker channel is a folder, whatever it holds
     if is_stored_dataset(place):
         return arrange(read_stored_dataset(place), num_actions=num_actions)
     return arrange(read_tables(_tables_in(place)), num_actions=num_actions)
+
+
+def _stored_in(folder: Path) -> Path | None:
+    """The one stored dataset below a folder that holds no tables, or None."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = {
+        path.parent.parent if path.match("data/main_data.hdf5") else path for path in files if is_stored_dataset(path)
+    }
+    has_tables = any(path.name.endswith(_TABLES) for path in files)
+    return found.pop() if len(found) == 1 and not has_tables else None
 
 
 def _tables_in(place: Path) -> list[Path]:

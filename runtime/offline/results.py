@@ -49,6 +49,12 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
     plot_estimates(folder / PLOT, rows, report, chosen=chosen)
 
 
+def as_json(report: Report) -> dict[str, Any]:
+    """A report for the manifest."""
+    found: dict[str, Any] = _finite(asdict(report))
+    return {"warnings": found.pop("warnings"), "offline_evaluation": found}
+
+
 def _finite(value: Any) -> Any:
     """The same with null for what is no finite number."""
     if isinstance(value, float):

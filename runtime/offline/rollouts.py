@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from runtime.environments import EnvSpec, make_env
+from runtime.environments import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 
 if TYPE_CHECKING:
@@ -45,14 +45,20 @@ class VectoredGymEnvironment:
 
     def __init__(self, registered_gym_env: str, num_of_envs: int = 1, *, seed: int = 0) -> None:
         self._name, self.num_of_envs, self._seed = registered_gym_env, num_of_envs, seed
+        problems = Problems("this collection")
+        check_env_name("env", registered_gym_env, "the caller", problems)
+        problems.raise_if_any()
         self._envs = SyncVectorEnv(
             [lambda: make_env(EnvSpec(registered_gym_env))] * num_of_envs, autoreset_mode=AutoresetMode.DISABLED
         )
         space, actions = self._envs.single_observation_space, self._envs.single_action_space
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"env: got {registered_gym_env!r} with observations {space}; expected a flat Box.")
-        if not isinstance(actions, gymnasium.spaces.Discrete | gymnasium.spaces.Box):
-            raise UserError(f"env: got {registered_gym_env!r} with actions {actions}; expected Discrete or a Box.")
+        is_flat = isinstance(actions, gymnasium.spaces.Box) and len(actions.shape) == 1
+        if not (is_flat or (isinstance(actions, gymnasium.spaces.Discrete) and actions.start == 0)):
+            raise UserError(
+                f"env: got {registered_gym_env!r} with actions {actions}; expected Discrete from 0, or a flat Box."
+            )
         self.action_space: Any = actions
         self.state_dims = space.shape[0]
         self._rng = np.random.default_rng([seed, _SAMPLING])
@@ -96,7 +102,8 @@ class VectoredGymEnvironment:
 
         Returns:
             A row a step: action, all_action_probabilities, episode_id, reward, cumulative_rewards (an episode's return
-            in its last row, else 0), state_feature_0, …, transition_number, truncated.
+            in its last row, else 0), state_feature_0, …, transition_number, terminated,
+            truncated.
 
         Raises:
             UserError: The probabilities are not one list for each copy, of numbers that sum to 1.
@@ -109,7 +116,12 @@ class VectoredGymEnvironment:
             given, states = read_transform_output(Path(file_name))
             self._check_states(states, file_name)
         else:
-            given = np.array(action_probs, np.float64)
+            try:
+                given = np.array(action_probs, np.float64)
+            except (ValueError, TypeError):
+                raise UserError(
+                    "action_probs: got rows of different lengths, or no numbers; expected a list a copy."
+                ) from None
         probabilities = self._check(given, str(file_name or "action_probs"))
         return self.collect(lambda _: probabilities, num_steps=num_steps, num_episodes=num_episodes)
 
@@ -156,7 +168,7 @@ class VectoredGymEnvironment:
             chosen = [int(actions[i]), given[i].tolist()] if self._is_discrete else actions[i].tolist()
             total = float(self._returns[i]) if ended[i] else 0.0
             name = i + self.num_of_envs * int(self._episodes[i])  # the notebook's numbering
-            end = (number, bool(truncated[i] and not terminated[i]))
+            end = (number, bool(terminated[i]), bool(truncated[i] and not terminated[i]))
             rows.append((*chosen, name, float(rewards[i]), total, *states[i].tolist(), *end))
         self._states = following.astype(np.float32)
         self._episodes[ended & is_playing] += 1
@@ -189,7 +201,16 @@ class VectoredGymEnvironment:
         numbers = range(0 if self._is_discrete else self.action_space.shape[0])
         chosen = ["action", "all_action_probabilities"] if self._is_discrete else [f"action_{i}" for i in numbers]
         states = [f"state_feature_{i}" for i in range(self.state_dims)]
-        columns = [*chosen, "episode_id", "reward", "cumulative_rewards", *states, "transition_number", "truncated"]
+        columns = [
+            *chosen,
+            "episode_id",
+            "reward",
+            "cumulative_rewards",
+            *states,
+            "transition_number",
+            "terminated",
+            "truncated",
+        ]
         frame = pandas.DataFrame(rows, columns=columns)
         # The episodes of a copy stand together, as in the notebook's files.
         order = np.lexsort((frame["episode_id"], frame["episode_id"] % self.num_of_envs))
@@ -224,7 +245,7 @@ class VectoredGymEnvironment:
             UserError: They are others.
         """
         for i, (found, state) in enumerate(zip(states, self._states, strict=False)):
-            if found is not None and not np.allclose(found, state, rtol=_STATE_TOLERANCE, atol=_STATE_TOLERANCE):
+            if found is not None and not _is_close(found, state):
                 raise UserError(
                     f"{source}, line {i + 1}: got probabilities for the state {found}; expected them for the present "
                     f"state of environment_{i}, {state.tolist()}. Dump the states and transform them again."
@@ -250,13 +271,17 @@ class VectoredGymEnvironment:
         try:
             session = json.loads(path.read_text(encoding="utf-8"))
             episodes, actions = np.array(session["episodes"], np.int64), session["actions"]
+            if len(actions) != len(episodes):
+                raise ValueError(f"{len(actions)} lists of actions for {len(episodes)} environments")
             envs = cls(session["env"], len(episodes), seed=session["seed"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            envs._replay(episodes, actions)
+        except UserError:
+            raise
+        except Exception as error:  # of a file that somebody edited: whatever the environment raises for its actions
             raise UserError(
                 f"{path}: got no session ({type(error).__name__}: {error}); expected the file that `smrl collect "
                 "--states` wrote beside the states. Write them again."
             ) from None
-        envs._replay(episodes, actions)
         return envs
 
     def _replay(self, episodes: NDArray[np.int64], actions: list[list[Any]]) -> None:
@@ -273,6 +298,14 @@ class VectoredGymEnvironment:
     @property
     def _is_discrete(self) -> bool:
         return isinstance(self.action_space, gymnasium.spaces.Discrete)
+
+
+def _is_close(found: Any, state: NDArray[np.float32]) -> bool:
+    try:
+        given = np.array(found, np.float64)
+    except (ValueError, TypeError):
+        return False
+    return given.shape == state.shape and np.allclose(given, state, rtol=_STATE_TOLERANCE, atol=_STATE_TOLERANCE)
 
 
 def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:

@@ -11,11 +11,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from runtime.checkpoint import read_state
 from runtime.console import Reporter, Summary
 from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
-from runtime.hyperparameters import JobConfig
+from runtime.hyperparameters import DRAWN_SEED, JobConfig
 from runtime.offline.reading import is_log, read_transitions
 from runtime.offline.transitions import Transitions
 from runtime.stop import StopRequest
@@ -54,6 +55,7 @@ def learn_from_log(
         PlatformError: The machine is.
     """
     reporter, request = listeners
+    config = _keep_seed(config, start)
     place = find_data(config, container)
     with request:
         data = read_transitions(place, num_actions=config.algorithm.get("num_actions"))
@@ -77,6 +79,27 @@ def learn_from_log(
     if container.base is not None:
         _copy_for_the_notebook(outcome.checkpoint, layout)
     return _summarise(job, outcome)
+
+
+def _keep_seed(config: JobConfig, start: tuple[Path | None, bool]) -> JobConfig:
+    """A job that goes on judges by the episodes that it began with: the seed that drew them is its checkpoint's.
+
+    Raises:
+        UserError: Another seed is asked for.
+    """
+    checkpoint, is_same_job = start
+    if checkpoint is None or not is_same_job:
+        return config
+    kept = read_state(checkpoint).policy.get("seed")
+    seed, source = config.algorithm["seed"], config.sources["config.seed"]
+    if kept is None or seed == kept:
+        return config
+    if source != DRAWN_SEED:
+        raise UserError(
+            f"rl.training.config.seed: got {seed} from {source}; expected {kept}, by which {checkpoint} drew the "
+            "episodes that judge. Leave it out, or start afresh with another --out."
+        )
+    return replace(config, values={**config.values, "config.seed": kept})
 
 
 def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:

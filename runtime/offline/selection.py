@@ -7,7 +7,8 @@ whatever its policy does; both are reported as diagnostics. benchmarks/offline.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +42,16 @@ _EPSILON = 0.1  # share of uniform actions without which the weights of a determ
 COACHS = {"weighted_importance_sampling": "wis", "sequential_doubly_robust": "sdr"}
 
 
-def is_chosen(value: float, best: float) -> bool:
-    """Whether an iteration replaces the chosen one: its value is within the tolerance of the best until then."""
-    return value >= best - TOLERANCE * abs(best)
+def choose(values: Sequence[float], *, logged: float) -> int:
+    """Which of the iterations so far the rule chooses, from 0.
+
+    Args:
+        values: Estimated return of each.
+        logged: Discounted return of the log: where the best is near 0, the tolerance is of what it gains on that.
+    """
+    best = max(values)
+    least = best - TOLERANCE * max(abs(best), abs(best - logged))
+    return max(i for i, value in enumerate(values) if value >= least)
 
 
 @dataclass(frozen=True)
@@ -94,25 +102,13 @@ class Judge:
     """Judges policies on held-out episodes.
 
     Args:
-        held_out: The episodes; where they are very many, some are drawn.
-        probabilities: (N, A) of the behaviour policy at their states; None for continuous actions.
+        data: The episodes, with the behaviour policy's probabilities where actions are discrete.
         gamma: Discount per step, below 1.
         seed: Of every draw.
     """
 
-    def __init__(
-        self, held_out: Transitions, probabilities: NDArray[np.float32] | None, *, gamma: float, seed: int
-    ) -> None:
-        self._all = held_out
-        chosen = _draw_episodes(held_out, seed)
-        self.data = held_out if chosen is None else held_out.select(chosen)
-        if probabilities is not None and chosen is not None:
-            rows = [
-                np.arange(start, start + n)
-                for start, n in zip(held_out.starts[chosen], held_out.lengths[chosen], strict=True)
-            ]
-            probabilities = probabilities[np.concatenate(rows)]
-        self._probabilities = probabilities
+    def __init__(self, data: Transitions, *, gamma: float, seed: int) -> None:
+        self.data = data
         self._gamma, self._seed = gamma, seed
         self._models = [
             FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw, smoothness=smoothness)
@@ -125,7 +121,7 @@ class Judge:
         target = self._target(policy)
         evaluated = [model.evaluate(target) for model in self._models]
         found = {"estimated_return": float(np.mean([one.start for one in evaluated]))}
-        if self._probabilities is None:
+        if self.data.probabilities is None:
             return found
         soft, own = policy.probabilities(self.data.states, temperature=_TEMPERATURE), policy.q_values(self.data.states)
         episodes = self._episodes(soft, own)
@@ -138,13 +134,19 @@ class Judge:
         found["effective_sample_size"] = effective_sample_size(mixed.relative_weights[:, -1])
         return found
 
-    def report(self, policy: NetworkPolicy) -> Report:
-        """All that can be said of a policy, with intervals."""
+    @property
+    def logged(self) -> float:
+        """Mean discounted return of the episodes."""
+        return float(self._discounted_returns().mean())
+
+    def report(self, policy: NetworkPolicy, *, in_a_hurry: bool = False) -> Report:
+        """All that can be said of a policy, with intervals; rough ones in a hurry, as after SIGTERM."""
         target = self._target(policy)
         evaluated = [model.evaluate(target) for model in self._models]
         value = float(np.mean([one.start for one in evaluated]))
         refits = [
-            model.resample(target, resamples=_REFITS, seed=self._seed + draw) for draw, model in enumerate(self._models)
+            model.resample(target, resamples=5 if in_a_hurry else _REFITS, seed=self._seed + draw)
+            for draw, model in enumerate(self._models)
         ]
         low, high = np.quantile(np.concatenate(refits), [0.025, 0.975])
         # The estimate of all episodes may lie outside of what parts of them give: the interval is to hold it.
@@ -153,14 +155,16 @@ class Judge:
         behaviour, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
         facts: dict[str, Any] = {"value": interval, "behaviour": behaviour, "behaviour_return": plain}
         facts["episodes"] = len(self.data.starts)
-        if self._probabilities is None:
+        if self.data.probabilities is None:
             return Report(**facts)
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
         episodes = self._episodes(target[: len(self.data)], q_values)
         estimators = {name: self._estimate(make(episodes)) for name, make in ESTIMATORS.items()}
+        estimators["magic"] = Estimate(estimate("magic", episodes), math.nan, math.nan)
         size = effective_sample_size(episodes.relative_weights[:, -1])
         least, _ = return_bounds(self.data.rewards, self._gamma)
-        weighted = importance_sampling(_shifted(episodes, least)).plain
+        # Rounding may leave a return a hair below the least possible one.
+        weighted = np.maximum(importance_sampling(_shifted(episodes, least)).plain, 0)
         bound = lower_bound(weighted) + least if np.isfinite(weighted).all() else least
         return Report(
             **facts,
@@ -181,14 +185,13 @@ class Judge:
 
     def _episodes(self, target: NDArray[np.float32], q_values: NDArray[np.floating[Any]]) -> Episodes:
         """The held-out episodes for a policy with these action probabilities (N, A), and a model's values (N, A)."""
-        assert self._probabilities is not None
         actions = self.data.actions[:, None]
         return Episodes.from_steps(
             self.data.lengths,
             gamma=self._gamma,
             rewards=self.data.rewards,
             target=np.take_along_axis(target, actions, axis=1)[:, 0],
-            behaviour=np.take_along_axis(self._probabilities, actions, axis=1)[:, 0],
+            behaviour=self.data.chosen_probabilities,
             q_values=np.take_along_axis(q_values, actions, axis=1)[:, 0],
             state_values=(target * q_values).sum(axis=1),
         )
@@ -198,13 +201,13 @@ class Judge:
         return np.asarray(np.add.reduceat(self.data.rewards * self._gamma**steps, self.data.starts), np.float64)
 
 
-def _draw_episodes(data: Transitions, seed: int) -> NDArray[np.int64] | None:
-    """Episodes of about _MOST_STEPS steps in all; None if there are no more than that."""
-    if len(data) <= _MOST_STEPS:
-        return None
-    order = np.random.default_rng(seed).permutation(len(data.starts))
-    count = max(2, int(np.searchsorted(np.cumsum(data.lengths[order]), _MOST_STEPS)))
-    return np.sort(order[:count])
+def draw_judges(held_out: Transitions, *, seed: int) -> Transitions:
+    """Held-out episodes of about _MOST_STEPS steps in all, at least two; all of them if there are no more than that."""
+    if len(held_out) <= _MOST_STEPS:
+        return held_out
+    order = np.random.default_rng(seed).permutation(len(held_out.starts))
+    count = max(2, int(np.searchsorted(np.cumsum(held_out.lengths[order]), _MOST_STEPS)))
+    return held_out.select(np.sort(order[:count]))
 
 
 def _mean_with_interval(values: NDArray[np.float64], seed: int) -> Estimate:

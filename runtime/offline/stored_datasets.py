@@ -38,6 +38,11 @@ def read_stored_dataset(path: Path) -> Log:
             if {"observations", "actions", "rewards", "terminals"} <= set(file):
                 return _read_flat(path, file)
             found = ", ".join(sorted(file)[:8])
+    except KeyError as error:
+        raise UserError(
+            f"{file_path}: got an episode without all of its arrays ({error}); expected observations, actions, "
+            "rewards and ends for each."
+        ) from None
     except OSError as error:
         raise UserError(f"{file_path}: got a file that cannot be read ({error}); expected a whole HDF5 file.") from None
     raise UserError(
@@ -103,6 +108,13 @@ def _as_log(
     final_observations: dict[int, NDArray[Any]] | None = None,
 ) -> Log:
     lengths = np.array([len(part) for part in rewards], np.int64)
+    for name, parts in (("observations", observations), ("actions", actions), ("ends", terminated)):
+        for episode, part in enumerate(parts):
+            if len(part) != lengths[episode]:
+                raise UserError(
+                    f"{path}: {name}: got {len(part)} in episode {episode}, which has {lengths[episode]} rewards; "
+                    "expected as many."
+                )
     states = np.concatenate(observations).astype(np.float32)
     chosen = np.concatenate(actions)
     if chosen.ndim == 2 and chosen.shape[1] == 1 and np.issubdtype(chosen.dtype, np.integer):

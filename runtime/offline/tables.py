@@ -8,6 +8,7 @@ cumulative_rewards, terminated, truncated.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,12 +92,31 @@ def read_tables(paths: Sequence[Path]) -> Log:
                 f"{path}: got other columns than {paths[0]} has; expected the same in every file of the data."
             )
         names = found
-        before = sum(chunks.rows)
+        before, earlier, first_batch = sum(chunks.rows), len(chunks.ids), len(chunks.episodes)
         for batch in _batches(path, names):
             _take_batch(chunks, names, batch, path, first_row=sum(chunks.rows) - before)
             chunks.rows.append(batch.num_rows)
+        if "transition_number" not in names.others:
+            _check_ids(chunks, path, earlier=earlier, first_batch=first_batch)
     assert names is not None
     return _as_log(paths, names, chunks)
+
+
+def _check_ids(chunks: _Chunks, path: Path, *, earlier: int, first_batch: int) -> None:
+    """An episode may lie in two files only where its steps are numbered.
+
+    Raises:
+        UserError: One does.
+    """
+    shared = next(
+        (int(part[part < earlier][0]) for part in chunks.episodes[first_batch:] if (part < earlier).any()), None
+    )
+    if shared is not None:
+        name = list(chunks.ids)[shared]
+        raise UserError(
+            f"{path}: episode_id: got {name!r}, which an earlier file has too; expected an id for each episode of all "
+            "files. Rename one of them, or add a column transition_number if it is one episode."
+        )
 
 
 def _column_names(path: Path) -> list[str]:
@@ -107,11 +127,15 @@ def _column_names(path: Path) -> list[str]:
             return list(pyarrow.parquet.read_schema(path).names)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: got a file that is not Parquet ({error}); expected a table.") from None
-    with _open(path) as file:
-        header = file.readline(2**20).decode("utf-8-sig", errors="replace").strip()
+    try:
+        with _open(path) as file:
+            header = file.readline(2**20).decode("utf-8-sig", errors="replace").strip("\r\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: got a file that cannot be read ({error}); expected a whole table.") from None
     if not header:
         raise UserError(f"{path}: got an empty file; expected a header line and rows.")
-    return [name.strip().strip('"') for name in header.split(",")]
+    # Blanks stay: the column is called that, and is asked for by its name.
+    return [name.strip('"') for name in header.split(",")]
 
 
 def _open(path: Path) -> Any:
@@ -142,6 +166,8 @@ def _find_columns(path: Path, columns: list[str]) -> _Names:
         missing.append("state_feature_0")
     if "action" not in columns and not numbered["action"]:
         missing.append("action")
+    elif "action" in columns and numbered["action"]:
+        problems.add_line(f"{path}: columns: got action beside {numbered['action'][0]}; expected one form of actions.")
     for name in missing:
         problems.add_line(
             f"{path}: columns: got {', '.join(columns[:12])}{', …' if len(columns) > 12 else ''}; expected {name} "
@@ -184,7 +210,7 @@ def _batches(path: Path, names: _Names) -> Iterator[Any]:
             yield from pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS, columns=wanted)
         else:
             yield from _csv(path, names)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         if not _is_parquet(path):
             _explain(path, names)
         raise UserError(
@@ -199,7 +225,11 @@ def _csv(path: Path, names: _Names) -> Any:
     # Flags arrive as true, True or 1: they are read as text and turned into numbers later.
     texts = [*names.texts, *({"terminated", "truncated"} & set(names.others))]
     options = csv.ConvertOptions(
-        column_types={**dict.fromkeys(names.numbers, pa.float32()), **dict.fromkeys(texts, pa.string())},
+        column_types={
+            **dict.fromkeys(names.numbers, pa.float32()),
+            **dict.fromkeys(texts, pa.string()),
+            "transition_number": pa.float64(),  # float32 runs out of whole numbers at 16 million
+        },
         include_columns=[*names.numbers, *names.texts],
         null_values=["", "nan", "NaN", "NA", "null", "None"],
         strings_can_be_null=True,
@@ -258,7 +288,8 @@ def _take_batch(chunks: _Chunks, names: _Names, batch: Any, path: Path, *, first
             column = pc.cast(column, pa.float32())
         elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = _flags(column, path, name, first_row)
-        values = column.to_numpy(zero_copy_only=False).astype(np.float32)
+        dtype = np.float64 if name == "transition_number" else np.float32
+        values = column.to_numpy(zero_copy_only=False).astype(dtype)
         chunks.numbers.setdefault(name, []).append(values)
     encoded = batch.column("episode_id").dictionary_encode()
     known = [chunks.ids.setdefault(name, len(chunks.ids)) for name in encoded.dictionary.to_pylist()]
@@ -314,7 +345,7 @@ def _as_log(paths: Sequence[Path], names: _Names, chunks: _Chunks) -> Log:
     for name in {"terminated", "truncated"} & others.keys():
         others[name] = np.nan_to_num(others[name]) != 0
     steps = others.pop("transition_number", None)
-    probabilities = np.concatenate(chunks.probabilities) if chunks.probabilities else None
+    probabilities = _join_probabilities(chunks.probabilities, paths[0]) if chunks.probabilities else None
     if names.probabilities and count:
         probabilities = np.stack([chunks.take(name) for name in names.probabilities], axis=1)
     actions = [chunks.take(name) if count else np.zeros(0, np.float32) for name in names.actions]
@@ -329,6 +360,24 @@ def _as_log(paths: Sequence[Path], names: _Names, chunks: _Chunks) -> Log:
         steps=None if steps is None else steps.astype(np.float64),
         probabilities=probabilities,
         **others,
+    )
+
+
+def _join_probabilities(parts: list[NDArray[np.float32]], path: Path) -> NDArray[np.float32]:
+    """All rows; parts without any number are as wide as the others.
+
+    Raises:
+        UserError: Parts hold different counts of numbers.
+    """
+    widths = {part.shape[1] for part in parts if not np.isnan(part).all()} or {1}
+    if len(widths) > 1:
+        found = " and ".join(map(str, sorted(widths)))
+        raise UserError(
+            f"{path}: {_PROBABILITIES}: got rows of {found} numbers; expected one for each action in every row."
+        )
+    (width,) = widths
+    return np.concatenate(
+        [part if part.shape[1] == width else np.full((len(part), width), np.nan, np.float32) for part in parts]
     )
 
 

@@ -138,10 +138,14 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
     ends = np.append(starts[1:], len(order)) - 1
     next_rows, final, end_notes = _link(log, order, ends)
     rewards = log.rewards[order]
-    observations = log.observations[order] if notes else log.observations
+    observations = log.observations[order] if notes else log.observations  # a copy of all states only if it must be
     if len(final):
         observations = np.concatenate([observations, final])
     actions = log.actions[order]
+    if is_discrete and num_actions is not None:
+        unseen = sorted(set(range(num_actions)) - set(np.unique(actions).astype(int).tolist()))
+        if unseen:
+            notes = (*notes, f"{log.name}: never taken: {'action' if len(unseen) == 1 else 'actions'} {unseen}")
     return Transitions(
         observations=observations,
         actions=actions.astype(np.int64) if is_discrete else actions.astype(np.float32),

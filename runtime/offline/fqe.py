@@ -165,11 +165,7 @@ class FittedQEvaluation:
                     weights[action, -1] = self._low
                     continue
                 moments = design.T @ targets[group]
-                weights[action] = (
-                    np.einsum("rij,jr->ir", inverses[action], moments)
-                    if counts is not None
-                    else (inverses[action][0] @ moments)
-                )
+                weights[action] = np.matmul(inverses[action], moments.T[:, :, None])[:, :, 0].T
             if iteration % _LOOK_EVERY == _LOOK_EVERY - 1:
                 now = np.clip(self._apply(first, weights), self._low, self._high).mean(axis=0)
                 if np.abs(now - before).max() < settled:

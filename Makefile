@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 
-.PHONY: train test lint install bench bench-serving clean
+.PHONY: train test lint install bench bench-serving bench-offline clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -25,6 +25,9 @@ bench: install
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/serving.py
+
+bench-offline: install
+	$(BIN)/python benchmarks/offline.py
 
 install: $(STAMP)
 

@@ -57,6 +57,11 @@ def write_model(
 def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
     state = read_state(checkpoint)
     settings = config.algorithm
+    acting = {
+        "observation_filter": settings.get("observation_filter"),
+        "normalize_actions": settings.get("normalize_actions", True),
+        "clip_actions": settings.get("clip_actions", False),
+    }
     return {
         "format": 1,
         "algorithm": config.values["run"],
@@ -65,9 +70,7 @@ def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tu
         "horizon": settings.get("horizon"),
         "observation_space": describe_space(spaces[0]),
         "action_space": describe_space(spaces[1]),
-        "observation_filter": settings.get("observation_filter", "MeanStdFilter"),
-        "normalize_actions": settings.get("normalize_actions", True),
-        "clip_actions": settings.get("clip_actions", False),
+        **({} if config.is_offline else acting),
         "episode_reward_mean": state.episode_reward_mean,
         "training_iteration": state.training_iteration,
         "timesteps_total": state.timesteps_total,

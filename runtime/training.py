@@ -23,13 +23,12 @@ from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.stop import StopRequest
 
 if TYPE_CHECKING:
+    from runtime.offline.run import HandOver
     from runtime.ppo.loop import Outcome
 
 _CHANNELS = ("checkpoint", "model")
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
-# From a checkpoint, the policy's spaces, and what is known of its worth, to the model directory.
-HandOver = Callable[[Path, tuple[Any, Any], Mapping[str, Any]], None]
 # What scripts for Coach send along.
 _EXTRAS = {"save_model": Setting("bool", "Accepted; the model is always written.")}
 

@@ -63,6 +63,7 @@ class Subject:
         exact: The same, computed in float64.
         scale: (B,) size of each observation as the network sees it, at least 1.
         action_space: Of the output `actions`; None where there is none.
+        count: How many different observations there are.
     """
 
     graph: Graph
@@ -71,6 +72,7 @@ class Subject:
     exact: Outputs
     scale: NDArray[Any]
     action_space: gymnasium.Space[Any] | None
+    count: int = OBSERVATION_COUNT
 
     @classmethod
     def of_policy(cls, policy: Policy, space: gymnasium.spaces.Box) -> Subject:
@@ -116,7 +118,7 @@ class Subject:
             raise UserError("export: got a policy that finds all actions equally good everywhere; train it longer.")
         rows = np.resize(clear, rows.shape)
         trained, true = ({PROBABILITIES: one.probabilities(rows)} for one in (policy, exact))
-        return cls(graph, rows, trained, true, np.ones(len(rows)), None)
+        return cls(graph, rows, trained, true, np.ones(len(rows)), None, len(clear))
 
 
 def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -192,7 +194,7 @@ def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path,
             _write(aside / _flat(name), content)
         outputs = _run(checker, aside, subject.observations)
         differences = _check(subject, outputs)
-        yield aside, [_describe(subject.graph, name, contents[name], differences[name]) for name in _FORMATS]
+        yield aside, [_describe(subject, name, contents[name], differences[name]) for name in _FORMATS]
 
 
 @contextmanager
@@ -273,14 +275,15 @@ def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[s
     ]
     if wrong:
         raise JobError(
-            f"export: got outputs that are not the trained policy's on {OBSERVATION_COUNT} observations; expected "
+            f"export: got outputs that are not the trained policy's on {subject.count} observations; expected "
             f"differences of at most {TOLERANCE:g}. Nothing was exported.\n  " + "\n  ".join(wrong)
         )
     return found
 
 
-def _describe(graph: Graph, name: str, content: bytes, differences: Mapping[str, float]) -> dict[str, Any]:
+def _describe(subject: Subject, name: str, content: bytes, differences: Mapping[str, float]) -> dict[str, Any]:
     """A format's entry in the manifest."""
+    graph = subject.graph
     inputs, outputs = {OBSERVATIONS: graph.input}, dict(graph.output_types)
     if name == SAVED_MODEL:
         inputs, outputs = signatures(graph)[DEFAULT_SIGNATURE]
@@ -292,7 +295,7 @@ def _describe(graph: Graph, name: str, content: bytes, differences: Mapping[str,
         "inputs": _as_json(inputs),
         "outputs": _as_json(outputs),
         "parity": {
-            "observations": OBSERVATION_COUNT,
+            "observations": subject.count,
             "tolerance": TOLERANCE,
             "largest_difference": {output: float(f"{value:.3g}") for output, value in differences.items()},
         },

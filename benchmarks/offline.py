@@ -1,7 +1,8 @@
 """Batch RL measured: what is chosen without an environment against what it then does in one; speed; large logs.
 
-Run: .venv/bin/python benchmarks/offline.py [PART …], into benchmarks/offline.md. Parts, all but the last by default:
-`seeds`, `collapse`, `acrobot`, `pendulum`, `updates`, `reading`, `memory`; `cartpole-fresh` repeats `seeds` on others.
+Run: .venv/bin/python benchmarks/offline.py [PART …], into benchmarks/offline.md. Parts, by default:
+`seeds`, `collapse`, `acrobot`, `pendulum`, `updates`, `reading`, `memory`; `cartpole-fresh` and `acrobot-fresh` repeat
+on other logs.
 """
 
 from __future__ import annotations
@@ -411,6 +412,7 @@ _TITLES = {
     "cartpole-fresh": "The same on twenty other logs",
     "collapse": "A learner that collapses",
     "acrobot": "Acrobot, from a poor controller that acts half of the time",
+    "acrobot-fresh": "The same from other logs",
     "pendulum": "Pendulum, continuous torques",
     "updates": "Updates a second",
     "reading": "Reading a large log",
@@ -425,6 +427,7 @@ _PARTS: dict[str, Callable[[], list[str]]] = {
     "reading": measure_reading,
     "memory": measure_memory,
     "cartpole-fresh": lambda: measure_runs("seeds", range(20, 40)),
+    "acrobot-fresh": lambda: measure_runs("acrobot", range(20, 30)),
 }
 
 
@@ -432,7 +435,7 @@ def main(words: list[str]) -> None:
     """Measures some parts and rewrites them in the page; the others stay as they were measured."""
     torch.set_num_threads(1)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))  # d3rlpy's own log
-    for name in words or [part for part in _PARTS if part != "cartpole-fresh"]:
+    for name in words or [part for part in _PARTS if not part.endswith("-fresh")]:
         _write(name, _PARTS[name]())
 
 

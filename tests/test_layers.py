@@ -28,6 +28,7 @@ LAYERS = [
     {"serving.app"},
     {"serving.server", "serving.transform"},
     {"offline.log", "offline.probability_lists", "offline.ope", "offline.rollouts"},
+    {"offline.table_columns"},
     {"offline.transitions", "offline.tables", "offline.stored_datasets", "offline.collecting"},
     {"offline.reading", "offline.fqe", "offline.bcq", "offline.behaviour"},
     {"offline.selection"},

@@ -278,6 +278,47 @@ def test_a_broken_log_is_an_error(tmp_path: Path, text: str, message: str) -> No
     assert message in fail(write(tmp_path, text))
 
 
+def test_parquet_columns_of_other_types_are_refused_together(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(
+        {
+            "action": [[0], [1]],
+            "episode_id": [{"a": 1}, {"a": 1}],
+            "reward": ["x", "y"],
+            "state_feature_0": [1.0, 2.0],
+            "all_action_probabilities": [1, 2],
+        }
+    )
+    frame.to_parquet(tmp_path / "odd.parquet")
+    message = fail(tmp_path / "odd.parquet")
+    for part in (
+        "action: got a column of list<element: int64>; expected numbers",
+        "reward: got a column of",
+        "episode_id: got a column of struct<a: int64>; expected text or numbers",
+        "all_action_probabilities: got a column of int64; expected lists of numbers, or text",
+    ):
+        assert part in message
+    frame = pandas.DataFrame({"action": [0, 1], "episode_id": ["a", "a"], "reward": [1, 2], "state_feature_0": [1, 2]})
+    frame["episode_id"] = frame["episode_id"].astype("category")
+    frame["all_action_probabilities"] = pandas.Series(["[0.5, 0.5]", "[0.5, 0.5]"], dtype="category")
+    frame["truncated"] = [False, True]
+    frame.to_parquet(tmp_path / "categories.parquet")
+    data = read_transitions(tmp_path / "categories.parquet")
+    assert data.probabilities is not None
+    np.testing.assert_array_equal(data.next_rows, [1, UNKNOWN])
+
+
+def test_broken_encodings_and_archives_are_said(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes((HEAD + ROWS).replace("a,", "\xe9,").encode("latin-1"))
+    assert "latin.csv: got a file that cannot be read" in fail(tmp_path / "latin.csv")
+    packed = gzip.compress((HEAD + ROWS * 500).encode())
+    (tmp_path / "cut.csv.gz").write_bytes(packed[: len(packed) // 2])
+    assert "cut.csv.gz: got a file that cannot be read" in fail(tmp_path / "cut.csv.gz")
+    (tmp_path / "no.csv.gz").write_bytes(b"no")
+    assert "no.csv.gz: got a file that cannot be read" in fail(tmp_path / "no.csv.gz")
+    spaced = write(tmp_path, HEAD.replace(",", ", ") + ROWS)
+    assert "expected episode_id among them. Did you mean ' episode_id'?" in fail(spaced)
+
+
 def test_places_without_a_log(tmp_path: Path) -> None:
     assert "which does not exist" in fail(tmp_path / "none.csv")
     assert f"got nothing in {tmp_path}" in fail(tmp_path)

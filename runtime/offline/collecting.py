@@ -166,7 +166,13 @@ def _write(frame: Any, out: Path, *, goes_on: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     read, is_csv = (pandas.read_csv, True) if out.suffix == ".csv" else (pandas.read_parquet, False)
     if goes_on and out.exists():
-        frame = pandas.concat([read(out), frame], ignore_index=True)
+        earlier = read(out)
+        if list(earlier.columns) != list(frame.columns):
+            raise UserError(
+                f"--out: got {str(out)!r} with the columns {', '.join(earlier.columns)}; expected what this session "
+                "has written so far. Name another file."
+            )
+        frame = pandas.concat([earlier, frame], ignore_index=True)
     aside = out.with_name(f".{out.name}.writing")
     try:
         if is_csv:

@@ -27,6 +27,10 @@ def parse_lists(column: Any, row_name: RowName, path: Path) -> NDArray[np.float3
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_null(column.type):
+        return np.full((len(column), 1), np.nan, np.float32)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if pa.types.is_nested(column.type):
         lengths = np.asarray(pc.list_value_length(column).fill_null(0))
         return _as_rows(column.flatten().to_numpy(zero_copy_only=False), lengths, row_name, path)

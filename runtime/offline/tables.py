@@ -7,7 +7,7 @@ cumulative_rewards, terminated, truncated.
 
 from __future__ import annotations
 
-import re
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,47 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import Problems, UserError, suggest
+from runtime.errors import Problems, UserError
 from runtime.offline.log import Log
 from runtime.offline.probability_lists import NAME as _PROBABILITIES
 from runtime.offline.probability_lists import parse_lists
+from runtime.offline.table_columns import Columns, check_types, column_names, find_columns, is_parquet
 
 _BLOCK_BYTES = 16 * 2**20
 _ROWS = 65536
 _SHOWN = 5
-_ONCE = ("episode_id", "reward")
-_MAYBE = ("transition_number", "cumulative_rewards", "terminated", "truncated")
-_NUMBERED = {"state": "state_feature_", "action": "action_", "probability": "action_probability_"}
+
 _WORDS = {"true": 1.0, "false": 0.0}
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Which columns a table has.
-
-    Attributes:
-        states: state_feature_0, state_feature_1, …
-        actions: `action`, or action_0, action_1, …
-        probabilities: action_probability_0, …; empty where there are none.
-        has_list: Whether all_action_probabilities is there.
-        others: Those of _MAYBE that are there.
-    """
-
-    states: list[str]
-    actions: list[str]
-    probabilities: list[str]
-    has_list: bool
-    others: list[str]
-
-    @property
-    def numbers(self) -> list[str]:
-        """All columns of numbers."""
-        return [*self.states, *self.actions, *self.probabilities, "reward", *self.others]
-
-    @property
-    def texts(self) -> list[str]:
-        """All columns that are read as text."""
-        return ["episode_id", *([_PROBABILITIES] if self.has_list else [])]
 
 
 @dataclass
@@ -86,7 +56,7 @@ def read_tables(paths: Sequence[Path]) -> Log:
     """
     chunks, names = _Chunks(), None
     for path in paths:
-        found = _find_columns(path, _column_names(path))
+        found = find_columns(path, column_names(path))
         if names is not None and names != found:
             raise UserError(
                 f"{path}: got other columns than {paths[0]} has; expected the same in every file of the data."
@@ -119,82 +89,7 @@ def _check_ids(chunks: _Chunks, path: Path, *, earlier: int, first_batch: int) -
         )
 
 
-def _column_names(path: Path) -> list[str]:
-    if _is_parquet(path):
-        import pyarrow.parquet
-
-        try:
-            return list(pyarrow.parquet.read_schema(path).names)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: got a file that is not Parquet ({error}); expected a table.") from None
-    try:
-        with _open(path) as file:
-            header = file.readline(2**20).decode("utf-8-sig", errors="replace").strip("\r\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: got a file that cannot be read ({error}); expected a whole table.") from None
-    if not header:
-        raise UserError(f"{path}: got an empty file; expected a header line and rows.")
-    # Blanks stay: the column is called that, and is asked for by its name.
-    return [name.strip('"') for name in header.split(",")]
-
-
-def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
-        import gzip
-
-        return gzip.open(path)
-    return path.open("rb")
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix == ".parquet"
-
-
-def _find_columns(path: Path, columns: list[str]) -> _Names:
-    """Which of the columns are which.
-
-    Raises:
-        UserError: Columns are missing or doubled.
-    """
-    problems = Problems()
-    numbered = {kind: _numbered(columns, prefix, path, problems) for kind, prefix in _NUMBERED.items()}
-    doubled = sorted({name for name in columns if columns.count(name) > 1})
-    if doubled:
-        problems.add_line(f"{path}: columns: got {', '.join(doubled)} more than once; expected each once.")
-    missing = [name for name in _ONCE if name not in columns]
-    if not numbered["state"]:
-        missing.append("state_feature_0")
-    if "action" not in columns and not numbered["action"]:
-        missing.append("action")
-    elif "action" in columns and numbered["action"]:
-        problems.add_line(f"{path}: columns: got action beside {numbered['action'][0]}; expected one form of actions.")
-    for name in missing:
-        problems.add_line(
-            f"{path}: columns: got {', '.join(columns[:12])}{', …' if len(columns) > 12 else ''}; expected {name} "
-            f"among them.{suggest(name, columns)}"
-        )
-    problems.raise_if_any()
-    return _Names(
-        numbered["state"],
-        ["action"] if "action" in columns else numbered["action"],
-        numbered["probability"],
-        _PROBABILITIES in columns and not numbered["probability"],
-        [name for name in _MAYBE if name in columns],
-    )
-
-
-def _numbered(columns: list[str], prefix: str, path: Path, problems: Problems) -> list[str]:
-    found = {int(name[len(prefix) :]) for name in columns if re.fullmatch(rf"{prefix}\d+", name)}
-    expected = set(range(len(found)))
-    if found != expected:
-        problems.add_line(
-            f"{path}: columns: got {', '.join(f'{prefix}{i}' for i in sorted(found))}; expected {prefix}0 to "
-            f"{prefix}{len(found) - 1} without a gap."
-        )
-    return [f"{prefix}{i}" for i in sorted(found)]
-
-
-def _batches(path: Path, names: _Names) -> Iterator[Any]:
+def _batches(path: Path, names: Columns) -> Iterator[Any]:
     """Record batches of the columns that count.
 
     Raises:
@@ -203,22 +98,24 @@ def _batches(path: Path, names: _Names) -> Iterator[Any]:
     import pyarrow as pa
 
     try:
-        if _is_parquet(path):
+        if is_parquet(path):
             import pyarrow.parquet
 
             wanted = [*names.numbers, *names.texts]
+            check_types(path, names)
             yield from pyarrow.parquet.ParquetFile(path).iter_batches(_ROWS, columns=wanted)
         else:
             yield from _csv(path, names)
     except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        if not _is_parquet(path):
-            _explain(path, names)
+        if not is_parquet(path):
+            with contextlib.suppress(pa.ArrowException, OSError, EOFError, zlib.error):
+                _explain(path, names)
         raise UserError(
             f"{path}: got a file that cannot be read ({_first_line(error)}); expected a whole table."
         ) from None
 
 
-def _csv(path: Path, names: _Names) -> Any:
+def _csv(path: Path, names: Columns) -> Any:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -237,7 +134,7 @@ def _csv(path: Path, names: _Names) -> Any:
     return csv.open_csv(path, csv.ReadOptions(block_size=_BLOCK_BYTES), convert_options=options)
 
 
-def _explain(path: Path, names: _Names) -> None:
+def _explain(path: Path, names: Columns) -> None:
     """Reads every cell as text and names those that are no numbers, and lines of the wrong length.
 
     Raises:
@@ -278,7 +175,7 @@ def _explain(path: Path, names: _Names) -> None:
     problems.raise_if_any()
 
 
-def _take_batch(chunks: _Chunks, names: _Names, batch: Any, path: Path, *, first_row: int) -> None:
+def _take_batch(chunks: _Chunks, names: Columns, batch: Any, path: Path, *, first_row: int) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -329,7 +226,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _as_log(paths: Sequence[Path], names: _Names, chunks: _Chunks) -> Log:
+def _as_log(paths: Sequence[Path], names: Columns, chunks: _Chunks) -> Log:
     """The log of all files; parts are let go as they are put together, so that little is held twice."""
     starts = np.cumsum([0, *chunks.rows])
 
@@ -384,7 +281,7 @@ def _join_probabilities(parts: list[NDArray[np.float32]], path: Path) -> NDArray
 def _line(path: Path, row: int, *, alone: bool = True) -> str:
     """What a person calls row i: the line that an editor shows, in a CSV file."""
     where = "" if alone else f" of {path.name}"
-    return f"row {row + 1}{where}" if _is_parquet(path) else f"line {row + 2}{where}"
+    return f"row {row + 1}{where}" if is_parquet(path) else f"line {row + 2}{where}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -142,7 +142,7 @@ def _train(arguments: argparse.Namespace) -> int:
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
-    if arguments.data:
+    if arguments.data is not None:
         overrides["rl.training.data"] = arguments.data
     request = Request(overrides, results=arguments.out)
     return run_job(lambda container, stop: run_training(container, stop, request))
@@ -195,7 +195,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     _refuse_settings(arguments.settings)
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
-    return run_job(lambda container, stop: run_collect(request))
+    return run_job(lambda container, stop: run_collect(request, stop))
 
 
 def _refuse_settings(words: Sequence[str]) -> None:

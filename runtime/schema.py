@@ -10,7 +10,7 @@ from runtime.coercion import Setting
 OFFLINE_ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL")
 
 TRAINING: dict[str, Setting] = {
-    "env": Setting("text", "Environment: a Gymnasium id, or module:Class."),
+    "env": Setting("text", "Environment: a Gymnasium id, or module:Class; null for a log without one.", none_ok=True),
     "run": Setting("text", "Algorithm; all but PPO learn from logged data.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "data": Setting("text", "Logged data: a file or folder; the channel training, train or data if not given."),
     "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
@@ -114,9 +114,9 @@ MODEL: dict[str, Setting] = {
 }
 
 OFFLINE: dict[str, Setting] = {
-    "train_batch_size": Setting("int", "Transitions of an update.", low=0, above=True),
+    "train_batch_size": Setting("int", "Transitions of an update.", low=0, above=True, high=1_000_000),
     "updates_per_iteration": Setting("int", "Updates between two estimates of the policy's return.", low=0, above=True),
-    "lr": Setting("float", "Adam's learning rate.", low=0, above=True),
+    "lr": Setting("float", "Adam's learning rate.", low=0, above=True, high=1),
     "gamma": Setting("float", "Discount per step.", low=0, high=0.999),
     "loss": Setting("text", "Of the Q function for discrete actions.", choices=("mse", "huber")),
     "target_network_update_freq": Setting("int", "Updates between copies of the target network.", low=0, above=True),

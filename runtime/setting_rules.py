@@ -29,7 +29,7 @@ def check_together(values: dict[str, Any], sources: dict[str, str], notes: dict[
     if is_offline:
         _check_offline(values, sources, problems)
         return
-    if "env" not in values:
+    if values.get("env") is None:
         problems.add_line(f"{_ROOT}env: missing; expected the name of an environment.")
     _switch_kl_loss_on(values, sources, notes)
     batch, minibatch = values.get("config.train_batch_size", 4000), values.get("config.minibatch_size", 128)

@@ -76,7 +76,9 @@ def run_training(
     config = resolve_config(container, request)
     layout = _find_layout(config, container, request)
     reporter = make_reporter(
-        f"smrl train {config.preset or config.env}", config.stop, in_container=container.base is not None
+        f"smrl train {config.preset or config.env or 'logged data'}",
+        config.stop,
+        in_container=container.base is not None,
     )
     try:
         with _only_writer(layout), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
@@ -267,7 +269,7 @@ def _open(place: Path, where: str, scratch: Path) -> Path:
 
 def _new_results_folder(config: JobConfig) -> Path:
     """Makes `results/<preset>-<time>`, numbered where two jobs start in one second."""
-    stem = Path(config.preset or config.env).stem.replace(":", "-")
+    stem = Path(config.preset or config.env or "batch-rl").stem.replace(":", "-")
     name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
         folder = Path("results") / (name if number == 1 else f"{name}-{number}")

@@ -300,3 +300,41 @@ def test_a_stopped_job_hands_over_what_it_has(folder: Path) -> None:
     manifest = json.loads((folder / "stopped" / "model" / "manifest.json").read_text())
     assert manifest["training_iteration"] >= 3
     assert manifest["exports"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--env: got none; expected the environment to play in"),
+        (("--env", "Nope-v0", "--out", "x.txt"), "2 problems with this collection"),
+        (("--env", "CartPole-v0"), "--out: got none; expected a file to write"),
+        (("--env", "CartPole-v0", "--out", "a.csv", "--states", "a.csv"), "--states: got 'a.csv'"),
+        (("--env", "CartPole-v0", "--out", "a.csv", "--epsilon", "nan"), "--epsilon: got nan"),
+        (("--env", "CartPole-v0", "--out", "a.csv", "--steps", "1", "--episodes", "1"), "expected one of them"),
+        (("--action-probs", "x.out", "--states", "s.jsonl"), "--out: got none beside --action-probs"),
+        (("--action-probs", "x.out", "--states", "none.jsonl", "--out", "a.csv"), "got no session (FileNotFoundError"),
+        (("--env", "Acrobot-v1", "--policy", "results", "--out", "a.csv"), "--policy: got one for observations (4,)"),
+    ],
+)
+def test_collections_that_cannot_be_are_refused(words: tuple[str, ...], message: str, results: Path) -> None:
+    assert message in fail("collect", *words, cwd=results.parent)
+    assert not (results.parent / "a.csv").exists()
+
+
+def test_episodes_that_were_not_played_to_their_end_stay_open(folder: Path) -> None:
+    from runtime.offline.reading import read_transitions
+    from runtime.offline.transitions import UNKNOWN
+
+    smrl("collect", "--env", "CartPole-v0", "--envs", "9", "--steps", "4", "--out", "cut.csv", cwd=folder)
+    data = read_transitions(folder / "cut.csv")
+    np.testing.assert_array_equal(data.next_rows[3::4], np.full(9, UNKNOWN))
+    assert "9 of 9 episodes were cut off, not ended" in data.notes[0]
+
+
+def test_another_algorithm_does_not_go_on_in_the_same_folder(folder: Path) -> None:
+    words = ("train", "--data", "data/cartpole.csv", "--out", "one", *QUICK)
+    smrl(*words, cwd=folder)
+    said = fail(*words, "rl.training.run=DDQN", "rl.training.config.gamma=0.5", cwd=folder)
+    assert "algorithm: got 'DDQN' for " in said
+    assert "gamma: got 0.5 for " in said
+    assert "start afresh with another --out" in said

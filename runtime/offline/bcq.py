@@ -167,6 +167,8 @@ class Learner:
         following = data.next_rows[usable]
         parts = [self.filter(data.observations[i : i + _ROWS]) for i in range(0, len(data.observations), _ROWS)]
         self._observations = torch.as_tensor(np.concatenate(parts))
+        if not len(usable):
+            raise UserError("data: got no step whose next state is known; expected episodes that end, or go on.")
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
@@ -289,9 +291,10 @@ class Learner:
             self._low, self._high = state["low"].numpy(), state["high"].numpy()
         except Exception as error:  # torch and d3rlpy raise whatever their unpickling raises
             raise UserError(
-                f"{folder}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
-                "one of the same algorithm and network. Restore from another checkpoint, or start without."
-            ) from error
+                f"{folder}: got a checkpoint that cannot be restored ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}); expected one of the same algorithm and network. Restore from another "
+                "checkpoint, or start without."
+            ) from None
         for module in vars(self._algorithm.impl.modules).values():
             for group in getattr(getattr(module, "optim", None), "param_groups", ()):
                 group["lr"] = self._recipe.lr

@@ -13,6 +13,7 @@ from runtime.environments import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.export.bcq_graph import PROBABILITIES
 from runtime.offline.rollouts import Policy, VectoredGymEnvironment
+from runtime.stop import StopRequest
 
 UNIFORM = "uniform"
 _SESSION = ".session.json"
@@ -47,8 +48,8 @@ class CollectRequest:
     action_probs: Path | None = None
 
 
-def run_collect(request: CollectRequest) -> None:
-    """Collects, writes, and says what came out.
+def run_collect(request: CollectRequest, stop: StopRequest) -> None:
+    """Collects, writes, and says what came out; a stop ends the collection, and what was played is written.
 
     Raises:
         UserError: The request, the environment, or a file is at fault.
@@ -56,7 +57,7 @@ def run_collect(request: CollectRequest) -> None:
     """
     _check(request)
     envs = _open(request)
-    frame = _play(envs, request) if request.out is not None else None
+    frame = _play(envs, request, stop) if request.out is not None else None
     try:
         if frame is not None and request.out is not None:
             _write(frame, request.out, goes_on=request.action_probs is not None)
@@ -65,36 +66,55 @@ def run_collect(request: CollectRequest) -> None:
             envs.dump_environment_states(request.states.parent, request.states.name)
             envs.save_session(_session(request.states))
     except OSError as error:
-        raise PlatformError(f"{error.filename}: could not be written: {error.strerror or error}.") from None
+        raise PlatformError(
+            f"{error.filename or request.out or request.states}: could not be written: {error.strerror or error}."
+        ) from None
     print(_describe(frame, request, envs))
 
 
 def _check(request: CollectRequest) -> None:
     problems = Problems("this collection")
-    if request.action_probs is not None:
-        if request.states is None:
-            problems.add_line(
-                "--states: got none beside --action-probs; expected the file of states that the probabilities are for."
-            )
-        given = [name for name in ("env", "envs", "episodes") if getattr(request, name) is not None]
-        if given or request.policy != UNIFORM:
-            problems.add_line(
-                f"--action-probs: got {', '.join(f'--{name}' for name in given) or '--policy'} beside it; expected the "
-                "session beside --states to say which environments go on, and the file how they act."
-            )
-    elif request.env is None:
-        problems.add_line("--env: got none; expected the environment to play in, as CartPole-v0.")
-    else:
-        check_env_name("--env", request.env, "the command line", problems)
-    if request.out is None and request.states is None:
-        problems.add_line("--out: got none; expected a file to write, as data/cartpole.csv.")
-    if request.out is not None and not request.out.name.endswith((".csv", ".parquet")):
-        problems.add("--out", str(request.out), "the command line", expected="a name that ends in .csv or .parquet")
+    _check_who_plays(request, problems)
+    _check_files(request, problems)
     if request.episodes is not None and request.steps is not None:
         problems.add_line("--episodes: got it beside --steps; expected one of them.")
     if not 0 <= request.epsilon <= 1:  # NaN neither
         problems.add("--epsilon", request.epsilon, "the command line", expected="a share from 0 to 1")
+    elif request.epsilon and request.policy == UNIFORM:
+        problems.add(
+            "--epsilon", request.epsilon, "the command line", expected="--policy with a trained policy beside it"
+        )
     problems.raise_if_any()
+
+
+def _check_who_plays(request: CollectRequest, problems: Problems) -> None:
+    if request.action_probs is None:
+        if request.env is None:
+            problems.add_line("--env: got none; expected the environment to play in, as CartPole-v0.")
+        else:
+            check_env_name("--env", request.env, "the command line", problems)
+        return
+    if request.states is None:
+        problems.add_line(
+            "--states: got none beside --action-probs; expected the file of states that the probabilities are for."
+        )
+    given = [name for name in ("env", "envs", "episodes") if getattr(request, name) is not None]
+    if given or request.policy != UNIFORM:
+        problems.add_line(
+            f"--action-probs: got {', '.join(f'--{name}' for name in given) or '--policy'} beside it; expected the "
+            "session beside --states to say which environments go on, and the file how they act."
+        )
+
+
+def _check_files(request: CollectRequest, problems: Problems) -> None:
+    if request.out is None and request.action_probs is not None:
+        problems.add_line("--out: got none beside --action-probs; expected a file for the steps that are played.")
+    elif request.out is None and request.states is None:
+        problems.add_line("--out: got none; expected a file to write, as data/cartpole.csv.")
+    if request.out is not None and not request.out.name.endswith((".csv", ".parquet")):
+        problems.add("--out", str(request.out), "the command line", expected="a name that ends in .csv or .parquet")
+    if request.out is not None and request.out == request.states:
+        problems.add("--states", str(request.states), "the command line", expected="another file than --out")
 
 
 def _open(request: CollectRequest) -> VectoredGymEnvironment:
@@ -103,7 +123,7 @@ def _open(request: CollectRequest) -> VectoredGymEnvironment:
     return VectoredGymEnvironment(str(request.env), request.envs or 1, seed=request.seed)
 
 
-def _play(envs: VectoredGymEnvironment, request: CollectRequest) -> Any:
+def _play(envs: VectoredGymEnvironment, request: CollectRequest, stop: StopRequest) -> Any:
     if request.action_probs is not None:
         return envs.collect_rollouts_with_given_action_probs(
             num_steps=request.steps or 1, file_name=request.action_probs
@@ -111,7 +131,7 @@ def _play(envs: VectoredGymEnvironment, request: CollectRequest) -> Any:
     episodes = request.episodes if request.steps is not None else request.episodes or 1
     with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
         policy = _policy(envs, request, Path(scratch))
-        return envs.collect(policy, num_steps=request.steps, num_episodes=episodes)
+        return envs.collect(policy, num_steps=request.steps, num_episodes=episodes, until=lambda: stop.is_set)
 
 
 def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path) -> Policy:
@@ -166,13 +186,24 @@ def _write(frame: Any, out: Path, *, goes_on: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     read, is_csv = (pandas.read_csv, True) if out.suffix == ".csv" else (pandas.read_parquet, False)
     if goes_on and out.exists():
-        earlier = read(out)
+        try:
+            earlier = read(out)
+        except Exception as error:  # pandas raises whatever its parsers raise
+            raise UserError(
+                f"--out: got {str(out)!r}, which cannot be read ({type(error).__name__}); expected what this "
+                "session has written so far. Name another file."
+            ) from None
         if list(earlier.columns) != list(frame.columns):
             raise UserError(
                 f"--out: got {str(out)!r} with the columns {', '.join(earlier.columns)}; expected what this session "
                 "has written so far. Name another file."
             )
         frame = pandas.concat([earlier, frame], ignore_index=True)
+        if frame.duplicated(["episode_id", "transition_number"]).any():
+            raise UserError(
+                f"--out: got {str(out)!r}, which has steps of these episodes already; expected this session's own "
+                "file. Name another one."
+            )
     aside = out.with_name(f".{out.name}.writing")
     try:
         if is_csv:

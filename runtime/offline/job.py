@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from runtime.checkpoint import JobState, checkpoints_in, read_state, restore_random_states, save_checkpoint
 from runtime.console import Reporter
 from runtime.container import Layout
-from runtime.errors import UserError
+from runtime.errors import PlatformError, Problems, UserError
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.offline.bcq import Learner, Recipe
@@ -76,8 +78,14 @@ def learn(job: OfflineJob, reporter: Reporter, request: StopRequest) -> OfflineO
     """
     # For networks and regressions this small, a second thread waits more than it works.
     torch.set_num_threads(1)
-    with threadpool_limits(limits=1, user_api="blas"):
-        return _Learning(job, reporter, request).run()
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            return _Learning(job, reporter, request).run()
+    except OSError as error:
+        where = error.filename or job.layout.data
+        raise PlatformError(
+            f"{where}: could not be written: {error.strerror or error}. Checkpoints are whole; mend it and start again."
+        ) from None
 
 
 class _Learning:
@@ -105,8 +113,7 @@ class _Learning:
             self._restore(job.resume_from)
             self._kept = self._learner.state()
         self._state.policy = {
-            "algorithm": job.config.values["run"],
-            "seed": seed,
+            **self._identity(),
             "env_config": job.config.env_config,
             "horizon": settings.get("horizon"),
             **self._choice(),
@@ -114,6 +121,33 @@ class _Learning:
         self._metrics = MetricsLog(job.layout.data, self._state.rows, step="updates")
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
+
+    def _identity(self) -> dict[str, Any]:
+        """What must stay the same for estimates of different starts to be comparable, and networks to fit."""
+        settings, data = self._job.config.algorithm, self._job.data
+        numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
+        return {
+            "algorithm": self._job.config.values["run"],
+            "seed": settings["seed"],
+            **{name: settings[name] for name in ("gamma", "loss", "train_fraction")},
+            **{name: self._job.config.model[name] for name in ("fcnet_hiddens", "fcnet_activation")},
+            "data": f"{len(data):,} steps, {zlib.crc32(numbers.tobytes()):08x}",
+        }
+
+    def _check_identity(self, checkpoint: Path, kept: dict[str, Any]) -> None:
+        """A job goes on as what it began.
+
+        Raises:
+            UserError: Something is different; all of it is listed.
+        """
+        problems = Problems("what goes on")
+        for name, value in self._identity().items():
+            if name in kept and kept[name] != value:
+                problems.add_line(f"{name}: got {value!r} for {checkpoint}, which began with {kept[name]!r}.")
+        try:
+            problems.raise_if_any()
+        except UserError as error:
+            raise UserError(f"{error} Ask for the same again, or start afresh with another --out.") from None
 
     def _with_behaviour(self, judge_by: Transitions, learn_from: Transitions) -> Transitions:
         """The judging episodes with the probabilities of the policy that acted, estimated if the log has none."""
@@ -136,6 +170,8 @@ class _Learning:
                     f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; expected "
                     f"{getattr(self._state, what)}, as the data has. Learn from that data, or restore another one."
                 )
+        if self._job.is_same_job:
+            self._check_identity(checkpoint, state.policy)
         self._learner.restore(checkpoint)
         if not self._job.is_same_job:  # another job's estimates are by other episodes: only its networks go on
             self._learner.updates = 0
@@ -151,6 +187,8 @@ class _Learning:
         self._started = time.perf_counter()
         try:
             why = self._iterate()
+            if self._chosen is None and not self._request.is_set:
+                raise UserError("learning from the data: no estimate is finite; scale its rewards and states.")
             if self._chosen is None:
                 raise Interrupted
             checkpoint = self._save_final()
@@ -160,7 +198,8 @@ class _Learning:
             self._job.hand_over(checkpoint, {**chosen, **as_json(report)})
             self._write_report(report, int(chosen["chosen_iteration"]))
         finally:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # of a full disk, which has been raised already
+                self._metrics.close()
         return OfflineOutcome(why, self._state, checkpoint, int(chosen["chosen_iteration"]), report)
 
     def _write_report(self, report: Report, chosen: int) -> None:
@@ -179,7 +218,7 @@ class _Learning:
                 return f"stopped by {self._request.signal_name}"
             try:
                 with self._request:
-                    losses = self._learner.run(updates)
+                    losses = self._run(updates)
                     policy = self._learner.policy()
                     scores = self._judge.score(policy)
             except Interrupted:
@@ -194,10 +233,21 @@ class _Learning:
                 self._save()
         return why
 
-    def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
-        if not all(np.isfinite(value) for value in losses.values()):
+    def _run(self, updates: int) -> dict[str, float]:
+        try:
+            return self._learner.run(updates)
+        except (ValueError, RuntimeError) as error:  # torch's words for NaN, and for a batch that memory cannot hold
             raise UserError(
-                f"learning from {self._job.config.values.get('data', 'the data')}: the loss is not finite after update "
+                f"learning from {self._job.config.values.get('data', 'the data')}: failed in update "
+                f"{self._learner.updates} ({str(error).splitlines()[0]}); expected finite losses and a batch that "
+                "fits. Lower rl.training.config.lr or train_batch_size, or scale rewards and states."
+            ) from None
+
+    def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
+        judged = {name: value for name, value in scores.items() if np.isfinite(value)}
+        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
+            raise UserError(
+                f"learning from {self._job.config.values.get('data', 'the data')}: the loss or the estimate is not finite after update "
                 f"{self._learner.updates}; expected finite rewards and a learning rate that they bear. The last "
                 "checkpoint is kept; lower rl.training.config.lr, or scale the rewards."
             )
@@ -209,7 +259,7 @@ class _Learning:
             "updates": self._learner.updates,
             "time_total_s": round(state.time_total_s, 3),
             **losses,
-            **scores,
+            **judged,
         }
         self._metrics.write(row)
         state.rows = self._metrics.rows

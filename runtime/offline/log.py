@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from runtime.errors import Problems
 
+_LARGEST = 1e15  # squares of more are beyond float32
+_MOST_ACTIONS = 1000
 _SHOWN = 5  # rows named of one kind of problem
 _SUM_TOLERANCE = 1e-3  # of probabilities; what is within is scaled to 1
 
@@ -86,8 +88,9 @@ def check_numbers(log: Log, problems: LogProblems) -> None:
     if log.actions.ndim == 2:
         columns += [(f"action_{i}", log.actions[:, i]) for i in range(log.actions.shape[1])]
     for name, values in columns:
+        wrong = ~(np.abs(values) < _LARGEST)  # NaN neither
         problems.add_rows(
-            ~np.isfinite(values), name, values, expected="finite numbers", remedy="Mend or drop the episode."
+            wrong, name, values, expected=f"finite numbers below {_LARGEST:g}", remedy="Mend or drop the episode."
         )
     for episode, state in log.final_observations.items():
         if not np.isfinite(state).all():
@@ -103,6 +106,8 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
         num_actions, source = log.probabilities.shape[1], "as there are probabilities"
     if num_actions is None:
         num_actions, source = int(actions[whole].max(initial=1)) + 1, "as the largest one says"
+    if num_actions > _MOST_ACTIONS:
+        num_actions, source = _MOST_ACTIONS, "which is the most"
     problems.add_rows(
         np.asarray(~whole | (actions < 0) | (actions >= num_actions)),
         "action",

@@ -231,9 +231,9 @@ class NetworkPolicy:
             return cls(networks=networks, observation_filter=observation_filter, low=low, high=high, **facts)
         except Exception as error:  # torch raises whatever its unpickling raises
             raise UserError(
-                f"{path}: got a file that is no policy of this program ({type(error).__name__}: {error}). Use another "
-                "checkpoint."
-            ) from error
+                f"{path}: got a file that is no policy of this program ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}). Use another checkpoint."
+            ) from None
 
 
 def make_filter(states: NDArray[np.float32]) -> ObservationFilter:

@@ -53,7 +53,7 @@ def _tables_in(place: Path) -> list[Path]:
         UserError: There is none, or of several kinds.
     """
     files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
-    tables = [path for path in files if path.name.endswith(_TABLES) and not path.name.startswith((".", "_"))]
+    tables = [path for path in files if path.name.endswith(_TABLES) and (path == place or path.name[0] not in "._")]
     if not tables:
         found = ", ".join(path.name for path in files[:5]) or "nothing"
         raise UserError(

@@ -83,7 +83,7 @@ class VectoredGymEnvironment:
     def dump_environment_states(self, dir_path: str | Path, file_name: str) -> None:
         """Writes each copy's observation as a line of JSON: what a batch transform takes."""
         lines = [json.dumps([float(f"{value:.9g}") for value in state]) + "\n" for state in self._states.tolist()]
-        (Path(dir_path) / file_name).write_text("".join(lines), encoding="utf-8")
+        _replace(Path(dir_path) / file_name, "".join(lines))
 
     def collect_rollouts_with_given_action_probs(
         self,
@@ -126,7 +126,12 @@ class VectoredGymEnvironment:
         return self.collect(lambda _: probabilities, num_steps=num_steps, num_episodes=num_episodes)
 
     def collect(
-        self, policy: Policy, *, num_steps: int | None = None, num_episodes: int | None = None
+        self,
+        policy: Policy,
+        *,
+        num_steps: int | None = None,
+        num_episodes: int | None = None,
+        until: Callable[[], bool] = lambda: False,
     ) -> pandas.DataFrame:
         """Plays with a policy that sees the states.
 
@@ -134,6 +139,7 @@ class VectoredGymEnvironment:
             policy: From (N, O) observations to (N, A) probabilities, or (N, A) actions of a Box.
             num_steps: Steps to take in each copy; or
             num_episodes: whole episodes to play in each.
+            until: Asked before each step; true ends the collection early.
 
         Returns:
             As `collect_rollouts_with_given_action_probs`.
@@ -144,7 +150,7 @@ class VectoredGymEnvironment:
             is_playing = (
                 played < num_episodes if num_episodes is not None else np.full(self.num_of_envs, num_steps != 0)
             )
-            if not is_playing.any() or (num_steps is not None and played.max() >= num_steps):
+            if until() or not is_playing.any() or (num_steps is not None and played.max() >= num_steps):
                 break
             ended = self._step(policy, is_playing, rows)
             played += ended if num_episodes is not None else 1
@@ -259,7 +265,7 @@ class VectoredGymEnvironment:
             "episodes": self._episodes.tolist(),
             "actions": self._actions,
         }
-        path.write_text(json.dumps(session) + "\n", encoding="utf-8")
+        _replace(path, json.dumps(session) + "\n")
 
     @classmethod
     def load_session(cls, path: Path) -> VectoredGymEnvironment:
@@ -298,6 +304,16 @@ class VectoredGymEnvironment:
     @property
     def _is_discrete(self) -> bool:
         return isinstance(self.action_space, gymnasium.spaces.Discrete)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file aside first: a full disk leaves the old one."""
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _is_close(found: Any, state: NDArray[np.float32]) -> bool:

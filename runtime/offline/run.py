@@ -195,7 +195,7 @@ def _summarise(job: Any, outcome: Any) -> Summary:
         "checkpoints": str(layout.checkpoints),
         "model": str(layout.model),
     }
-    where = f" env={job.config.env}" if not job.config.env else ""
+    where = "" if job.config.env else " env=NAME"
     return Summary(
         "learned from logged data", facts, f"smrl evaluate {layout.root}{where}, or smrl serve {layout.root}"
     )

@@ -246,10 +246,11 @@ class _Learning:
     def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
         judged = {name: value for name, value in scores.items() if np.isfinite(value)}
         if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
+            place = self._job.config.values.get("data", "the data")
             raise UserError(
-                f"learning from {self._job.config.values.get('data', 'the data')}: the loss or the estimate is not finite after update "
-                f"{self._learner.updates}; expected finite rewards and a learning rate that they bear. The last "
-                "checkpoint is kept; lower rl.training.config.lr, or scale the rewards."
+                f"learning from {place}: the loss or the estimate is not finite after update {self._learner.updates}; "
+                "expected finite rewards and a learning rate that they bear. Lower rl.training.config.lr, or scale the "
+                "rewards; a checkpoint that was written is kept."
             )
         state = self._state
         state.training_iteration += 1

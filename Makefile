@@ -27,7 +27,7 @@ bench-serving: install
 	$(BIN)/python benchmarks/serving.py
 
 bench-offline: install
-	$(BIN)/python benchmarks/offline.py
+	$(BIN)/python -m benchmarks.offline
 
 install: $(STAMP)
 

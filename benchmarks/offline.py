@@ -1,6 +1,6 @@
 """Batch RL measured: what is chosen without an environment against what it then does in one; speed; large logs.
 
-Run: .venv/bin/python benchmarks/offline.py [PART …], into benchmarks/offline.md. Parts, by default:
+Run: .venv/bin/python -m benchmarks.offline [PART …], into benchmarks/offline.md. Parts, by default:
 `seeds`, `collapse`, `acrobot`, `pendulum`, `updates`, `reading`, `memory`; `cartpole-fresh` and `acrobot-fresh` repeat
 on other logs.
 """
@@ -27,47 +27,12 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from runtime.offline.bcq import Learner, Recipe
-from runtime.offline.network_policy import NetworkPolicy
-from runtime.offline.reading import read_transitions
-from runtime.offline.rollouts import Policy, VectoredGymEnvironment
+from benchmarks.offline_problems import CARTPOLE, PLAYED, PROBLEMS, Problem, as_policy, collect, play
+from runtime.offline.bcq import Learner
 from runtime.offline.selection import Judge, choose, draw_judges
 from runtime.offline.transitions import Transitions
 
 _PAGE = Path(__file__).with_suffix(".md")
-_PLAYED = 100  # episodes that tell what a policy really does
-_CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 0.999, 0)
-_PENDULUM = replace(_CARTPOLE, algorithm="IQL", gamma=0.95)
-_COLLAPSING = replace(_CARTPOLE, algorithm="DDQN", hidden=(64, 64), lr=1e-3, target_update=100, loss="huber")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A log and how to learn from it.
-
-    Attributes:
-        env: Where it was logged.
-        envs: Copies.
-        episodes: Of each copy.
-        behave: Makes the policy that acts in the log, from a seed.
-        recipe: How to learn.
-        iterations: How often to judge.
-        updates: Between two judgements.
-        plays_all: Whether every iteration's policy is played, to know the best; else the chosen and the last.
-        played: Where policies are played to know the truth: the same without a time limit, or with a later one.
-        limit: Steps that count in the undiscounted return.
-    """
-
-    env: str
-    envs: int
-    episodes: int
-    behave: Callable[[int], Policy]
-    recipe: Recipe
-    iterations: int
-    updates: int
-    plays_all: bool
-    played: str
-    limit: int
 
 
 @dataclass(frozen=True)
@@ -97,80 +62,6 @@ class Run:
         """What the choice lost against the best iteration, as a share of that."""
         best = max(self.returns)
         return (best - self.returns[self.chosen]) / abs(best)
-
-
-def uniform(_: int) -> Policy:
-    """CartPole's log of the notebook."""
-    return lambda states: np.full((len(states), 2), 0.5)
-
-
-def swing(_: int) -> Policy:
-    """A poor way to swing Acrobot up, half of the time; uniform actions else."""
-    return lambda states: 0.5 * np.eye(3)[np.where(states[:, 4] + 0.5 * states[:, 5] > 0, 0, 2)] + 0.5 / 3
-
-
-def pump(seed: int) -> Policy:
-    """A pendulum's energy controller in three of ten steps; uniform torques else."""
-    rng = np.random.default_rng(seed)
-
-    def act(states: NDArray[np.float32]) -> NDArray[np.float64]:
-        cosine, sine, speed = states.T
-        energy = 0.5 * speed**2 + 15 * (cosine - 1)
-        pumping = np.where(speed >= 0, 1.6, -1.6) * np.where(energy < 0, 1, -1)
-        torque = np.where(cosine > 0.9, -8 * np.arctan2(sine, cosine) - 1.5 * speed, pumping).clip(-2, 2)
-        mixed = rng.random(len(states)) < 0.7
-        return np.asarray(np.where(mixed, rng.uniform(-2, 2, len(states)), torque)[:, None], np.float64)
-
-    return act
-
-
-PROBLEMS = {
-    "seeds": Problem("CartPole-v0", 100, 5, uniform, _CARTPOLE, 16, 250, True, "CartPole-v1", 200),
-    "collapse": Problem("CartPole-v0", 100, 5, uniform, _COLLAPSING, 20, 250, True, "CartPole-v1", 200),
-    "acrobot": Problem("Acrobot-v1", 100, 3, swing, _CARTPOLE, 16, 500, False, "Acrobot-v1", 500),
-    "pendulum": Problem("Pendulum-v1", 50, 2, pump, _PENDULUM, 12, 500, False, "Pendulum-v1", 200),
-}
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What a policy does in the environment.
-
-    Attributes:
-        mean_return: Over _PLAYED episodes.
-        discounted: Mean discounted return.
-        error: How far that may be from the truth: two standard errors, and what followed after a time limit.
-    """
-
-    mean_return: float
-    discounted: float
-    error: float
-
-
-def play(problem: Problem, policy: Policy, *, seed: int) -> Truth:
-    """Plays a policy."""
-    gamma = problem.recipe.gamma
-    frame = VectoredGymEnvironment(problem.played, _PLAYED, seed=1000 + seed).collect(policy, num_episodes=1)
-    episodes, steps = frame["episode_id"], frame["transition_number"]
-    discounted = (frame["reward"] * gamma**steps).groupby(episodes).sum()
-    beyond = gamma ** (steps[frame["truncated"]] + 1) * frame["reward"].abs().max() / (1 - gamma)
-    counted = frame["reward"].where(steps < problem.limit, 0).groupby(episodes).sum()
-    error = 2 * float(discounted.std() / np.sqrt(len(discounted))) + float(beyond.sum() / _PLAYED)
-    return Truth(float(counted.mean()), float(discounted.mean()), error)
-
-
-def as_policy(policy: NetworkPolicy) -> Policy:
-    """A trained policy for the rollouts."""
-    if policy.kind == "greedy":
-        return lambda states: policy.probabilities(states).astype(np.float64)
-    return lambda states: policy.actions(states).astype(np.float64)
-
-
-def collect(problem: Problem, seed: int, path: Path) -> Transitions:
-    """Logs to a CSV file, and reads that."""
-    envs = VectoredGymEnvironment(problem.env, problem.envs, seed=seed)
-    envs.collect(problem.behave(seed), num_episodes=problem.episodes).to_csv(path, index=False)
-    return read_transitions(path)
 
 
 def run(problem: Problem, seed: int, folder: Path) -> Run:
@@ -303,7 +194,7 @@ def measure_updates(seed: int = 0) -> list[str]:
         data = collect(PROBLEMS["seeds"], seed, Path(folder) / "log.csv")
     dataset, rows = as_d3rlpy(data), []
     for hidden in ((128, 128), (256, 256)):
-        recipe = replace(_CARTPOLE, hidden=hidden)
+        recipe = replace(CARTPOLE, hidden=hidden)
         learner = Learner(data, recipe)
         encoder = d3rlpy.models.VectorEncoderFactory(list(hidden))
         theirs = d3rlpy.algos.DiscreteBCQConfig(
@@ -441,9 +332,9 @@ def main(words: list[str]) -> None:
 
 def _write(name: str, lines: list[str]) -> None:
     head = (
-        f"# Batch RL, measured\n\n`python benchmarks/offline.py` on {os.cpu_count()} CPUs ({platform.machine()}), "
+        f"# Batch RL, measured\n\n`python -m benchmarks.offline` on {os.cpu_count()} CPUs ({platform.machine()}), "
         f"Python {platform.python_version()}, one thread, shared with other work. *Logged*, *cloned*, *chosen*, *best* "
-        f"and *last* are mean returns, those of policies over {_PLAYED} episodes that were played once everything was "
+        f"and *last* are mean returns, those of policies over {PLAYED} episodes that were played once everything was "
         "chosen without playing; *cloned* is d3rlpy's behaviour cloning. *Regret* is what *chosen* lost to *best*. "
         "*Estimate* is the discounted return with its 95 % interval, and what was played; it is *covered* if that "
         "agrees, give or take two standard errors of the played mean and what a time limit cut off."

@@ -47,6 +47,13 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
     return 0
 
 
+def run_script(work: Callable[[Container, StopRequest], None]) -> None:
+    """Runs the job of a user's script, and ends the process with an exit code other than 0 on failure."""
+    code = run_job(work)
+    if code:
+        sys.exit(code)
+
+
 def report_crash(error: BaseException, container: Container) -> None:
     """Prints a traceback, and writes the failure file with the reason on its first line."""
     trace = "".join(traceback.format_exception(error))

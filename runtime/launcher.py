@@ -10,7 +10,7 @@ from runtime.container import Container, read_container
 from runtime.environments import EnvCreator
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
-from runtime.job import run_job
+from runtime.job import run_script
 from runtime.old_gym import as_gymnasium
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
@@ -61,9 +61,7 @@ class SageMakerRayLauncher:
     @classmethod
     def train_main(cls) -> None:
         """Trains, and ends the process with an exit code other than 0 on failure."""
-        code = run_job(lambda container, stop: cls()._train(container, stop))
-        if code:
-            sys.exit(code)
+        run_script(lambda container, stop: cls()._train(container, stop))
 
     def _train(self, container: Container, stop: StopRequest) -> None:
         self.register_env_creator()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from runtime.container import Container
 from runtime.errors import UserError
-from runtime.job import run_job
+from runtime.job import run_script
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
 
@@ -23,9 +21,7 @@ class SageMakerCoachPresetLauncher:
     @classmethod
     def train_main(cls) -> None:
         """Trains, and ends the process with an exit code other than 0 on failure."""
-        code = run_job(lambda container, stop: cls()._train(container, stop))
-        if code:
-            sys.exit(code)
+        run_script(lambda container, stop: cls()._train(container, stop))
 
     def _train(self, container: Container, stop: StopRequest) -> None:
         is_named = any(key in container.hyperparameters for key in _PRESET_KEYS)

@@ -74,8 +74,8 @@ def run(problem: Problem, seed: int, folder: Path) -> Run:
     policies, values = [], []
     for _ in range(problem.iterations):
         learner.run(problem.updates)
-        policies.append(learner.policy())
-        values.append(judge.score(policies[-1])["estimated_return"])
+        values.append(judge.score(learner.policy())["estimated_return"])
+        policies.append(learner.policy(averaged=True))
     chosen = choose(values, logged=judge.logged)
     value = judge.report(policies[chosen]).value
     seconds = time.perf_counter() - started

@@ -35,6 +35,7 @@ class JobState:
         time_total_s: Seconds of training, over all starts of the job.
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
+        score: What the best checkpoint has most of, where that is not the mean return.
         policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
     """
@@ -48,6 +49,7 @@ class JobState:
     time_total_s: float = 0.0
     episode_reward_mean: float | None = None
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
+    score: float | None = None
     policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -128,8 +130,8 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the highest mean return, or None."""
-    scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _mean_return(path)) is not None]
+    """The checkpoint with the highest score or mean return, the newer of equals, or None."""
+    scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _score(path)) is not None]
     return max(scored)[1] if scored else None
 
 
@@ -209,10 +211,12 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def _mean_return(checkpoint: Path) -> float | None:
+def _score(checkpoint: Path) -> float | None:
     try:
-        value = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["episode_reward_mean"]
-    except (OSError, ValueError, KeyError):
+        described = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        value = described.get("score")
+        value = described["episode_reward_mean"] if value is None else value
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     return None if value is None else float(value)
 

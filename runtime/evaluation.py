@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
+from envs import DEEPRACER_ID
 from runtime.console import Reporter, Summary
 from runtime.container import Container
 from runtime.environments import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from runtime.hyperparameters import Source, resolve
-from runtime.schema import EVALUATION
+from runtime.schema import EVALUATION, RACE_EVALUATION
 from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     sources.append(Source("the command line", settings))
     # The default preset does not matter here; resolving lists every problem, as for any job.
-    return dict(resolve(sources, extras=EVALUATION, check_env=check_env_name).extras)
+    return dict(resolve(sources, extras=EVALUATION | RACE_EVALUATION, check_env=check_env_name).extras)
 
 
 def _find_places(container: Container, model: Path | None, out: Path | None) -> Places:
@@ -94,6 +95,10 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     from runtime.video import Recorder
 
     checkpoint = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
+    if read_state(checkpoint).env == DEEPRACER_ID and chosen.get("env", DEEPRACER_ID) == DEEPRACER_ID:
+        _race(checkpoint, chosen, (places, scratch), (reporter, stop))
+        return
+    _refuse_race(chosen)
     spec, policy = _load(checkpoint, chosen)
     is_offline = "algorithm" in read_state(checkpoint).policy
     video = places.videos / "evaluation.mp4"
@@ -130,6 +135,34 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     facts = {"results": str(places.data / FILE), "video": recorder.why_not or str(video)}
     reporter.finish(Summary(f"evaluated {len(episodes)} episodes of {spec.name}", facts))
+
+
+def _race(
+    checkpoint: Path,
+    chosen: Mapping[str, Any],
+    where: tuple[Places, Path],
+    listeners: tuple[Reporter, StopRequest],
+) -> None:
+    """Evaluates a DeepRacer policy, alone or against another."""
+    from runtime.deepracer.evaluating import evaluate_racers
+    from runtime.model import open_model
+
+    (places, scratch), (reporter, stop) = where, listeners
+    checkpoints = [checkpoint]
+    if "against" in chosen:
+        scratch = scratch / "against"
+        scratch.mkdir()
+        checkpoints.append(open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint")))
+    report = evaluate_racers(checkpoints, chosen, places.data, reporter, stop)
+    (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_race(chosen: Mapping[str, Any]) -> None:
+    problems = Problems()
+    for name in RACE_EVALUATION:
+        if name in chosen:
+            problems.add_line(f"{name}: got {chosen[name]!r} for a policy that is no DeepRacer's; leave it out.")
+    problems.raise_if_any()
 
 
 def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy | NetworkPolicy]:

@@ -26,6 +26,9 @@ STOP: dict[str, Setting] = {
     "training_iteration": Setting("int", "Training iterations.", low=0, above=True),
     "time_total_s": Setting("float", "Seconds of training, without start-up.", low=0, above=True),
     "episodes_total": Setting("int", "Finished episodes.", low=0, above=True),
+    "evaluation_progress_mean": Setting(
+        "float", "DeepRacer: per cent of the lap, mean of an iteration's evaluations.", low=0, above=True, high=100
+    ),
 }
 
 _BATCH: dict[str, Setting] = {
@@ -47,6 +50,7 @@ _LOSS: dict[str, Setting] = {
     "use_critic": Setting("bool", "A value function as baseline."),
     "clip_param": Setting("float", "PPO's ratio clip.", low=0, above=True),
     "vf_clip_param": Setting("float", "Clip of the squared value error; large for large returns.", low=0, above=True),
+    "vf_loss": Setting("text", "DeepRacer: the value loss.", choices=("mse", "huber")),
     "vf_loss_coeff": Setting("float", "Weight of the value loss.", low=0),
     "entropy_coeff": Setting("schedule", "Weight of the entropy bonus.", low=0),
     "use_kl_loss": Setting("bool", "Adaptive KL penalty."),
@@ -74,6 +78,10 @@ _SAMPLING: dict[str, Setting] = {
     "ignore_env_runner_failures": Setting("bool", "Go on without a dead runner."),
     "max_num_env_runner_restarts": Setting("int", "Restarts before giving up.", low=0),
     "env_config": Setting("mapping", "Keyword arguments of the environment."),
+    "episodes_per_iteration": Setting("int", "DeepRacer: whole episodes of an iteration.", low=0, above=True),
+    "epsilon_greedy": Setting("float", "DeepRacer: least share of uniform actions.", low=0, high=1, none_ok=True),
+    "epsilon_steps": Setting("int", "DeepRacer: steps over which that share falls from 1.", low=0, above=True),
+    "most_steps_per_iteration": Setting("int", "DeepRacer: episodes that last longer are dropped.", low=0, above=True),
 }
 
 _LEARNING: dict[str, Setting] = {
@@ -123,7 +131,9 @@ OFFLINE: dict[str, Setting] = {
     "action_flexibility": Setting(
         "float", "BCQ: least probability of an action, of the likeliest's.", low=0, high=0.99
     ),
-    "weight_averaging": Setting("float", "Share of the old mean in the averaged weights.", low=0, high=1),
+    "weight_averaging": Setting(
+        "float", "Share of the old mean in the averaged weights, which act; less at first.", low=0, high=1
+    ),
     "train_fraction": Setting("float", "Share of the episodes to learn from; the rest judge.", low=0.05, high=0.95),
     "num_actions": Setting("int", "Of discrete actions, where the data does not say.", low=1, above=True, none_ok=True),
     "seed": Setting("int", "Seed of the split, the weights and the batches.", low=0, high=2**32 - 1, none_ok=True),
@@ -145,6 +155,47 @@ EVALUATION: dict[str, Setting] = {
     "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "checkpoint": Setting("text", "Checkpoint below the model directory, as best; its final one if not given."),
     "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0, high=2**32 - 1),
+}
+
+# A DeepRacer race, under the names of the simulator's job files.
+RACE: dict[str, Setting] = {
+    "race_type": Setting(
+        "text", "Kind of race.", choices=("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL")
+    ),
+    "reverse_dir": Setting("bool", "Drive the track against its order."),
+    "alternate_driving_direction": Setting("bool", "Turn round with each episode."),
+    "change_start_position": Setting("bool", "Start each episode farther along the track."),
+    "round_robin_advance_dist": Setting("float", "By how much, as a share of the lap.", low=0),
+    "start_position_offset": Setting("float", "Share of the lap of the first start.", low=0),
+    "number_of_resets": Setting("int", "How often a car may go on after a failure.", low=0),
+    "off_track_penalty": Setting("float", "Seconds of standing after leaving the track.", low=0),
+    "collision_penalty": Setting("float", "Seconds of standing after a crash.", low=0),
+    "penalty_seconds": Setting("float", "Seconds that a bot car stands after it was hit.", low=0),
+    "is_continuous": Setting("bool", "Laps follow each other in one episode."),
+    "number_of_obstacles": Setting("int", "Boxes on the track.", low=0, high=100),
+    "min_distance_between_obstacles": Setting("float", "Metres from the start to the first.", low=0),
+    "randomize_obstacle_locations": Setting("bool", "Place them anew in each episode."),
+    "is_obstacle_bot_car": Setting("bool", "Parked cars instead of boxes."),
+    "object_positions": Setting("any", "Share of the lap and lane of each object."),
+    "number_of_bot_cars": Setting("int", "Cars that drive by themselves.", low=0, high=100),
+    "bot_car_speed": Setting("float", "Their metres a second.", low=0),
+    "is_lane_change": Setting("bool", "They change lanes."),
+    "lower_lane_change_time": Setting("float", "Seconds between changes, at least.", low=0),
+    "upper_lane_change_time": Setting("float", "At most.", low=0),
+    "lane_change_distance": Setting("float", "Metres that a change takes.", low=0),
+    "min_distance_between_bot_cars": Setting("float", "Metres from the start to the first.", low=0),
+    "randomize_bot_car_locations": Setting("bool", "Place them anew in each episode."),
+    "enable_domain_randomization": Setting("bool", "A light of its own in each episode."),
+}
+
+# What else an evaluation of a DeepRacer policy takes.
+RACE_EVALUATION: dict[str, Setting] = {
+    **RACE,
+    "track": Setting("text", "DeepRacer: a built-in track, a file, or its name in tracks."),
+    "tracks": Setting("text", "DeepRacer: folder of track files."),
+    "number_of_trials": Setting("int", "DeepRacer: laps to drive.", low=0, above=True),
+    "against": Setting("text", "DeepRacer: another model, on the track at the same time."),
+    "params": Setting("text", "DeepRacer: an evaluation_params.yaml; settings beside it win."),
 }
 
 DEFAULTS: dict[str, object] = {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envs import DEEPRACER_ID
 from runtime.checkpoint import checkpoints_in
 from runtime.coercion import Setting
 from runtime.console import Reporter, Summary, make_reporter
@@ -23,10 +24,12 @@ from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.stop import StopRequest
 
 if TYPE_CHECKING:
+    from runtime.deepracer.observer import RecordSettings
     from runtime.offline.run import HandOver
     from runtime.ppo.loop import Outcome
 
 _CHANNELS = ("checkpoint", "model")
+DEEPRACER_FOLDER = "deepracer"  # below the data of a job
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
 # What scripts for Coach send along.
@@ -43,6 +46,7 @@ class Request:
         experiment: A launcher's nested experiment config, or None.
         find_creator: Finds a launcher's environment creator by name; None finds none.
         ray_options: A launcher's arguments of ray.init.
+        records: How a DeepRacer training is recorded, where that is not the usual way.
     """
 
     overrides: Mapping[str, Any]
@@ -50,6 +54,7 @@ class Request:
     experiment: Mapping[str, Any] | None = None
     find_creator: Callable[[str], EnvCreator | None] = lambda name: None
     ray_options: Mapping[str, Any] | None = None
+    records: RecordSettings | None = None
 
 
 def run_training(
@@ -148,6 +153,12 @@ def _train(
     creator = request.find_creator(config.env)
     env = EnvSpec(config.env, config.env_config, config.algorithm.get("horizon"), creator)
     cpus, gpus = container.num_cpus, container.num_gpus
+    observe = None
+    if env.name == DEEPRACER_ID:
+        from runtime.deepracer.observer import RecordSettings, TrainingRecords
+
+        records = request.records or RecordSettings(layout.data / DEEPRACER_FOLDER)
+        observe = TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
     job = TrainingJob(
         config,
         env,
@@ -157,6 +168,7 @@ def _train(
         hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
         num_cpus=cpus,
         num_gpus=gpus,
+        observe=observe,
     )
     with contextlib.ExitStack() as stack:
         with stop_request:

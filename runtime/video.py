@@ -126,7 +126,7 @@ class _Playing:
 
 
 class Mp4Writer:
-    """Encodes frames as H.264, 240 pixels high, one encoder thread; the file appears when it is closed.
+    """Encodes frames as H.264, one encoder thread; the file appears when it is closed.
 
     It is encoded in a temporary file elsewhere and written in one go under its own name: SageMaker's uploader acts
     when a file is closed, knows nothing of renames, and would find a file that was written aside gone.
@@ -134,12 +134,13 @@ class Mp4Writer:
     Args:
         path: Where the file appears.
         fps: Frames a second when played.
+        height: Pixels; the width follows from the frames.
     """
 
-    def __init__(self, path: Path, *, fps: float) -> None:
+    def __init__(self, path: Path, *, fps: float, height: int = _HEIGHT) -> None:
         import av
 
-        self._av, self._path, self._fps = av, path, fps
+        self._av, self._path, self._fps, self._height = av, path, fps, height
         self._aside = tempfile.NamedTemporaryFile(suffix=".mp4")  # noqa: SIM115  # lives as long as the writer
         self._container: Any = av.open(self._aside.name, "w", format="mp4", options={"movflags": "+faststart"})
         self._stream: Any = None
@@ -154,8 +155,8 @@ class Mp4Writer:
 
     def _open_stream(self, aspect: float) -> None:
         stream = self._stream = self._container.add_stream("libx264", rate=Fraction(self._fps).limit_denominator(1000))
-        stream.height = _HEIGHT
-        stream.width = round(_HEIGHT * aspect / 2) * 2  # 4:2:0 needs even sides
+        stream.height = self._height
+        stream.width = round(self._height * aspect / 2) * 2  # 4:2:0 needs even sides
         stream.pix_fmt = "yuv420p"
         stream.options = {"preset": "veryfast", "crf": "23"}
         stream.codec_context.thread_count = 1

@@ -13,7 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each module may import those of its own row's predecessors alone; modules of one row do not import each other.
 LAYERS = [
-    {"errors", "coercion", "metrics", "plot", "stop", "export.graph", "export.graph_def", "observation_filter"},
+    {
+        "errors",
+        "coercion",
+        "metrics",
+        "plot",
+        "stop",
+        "export.graph",
+        "export.graph_def",
+        "observation_filter",
+        "pixels",
+    },
     {"container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
     {"old_names", "ray_session", "job", "manifest", "setting_rules", "export.bcq_graph"},
     {"hyperparameters", "old_gym", "policy", "toolkit", "offline.network_policy"},
@@ -36,6 +46,10 @@ LAYERS = [
     {"offline.job"},
     {"offline.run"},
     {"ppo.episodes", "ppo.module", "ppo.runner"},
+    {"deepracer.rollout", "deepracer.network", "deepracer.job_files"},
+    {"deepracer.driving", "deepracer.records"},
+    {"deepracer.runner", "deepracer.learner", "deepracer.races"},
+    {"deepracer.building", "deepracer.observer", "deepracer.evaluating"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
     {"training", "evaluation"},

@@ -138,14 +138,17 @@ def test_rare_failures_pull_as_hard_as_they_are_large() -> None:
     assert value("huber") < 0.3
 
 
-def test_averaged_weights_are_the_running_mean_of_the_weights() -> None:
+def test_averaged_weights_are_the_mean_of_every_tenth_updates_weights_and_remember_longer_and_longer() -> None:
     data = make_data()
-    learner = Learner(data, replace(RECIPE, algorithm="DDQN", averaging=0.5))
+    learner = Learner(data, replace(RECIPE, algorithm="DDQN", averaging=0.95))
     mean = learner.policy().networks["q"][0].state_dict()
-    for _ in range(5):
-        learner.run(1)
+    shares = []
+    for count in range(1, 16):
+        learner.run(10)
         now = learner.policy().networks["q"][0].state_dict()
-        mean = {name: 0.5 * mean[name] + 0.5 * now[name] for name in mean}
+        shares.append(max(1 - 0.95**10, min(1.0, 6 / (count + 5))))
+        mean = {name: (1 - shares[-1]) * mean[name] + shares[-1] * now[name] for name in mean}
+    assert shares[0] == 1 > shares[5] > shares[-1] == 1 - 0.95**10  # the first weights are forgotten at once
     for name, value in learner.policy(averaged=True).networks["q"][0].state_dict().items():
         torch.testing.assert_close(value, mean[name])
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from runtime.errors import UserError
 from runtime.export.graph import Graph
+from runtime.pixels import PixelScale
 
 
 def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:
@@ -116,4 +117,5 @@ _LAYERS: dict[type[nn.Module], Callable[[Graph, Any, str], str]] = {
     nn.Identity: lambda graph, _, x: x,
     nn.Dropout: lambda graph, _, x: x,  # after training
     nn.BatchNorm1d: _batch_norm,
+    PixelScale: lambda graph, layer, x: graph.add("multiply", x, graph.constant(layer.scale)),
 }

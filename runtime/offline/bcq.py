@@ -11,7 +11,7 @@ import contextlib
 import copy
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,12 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     from d3rlpy.torch_utility import TorchMiniBatch
 
 ALGORITHM, AVERAGED = "algorithm.pt", "averaged.pt"
-_DRAWN_AT_ONCE = 512  # batches
+_DRAWN_AT_ONCE = 512  # batches, or fewer of large states
+_GATHERED_NUMBERS = 8_000_000
+_AVERAGED_EVERY = 10  # updates: the mean of every tenth costs a tenth, and is as smooth
+# Averaging forgets in step with learning: after t updates its memory is about t / 6, up to what `averaging` says.
+# Source: Shamir & Zhang 2013, Stochastic gradient descent for non-smooth optimization, polynomial-decay averaging.
+_AVERAGING_DECAY = 5
 _ROWS = 262_144  # that are standardised at a time, in double
 
 # By name: for discrete actions, for continuous ones.
@@ -105,7 +110,7 @@ class Recipe:
         target_update: Updates between copies of the target network (discrete actions).
         action_flexibility: BCQ for discrete actions: how rare an action the data may have, relative to the likeliest.
         loss: `mse`, or `huber` as d3rlpy has it.
-        averaging: Weights kept alongside are a running mean: this share of the old mean stays at each update.
+        averaging: Acting weights are a running mean: this share of the old mean stays at each update, at most.
         seed: Of weights and batches.
     """
 
@@ -195,38 +200,51 @@ class Learner:
         totals: dict[str, float] = {}
         averaged: list[torch.Tensor] = list(self._averaged.parameters())
         current: list[torch.Tensor] = list(self._acting_modules().parameters())
-        ones = torch.ones((size, 1))
-        for number in range(updates):
-            if number % _DRAWN_AT_ONCE == 0:
-                rows = min(_DRAWN_AT_ONCE, updates - number)
-                drawn = torch.randint(len(self._rows), (rows, size), generator=self._generator)
-            losses = self._update(drawn[number % _DRAWN_AT_ONCE], ones)
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value
-            with torch.no_grad():
-                torch._foreach_lerp_(averaged, current, 1 - self._recipe.averaging)
+        done = 0
+        while done < updates:
+            rows = min(self._drawn_at_once(), updates - done)
+            drawn = torch.randint(len(self._rows), (rows, size), generator=self._generator)
+            for batch in self._gather(drawn):
+                losses = self._algorithm.impl.inner_update(batch, self.updates)
+                self.updates += 1
+                for name, value in losses.items():
+                    totals[name] = totals.get(name, 0.0) + value
+                if self.updates % _AVERAGED_EVERY == 0:
+                    with torch.no_grad():
+                        torch._foreach_lerp_(averaged, current, self._newest_share())
+            done += rows
         return {name: total / updates for name, total in totals.items()}
 
-    def _update(self, picked: torch.Tensor, ones: torch.Tensor) -> Mapping[str, float]:
-        """One update on the picked transitions."""
-        following, actions = self._next[picked], self._actions[picked]
-        batch = TorchMiniBatch(
-            observations=self._observations[self._rows[picked]],
-            actions=actions,
-            rewards=self._rewards[picked],
-            next_observations=self._observations[following],
-            next_actions=actions,  # read by none of our algorithms
-            returns_to_go=ones,  # likewise
-            terminals=self._terminals[picked],
-            intervals=ones,
-            device="cpu:0",
-        )
-        losses: Mapping[str, float] = self._algorithm.impl.inner_update(batch, self.updates)
-        self.updates += 1
-        return losses
+    def _drawn_at_once(self) -> int:
+        numbers = self._recipe.batch_size * self._observations[0].numel()
+        return max(1, min(_DRAWN_AT_ONCE, _GATHERED_NUMBERS // numbers))
+
+    def _newest_share(self) -> float:
+        """What the weights of now are worth in the running mean."""
+        by_setting = 1 - self._recipe.averaging**_AVERAGED_EVERY
+        times = self.updates // _AVERAGED_EVERY
+        return min(1.0, max(by_setting, (_AVERAGING_DECAY + 1) / (times + _AVERAGING_DECAY)))
+
+    def _gather(self, drawn: torch.Tensor) -> Iterator[TorchMiniBatch]:
+        """The batches of some rows of picked transitions, all looked up at once."""
+        observations, following = self._observations[self._rows[drawn]], self._observations[self._next[drawn]]
+        actions, rewards, terminals = self._actions[drawn], self._rewards[drawn], self._terminals[drawn]
+        ones = torch.ones((drawn.shape[1], 1))
+        for row in range(len(drawn)):
+            yield TorchMiniBatch(
+                observations=observations[row],
+                actions=actions[row],
+                rewards=rewards[row],
+                next_observations=following[row],
+                next_actions=actions[row],  # read by none of our algorithms
+                returns_to_go=ones,  # likewise
+                terminals=terminals[row],
+                intervals=ones,
+                device="cpu:0",
+            )
 
     def policy(self, *, averaged: bool = False) -> NetworkPolicy:
-        """The policy as it is, or that of the averaged weights; a snapshot."""
+        """The policy of the weights as they are, or of their running mean; a snapshot."""
         modules = dict(zip(self._roles(), self._averaged if averaged else self._acting_modules(), strict=True))
         kind: Kind = "greedy" if self._is_discrete else "sampled" if "decoder" in modules else "actor"
         ensemble: Any = modules.get("q", ())

@@ -22,7 +22,7 @@ from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.behaviour import estimate_behaviour
-from runtime.offline.network_policy import AVERAGED_FILE, FILE, NetworkPolicy
+from runtime.offline.network_policy import FILE, JUDGED_FILE, NetworkPolicy
 from runtime.offline.results import as_json, write_coach_csv, write_report
 from runtime.offline.selection import Judge, Report, choose, draw_judges
 from runtime.offline.transitions import Transitions
@@ -177,7 +177,7 @@ class _Learning:
             self._learner.updates = 0
             self._reporter.note(f"beginning with the networks of {checkpoint}")
             return
-        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / AVERAGED_FILE)
+        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / JUDGED_FILE)
         restore_random_states(checkpoint)
         self._state = replace(state, env=self._job.config.env)
         self._reporter.note(f"going on from {checkpoint}: iteration {state.training_iteration}")
@@ -272,7 +272,7 @@ class _Learning:
     def _choose(self, policy: NetworkPolicy) -> None:
         choice = self._choice()
         if choice["chosen_iteration"] == self._state.training_iteration:
-            self._chosen = policy, self._learner.policy(averaged=True)
+            self._chosen = self._learner.policy(averaged=True), policy
             self._state.policy.update(choice)
 
     def _choice(self) -> dict[str, Any]:
@@ -288,13 +288,13 @@ class _Learning:
 
     def _save(self) -> Path:
         assert self._chosen is not None
-        policy, averaged = self._chosen
+        policy, judged = self._chosen
 
         def write(folder: Path) -> None:
             for name, content in self._kept.items():
                 (folder / name).write_bytes(content)
             policy.save(folder / FILE)
-            averaged.save(folder / AVERAGED_FILE)
+            judged.save(folder / JUDGED_FILE)
 
         self._checkpointed_at = self._state.training_iteration
         return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)

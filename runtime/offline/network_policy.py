@@ -18,7 +18,7 @@ from runtime.errors import UserError
 from runtime.export.graph import Graph
 from runtime.observation_filter import ObservationFilter
 
-FILE, AVERAGED_FILE = "policy.pt", "averaged_policy.pt"
+FILE, JUDGED_FILE = "policy.pt", "judged_policy.pt"
 CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
 _ROWS = 65536
 _LATENTS = 100

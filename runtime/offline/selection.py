@@ -1,8 +1,9 @@
 """Judges policies on episodes that they did not learn from, and chooses one, without an environment.
 
-The rule: of all iterations, the latest whose value by fitted Q evaluation is within 1 % of the best. Importance
-sampling cannot rank policies whose episodes last ten times longer than the log's, and the learner's own values rise
-whatever its policy does; both are reported as diagnostics. benchmarks/offline.md has the measurements.
+The rule: of all iterations, the latest whose value by fitted Q evaluation is within 1 % of the best; what is handed
+over is the running mean of its weights, as single weights jitter between good and sometimes bad. Importance sampling
+cannot rank policies whose episodes last ten times longer than the log's, and the learner's own values rise whatever its
+policy does; both are reported as diagnostics. benchmarks/offline.md has the measurements.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
+from envs import DEEPRACER_ID
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
@@ -24,6 +25,7 @@ from runtime.ppo.runner import Runner
 _ENV = "smrl"
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
 _NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config"}
+_RACING = {"vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"}
 _ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
 _GAUSSIAN = ("free_log_std", "initial_log_std")
 _POLICY_ACTIVATIONS = {"silu": "swish"}
@@ -39,7 +41,9 @@ def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPO:
     """
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
-    torch.set_num_threads(1)
+    # A camera's convolutions are large enough for all cores.
+    is_racing = env.name == DEEPRACER_ID and not count_env_runners(config.algorithm["num_env_runners"], num_cpus)
+    torch.set_num_threads(num_cpus if is_racing else 1)
     return rllib_config(config, env, num_cpus=num_cpus).build_algo()
 
 
@@ -49,7 +53,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig
     settings = config.algorithm
     rllib = PPOConfig()
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
-    rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB})
+    rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB | _RACING})
     rllib.env_runners(env_runner_cls=Runner)
     rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], num_cpus))
     if settings["observation_filter"] == "MeanStdFilter":
@@ -59,7 +63,12 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig
         rllib.training(train_batch_size_per_learner=max(1, settings["train_batch_size"] // learners))
     rllib.callbacks(EpisodeReports)
     rllib.debugging(seed=settings.get("seed"), log_level="ERROR", log_sys_usage=False)
-    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model_config(config.model)))
+    model = model_config(config.model)
+    if env.name == DEEPRACER_ID:
+        from runtime.deepracer.building import configure_racing
+
+        model = model_config(configure_racing(rllib, config, env))
+    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model))
     return rllib
 
 
@@ -126,12 +135,12 @@ def count_env_runners(setting: int | str, num_cpus: int) -> int:
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     """RLlib's network description, with ours added."""
     settings = dict(settings)
-    initial_log_std = settings.pop("initial_log_std", None)
+    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale")}
     for name, value in settings.items():
         if name.endswith("_activation"):
             settings[name] = _POLICY_ACTIVATIONS.get(value, value)
     described = dataclasses.asdict(DefaultModelConfig(**settings))
-    return {**described, "initial_log_std": initial_log_std}
+    return {**described, **ours}
 
 
 def _filter_observations(env: Any, spaces: Any, device: Any) -> MeanStdFilter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class TrainingJob:
         resume_from: Checkpoint to go on from, or None.
         is_same_job: Whether that is this job's own, so that its clock goes on as well.
         hand_over: Writes the model directory from a checkpoint and the policy's spaces.
+        observe: Called after each iteration with the algorithm, its result and the counters; returns more metrics.
         num_cpus: CPUs that it may use.
         num_gpus: GPUs that it may use.
     """
@@ -64,6 +65,7 @@ class TrainingJob:
     hand_over: Callable[[Path, Spaces], None]
     num_cpus: int
     num_gpus: int
+    observe: Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,9 @@ class _Training:
             **to_row(result, state.recent_episodes),
         }
         state.timesteps_total, state.episode_reward_mean = int(row["timesteps_total"]), row.get("episode_reward_mean")
+        observe = self._job.observe
+        if observe is not None:
+            row |= _with_causes(lambda: observe(self._algorithm, result, state))
         self._metrics.write(row)
         state.rows = self._metrics.rows
         self._reporter.row(row)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import torch
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from torch import nn
+
+from runtime.pixels import PixelScale
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO network with `initial_log_std`, the width of exploration before training.
+    """RLlib's PPO network with `initial_log_std`, the width of exploration before training, and `pixel_scale`.
 
-    RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise.
+    RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise. A pixel scale takes
+    whole numbers as they come from a camera, so that a rollout keeps one byte a pixel.
     """
 
     def setup(self) -> None:
@@ -19,3 +23,8 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         if initial is not None and hasattr(self.pi, "log_std"):
             with torch.no_grad():
                 self.pi.log_std.fill_(float(initial))
+        scale = self.model_config.get("pixel_scale")
+        if scale is not None:
+            for encoder in self.encoder.children():
+                layers = encoder.net[0]
+                layers.cnn = nn.Sequential(PixelScale(float(scale)), *layers.cnn)

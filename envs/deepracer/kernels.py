@@ -1,0 +1,320 @@
+"""One control step of every car, compiled: where each is on the track, which rule it met, and where it drives next.
+
+A car is a row of float64; the names below are its columns. Source of every rule and constant: DeepRacer's simulation
+application 6.0.5 (`track_data.py`, `agent_ctrl`, `reset`, `urdf/deepracer`), and its physics of version 5 and later.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from envs.deepracer.compiled import exact
+
+# State.
+X, Y, YAW, SPEED, STEERING = range(5)  # of the car's origin: metres, radians, m/s at the rear wheels, radians
+COMMAND_SPEED, COMMAND_STEERING = 5, 6  # as the policy wrote them: m/s, degrees; not clipped
+EARLIER = 7  # six columns: the three commands before that, newest first
+PHASE, STEPS, TIME = 13, 14, 15  # time: of the simulation, in seconds
+START_SHARE, PREVIOUS_PROGRESS, LAST_X, LAST_Y, STILL_STEPS, BACKWARD_STEPS = range(16, 22)
+# Measured where the step found the car, before it drives on.
+FRONT_X, FRONT_Y, DISTANCE, CENTER_DISTANCE, IS_LEFT, WIDTH = range(22, 28)
+WHEELS_ON_TRACK, WAYPOINT_BEHIND, WAYPOINT_AHEAD, PROGRESS, HIT, STATUS = range(28, 34)  # HIT: object's number, or -1
+DIRECTION = 34  # state too: 1 where the car drives the track in reverse, else 0
+COLUMNS = 35
+
+PREPARE, RUN, PAUSE, PARK = range(4)
+IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, PREPARING, PAUSED = range(9)
+
+# Objects are rows of these.
+OBJECT_X, OBJECT_Y, OBJECT_YAW, OBJECT_LENGTH, OBJECT_WIDTH, OBJECT_HEIGHT = range(6)
+OBJECT_COLUMNS = 6
+
+CONTROL_S = 1 / 15
+FRONT_M = 0.14  # from the car's origin to the point that counts as the car's position
+WHEELBASE_M, REAR_AXLE_M, FRONT_AXLE_M = 0.163974, -0.081663, 0.082311
+_HALF_REAR_TRACK_M, _HALF_FRONT_TRACK_M = 0.08105, 0.079601
+CAR_LENGTH_M, CAR_WIDTH_M, CAR_HEIGHT_M = 0.32352, 0.1961, 0.1944
+MAX_STEERING_DEG, MIN_SPEED, MAX_SPEED = 30.0, 0.1, 4.0
+MAX_STEPS = 100_000
+_STILL_M, _STILL_STEPS, _BACKWARD_STEPS = 0.0003, 15, 15
+_GRAVITY = 9.81
+_SUBSTEPS = 8
+
+# Columns of the dynamics' settings: wheel speed per commanded one, seconds, seconds, seconds, friction (0: no limit).
+SPEED_FACTOR, LATENCY, SPEED_LAG, STEERING_LAG, FRICTION = range(5)
+
+
+@exact
+def _nearest(line: Any, x: float, y: float) -> tuple[float, int, float]:
+    """Squared distance to a polyline, the segment, and the share of it where the nearest point is."""
+    best, where, share = np.inf, 0, 0.0
+    for i in range(len(line) - 1):
+        ax, ay = line[i, 0], line[i, 1]
+        dx, dy = line[i + 1, 0] - ax, line[i + 1, 1] - ay
+        along = ((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-18)
+        along = min(max(along, 0.0), 1.0)
+        ex, ey = ax + along * dx - x, ay + along * dy - y
+        distance = ex * ex + ey * ey
+        if distance < best:
+            best, where, share = distance, i, along
+    return best, where, share
+
+
+@exact
+def _crossings(line: Any, x: float, y: float) -> int:
+    """How often a ray in the direction of +x crosses the ring; the last point is joined to the first one."""
+    count = 0
+    before = len(line) - 1
+    for i in range(len(line)):
+        ay, by = line[before, 1], line[i, 1]
+        if (ay > y) != (by > y):
+            ax, bx = line[before, 0], line[i, 0]
+            if x < ax + (y - ay) / (by - ay) * (bx - ax):
+                count += 1
+        before = i
+    return count
+
+
+@exact
+def is_on_road(rings: Any, split: int, x: float, y: float) -> bool:
+    """Whether a point is inside an odd number of the rings: rows before `split` are one, those after it another."""
+    count = _crossings(rings[:split], x, y)
+    if split < len(rings):
+        count += _crossings(rings[split:], x, y)
+    return count % 2 == 1
+
+
+@exact
+def project(center: Any, distances: Any, x: float, y: float) -> float:
+    """Metres along the centre line of the point nearest to x, y."""
+    _, where, share = _nearest(center, x, y)
+    along: float = distances[where] + share * (distances[where + 1] - distances[where])
+    return along
+
+
+@exact
+def _progress(car: Any, length: float) -> float:
+    """Per cent of the lap since the episode's start."""
+    share = car[DISTANCE] / length - car[START_SHARE]
+    progress = 100 * share
+    previous = car[PREVIOUS_PROGRESS]
+    if progress <= 0:
+        progress += 100
+    if previous > progress + 50:
+        progress += 100
+    if progress > previous + 50:
+        progress -= 100
+    return min(progress, 100.0)
+
+
+@exact
+def _locate(car: Any, lines: Any, all_distances: Any, rings: Any, split: int, turn: int) -> None:
+    """Fills the columns of where a car is on the track."""
+    direction = int(car[DIRECTION])
+    center, inner, outer, distances = (
+        lines[direction, 0],
+        lines[direction, 1],
+        lines[direction, 2],
+        all_distances[direction],
+    )
+    cosine, sine = math.cos(car[YAW]), math.sin(car[YAW])
+    x, y = car[X] + FRONT_M * cosine, car[Y] + FRONT_M * sine
+    car[FRONT_X], car[FRONT_Y] = x, y
+    squared, where, share = _nearest(center, x, y)
+    length = distances[-1]
+    distance = distances[where] + share * (distances[where + 1] - distances[where])
+    car[DISTANCE], car[CENTER_DISTANCE] = distance, math.sqrt(squared)
+    # Waypoints: the last one that is not ahead of the projection, and the next.
+    ahead = where + 1
+    while ahead < len(center) - 1 and distances[ahead] <= distance:
+        ahead += 1
+    if distance >= length:
+        ahead = 0
+        car[WAYPOINT_BEHIND] = len(center) - 1
+    else:
+        car[WAYPOINT_BEHIND] = ahead - 1
+    car[WAYPOINT_AHEAD] = ahead
+    to_inner, _, _ = _nearest(inner, x, y)
+    to_outer, _, _ = _nearest(outer, x, y)
+    car[IS_LEFT] = 1.0 if (to_inner < to_outer) != (turn == direction) else 0.0
+    cx = center[where, 0] + share * (center[where + 1, 0] - center[where, 0])
+    cy = center[where, 1] + share * (center[where + 1, 1] - center[where, 1])
+    _, i, s = _nearest(inner, cx, cy)
+    ix = inner[i, 0] + s * (inner[i + 1, 0] - inner[i, 0])
+    iy = inner[i, 1] + s * (inner[i + 1, 1] - inner[i, 1])
+    _, i, s = _nearest(outer, cx, cy)
+    ox = outer[i, 0] + s * (outer[i + 1, 0] - outer[i, 0])
+    oy = outer[i, 1] + s * (outer[i + 1, 1] - outer[i, 1])
+    car[WIDTH] = math.hypot(ix - ox, iy - oy)
+    on = 0
+    for wheel in range(4):
+        along = REAR_AXLE_M if wheel < 2 else FRONT_AXLE_M
+        across = _HALF_REAR_TRACK_M if wheel < 2 else _HALF_FRONT_TRACK_M
+        if wheel % 2:
+            across = -across
+        wx, wy = car[X] + along * cosine - across * sine, car[Y] + along * sine + across * cosine
+        if is_on_road(rings, split, wx, wy):
+            on += 1
+    car[WHEELS_ON_TRACK] = on
+    car[PROGRESS] = _progress(car, length)
+
+
+@exact
+def _overlaps(car: Any, other: Any) -> bool:
+    """Whether a corner of a car is inside an object's rectangle."""
+    cosine, sine = math.cos(car[YAW]), math.sin(car[YAW])
+    turn_c, turn_s = math.cos(other[OBJECT_YAW]), math.sin(other[OBJECT_YAW])
+    for corner in range(4):
+        along = CAR_LENGTH_M / 2 if corner < 2 else -CAR_LENGTH_M / 2
+        across = CAR_WIDTH_M / 2 if corner % 2 else -CAR_WIDTH_M / 2
+        dx = car[X] + along * cosine - across * sine - other[OBJECT_X]
+        dy = car[Y] + along * sine + across * cosine - other[OBJECT_Y]
+        if (
+            abs(dx * turn_c + dy * turn_s) < other[OBJECT_LENGTH] / 2
+            and abs(dy * turn_c - dx * turn_s) < other[OBJECT_WIDTH] / 2
+        ):
+            return True
+    return False
+
+
+@exact
+def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: int) -> int:
+    """The object that a car is in, or -1; other agents' cars are numbered after the objects, skipping the car's own."""
+    for i in range(len(objects)):
+        if _overlaps(car, objects[i]):
+            return i
+    number = len(objects)
+    for other in range(first, first + agents):
+        if other == row:
+            continue
+        rectangle = np.empty(OBJECT_COLUMNS)
+        rectangle[OBJECT_X], rectangle[OBJECT_Y], rectangle[OBJECT_YAW] = (
+            cars[other, X],
+            cars[other, Y],
+            cars[other, YAW],
+        )
+        rectangle[OBJECT_LENGTH], rectangle[OBJECT_WIDTH] = CAR_LENGTH_M, CAR_WIDTH_M
+        # It is the one behind that has crashed.
+        if cars[other, PHASE] != PARK and car[PROGRESS] < cars[other, PROGRESS] and _overlaps(car, rectangle):
+            return number
+        number += 1
+    return -1
+
+
+@exact
+def _judge(car: Any) -> int:
+    """The rule that a running car met, in the contract's order."""
+    moved = math.hypot(car[FRONT_X] - car[LAST_X], car[FRONT_Y] - car[LAST_Y])
+    car[STILL_STEPS] = car[STILL_STEPS] + 1 if moved <= _STILL_M else 0
+    car[BACKWARD_STEPS] = car[BACKWARD_STEPS] + 1 if car[PROGRESS] < car[PREVIOUS_PROGRESS] else 0
+    if car[PROGRESS] >= 100:
+        return LAP_COMPLETE
+    if car[HIT] >= 0:
+        return CRASHED
+    if car[WHEELS_ON_TRACK] == 0:
+        return OFF_TRACK
+    if car[STILL_STEPS] >= _STILL_STEPS:
+        return IMMOBILIZED
+    if car[BACKWARD_STEPS] >= _BACKWARD_STEPS:
+        return REVERSED
+    if car[STEPS] >= MAX_STEPS:
+        return TIME_UP
+    return IN_PROGRESS
+
+
+@exact
+def _roll(car: Any, speed: float, steering: float, duration: float) -> None:
+    """Rolls a car along the arc of its steering angle."""
+    x, y = car[X] + REAR_AXLE_M * math.cos(car[YAW]), car[Y] + REAR_AXLE_M * math.sin(car[YAW])
+    curvature = math.tan(steering) / WHEELBASE_M
+    turn = speed * duration * curvature
+    yaw = car[YAW] + turn
+    if abs(turn) > 1e-9:
+        x += (math.sin(yaw) - math.sin(car[YAW])) / curvature
+        y -= (math.cos(yaw) - math.cos(car[YAW])) / curvature
+    else:
+        x += speed * duration * math.cos(yaw)
+        y += speed * duration * math.sin(yaw)
+    yaw = (yaw + math.pi) % (2 * math.pi) - math.pi
+    car[X], car[Y], car[YAW] = x - REAR_AXLE_M * math.cos(yaw), y - REAR_AXLE_M * math.sin(yaw), yaw
+
+
+@exact
+def _drive(car: Any, dynamics: Any) -> None:
+    """Moves a car for one control step under its commands."""
+    lagged = dynamics[LATENCY] > 0 or dynamics[SPEED_LAG] > 0 or dynamics[STEERING_LAG] > 0 or dynamics[FRICTION] > 0
+    substeps = _SUBSTEPS if lagged else 1
+    step = CONTROL_S / substeps
+    for number in range(substeps):
+        age = max(0, math.ceil((dynamics[LATENCY] - (number + 0.5) * step) / CONTROL_S))
+        column = COMMAND_SPEED if age == 0 else EARLIER + 2 * (min(age, 3) - 1)
+        speed = min(max(car[column], MIN_SPEED), MAX_SPEED) * dynamics[SPEED_FACTOR]
+        if age > 0 and car[column] == 0:
+            speed = 0.0  # no command had been given then
+        angle = math.radians(min(max(car[column + 1], -MAX_STEERING_DEG), MAX_STEERING_DEG))
+        keep = math.exp(-step / dynamics[SPEED_LAG]) if dynamics[SPEED_LAG] > 0 else 0.0
+        car[SPEED] = keep * car[SPEED] + (1 - keep) * speed
+        keep = math.exp(-step / dynamics[STEERING_LAG]) if dynamics[STEERING_LAG] > 0 else 0.0
+        car[STEERING] = keep * car[STEERING] + (1 - keep) * angle
+        turned = car[STEERING]
+        if dynamics[FRICTION] > 0 and car[SPEED] > 0:
+            sharpest = dynamics[FRICTION] * _GRAVITY / (car[SPEED] * car[SPEED])
+            most = math.atan(sharpest * WHEELBASE_M)
+            turned = min(max(turned, -most), most)
+        _roll(car, car[SPEED], turned, step)
+    car[EARLIER + 2 : EARLIER + 6] = car[EARLIER : EARLIER + 4].copy()
+    car[EARLIER], car[EARLIER + 1] = car[COMMAND_SPEED], car[COMMAND_STEERING]
+
+
+@exact
+def measure(
+    cars: Any, agents: int, objects: Any, lines: Any, distances: Any, rings: Any, split: int, turn: int
+) -> None:
+    """Finds where each car is and which rule it met; counts the step.
+
+    Args:
+        cars: (C, COLUMNS); `agents` rows in a row share a world.
+        agents: Cars of a world.
+        objects: (C / agents, K, OBJECT_COLUMNS) of each world.
+        lines: (2, 3, N, 2): in file order and in reverse, the centre, the inner and the outer line.
+        distances: (2, N) metres along those centre lines.
+        rings: (R, 2) points of the road's outline; see `is_on_road`.
+        split: Where its second ring begins.
+        turn: 1 where the road's file goes counter-clockwise, else 0.
+    """
+    for row in range(len(cars)):
+        car = cars[row]
+        if car[PHASE] != PARK:
+            car[STEPS] += 1
+            _locate(car, lines, distances, rings, split, turn)
+    for row in range(len(cars)):
+        car = cars[row]
+        if car[PHASE] == PARK:
+            continue
+        world = row // agents
+        car[HIT] = _find_hit(car, objects[world], cars, world * agents, row, agents)
+        if car[PHASE] == PREPARE:
+            car[STATUS] = PREPARING
+        elif car[PHASE] == PAUSE:
+            car[STATUS] = PAUSED
+        else:
+            car[STATUS] = _judge(car)
+        car[PREVIOUS_PROGRESS] = 0.0 if car[PROGRESS] == 100 else car[PROGRESS]
+        car[LAST_X], car[LAST_Y] = car[FRONT_X], car[FRONT_Y]
+
+
+@exact
+def drive(cars: Any, dynamics: Any) -> None:
+    """Moves every running car by one control step; (C, COLUMNS) cars, (5,) dynamics."""
+    for row in range(len(cars)):
+        car = cars[row]
+        if car[PHASE] == PARK:
+            continue
+        if car[PHASE] == PREPARE:
+            car[PHASE] = RUN
+        elif car[PHASE] == RUN:
+            _drive(car, dynamics)
+        car[TIME] += CONTROL_S

@@ -1,0 +1,232 @@
+"""A race as a learner meets it: actions in, observations and rewards out, for the cars of several worlds at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.deepracer import kernels
+from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata, read_metadata
+from envs.deepracer.params import make_params
+from envs.deepracer.race import REAL_CAR, Dynamics, Race
+from envs.deepracer.rewards import RewardFunction, checked, default_rewards, load_reward_function
+from envs.deepracer.sensors import Sensors
+from envs.deepracer.simulation import Simulation
+from envs.deepracer.tracks import DEFAULT as DEFAULT_TRACK
+from envs.deepracer.tracks import Track, load_track
+
+_DYNAMICS = ("kinematic", "real")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Everything that makes a race, read and checked.
+
+    Attributes:
+        track: The road.
+        race: The rules.
+        metadata: The cars.
+        reward_function: The user's, or None for the default.
+        is_training: Whether episodes start farther and farther along the track.
+    """
+
+    track: Track
+    race: Race
+    metadata: Metadata
+    reward_function: RewardFunction | None = None
+    is_training: bool = True
+
+
+def read_options(
+    *,
+    track: str | Track = DEFAULT_TRACK,
+    tracks: str | Path | Sequence[str | Path] = (),
+    model_metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
+    reward_function: str | Path | RewardFunction | None = None,
+    dynamics: str | Mapping[str, float] = "kinematic",
+    is_training: bool = True,
+    **race: Any,
+) -> Options:
+    """Options from what a user writes.
+
+    Args:
+        track: Name of a built-in one or of a file in `tracks`, or the path of a `.npy` file.
+        tracks: Folder or folders of `.npy` files.
+        model_metadata: File, or its JSON object; five steering angles at 1 m/s if None.
+        reward_function: File with `reward_function(params)`, or the function; the centre line's if None.
+        dynamics: `kinematic`, which answers at once, `real`, which is as slow as a car, or settings of Dynamics.
+        is_training: As in Options.
+        race: Settings of Race.
+
+    Raises:
+        ValueError: Something is wrong; every problem that can be found is listed.
+    """
+    wrong: list[str] = []
+    folders = [Path(tracks)] if isinstance(tracks, str | Path) else [Path(folder) for folder in tracks]
+    found_track = _attempt(lambda: track if isinstance(track, Track) else load_track(track, folders), wrong)
+    metadata = _attempt(lambda: _read_metadata(model_metadata), wrong)
+    function = _attempt(lambda: _read_reward(reward_function), wrong)
+    known = {field.name for field in dataclasses.fields(Race)} - {"dynamics"}
+    for name in sorted(set(race) - known):
+        wrong.append(f"{name}: got a setting that no race has; expected one of {', '.join(sorted(known))}.")
+    version = 5.0 if metadata is None else metadata.version
+    answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
+    settings = {name: value for name, value in race.items() if name in known}
+    rules = _attempt(lambda: Race(**settings, dynamics=answer or Dynamics()), wrong)
+    if wrong or found_track is None or metadata is None or rules is None:
+        raise ValueError("\n".join(wrong))
+    return Options(found_track, rules, metadata, function, is_training)
+
+
+def _attempt(read: Any, wrong: list[str]) -> Any:
+    try:
+        return read()
+    except ValueError as error:
+        wrong.append(str(error))
+    except TypeError as error:
+        wrong.append(f"settings: {error}")
+    return None
+
+
+def _read_metadata(given: Any) -> Metadata:
+    if isinstance(given, Metadata):
+        return given
+    if given is None:
+        return parse_metadata(DEFAULT)
+    return parse_metadata(given) if isinstance(given, Mapping) else read_metadata(Path(given))
+
+
+def _read_reward(given: Any) -> RewardFunction | None:
+    if given is None:
+        return None
+    return checked(given) if callable(given) else load_reward_function(Path(given))
+
+
+def _read_dynamics(given: Any, version: float) -> Dynamics:
+    if given == "kinematic":
+        return Dynamics(version=version)
+    if given == "real":
+        return dataclasses.replace(REAL_CAR, version=version)
+    if isinstance(given, Mapping):
+        return Dynamics(version=version, **given)
+    raise ValueError(f"dynamics: got {given!r}; expected {' or '.join(_DYNAMICS)}, or settings by name.")
+
+
+class Racing:
+    """Cars that race.
+
+    Attributes:
+        options: What kind of race.
+        simulation: Its cars and objects.
+        measured: (C, COLUMNS) the cars where the last step found them, before they drove on.
+        actions: (C,) or (C, 2) of the last step.
+        commands: (C, 2) steering in degrees and speed in metres a second, as the last step commanded them.
+        rewards: (C,) of the last step.
+
+    Args:
+        options: What kind of race.
+        worlds: How many at once.
+        agents: Cars of a world.
+        seed: Of objects, lights and noise.
+    """
+
+    def __init__(self, options: Options, *, worlds: int = 1, agents: int = 1, seed: int | None = None) -> None:
+        self.options = options
+        self.simulation = Simulation(
+            options.track, options.race, worlds=worlds, agents=agents, is_training=options.is_training, seed=seed
+        )
+        self._sensors = Sensors(self.simulation, options.metadata)
+        self.measured = self.simulation.cars.copy()
+        self.commands, self.rewards = np.zeros((len(self.measured), 2)), np.zeros(len(self.measured))
+        self.actions = np.zeros(len(self.measured))
+        self._is_stereo = options.metadata.camera == "STEREO_CAMERAS"
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]:
+        """Of one car."""
+        return self._sensors.space
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """Of one car."""
+        return action_space(self.options.metadata)
+
+    def restart(self, world: int) -> None:
+        """Begins a world's next episode."""
+        self.simulation.restart(world)
+        self._sensors.draw_light(world)
+
+    def observe(self) -> Any:
+        """(C, ...) what every car perceives now."""
+        return self._sensors.observe()
+
+    def step(self, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """One control step of every car; those whose episode has ended stand still.
+
+        Args:
+            actions: (C,) or (C, 2) of the action space.
+
+        Returns:
+            (C,) rewards of where the step found the cars, and of these actions; `simulation.has_ended` says the rest.
+
+        Raises:
+            RewardError: The user's reward function failed.
+        """
+        self.actions = np.asarray(actions)
+        return self.command(decode_actions(self.options.metadata, self.actions))
+
+    def command(self, commands: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A step by commands instead of actions, for cars of different action spaces.
+
+        Args:
+            commands: (C, 2) steering in degrees and speed in metres a second.
+
+        Returns:
+            (C,) rewards.
+        """
+        simulation, self.commands = self.simulation, commands
+        simulation.measure()
+        self.measured = simulation.cars.copy()
+        self.rewards = self._pay()
+        simulation.drive(self.commands[:, 1], self.commands[:, 0])
+        return self.rewards
+
+    def _pay(self) -> NDArray[np.float64]:
+        status = self.measured[:, kernels.STATUS]
+        is_paid = (status != kernels.PREPARING) & (status != kernels.PAUSED) & (self.measured[:, kernels.PHASE] != 3)
+        function = self.options.reward_function
+        if function is None:
+            return np.where(is_paid, default_rewards(self.measured), 0.0)
+        rewards = np.zeros(len(status))
+        for row in np.flatnonzero(is_paid).tolist():
+            rewards[row] = function(self.params(row))
+        return rewards
+
+    def params(self, row: int) -> dict[str, Any]:
+        """The reward function's parameters of a car, right after `simulation.measure`."""
+        steering, speed = self.commands[row].tolist()
+        return make_params(self.simulation, row, speed=speed, steering=steering, is_stereo=self._is_stereo)
+
+
+def action_space(metadata: Metadata) -> gymnasium.Space[Any]:
+    """Of a car: a number of the metadata's list, or steering and speed as shares of their ranges in ±1."""
+    if metadata.actions is not None:
+        return gymnasium.spaces.Discrete(len(metadata.actions))
+    return gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+
+def decode_actions(metadata: Metadata, actions: NDArray[Any]) -> NDArray[np.float64]:
+    """(B, 2) steering in degrees and speed in metres a second of actions (B,), or (B, 2), which are cut at ±1."""
+    if metadata.actions is not None:
+        return metadata.actions[actions.astype(np.int64)]
+    assert metadata.low is not None
+    assert metadata.high is not None
+    return np.asarray(
+        metadata.low + (np.clip(actions.astype(np.float64), -1, 1) + 1) / 2 * (metadata.high - metadata.low)
+    )

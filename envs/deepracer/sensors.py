@@ -1,0 +1,156 @@
+"""What cars perceive: the camera's grey picture, two of them, and the LIDAR's three forms, of all cars at once.
+
+Source of mounts, sizes and value ranges: DeepRacer's simulation application 6.0.5, `urdf/deepracer`, `sensors/utils.py`
+and `sensors/sensors_rollout.py`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.deepracer import kernels, scenery
+from envs.deepracer.camera import Renderer, cast_lidar, make_camera
+from envs.deepracer.metadata import LIDAR_RAYS, Metadata
+from envs.deepracer.scenery import Ground
+from envs.deepracer.simulation import Simulation
+from envs.deepracer.tracks import Track
+
+WIDTH, HEIGHT = 160, 120
+FIELD_OF_VIEW, CAMERA_PITCH = 1.13, 0.2618
+CAMERA_AT = (0.1453, 0.0, 0.1303)
+_EYES_M = 0.03
+_LIDAR_AHEAD_M, _LIDAR_YAW, _LIDAR_HALF = 0.02913, np.pi, 2.61799
+_LIDAR_RANGE = (0.15, 12.0)
+_LIDAR_NOISE, _LIDAR_STEP = 0.01, 0.01
+_LIDAR_SEES_M, _SECTORS, _SECTOR_NEAR_M = 1.0, 8, 0.5
+_NOISE = 4.0  # grey levels, where a race randomises what cars see
+
+
+@lru_cache(maxsize=8)
+def _grey_ground(key: tuple[str, bytes]) -> Ground:
+    return scenery.draw_ground(_TRACKS[key]).in_grey()
+
+
+_TRACKS: dict[tuple[str, bytes], Track] = {}
+
+
+def _shared_ground(track: Track) -> Ground:
+    """A track's ground in grey; environments of one process share it, as it takes tens of megabytes."""
+    key = track.name, track.center.tobytes()
+    _TRACKS[key] = track
+    try:
+        return _grey_ground(key)
+    finally:
+        del _TRACKS[key]
+
+
+class Sensors:
+    """Of every car of a simulation.
+
+    Args:
+        simulation: Whose.
+        metadata: Which sensors.
+    """
+
+    def __init__(self, simulation: Simulation, metadata: Metadata) -> None:
+        self._simulation, self._metadata = simulation, metadata
+        ground = _shared_ground(simulation.track)
+        sides = (_EYES_M, -_EYES_M) if metadata.camera == "STEREO_CAMERAS" else (0.0,)
+        x, _, z = CAMERA_AT
+        self._renderers = [
+            Renderer(
+                make_camera(WIDTH, HEIGHT, field_of_view=FIELD_OF_VIEW, position=(x, side, z), pitch=CAMERA_PITCH),
+                ground,
+            )
+            for side in sides
+        ]
+        count, race = len(simulation.cars), simulation.race
+        self._pictures = np.zeros((len(sides), count, HEIGHT, WIDTH, 1), np.uint8)
+        self._scans = np.zeros((count, LIDAR_RAYS))
+        self._angles = _LIDAR_YAW + np.linspace(-_LIDAR_HALF, _LIDAR_HALF, LIDAR_RAYS)
+        obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
+        colors = [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
+        colors += [scenery.CAR] * (simulation.agents - 1)
+        grey = np.array(colors, np.float64).reshape(-1, 3) @ scenery.LUMA
+        self._colors = np.repeat(grey[None, :, None], count, axis=0)
+        self._lights = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
+
+    @property
+    def space(self) -> gymnasium.spaces.Space[NDArray[np.uint8]] | gymnasium.spaces.Dict:
+        """Of one car: the picture alone, or a dict of it and the scan by their names."""
+        picture = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, len(self._renderers)), np.uint8)
+        if self._metadata.lidar is None:
+            return picture
+        sizes = {
+            "LIDAR": LIDAR_RAYS,
+            "SECTOR_LIDAR": _SECTORS,
+            "DISCRETIZED_SECTOR_LIDAR": self._metadata.num_sectors * self._metadata.values_per_sector,
+        }
+        scan = gymnasium.spaces.Box(0, 1, (sizes[self._metadata.lidar],), np.float32)
+        return gymnasium.spaces.Dict({self._metadata.camera: picture, self._metadata.lidar: scan})
+
+    def draw_light(self, world: int) -> None:
+        """Gives a world the light of its new episode."""
+        simulation = self._simulation
+        if not simulation.race.enable_domain_randomization:
+            return
+        rows = slice(world * simulation.agents, (world + 1) * simulation.agents)
+        light = scenery.random_light(simulation.random)
+        self._lights[rows] = scenery.grey_under_light(light)
+        count = simulation.race.obstacles + simulation.race.number_of_bot_cars
+        self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
+
+    def observe(self) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
+        """(C, ...) what every car perceives now; a new array each time."""
+        boxes = boxes_around(self._simulation)
+        pictures = self._see(boxes)
+        if self._metadata.lidar is None:
+            return pictures
+        return {self._metadata.camera: pictures, self._metadata.lidar: self._scan(boxes)}
+
+    def _see(self, boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
+        poses = self._simulation.cars[:, : kernels.YAW + 1]
+        rounding = 0.5 if len(self._renderers) > 1 else 0.0  # each camera pair's pictures are rounded, not cut
+        for renderer, out in zip(self._renderers, self._pictures, strict=True):
+            renderer.draw(out, poses, boxes, self._colors, rounding=rounding)
+        pictures = np.concatenate(list(self._pictures), axis=-1)
+        if self._simulation.race.enable_domain_randomization:
+            for picture, light in zip(pictures, self._lights, strict=True):
+                noise = self._simulation.random.normal(0, _NOISE, picture.shape)
+                picture[:] = np.clip(light[picture] + noise, 0, 255)
+        return pictures
+
+    def _scan(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+        cars, metadata = self._simulation.cars, self._metadata
+        poses = np.ascontiguousarray(cars[:, : kernels.YAW + 1])
+        cast_lidar(self._scans, poses, boxes, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
+        noise = self._simulation.random.normal(0, _LIDAR_NOISE, self._scans.shape)
+        scans = np.round((self._scans + noise) / _LIDAR_STEP) * _LIDAR_STEP
+        if metadata.lidar == "LIDAR":
+            return np.asarray(np.clip(scans, _LIDAR_RANGE[0], _LIDAR_SEES_M), np.float32)
+        if metadata.lidar == "SECTOR_LIDAR":
+            nearest = scans.reshape(len(cars), _SECTORS, -1).min(axis=2)
+            return np.asarray(nearest < _SECTOR_NEAR_M, np.float32)
+        nearest = np.minimum(scans.reshape(len(cars), metadata.num_sectors, -1).min(axis=2), metadata.clipping_m)
+        value = np.floor(nearest / metadata.clipping_m * metadata.values_per_sector).astype(np.int64)
+        codes = np.arange(metadata.values_per_sector) == np.maximum(value, 0)[..., None]
+        return np.asarray(codes.reshape(len(cars), -1), np.float32)
+
+
+def boxes_around(simulation: Simulation) -> NDArray[np.float64]:
+    """(C, K, OBJECT_COLUMNS) what stands or drives around each car: the objects, then the other agents' cars."""
+    rows = np.repeat(simulation.objects.rows, simulation.agents, axis=0)
+    if simulation.agents == 1:
+        return rows
+    worlds = simulation.cars.reshape(simulation.worlds, simulation.agents, -1)
+    others = np.zeros((len(rows), simulation.agents - 1, kernels.OBJECT_COLUMNS))
+    for agent in range(simulation.agents):
+        beside = [other for other in range(simulation.agents) if other != agent]
+        others[agent :: simulation.agents, :, : kernels.OBJECT_YAW + 1] = worlds[:, beside, : kernels.YAW + 1]
+    size = kernels.OBJECT_LENGTH
+    others[:, :, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
+    return np.concatenate([rows, others], axis=1)

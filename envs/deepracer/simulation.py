@@ -1,0 +1,248 @@
+"""The simulation: cars, objects and race rules of several worlds on one track, advanced together.
+
+A control step has two halves, in the contract's order: `measure` finds where each car is and which rule it met, which
+is what its observation showed and what its reward is for; `drive` then carries out the commands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.deepracer import kernels
+from envs.deepracer.kernels import (
+    CRASHED,
+    IMMOBILIZED,
+    LAP_COMPLETE,
+    OFF_TRACK,
+    PARK,
+    PAUSE,
+    PREPARE,
+    REVERSED,
+    RUN,
+    TIME_UP,
+)
+from envs.deepracer.objects import Objects
+from envs.deepracer.race import Race
+from envs.deepracer.tracks import Track
+
+STATUS_NAMES = {
+    kernels.IN_PROGRESS: "in_progress",
+    LAP_COMPLETE: "lap_complete",
+    CRASHED: "crashed",
+    OFF_TRACK: "off_track",
+    IMMOBILIZED: "immobilized",
+    REVERSED: "reversed",
+    TIME_UP: "time_up",
+    kernels.PREPARING: "prepare",
+    kernels.PAUSED: "pause",
+}
+_FAILURES = (CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED)
+_NEAR_OBJECT_M = 1.0
+_RESET_BEHIND_M = 1.0
+_AGENT_GAP_M = 0.75
+
+
+class Simulation:
+    """Several worlds of one race on one track, with one or more agents' cars in each.
+
+    Attributes:
+        track: As in its file.
+        tracks: It, and it reversed.
+        race: Its rules.
+        cars: (C, COLUMNS) all agents' cars, those of a world in a row.
+        objects: Of every world.
+        agents: Cars of a world.
+        has_ended: (C,) whether a car's episode is over.
+        episodes: (C,) number of each car's episode, from 0.
+        laps: (C,) complete ones of the episode.
+        pause_s: (C,) seconds that the last failure cost.
+
+    Args:
+        track: The road.
+        race: The rules.
+        worlds: How many.
+        agents: Cars of a world.
+        is_training: Whether episodes start farther and farther along the track.
+        seed: Of objects and lights.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        race: Race,
+        *,
+        worlds: int = 1,
+        agents: int = 1,
+        is_training: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        self.track, self.race, self.agents, self._is_training = track, race, agents, is_training
+        self.tracks = (track, track.reversed())
+        self.random = np.random.default_rng(seed)
+        self.cars = np.zeros((worlds * agents, kernels.COLUMNS))
+        self.objects = Objects(self.tracks, race, worlds, self.random)
+        count = len(self.cars)
+        self.has_ended, self.laps = np.ones(count, bool), np.zeros(count, np.int64)
+        self.episodes, self.pause_s = np.full(count, -1), np.zeros(count)
+        self._resets_left, self._pause_left = np.zeros(count, np.int64), np.zeros(count)
+        self._next_episode, self._start_share = 0, race.start_position_offset % 1
+        self._turns = bool(race.reverse_dir)
+        self._dynamics = race.dynamics.as_array()
+        self._lines = np.stack([np.stack([way.center, way.inner, way.outer]) for way in self.tracks])
+        self._distances = np.stack([way.distances for way in self.tracks])
+        if track.is_closed:
+            self.rings, self.split = np.concatenate([track.outer, track.inner]), len(track.outer)
+        else:
+            self.rings = np.concatenate([track.outer, track.inner[::-1]])
+            self.split = len(self.rings)
+        self._turn = int(track.is_counter_clockwise)
+
+    @property
+    def worlds(self) -> int:
+        """How many."""
+        return len(self.cars) // self.agents
+
+    def track_of(self, row: int) -> Track:
+        """The track in the direction that a car drives it."""
+        return self.tracks[int(self.cars[row, kernels.DIRECTION])]
+
+    def seed(self, seed: int) -> None:
+        """Begins anew: objects and lights are drawn from the seed, the next episode is the first."""
+        self.random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+        self._next_episode, self._start_share = 0, self.race.start_position_offset % 1
+        self._turns = bool(self.race.reverse_dir)
+
+    def restart(self, world: int) -> None:
+        """Begins the world's next episode."""
+        direction = int(self._turns)
+        self.objects.place(world, direction=direction)
+        for agent in range(self.agents):
+            row = world * self.agents + agent
+            self.cars[row] = 0.0
+            self.cars[row, kernels.DIRECTION] = direction
+            self.cars[row, kernels.PHASE] = PREPARE
+            self.cars[row, kernels.HIT] = -1
+            self.cars[row, kernels.START_SHARE] = self._start_share
+            self._place_at_start(world, row, agent)
+            self.has_ended[row], self.laps[row], self.pause_s[row] = False, 0, 0.0
+            self.episodes[row] = self._next_episode
+            self._resets_left[row] = self.race.number_of_resets
+        self._next_episode += 1
+        if not self._is_training:
+            return
+        if self.race.change_start_position:
+            self._start_share = (self._start_share + self.race.round_robin_advance_dist) % 1
+        if self.race.alternate_driving_direction:
+            self._turns = not self._turns
+
+    def _place_at_start(self, world: int, row: int, agent: int) -> None:
+        """On the centre line; in the free lane beside an object; several agents behind each other, lanes in turn."""
+        track = self.track_of(row)
+        distance = self._start_share * track.length
+        line = track.center
+        if self.agents > 1:
+            distance -= _AGENT_GAP_M * agent
+            line = track.lane(is_inner=agent % 2 == 1)
+            self.cars[row, kernels.START_SHARE] = 0.0
+        elif self._is_training and len(self.objects):
+            gaps = self._gaps(world, distance)
+            near = int(np.argmin(gaps))
+            if gaps[near] < _NEAR_OBJECT_M:
+                line = track.lane(is_inner=bool(self.objects.is_inner[world, near] < 0.5))
+        self._put(row, distance, line)
+
+    def _gaps(self, world: int, distance: float) -> NDArray[np.float64]:
+        """Metres along the track from a place to each object."""
+        length = self.track.length
+        apart = np.abs(self.objects.distances[world] - distance % length)
+        return np.asarray(np.minimum(apart, length - apart) if self.track.is_closed else apart)
+
+    def _put(self, row: int, distance: float, line: NDArray[np.float64]) -> None:
+        self.cars[row, : kernels.YAW + 1] = self.track_of(row).place(distance, line)
+        self.cars[row, kernels.SPEED : kernels.PHASE] = 0.0
+
+    def measure(self) -> None:
+        """First half of a step: where each car is, which rule it met, and whether that ends its episode."""
+        kernels.measure(
+            self.cars,
+            self.agents,
+            self.objects.rows,
+            self._lines,
+            self._distances,
+            self.rings,
+            self.split,
+            self._turn,
+        )
+        for row in np.flatnonzero((self.cars[:, kernels.STATUS] >= LAP_COMPLETE) & ~self.has_ended):
+            if self.cars[row, kernels.STATUS] <= TIME_UP:
+                self._apply_rule(int(row))
+
+    def _apply_rule(self, row: int) -> None:
+        """Ends the episode, begins the next lap, or sets the car back for a penalty."""
+        status, race = int(self.cars[row, kernels.STATUS]), self.race
+        world = row // self.agents
+        self.pause_s[row] = 0.0
+        if status == LAP_COMPLETE:
+            self.laps[row] += 1
+            self.has_ended[row] = not race.is_continuous or self.laps[row] >= race.laps
+            if not self.has_ended[row]:
+                self.cars[row, kernels.START_SHARE] = 0.0
+            return
+        if status == CRASHED:
+            self.objects.hit(world, int(self.cars[row, kernels.HIT]), now=float(self.cars[row, kernels.TIME]))
+        if status not in _FAILURES or self._resets_left[row] == 0:
+            self.has_ended[row] = True
+            return
+        self._resets_left[row] -= 1
+        penalties = {CRASHED: race.collision_penalty, IMMOBILIZED: 0.0}
+        self.pause_s[row] = self._pause_left[row] = penalties.get(status, race.off_track_penalty)
+        self.cars[row, kernels.PHASE] = PAUSE
+        self._set_back(world, row, status)
+
+    def _set_back(self, world: int, row: int, status: int) -> None:
+        """Puts a car where it may go on: beside where it was, or behind the object that it hit, in the other lane.
+
+        The place is counted from the track's first waypoint wherever the episode began, as the contract has it.
+        """
+        track, hit = self.track_of(row), int(self.cars[row, kernels.HIT])
+        distance = self.cars[row, kernels.PREVIOUS_PROGRESS] / 100 * track.length
+        lanes = [track.lane(is_inner=is_inner) for is_inner in (False, True)]
+        near = hit if status == CRASHED else -1
+        if near < 0 and len(self.objects):
+            gaps = self._gaps(world, distance)
+            near = int(np.argmin(gaps)) if gaps.min() < _NEAR_OBJECT_M else -1
+        if 0 <= near < len(self.objects):
+            line = lanes[int(self.objects.is_inner[world, near] < 0.5)]
+            distance = self.objects.distances[world, near] - _RESET_BEHIND_M
+        else:
+            if status == CRASHED:  # with another agent's car, which is ahead
+                distance -= _RESET_BEHIND_M
+            here = self.cars[row, kernels.FRONT_X : kernels.FRONT_Y + 1]
+            line = min(lanes, key=lambda lane: float(np.linalg.norm(track.place(distance, lane)[:2] - here)))
+        self._put(row, max(float(distance), 0.0), line)
+
+    def drive(self, speeds: NDArray[np.float64], steerings: NDArray[np.float64]) -> None:
+        """Second half of a step: carries out the commands; bot cars move, penalties run out.
+
+        Args:
+            speeds: (C,) metres a second, as commanded.
+            steerings: (C,) degrees, left is positive.
+        """
+        cars = self.cars
+        cars[:, kernels.COMMAND_SPEED], cars[:, kernels.COMMAND_STEERING] = speeds, steerings
+        if self.has_ended.any():
+            cars[self.has_ended, kernels.PHASE] = PARK
+        kernels.drive(cars, self._dynamics)
+        if self.race.number_of_bot_cars:
+            by_world = cars.reshape(self.worlds, self.agents, -1)
+            self.objects.move(by_world[:, :, kernels.TIME].max(axis=1), by_world)
+        if self.race.number_of_resets:
+            self._run_penalties()
+
+    def _run_penalties(self) -> None:
+        is_paused = self.cars[:, kernels.PHASE] == PAUSE
+        self._pause_left[is_paused] -= kernels.CONTROL_S
+        over = is_paused & (self._pause_left <= 1e-9)
+        self.cars[over, kernels.PHASE] = RUN
+        self.cars[np.ix_(over, (kernels.STILL_STEPS, kernels.BACKWARD_STEPS))] = 0.0

@@ -1,0 +1,157 @@
+"""Drives the cars of a race with a network: batched over those that still drive, in bfloat16 where the CPU has it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from envs.deepracer import kernels
+from envs.deepracer.racing import Racing
+from runtime.deepracer.rollout import TRACE, Rollout
+
+# What acts: pictures (B, H, W, C) to inputs of the action distribution (B, L).
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own; without them it is slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast() -> torch.autocast:
+    """Of a network's forward and backward passes."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16())
+
+
+class Explorer:
+    """Draws actions from a network's outputs.
+
+    Args:
+        space: Discrete, or a Box in ±1.
+        seed: Of the draws.
+        epsilon: Share of uniform actions, for discrete ones.
+    """
+
+    def __init__(self, space: gymnasium.Space[Any], *, seed: int | None, epsilon: float = 0.0) -> None:
+        self._space, self._random, self.epsilon = space, np.random.default_rng(seed), epsilon
+
+    def draw(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """(B,) or (B, 2) sampled actions for (B, L)."""
+        if isinstance(self._space, gymnasium.spaces.Discrete):
+            noise = self._random.gumbel(size=logits.shape)
+            actions = (logits + noise).argmax(axis=1)
+            if self.epsilon:
+                uniform = self._random.integers(logits.shape[1], size=len(logits))
+                actions = np.where(self._random.random(len(logits)) < self.epsilon, uniform, actions)
+            return np.asarray(actions)
+        mean, log_std = np.split(logits, 2, axis=1)
+        return np.asarray(mean + np.exp(log_std) * self._random.standard_normal(mean.shape), np.float32)
+
+    def likeliest(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """(B,) or (B, 2) most likely actions."""
+        if isinstance(self._space, gymnasium.spaces.Discrete):
+            return np.asarray(logits.argmax(axis=1))
+        return np.split(logits, 2, axis=1)[0]
+
+
+def drive_episodes(
+    racing: Racing,
+    network: Network,
+    choose: Callable[[NDArray[np.float32]], NDArray[Any]],
+    *,
+    most_steps: int,
+    keeps_unfinished: bool = False,
+) -> Rollout:
+    """Drives one episode in every world, all at once.
+
+    Args:
+        racing: The cars, one a world.
+        network: What acts.
+        choose: Actions for the network's outputs.
+        most_steps: In all.
+        keeps_unfinished: Whether an episode that has not ended by then stays; it does too if none has.
+    """
+    count = len(racing.measured)
+    for world in range(count):
+        racing.restart(world)
+    parts: dict[str, list[Any]] = {name: [] for name in ("rows", "pictures", "actions", "logits", "rewards", "trace")}
+    active, steps, crashes = np.arange(count), 0, np.zeros(count)
+    pictures = racing.observe()
+    actions = np.zeros((count, *(racing.action_space.shape or ())), racing.action_space.dtype)
+    while len(active) and steps < most_steps:
+        seen = pictures[active]
+        with torch.inference_mode(), autocast():
+            logits = network(torch.from_numpy(seen)).float().numpy()
+        chosen = choose(logits)
+        actions[active] = chosen
+        rewards = racing.step(actions)
+        crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
+        trace = describe_step(racing, crashes)[active]
+        for name, value in zip(parts, (active, seen, chosen, logits, rewards[active], trace), strict=True):
+            parts[name].append(value)
+        steps += len(active)
+        active = active[~racing.simulation.has_ended[active]]
+        if len(active):
+            pictures = racing.observe()
+    is_kept = racing.simulation.has_ended.copy()
+    return _in_episodes(parts, np.ones_like(is_kept) if keeps_unfinished or not is_kept.any() else is_kept)
+
+
+def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, K) of TRACE, for the step that was just taken."""
+    simulation, measured = racing.simulation, racing.measured
+    columns = dict.fromkeys(TRACE, np.zeros(len(measured)))
+    behind, ahead = measured[:, kernels.WAYPOINT_BEHIND], measured[:, kernels.WAYPOINT_AHEAD]
+    center = simulation.track.center
+    front = measured[:, kernels.FRONT_X : kernels.FRONT_Y + 1]
+    if simulation.race.reverse_dir or simulation.race.alternate_driving_direction:
+        turned = measured[:, kernels.DIRECTION] == 1
+        last = len(center) - 1
+        places = [np.where(turned, last - index, index).astype(np.int64) for index in (behind, ahead)]
+    else:
+        places = [index.astype(np.int64) for index in (behind, ahead)]
+    apart = [np.linalg.norm(center[place] - front, axis=1) for place in places]
+    columns |= {
+        "episode": simulation.episodes.astype(np.float64),
+        "steps": measured[:, kernels.STEPS],
+        "x": front[:, 0],
+        "y": front[:, 1],
+        "yaw_deg": np.degrees(measured[:, kernels.YAW]),
+        "steering_deg": racing.commands[:, 0],
+        "speed": racing.commands[:, 1],
+        "action": racing.actions if racing.actions.ndim == 1 else np.full(len(measured), -1.0),
+        "reward": racing.rewards,
+        "has_ended": simulation.has_ended.astype(np.float64),
+        "all_wheels_on_track": (measured[:, kernels.WHEELS_ON_TRACK] == 4).astype(np.float64),
+        "progress": measured[:, kernels.PROGRESS],
+        "closest_waypoint": np.where(apart[0] <= apart[1], behind, ahead),
+        "track_length": np.full(len(measured), simulation.track.length),
+        "time": simulation.cars[:, kernels.TIME],
+        "status": measured[:, kernels.STATUS],
+        "pause_s": simulation.pause_s,
+        "crashes": crashes,
+        "wall_clock": np.full(len(measured), time.time()),
+    }
+    return np.stack([columns[name] for name in TRACE], axis=1)
+
+
+def _in_episodes(parts: dict[str, list[Any]], is_kept: NDArray[np.bool_]) -> Rollout:
+    """Steps in the order of time as episodes one after the other; those that were cut are left out."""
+    rows = np.concatenate(parts["rows"])
+    order = np.argsort(rows, kind="stable")
+    order = order[is_kept[rows[order]]]
+    lengths = np.bincount(rows[order], minlength=len(is_kept))
+    return Rollout(
+        observations=np.concatenate(parts["pictures"])[order],
+        actions=np.concatenate(parts["actions"])[order],
+        logits=np.concatenate(parts["logits"])[order],
+        rewards=np.concatenate(parts["rewards"])[order].astype(np.float32),
+        lengths=lengths[lengths > 0].astype(np.int64),
+        trace=np.concatenate(parts["trace"])[order],
+    )

@@ -1,0 +1,161 @@
+"""`smrl evaluate` of DeepRacer policies: laps against the clock, obstacles or bot cars, or two models on one track."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.deepracer.metadata import MetadataError
+from envs.deepracer.racing import Options, action_space, read_options
+from runtime.checkpoint import JobState, read_state
+from runtime.console import Reporter, Summary
+from runtime.deepracer.job_files import read_job_file, read_positions
+from runtime.deepracer.network import network_settings
+from runtime.deepracer.races import Racer, Result, run_race, write_results
+from runtime.errors import UserError
+from runtime.policy import Policy
+from runtime.schema import RACE
+from runtime.stop import StopRequest
+
+TRIALS = 5
+# Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
+_TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
+
+
+def evaluate_racers(
+    checkpoints: list[Path], chosen: Mapping[str, Any], folder: Path, reporter: Reporter, stop: StopRequest
+) -> dict[str, Any]:
+    """Evaluates, prints, and writes what DeepRacer's tools read.
+
+    Args:
+        checkpoints: Of each racer.
+        chosen: Settings, as `runtime.schema.RACE_EVALUATION` names them.
+        folder: Where files go.
+        reporter: Where lines go.
+        stop: The platform's wish to stop.
+
+    Returns:
+        What goes into evaluation.json.
+
+    Raises:
+        UserError: A setting or a model is at fault.
+    """
+    settings, trials = _resolve(chosen)
+    states = [read_state(checkpoint) for checkpoint in checkpoints]
+    options, racers = _prepare(checkpoints, states, settings)
+    seed = chosen.get("seed", 0)
+    results = run_race(options, racers, trials=trials, films=folder / "mp4", stop=stop, seed=seed)
+    written = write_results(folder, options, results)
+    for result in results:
+        _print(result, reporter, is_alone=len(results) == 1)
+    facts = _summarise(results)
+    facts |= {"videos": str(folder / "mp4"), "metrics": ", ".join(str(own) for own in written)}
+    reporter.finish(Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts))
+    first = results[0]
+    return {
+        "env": states[0].env,
+        "track": options.track.name,
+        "race_type": options.race.race_type,
+        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+        "seed": seed,
+        "mean_reward": statistics.fmean(first.returns),
+        "max_reward": max(first.returns),
+        "min_reward": min(first.returns),
+        "episodes": [
+            {"total_reward": total, "steps": len(trace)}
+            for total, trace in zip(first.returns, first.traces, strict=True)
+        ],
+        "racers": [{"name": result.name, "laps": result.laps} for result in results],
+    }
+
+
+def _resolve(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Settings of the race, the YAML's below those that stand beside it, and the number of trials."""
+    settings: dict[str, Any] = {}
+    trials = TRIALS
+    if "params" in chosen:
+        job = read_job_file(Path(chosen["params"]), is_training=False)
+        settings |= job.race
+        trials = job.values.get("NUMBER_OF_TRIALS", trials)
+        if "WORLD_NAME" in job.values:
+            settings["track"] = job.values["WORLD_NAME"]
+    settings |= {name: chosen[name] for name in (*RACE, "track", "tracks") if name in chosen}
+    if isinstance(settings.get("object_positions"), str | list):
+        try:
+            settings["object_positions"] = read_positions(settings["object_positions"])
+        except ValueError as error:
+            raise UserError(f"object_positions: got {settings['object_positions']!r}; expected {error}.") from None
+    return settings, chosen.get("number_of_trials", trials)
+
+
+def _prepare(
+    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any]
+) -> tuple[Options, list[Racer]]:
+    trained = states[0].policy["env_config"]
+    kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
+    if len(checkpoints) > 1:
+        settings = {"race_type": "HEAD_TO_MODEL", **settings}
+    racers = []
+    try:
+        options = read_options(**{**kept, **settings}, is_training=False)
+        for number, (checkpoint, state) in enumerate(zip(checkpoints, states, strict=True)):
+            metadata = read_options(
+                **{n: v for n, v in state.policy["env_config"].items() if n in _TAKEN_OVER}
+            ).metadata
+            network_settings(metadata)  # refuses what cannot be raced
+            policy = Policy.load(checkpoint, action_space(metadata), settings=state.policy)
+            racers.append(Racer(f"car {number}" if len(states) > 1 else "car", _logits_of(policy), metadata))
+    except (ValueError, MetadataError) as error:
+        raise UserError(f"DeepRacer: {error}") from None
+    return options, racers
+
+
+def _logits_of(policy: Policy) -> Any:
+    def logits(pictures: NDArray[Any]) -> NDArray[np.float32]:
+        return policy.logits(pictures)
+
+    return logits
+
+
+def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:
+    name = "" if is_alone else f"{result.name}: "
+    for lap in result.laps:
+        reporter.line(
+            f"{name}trial {lap['trial']}: {lap['episode_status']}, {lap['completion_percentage']} %, "
+            f"{lap['elapsed_time_in_milliseconds'] / 1000:.3f} s, {lap['reset_count']} resets"
+        )
+    for number, (total, trace) in enumerate(zip(result.returns, result.traces, strict=True)):
+        reporter.line(
+            f"Testing> Name=main_level/agent, Worker=0, Episode={number}, Total reward={total:.2f}, Exploration=0, "
+            f"Steps={len(trace)}, Training iteration=0"
+        )
+    if is_alone:
+        reporter.line(f"Mean Reward: {statistics.fmean(result.returns)}")
+        reporter.line(f"Max Reward: {max(result.returns)}")
+        reporter.line(f"Min Reward: {min(result.returns)}")
+
+
+def _summarise(results: list[Result]) -> dict[str, str]:
+    facts = {}
+    for result in results:
+        times = [lap["elapsed_time_in_milliseconds"] / 1000 for lap in result.complete]
+        laps = f"{len(times)} of {len(result.laps)} laps complete"
+        facts[result.name] = laps + (
+            f", mean {statistics.fmean(times):.3f} s, best {min(times):.3f} s" if times else ""
+        )
+    if len(results) > 1:
+        wins = [0] * len(results)
+        for laps in zip(*(result.laps for result in results), strict=False):
+            times = [
+                lap["elapsed_time_in_milliseconds"] if lap["episode_status"] == "Lap complete" else np.inf
+                for lap in laps
+            ]
+            if np.isfinite(min(times)):
+                wins[int(np.argmin(times))] += 1
+        facts["laps won"] = ", ".join(f"{result.name}: {count}" for result, count in zip(results, wins, strict=True))
+    return facts

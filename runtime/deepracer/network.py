@@ -1,0 +1,55 @@
+"""DeepRacer's three networks as RLlib model settings.
+
+Source: DeepRacer's simulation application 6.0.5, `M/sensors/utils.py` and `M/agents/utils.py`: convolutions without
+padding, ReLU, Xavier weights, separate networks for policy and value; the stereo variants of the deeper two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envs.deepracer.metadata import Metadata
+from runtime.errors import UserError
+
+_SHALLOW = ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [512])
+_MONO = {
+    "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": _SHALLOW,
+    "DEEP_CONVOLUTIONAL_NETWORK": ([[32, 5, 2], [32, 3, 1], [64, 3, 2], [64, 3, 1]], [64, 512]),
+    "DEEP_CONVOLUTIONAL_NETWORK_DEEP": ([[32, 8, 4], [32, 4, 2], [64, 4, 2], [64, 3, 1]], [512, 512, 256, 128]),
+}
+_STEREO_FILTERS = [[32, 3, 1], [64, 3, 2], [64, 3, 1], [128, 3, 2], [128, 3, 1]]
+# Embedder's dense layers, then the middleware's; facts give the stereo convolutions alone, these follow the mono ones.
+_STEREO = {name: (_STEREO_FILTERS, hiddens) for name, (_, hiddens) in _MONO.items()} | {
+    "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": _SHALLOW
+}
+
+
+def network_settings(metadata: Metadata) -> dict[str, Any]:
+    """Model settings of a metadata's network.
+
+    Raises:
+        UserError: It asks for what cannot be trained here.
+    """
+    wrong = []
+    if metadata.algorithm == "sac":
+        wrong.append("training_algorithm: got 'sac'; expected 'clipped_ppo', the one that is trained here.")
+    if metadata.lidar is not None:
+        wrong.append(
+            f"sensor: got {list(metadata.sensors)}; expected a camera alone, as policies of camera and LIDAR are not "
+            "trained here yet. The environment itself has them."
+        )
+    if wrong:
+        raise UserError("\n".join(f"model_metadata: {line}" for line in wrong))
+    filters, hiddens = (_STEREO if metadata.camera == "STEREO_CAMERAS" else _MONO)[metadata.network]
+    return {
+        "conv_filters": [[*row, "valid"] for row in filters],
+        "conv_activation": "relu",
+        "conv_kernel_initializer": "xavier_uniform_",
+        "head_fcnet_hiddens": hiddens,
+        "head_fcnet_activation": "relu",
+        "head_fcnet_kernel_initializer": "xavier_uniform_",
+        "vf_share_layers": False,
+        "free_log_std": metadata.actions is None,
+        "log_std_clip_param": 20.0,
+        "pixel_scale": 1 / 255,
+    }

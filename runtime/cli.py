@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument("--output", type=_folder, required=True, help="folder for an .out file for each input file")
     transform.add_argument("--join", choices=("input",), help="write each record with its input, as JoinSource=Input")
     transform.set_defaults(command=_transform)
+    _add_deepracer(commands)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
@@ -95,6 +96,19 @@ def _add_collect(commands: Any) -> None:
         help="output of smrl transform: the copies of --states go on by its probabilities",
     )
     collect.set_defaults(command=_collect)
+
+
+def _add_deepracer(commands: Any) -> None:
+    tracks = commands.add_parser("tracks", help="list DeepRacer tracks, and draw them")
+    tracks.add_argument("names", nargs="*", help="tracks; all if not given")
+    tracks.add_argument("--tracks", type=_folder, help="folder of the community's .npy files")
+    tracks.add_argument("--out", type=_folder, help="folder for a picture of each")
+    tracks.set_defaults(command=_tracks)
+    check = commands.add_parser("reward-check", help="drive laps with a DeepRacer reward function, without training")
+    check.add_argument("file", type=Path, help="Python file with reward_function(params)")
+    check.add_argument("--out", type=_folder, help="picture to write; beside the file if not given")
+    check.epilog = "track=NAME, tracks=FOLDER, number_of_obstacles=6, … set the race"
+    check.set_defaults(command=_reward_check)
 
 
 def _folder(text: str) -> Path:
@@ -196,6 +210,24 @@ def _collect(arguments: argparse.Namespace) -> int:
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
     return run_job(lambda container, stop: run_collect(request, stop))
+
+
+def _tracks(arguments: argparse.Namespace) -> int:
+    from runtime.deepracer.track_listing import list_tracks
+
+    _refuse_settings(arguments.settings)
+    print(list_tracks(arguments.names, arguments.tracks, arguments.out))
+    return 0
+
+
+def _reward_check(arguments: argparse.Namespace) -> int:
+    from runtime.coercion import parse_text
+    from runtime.deepracer.reward_check import check_reward
+
+    settings = {name: parse_text(text) for name, text in parse_settings(arguments.settings).items()}
+    out = arguments.out or arguments.file.with_suffix(".reward.png")
+    print(check_reward(arguments.file, settings, out))
+    return 0
 
 
 def _refuse_settings(words: Sequence[str]) -> None:

@@ -50,6 +50,11 @@ class Layout:
     checkpoints: Path
     intermediate: Path
 
+    @property
+    def deepracer(self) -> Path:
+        """What DeepRacer's tools read, in their own layout."""
+        return self.data / "deepracer"
+
     @classmethod
     def of_results(cls, root: Path) -> Layout:
         """The layout of a results folder on a laptop."""
@@ -69,6 +74,7 @@ class Container:
         current_host: This host's name.
         num_cpus: CPUs that this process may use.
         num_gpus: GPUs of this host.
+        s3_endpoint: URL of the S3 service, None for AWS's own.
         user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
     """
 
@@ -80,6 +86,7 @@ class Container:
     current_host: str = "localhost"
     num_cpus: int = 1
     num_gpus: int = 0
+    s3_endpoint: str | None = None
     user_args: tuple[str, ...] = ()
 
     @property
@@ -120,7 +127,8 @@ def read_container() -> Container:
     env = os.environ
     base = find_base()
     if base is None:
-        return Container(num_cpus=_usable_cpus(), num_gpus=_int(env.get("SM_NUM_GPUS")))
+        cpus, gpus = _usable_cpus(), _int(env.get("SM_NUM_GPUS"))
+        return Container(num_cpus=cpus, num_gpus=gpus, s3_endpoint=env.get("S3_ENDPOINT_URL"))
     values, source = _read_hyperparameters(base, env)
     resources = _read_json(base / "input/config/resourceconfig.json") or _parse(env, "SM_RESOURCE_CONFIG") or {}
     hosts = tuple(sorted(resources.get("hosts") or ["localhost"]))
@@ -133,6 +141,7 @@ def read_container() -> Container:
         current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
         num_cpus=_usable_cpus(),
         num_gpus=_int(env.get("SM_NUM_GPUS")),
+        s3_endpoint=env.get("S3_ENDPOINT_URL"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
     )
 

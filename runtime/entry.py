@@ -23,6 +23,13 @@ def evaluate(argv: Sequence[str]) -> int:
     return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
 
 
+def train_deepracer(argv: Sequence[str]) -> int:
+    """Trains as DeepRacer's notebook asks; returns the exit code."""
+    from runtime.deepracer.worker import run_worker
+
+    return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container)))
+
+
 def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:
     """Settings of the command line, without what the toolkit repeats there from the hyperparameters."""
     return {} if tuple(argv) == container.user_args else parse_settings(argv)

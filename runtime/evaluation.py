@@ -16,7 +16,7 @@ import gymnasium
 
 from envs import DEEPRACER_ID
 from runtime.console import Reporter, Summary
-from runtime.container import Container
+from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from runtime.hyperparameters import Source, resolve
@@ -153,7 +153,9 @@ def _race(
         scratch = scratch / "against"
         scratch.mkdir()
         checkpoints.append(open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint")))
-    report = evaluate_racers(checkpoints, chosen, places.data, reporter, stop)
+    records = Layout.of_results(places.model).deepracer  # of a training, where log tools find both
+    traces = records if records.is_dir() and places.data.is_relative_to(places.model) else places.data
+    report = evaluate_racers(checkpoints, chosen, (places.data, traces), (reporter, stop))
     (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

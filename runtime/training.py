@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from runtime.ppo.loop import Outcome
 
 _CHANNELS = ("checkpoint", "model")
-DEEPRACER_FOLDER = "deepracer"  # below the data of a job
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
 # What scripts for Coach send along.
@@ -79,6 +78,10 @@ def run_training(
         )
     started = time.perf_counter()
     config = resolve_config(container, request)
+    if config.env == DEEPRACER_ID and not config.is_offline:
+        from runtime.deepracer.options import settle_environment
+
+        config = settle_environment(config, container)
     layout = _find_layout(config, container, request)
     reporter = make_reporter(
         f"smrl train {config.preset or config.env or 'logged data'}",
@@ -157,7 +160,7 @@ def _train(
     if env.name == DEEPRACER_ID:
         from runtime.deepracer.observer import RecordSettings, TrainingRecords
 
-        records = request.records or RecordSettings(layout.data / DEEPRACER_FOLDER)
+        records = request.records or RecordSettings(layout.deepracer)
         observe = TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
     job = TrainingJob(
         config,

@@ -49,10 +49,12 @@ LAYERS = [
     {"deepracer.rollout", "deepracer.network", "deepracer.job_files"},
     {"deepracer.driving", "deepracer.records"},
     {"deepracer.runner", "deepracer.learner", "deepracer.races"},
-    {"deepracer.building", "deepracer.observer", "deepracer.evaluating"},
+    {"deepracer.building", "deepracer.observer", "deepracer.evaluating", "deepracer.options", "deepracer.storage"},
+    {"deepracer.track_listing", "deepracer.reward_check"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
     {"training", "evaluation"},
+    {"deepracer.worker"},
     {"launcher", "cli"},
     {
         "entry",

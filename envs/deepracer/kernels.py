@@ -107,7 +107,7 @@ def _progress(car: Any, length: float) -> float:
         progress += 100
     if progress > previous + 50:
         progress -= 100
-    return min(progress, 100.0)
+    return float(min(progress, 100.0))
 
 
 @exact

@@ -83,13 +83,15 @@ def _line_of(error: Exception, path: Path) -> str:
     """`:12`, the last line of the file in the traceback; of a syntax error its own."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     return f":{lines[-1]}" if lines else ""
 
 
 def _short(params: dict[str, Any]) -> str:
     """The parameters without the long lists."""
-    return ", ".join(f"{key}={value!r}" for key, value in params.items() if key != "waypoints")
+    shown = ((key, value) for key, value in params.items() if key != "waypoints" and value != [])
+    return ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in shown)
 
 
 def reward_function(params: dict[str, Any]) -> float:

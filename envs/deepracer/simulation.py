@@ -196,7 +196,8 @@ class Simulation:
             return
         self._resets_left[row] -= 1
         penalties = {CRASHED: race.collision_penalty, IMMOBILIZED: 0.0}
-        self.pause_s[row] = self._pause_left[row] = penalties.get(status, race.off_track_penalty)
+        self.pause_s[row] = penalties.get(status, race.off_track_penalty)
+        self._pause_left[row] = self.pause_s[row] + kernels.CONTROL_S  # this step is no part of it
         self.cars[row, kernels.PHASE] = PAUSE
         self._set_back(world, row, status)
 
@@ -231,9 +232,9 @@ class Simulation:
         """
         cars = self.cars
         cars[:, kernels.COMMAND_SPEED], cars[:, kernels.COMMAND_STEERING] = speeds, steerings
+        kernels.drive(cars, self._dynamics)
         if self.has_ended.any():
             cars[self.has_ended, kernels.PHASE] = PARK
-        kernels.drive(cars, self._dynamics)
         if self.race.number_of_bot_cars:
             by_world = cars.reshape(self.worlds, self.agents, -1)
             self.objects.move(by_world[:, :, kernels.TIME].max(axis=1), by_world)

@@ -20,7 +20,7 @@ DEFAULT = "reinvent_base"
 _SAME_M = 1e-9
 _SPACING_M = 0.15
 
-# Centre lines through these points approximate the published tracks of the same name to 4 cm.
+# Centre lines through these points approximate the published tracks of the same name to 4.2 cm.
 _CONTROL_POINTS: dict[str, tuple[float, list[tuple[float, float]]]] = {
     "reinvent_base": (
         0.762,

@@ -28,16 +28,18 @@ _TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
 
 
 def evaluate_racers(
-    checkpoints: list[Path], chosen: Mapping[str, Any], folder: Path, reporter: Reporter, stop: StopRequest
+    checkpoints: list[Path],
+    chosen: Mapping[str, Any],
+    folders: tuple[Path, Path],
+    listeners: tuple[Reporter, StopRequest],
 ) -> dict[str, Any]:
     """Evaluates, prints, and writes what DeepRacer's tools read.
 
     Args:
         checkpoints: Of each racer.
         chosen: Settings, as `runtime.schema.RACE_EVALUATION` names them.
-        folder: Where files go.
-        reporter: Where lines go.
-        stop: The platform's wish to stop.
+        folders: Where files go, and where the steps go for log tools.
+        listeners: Where lines go, and the platform's wish to stop.
 
     Returns:
         What goes into evaluation.json.
@@ -45,12 +47,13 @@ def evaluate_racers(
     Raises:
         UserError: A setting or a model is at fault.
     """
+    (folder, traces), (reporter, stop) = folders, listeners
     settings, trials = _resolve(chosen)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
     options, racers = _prepare(checkpoints, states, settings)
     seed = chosen.get("seed", 0)
     results = run_race(options, racers, trials=trials, films=folder / "mp4", stop=stop, seed=seed)
-    written = write_results(folder, options, results)
+    written = write_results(folder, traces, options, results)
     for result in results:
         _print(result, reporter, is_alone=len(results) == 1)
     facts = _summarise(results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class RecordSettings:
         hyperparameters: Under DeepRacer's names, for ip/hyperparameters.json.
         best_by: What chooses the best checkpoint: one of BEST_BY.
         evaluation_trials: Episodes of each evaluation; 0 for none.
+        after: Called once an iteration's files are written.
         prints_steps: Whether every step is a line on stdout, as simulations in the cloud print it.
     """
 
@@ -44,6 +45,7 @@ class RecordSettings:
     best_by: str = "progress"
     evaluation_trials: int = 5
     prints_steps: bool = False
+    after: Callable[[], None] | None = None
 
 
 class TrainingRecords:
@@ -101,6 +103,8 @@ class TrainingRecords:
         found = self._evaluate(algorithm, state) if self._judge is not None else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
+        if self._settings.after is not None:
+            self._settings.after()
         return found
 
     def _record_episodes(self, workers: list[Any], state: JobState) -> None:

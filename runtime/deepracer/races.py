@@ -156,8 +156,14 @@ class _Film:
             writer.close()
 
 
-def write_results(folder: Path, options: Options, results: list[Result]) -> list[Path]:
+def write_results(folder: Path, traces: Path, options: Options, results: list[Result]) -> list[Path]:
     """Writes evaluation_metrics.json, the steps, and a picture of the driven lines of each racer.
+
+    Args:
+        folder: Of the metrics and pictures.
+        traces: Of the steps.
+        options: Of the race.
+        results: Of each racer.
 
     Returns:
         The folders, one a racer: `folder` itself if there is one alone.
@@ -165,10 +171,11 @@ def write_results(folder: Path, options: Options, results: list[Result]) -> list
     stamp = time.strftime("%Y%m%d%H%M%S")
     written = []
     for number, result in enumerate(results):
-        own = folder if len(results) == 1 else folder / f"agent_{number}"
+        agent = "" if len(results) == 1 else f"agent_{number}"
+        own = folder / agent
         write_json(own / "evaluation_metrics.json", {"metrics": result.laps})
         episodes = list(enumerate(result.traces))
-        SimTrace(own / f"evaluation-{stamp}" / "evaluation-simtrace").write(0, episodes)
+        SimTrace(traces / agent / f"evaluation-{stamp}" / "evaluation-simtrace").write(0, episodes)
         draw_lines(options.track, result.traces).save(own / "driven_lines.png")
         written.append(own)
     return written

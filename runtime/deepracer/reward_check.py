@@ -1,0 +1,118 @@
+"""`smrl reward-check`: what a reward function pays along a lap, on the centre line and in both lanes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.deepracer import kernels
+from envs.deepracer.racing import Options, Racing, read_options
+from envs.deepracer.rewards import RewardError
+from envs.deepracer.tracks import Line, Track
+from runtime.errors import PlatformError, UserError
+
+_AHEAD_M = 0.5
+_SPEED = 1.0
+_MOST_STEPS = 20_000
+_LINES = ("centre line", "inner lane", "outer lane")
+
+Lap = NDArray[np.float64]
+
+
+def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
+    """Drives three laps with a reward function, and draws what it paid.
+
+    Args:
+        path: File with `reward_function(params)`.
+        settings: Of the environment, as track and race_type.
+        out: Picture to write.
+
+    Returns:
+        What a person wants to know, in lines.
+
+    Raises:
+        UserError: The function or a setting is at fault.
+    """
+    try:
+        options = read_options(**{**settings, "reward_function": path, "is_training": False})
+        started = time.perf_counter()
+        laps = drive_lines(options)
+    except RewardError as error:
+        raise UserError(str(error)) from error.__cause__
+    except ValueError as error:
+        raise UserError(f"reward-check: {error}") from None
+    took = time.perf_counter() - started
+    steps = sum(len(lap) for lap in laps.values())
+    lines = [f"{path} on {options.track.name}, {_SPEED:g} m/s, {steps} calls in {took:.2f} s"]
+    for name, lap in laps.items():
+        rewards = lap[:, 2]
+        lines.append(
+            f"  {name:<12} {rewards.sum():>10.2f} a lap; a step: least {rewards.min():.4g}, mean {rewards.mean():.4g}, "
+            f"most {rewards.max():.4g}"
+        )
+    best = max(laps, key=lambda name: float(laps[name][:, 2].sum()))
+    lines.append(f"  the {best} pays most")
+    try:
+        _draw(options.track, laps, out, title=f"{path.name} on {options.track.name}")
+    except OSError as error:
+        raise PlatformError(f"{out}: the picture could not be written: {error.strerror or error}.") from None
+    return "\n".join([*lines, f"  picture: {out}"])
+
+
+def drive_lines(options: Options) -> dict[str, Lap]:
+    """Laps on the centre line and in the lanes: x, y, reward and progress of each step that was paid."""
+    track = options.track
+    lines = (track.center, track.lane(is_inner=True), track.lane(is_inner=False))
+    racing = Racing(options, worlds=len(lines), seed=0)
+    for world in range(len(lines)):
+        racing.restart(world)
+    rows: list[list[list[float]]] = [[] for _ in lines]
+    for _ in range(_MOST_STEPS):
+        driving = np.flatnonzero(~racing.simulation.has_ended)
+        if not len(driving):
+            break
+        steering = np.array([_steer(racing, row, line) for row, line in enumerate(lines)])
+        rewards = racing.command(np.stack([steering, np.full(len(lines), _SPEED)], axis=1))
+        for row in driving.tolist():
+            if racing.measured[row, kernels.STATUS] != kernels.PREPARING:
+                x, y, progress = racing.measured[row, [kernels.FRONT_X, kernels.FRONT_Y, kernels.PROGRESS]]
+                rows[row].append([x, y, rewards[row], progress])
+    return {name: np.array(found) for name, found in zip(_LINES, rows, strict=True)}
+
+
+def _steer(racing: Racing, row: int, line: Line) -> float:
+    """Degrees towards a point of the line a little ahead."""
+    simulation = racing.simulation
+    track = simulation.track_of(row)
+    x, y, yaw = simulation.cars[row, : kernels.YAW + 1]
+    here = kernels.project(track.center, track.distances, x, y)
+    aim_x, aim_y, _ = track.place(here + _AHEAD_M, line)
+    angle = (np.arctan2(aim_y - y, aim_x - x) - yaw + np.pi) % (2 * np.pi) - np.pi
+    return float(np.degrees(np.arctan(2 * kernels.WHEELBASE_M * np.sin(angle) / _AHEAD_M)))
+
+
+def _draw(track: Track, laps: Mapping[str, Lap], out: Path, *, title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    above, along = figure.subplots(1, 2)
+    for border in (track.inner, track.outer):
+        above.plot(*border.T, color="0.3", linewidth=1)
+    paid = np.concatenate([lap[:, 2] for lap in laps.values()])
+    for lap in laps.values():
+        dots = above.scatter(lap[:, 0], lap[:, 1], c=lap[:, 2], s=9, vmin=paid.min(), vmax=paid.max(), cmap="viridis")
+    figure.colorbar(dots, ax=above, label="reward of a step")
+    above.set_aspect("equal")
+    above.set(xlabel="x (m)", ylabel="y (m)", title=title)
+    for name, lap in laps.items():
+        along.plot(lap[:, 3], lap[:, 2], label=name)
+    along.set(xlabel="progress (%)", ylabel="reward of a step", title="along the lap")
+    along.legend()
+    along.grid(alpha=0.3)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100)

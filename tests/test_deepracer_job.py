@@ -1,0 +1,356 @@
+"""DeepRacer jobs from end to end: training, evaluation, races, and the files that users' tools read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from deepracer.logs import DeepRacerLog, SimulationLogsIO
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from envs.deepracer.racing import read_options
+from runtime.checkpoint import read_state
+from runtime.deepracer.job_files import JobFile, read_job_file
+from runtime.deepracer.rollout import advantages
+from runtime.deepracer.worker import as_overrides, read_hyperparameters
+from runtime.errors import UserError
+from tests.conftest import ROOT, OptMl, run_smrl
+
+NOTEBOOKS_REGEXES = {
+    "reward-training": r"^Training>.*Total reward=(.*?),",
+    "ppo-surrogate-loss": r"^Policy training>.*Surrogate loss=(.*?),",
+    "ppo-entropy": r"^Policy training>.*Entropy=(.*?),",
+    "reward-testing": r"^Testing>.*Total reward=(.*?),",
+}
+SHORT = [
+    *("rl.training.config.episodes_per_iteration=3", "rl.training.config.num_epochs=1", "rl.training.config.seed=0"),
+    *("rl.training.config.minibatch_size=32", "rl.training.video_freq=0"),
+]
+TRAINING_KEYS = [
+    *("reward_score", "metric_time", "start_time", "elapsed_time_in_milliseconds", "episode", "trial", "phase"),
+    *("completion_percentage", "episode_status"),
+]
+EVALUATION_KEYS = [
+    *("completion_percentage", "metric_time", "start_time", "elapsed_time_in_milliseconds", "episode_status"),
+    *("crash_count", "immobilized_count", "off_track_count", "reversed_count", "reset_count", "trial"),
+]
+CONTINUOUS = {
+    "action_space": {"steering_angle": {"high": 30, "low": -30}, "speed": {"high": 2, "low": 0.5}},
+    "action_space_type": "continuous",
+    "sensor": ["FRONT_FACING_CAMERA"],
+    "neural_network": "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW",
+    "version": "5",
+}
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.integers(0, 1000),
+)
+def test_advantages_are_discounted_sums_of_errors_within_an_episode(
+    lengths: list[int], gamma: float, lam: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    count = sum(lengths)
+    rewards, values = rng.normal(size=(2, count)).astype(np.float32)
+    found, targets = advantages(rewards, values, np.array(lengths), gamma=gamma, lam=lam)
+    begin = 0
+    for length in lengths:
+        r, v = rewards[begin : begin + length].astype(float), values[begin : begin + length].astype(float)
+        errors = r + gamma * np.append(v[1:], 0.0) - v
+        for t in range(length):
+            expected = sum((gamma * lam) ** k * errors[t + k] for k in range(length - t))
+            assert found[begin + t] == pytest.approx(expected, abs=1e-4)
+        begin += length
+    np.testing.assert_allclose(targets, found + values, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The results folder of a short training, and what it printed."""
+    folder = tmp_path_factory.mktemp("deepracer")
+    done = run_smrl(
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=2"),
+        *("rl.training.config.num_env_runners=0", *SHORT),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "results", done.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_training_prints_lines_that_the_notebooks_regexes_read(trained: tuple[Path, str]) -> None:
+    for name, regex in NOTEBOOKS_REGEXES.items():
+        values = [float(value) for value in re.findall(regex, trained[1], re.M)]
+        assert len(values) == {"reward-training": 6, "reward-testing": 10}.get(name, 2), name
+        assert all(math.isfinite(value) for value in values)
+    assert "evaluation_progress_mean: " in trained[1]
+    assert "[BestModelSelection] Number of evaluations: 5 Evaluation episode progress: [" in trained[1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_training_metrics_are_what_the_notebook_plots(trained: tuple[Path, str]) -> None:
+    data = json.loads((trained[0] / "deepracer" / "training_metrics.json").read_text())
+    assert (data["version"], data["best_model_metric"]) == (2.0, "progress")
+    frame = pd.DataFrame(data["metrics"])
+    assert list(frame.columns) == TRAINING_KEYS
+    training = frame[frame["phase"] == "training"]
+    assert training["episode"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert training["trial"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert (frame["phase"] == "evaluation").sum() == 10
+    assert set(frame["episode_status"]) <= {"Off track", "Lap complete", "Immobilized", "Reversed"}
+    axes = frame.plot(x="episode", y="reward_score")  # the notebook's cell
+    assert axes.lines[0].get_xdata().tolist() == frame["episode"].tolist()
+    starts = frame["start_time"].tolist()
+    assert starts == sorted(starts)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_log_tools_load_a_training_and_its_evaluation(trained: tuple[Path, str]) -> None:
+    results, _ = trained
+    done = run_smrl("evaluate", str(results), "number_of_trials=2", "number_of_resets=3", cwd=results)
+    assert done.returncode == 0, done.stderr
+    log = DeepRacerLog(model_folder=str(results / "deepracer"))
+    log.load_training_trace()
+    frame = log.dataframe()
+    assert sorted(frame["iteration"].unique()) == [0, 1]
+    assert sorted(frame["episode"].unique()) == [0, 1, 2, 3, 4, 5]
+    assert frame.groupby("episode").first()["episode_status"].unique().tolist() == ["prepare"]
+    within = frame.sort_values(["episode", "steps"]).groupby("episode")["tstamp"].diff().dropna()
+    assert within.to_numpy() == pytest.approx(1 / 15, abs=1e-5)
+    assert log.agent_and_network()["network"] == "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW"
+    assert len(log.action_space()) == 5
+    log.load_evaluation_trace(force=True)
+    raced = log.dataframe()
+    assert sorted(raced["episode"].unique()) == [0, 1]
+    assert "pause" in set(raced["episode_status"])
+    rows = json.loads((results / "evaluation" / "evaluation_metrics.json").read_text())["metrics"]
+    assert [list(row) for row in rows] == [EVALUATION_KEYS] * 2
+    assert [row["trial"] for row in rows] == [1, 2]
+    assert (
+        rows[0]["reset_count"]
+        == rows[0]["off_track_count"]
+        + rows[0]["reversed_count"]
+        + rows[0]["immobilized_count"]
+        + rows[0]["crash_count"]
+    )
+    table = pd.DataFrame(rows)  # the notebook's table
+    table["elapsed_time"] = table["elapsed_time_in_milliseconds"] / 1000
+    assert (table["elapsed_time"] > 0).all()
+    for name in ("camera-pip", "camera-45degree", "camera-topview"):
+        assert (results / "evaluation" / "mp4" / name / "0-video.mp4").stat().st_size > 1000
+    assert (results / "evaluation" / "driven_lines.png").stat().st_size > 1000
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_models_race_on_one_track(trained: tuple[Path, str], tmp_path: Path) -> None:
+    results = str(trained[0])
+    words = ("evaluate", results, f"against={results}", "track=oval", "number_of_trials=1", "number_of_resets=2")
+    done = run_smrl(*words, "--out", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "HEAD_TO_MODEL on oval, 1 trials" in done.stdout
+    assert "laps won" in done.stdout
+    starts = []
+    for number in (0, 1):
+        rows = json.loads((tmp_path / f"agent_{number}" / "evaluation_metrics.json").read_text())["metrics"]
+        assert list(rows[0]) == EVALUATION_KEYS
+        trace = next((tmp_path / f"agent_{number}").glob("evaluation-*/evaluation-simtrace/0-iteration.csv"))
+        starts.append(pd.read_csv(trace).iloc[0][["X", "Y"]].to_numpy(float))
+    assert np.linalg.norm(starts[0] - starts[1]) > 0.7  # one behind the other, in the other lane
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_policy_is_exported_with_its_pixels_scale(trained: tuple[Path, str]) -> None:
+    manifest = json.loads((trained[0] / "model" / "manifest.json").read_text())
+    assert [export["file"] for export in manifest["exports"]] == ["1/saved_model.pb", "policy.onnx", "policy.pt2"]
+    assert manifest["observation_space"]["shape"] == [120, 160, 1]
+    state = read_state(trained[0] / "model" / "checkpoint")
+    assert state.policy["env_config"]["model_metadata"]["version"] == "5"  # the file itself may be gone
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) -> None:
+    metadata = tmp_path / "model_metadata.json"
+    metadata.write_text(json.dumps(CONTINUOUS))
+    reward = tmp_path / "mine.py"
+    reward.write_text("def reward_function(params):\n    return params['progress']\n")
+    done = run_smrl(
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT),
+        *("rl.training.config.num_env_runners=2", "rl.training.export=false"),
+        f"rl.training.config.env_config.model_metadata={metadata}",
+        f"rl.training.config.env_config.reward_function={reward}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    records = tmp_path / "results" / "deepracer"
+    rows = pd.read_csv(records / "0" / "training-simtrace" / "0-iteration.csv")
+    assert rows["action"].str.match(r"^\[-?[\d.e-]+ -?[\d.e-]+\]$").all()
+    assert rows["episode"].nunique() == 2  # of three episodes the first worker drives two
+    log = DeepRacerLog(model_folder=str(records))
+    log.load_training_trace()
+    frame = log.dataframe()
+    assert sorted(frame["worker"].unique()) == [0, 1]
+    assert set(frame["action"]) == {-1}
+
+
+def test_step_lines_are_read_back_by_the_log_tool(tmp_path: Path) -> None:
+    from runtime.deepracer.records import SimTrace
+    from runtime.deepracer.rollout import TRACE
+
+    trace = np.zeros((3, len(TRACE)))
+    columns = {name: number for number, name in enumerate(TRACE)}
+    trace[:, columns["steps"]] = [1, 2, 3]
+    trace[:, columns["x"]] = [3.1, 3.2, 3.3]
+    trace[:, columns["time"]] = [1 / 15, 2 / 15, 3 / 15]
+    trace[:, columns["status"]] = [7, 0, 3]
+    trace[-1, columns["has_ended"]] = 1
+    lines = SimTrace(tmp_path).write(0, [(0, trace), (1, trace)])
+    log = tmp_path / "simulation.log"
+    log.write_text("\n".join(lines))
+    frame = SimulationLogsIO.convert_to_pandas(SimulationLogsIO.load_data(str(log)))
+    assert frame["x"].tolist() == [3.1, 3.2, 3.3] * 2
+    assert frame["episode"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert frame["episode_status"].tolist() == ["prepare", "in_progress", "off_track"] * 2
+
+
+def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
+    notebook = {
+        **{"batch_size": "64", "num_epochs": "10", "stack_size": "1", "lr": "0.0003"},
+        **{"exploration_type": "Categorical", "e_greedy_value": "1", "epsilon_steps": "10000"},
+        **{"beta_entropy": "0.01", "discount_factor": "0.999", "loss_type": "Huber"},
+        **{"num_episodes_between_training": "20", "max_sample_count": "0", "sampling_frequency": "1"},
+    }
+    overrides = as_overrides(read_hyperparameters(notebook), JobFile({}, {"NUM_WORKERS": 2}, ({},), ()))
+    expected = {
+        **{"minibatch_size": 64, "num_epochs": 10, "lr": 0.0003, "gamma": 0.999, "entropy_coeff": 0.01},
+        **{"vf_loss": "huber", "episodes_per_iteration": 20, "num_env_runners": 2},
+    }
+    found = {n.removeprefix("rl.training.config."): v for n, v in overrides.items() if ".config." in n}
+    assert found == expected
+
+
+def test_wrong_hyperparameters_are_listed_at_once() -> None:
+    wrong = {"batch_size": "many", "lr": "3", "loss_type": "Hubber", "num_epoch": "3"}
+    with pytest.raises(UserError, match=r"(?s)batch_size: got 'many'.*lr: got '3'.*loss_type.*num_epoch: .*num_epochs"):
+        read_hyperparameters(wrong)
+
+
+TEMPLATE = """
+JOB_TYPE: EVALUATION
+WORLD_NAME: "oval"
+NUMBER_OF_TRIALS: "3"
+NUMBER_OF_RESETS: "10000"
+OFF_TRACK_PENALTY: ["2.0", "2.0"]
+IS_CONTINUOUS: "false"
+RACE_TYPE: OBJECT_AVOIDANCE
+NUMBER_OF_OBSTACLES: "6"
+OBJECT_POSITIONS: ["0.25, +1", "0.5, -1"]
+RANDOMIZE_OBSTACLE_LOCATIONS: "True"
+CAR_COLOR: [White, Black]
+KINESIS_VIDEO_STREAM_NAME: ""
+MODEL_S3_PREFIX: [a, b]
+SOMETHING_NEW: 1
+"""
+
+
+def test_a_job_file_is_read_with_its_strings_and_lists(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation_params.yaml"
+    path.write_text(TEMPLATE)
+    job = read_job_file(path, is_training=False)
+    assert job.values["WORLD_NAME"] == "oval"
+    assert [car["MODEL_S3_PREFIX"] for car in job.cars] == ["a", "b"]
+    assert job.notes == ("evaluation_params.yaml: SOMETHING_NEW is not known here and left out.",)
+    options = read_options(track="oval", **job.race)
+    assert (options.race.number_of_resets, options.race.off_track_penalty) == (10000, 2.0)
+    assert options.race.object_positions == ((0.25, 1), (0.5, -1))
+    assert options.race.collision_penalty == 5.0  # an evaluation's default
+    path.write_text(TEMPLATE.replace('"10000"', "1").replace('"6"', "few"))
+    with pytest.raises(UserError, match=r"(?s)NUMBER_OF_OBSTACLES: got 'few'.*NUMBER_OF_RESETS: got 1"):
+        read_job_file(path, is_training=False)
+
+
+@pytest.fixture
+def s3() -> Iterator[tuple[str, Any]]:
+    """A real S3 server of this machine's own, and a client of it."""
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=endpoint, **keys)
+    client.create_bucket(Bucket="garage")
+    yield endpoint, client
+    server.stop()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
+    opt_ml: OptMl, s3: tuple[str, Any]
+) -> None:
+    endpoint, client = s3
+    params = {
+        **{"WORLD_NAME": "reInvent2019_track", "RACE_TYPE": "OBJECT_AVOIDANCE", "NUMBER_OF_OBSTACLES": "6"},
+        **{"METRICS_S3_BUCKET": "garage", "METRICS_S3_OBJECT_KEY": "car/training_metrics.json"},
+        **{"SIMTRACE_S3_BUCKET": "garage", "SIMTRACE_S3_PREFIX": "car/iteration-data/training"},
+        **{"NUMBER_OF_EPISODES": "4", "NUM_WORKERS": 1, "MIN_EVAL_TRIALS": 1},
+    }
+    metadata = {"action_space": [{"steering_angle": 0, "speed": 0.8}, {"steering_angle": 25, "speed": 0.8}]}
+    for key, text in {
+        "car/training_params.yaml": json.dumps(params),
+        "car/model/model_metadata.json": json.dumps({**metadata, "sensor": ["STEREO_CAMERAS"]}),
+        "car/customer_reward_function.py": "def reward_function(params):\n    return len(params['objects_distance'])\n",
+    }.items():
+        client.put_object(Bucket="garage", Key=key, Body=text.encode())
+    opt_ml.environment |= {"S3_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    opt_ml.write(
+        {
+            "sagemaker_program": "training_worker.py",
+            **{"s3_bucket": "garage", "s3_prefix": "car", "aws_region": "us-east-1"},
+            **{"model_metadata_s3_key": "car/model/model_metadata.json"},
+            **{"reward_function_s3_source": "car/customer_reward_function.py"},
+            **{"batch_size": "32", "num_epochs": "1", "stack_size": "1", "lr": "0.0003", "loss_type": "Huber"},
+            **{"exploration_type": "Categorical", "discount_factor": "0.999", "num_episodes_between_training": "2"},
+            **{"rl.training.video_freq": "0", "rl.training.export": "false"},
+        }
+    )
+    opt_ml.add_code(ROOT / "entrypoints" / "training_worker.py")
+    done = opt_ml.run()
+    assert done.code == 0, done.log[-3000:]
+    keys = {item["Key"] for item in client.list_objects_v2(Bucket="garage", Prefix="car/")["Contents"]}
+    assert {
+        "car/training_metrics.json",
+        "car/iteration-data/training/training-simtrace/0-iteration.csv",
+        "car/iteration-data/training/training-simtrace/1-iteration.csv",
+        "car/model/deepracer_checkpoints.json",
+        "car/model/.coach_checkpoint",
+        "car/model/manifest.json",
+        "car/ip/hyperparameters.json",
+    } <= keys
+    assert any(key.startswith("car/model/best/") for key in keys)
+    body = client.get_object(Bucket="garage", Key="car/training_metrics.json")["Body"].read()
+    training = [row for row in json.loads(body)["metrics"] if row["phase"] == "training"]
+    assert len(training) == 4
+    assert all(row["reward_score"] % 6 == 0 for row in training)  # six obstacles, each step
+    assert re.search(r"^SIM_TRACE_LOG:0,1,", done.log, re.M)
+    hyper = json.loads(client.get_object(Bucket="garage", Key="car/ip/hyperparameters.json")["Body"].read())
+    assert (hyper["batch_size"], hyper["loss_type"]) == (32, "huber")

@@ -14,7 +14,7 @@ from envs.deepracer.metadata import MetadataError
 from envs.deepracer.racing import Options, action_space, read_options
 from runtime.checkpoint import JobState, read_state
 from runtime.console import Reporter, Summary
-from runtime.deepracer.job_files import read_job_file, read_positions
+from runtime.deepracer.job_files import EVALUATION_DEFAULTS, read_job_file, read_positions
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.races import Racer, Result, run_race, write_results
 from runtime.errors import UserError
@@ -79,7 +79,7 @@ def evaluate_racers(
 
 def _resolve(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     """Settings of the race, the YAML's below those that stand beside it, and the number of trials."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = dict(EVALUATION_DEFAULTS)
     trials = TRIALS
     if "params" in chosen:
         job = read_job_file(Path(chosen["params"]), is_training=False)

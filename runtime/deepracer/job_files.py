@@ -46,8 +46,8 @@ _CARRIED = {
     *("RESET_AHEAD_DIST", "ENABLE_MERCY_RESET", "MAX_RESETS_AFTER_CRASH", "NUMBER_OF_REVERSE_COUNTS"),
     *("TRACK_DIRECTION_CLOCKWISE", "START_POS_OFFSET"),
 }
-_OF_TRAINING = {"penalty_seconds": 0.0, "off_track_penalty": 0.0, "collision_penalty": 0.0}
-_OF_EVALUATION = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collision_penalty": 5.0}
+TRAINING_DEFAULTS = {"penalty_seconds": 0.0, "off_track_penalty": 0.0, "collision_penalty": 0.0}
+EVALUATION_DEFAULTS = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collision_penalty": 5.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Reading:
 
     def __init__(self, path: Path, *, is_training: bool) -> None:
         self._path, self._is_training = path, is_training
-        self._race: dict[str, Any] = dict(_OF_TRAINING if is_training else _OF_EVALUATION)
+        self._race: dict[str, Any] = dict(TRAINING_DEFAULTS if is_training else EVALUATION_DEFAULTS)
         self._values: dict[str, Any] = {}
         self._of_cars: dict[str, list[Any]] = {}
         self._wrong: list[str] = []

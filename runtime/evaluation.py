@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from envs import DEEPRACER_ID
 from runtime.console import Reporter, Summary
 from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, check_env_name, make_env
-from runtime.errors import Problems, UserError
+from runtime.errors import PlatformError, Problems, UserError
 from runtime.hyperparameters import Source, resolve
 from runtime.schema import EVALUATION, RACE_EVALUATION
 from runtime.stop import Interrupted, StopRequest
@@ -87,6 +88,8 @@ def _find_places(container: Container, model: Path | None, out: Path | None) -> 
 
 def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: StopRequest) -> None:
     reporter = Reporter()
+    with _writing(places.data):  # before episodes are played for nothing
+        places.data.mkdir(parents=True, exist_ok=True)
     from runtime.ray_session import prepare_environment
 
     prepare_environment()
@@ -120,7 +123,6 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     reporter.line(f"Min Reward: {min(rewards)}")
     if recorder.why_not:
         reporter.note(f"no video: {recorder.why_not}")
-    places.data.mkdir(parents=True, exist_ok=True)
     report = {
         "env": spec.name,
         "checkpoint": checkpoint.name,
@@ -132,9 +134,26 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
         "episodes": episodes,
         "video": None if recorder.why_not else video.name,
     }
-    (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with _writing(places.data):
+        (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     facts = {"results": str(places.data / FILE), "video": recorder.why_not or str(video)}
     reporter.finish(Summary(f"evaluated {len(episodes)} episodes of {spec.name}", facts))
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Names the folder when the machine will not write.
+
+    Raises:
+        PlatformError: The disk is full, or the folder cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or folder
+        raise PlatformError(
+            f"{where}: could not be written: {error.strerror or error}. Choose another --out."
+        ) from None
 
 
 def _race(
@@ -155,8 +174,9 @@ def _race(
         checkpoints.append(open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint")))
     records = Layout.of_results(places.model).deepracer  # of a training, where log tools find both
     traces = records if records.is_dir() and places.data.is_relative_to(places.model) else places.data
-    report = evaluate_racers(checkpoints, chosen, (places.data, traces), (reporter, stop))
-    (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with _writing(places.data):
+        report = evaluate_racers(checkpoints, chosen, (places.data, traces), (reporter, stop))
+        (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _refuse_race(chosen: Mapping[str, Any]) -> None:

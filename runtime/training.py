@@ -19,7 +19,7 @@ from runtime.coercion import Setting
 from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
-from runtime.errors import JobError, Problems, UserError
+from runtime.errors import JobError, PlatformError, Problems, UserError
 from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.stop import StopRequest
 
@@ -236,9 +236,19 @@ def _only_writer(layout: Layout) -> Iterator[None]:
 
     Raises:
         UserError: Another job holds it.
+        PlatformError: It cannot be written to.
     """
-    layout.checkpoints.mkdir(parents=True, exist_ok=True)
-    with (layout.checkpoints / ".lock").open("w") as lock:
+    try:
+        for folder in (layout.checkpoints, layout.data, layout.model):
+            folder.mkdir(parents=True, exist_ok=True)
+        opened = (layout.checkpoints / ".lock").open("w")
+    except OSError as error:
+        where = error.filename or layout.root
+        raise PlatformError(
+            f"{where}: got a place that cannot be written to ({error.strerror or error}); expected a folder of this "
+            "job's own. Choose another --out, or make room."
+        ) from None
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -282,7 +282,7 @@ def _draw_box(
 def _find_pixels(
     bx: float, by: float, z: float, hx: float, hy: float, height: float, c: float, s: float, rays: Any, width: int
 ) -> tuple[int, int, int, int]:
-    """Rows and columns that a box can cover: those of its corners, all of them if one is not in front of the camera."""
+    """Rows and columns that a box can cover: its corners', all of them if some are behind, none if all are."""
     rows = len(rays) // width
     # Rays are linear in row and column: three of them give the camera's axes.
     origin, right, down = rays[0], rays[1], rays[width]
@@ -293,6 +293,7 @@ def _find_pixels(
     nx, ny, nz = ry * ez - rz * ey, rz * ex - rx * ez, rx * ey - ry * ex
     plane = nx * origin[0] + ny * origin[1] + nz * origin[2]
     r2, e2 = rx * rx + ry * ry + rz * rz, ex * ex + ey * ey + ez * ez
+    behind = 0
     for corner in range(8):
         x = (hx if corner & 1 else -hx) - bx
         y = (hy if corner & 2 else -hy) - by
@@ -300,11 +301,16 @@ def _find_pixels(
         dx, dy = c * x + s * y, c * y - s * x
         along = (nx * dx + ny * dy + nz * dz) / plane
         if along < 0.02:
-            return 0, rows, 0, width
+            behind += 1
+            continue
         ox, oy, oz = dx / along - origin[0], dy / along - origin[1], dz / along - origin[2]
         column, row = (ox * rx + oy * ry + oz * rz) / r2, (ox * ex + oy * ey + oz * ez) / e2
         top, bottom = min(top, row), max(bottom, row)
         leftmost, rightmost = min(leftmost, column), max(rightmost, column)
+    if behind == 8:
+        return 0, 0, 0, 0
+    if behind:
+        return 0, rows, 0, width
     return (
         max(0, int(top // 1)),
         min(rows, int(bottom // 1) + 2),

@@ -7,9 +7,11 @@ application 6.0.5 (`track_data.py`, `agent_ctrl`, `reset`, `urdf/deepracer`), an
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.deepracer.compiled import exact
 
@@ -42,55 +44,83 @@ MAX_STEPS = 100_000
 _STILL_M, _STILL_STEPS, _BACKWARD_STEPS = 0.0003, 15, 15
 _GRAVITY = 9.81
 _SUBSTEPS = 8
+_BLOCK = 8
 
 # Columns of the dynamics' settings: wheel speed per commanded one, seconds, seconds, seconds, friction (0: no limit).
 SPEED_FACTOR, LATENCY, SPEED_LAG, STEERING_LAG, FRICTION = range(5)
 
 
+def make_blocks(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Segments of polylines by eights with the box around each, so that a search looks into the near ones alone.
+
+    Args:
+        parts: (N, 2) polylines, whose points stand one after the other in the array that is searched.
+
+    Returns:
+        (B, 6): first segment, the one after the last, least and largest x, least and largest y.
+    """
+    rows, begin = [], 0
+    for part in parts:
+        for first in range(0, len(part) - 1, _BLOCK):
+            last = min(first + _BLOCK, len(part) - 1)
+            points = part[first : last + 1]
+            low, high = points.min(axis=0), points.max(axis=0)
+            rows.append([begin + first, begin + last, low[0], high[0], low[1], high[1]])
+        begin += len(part)
+    return np.array(rows, np.float64)
+
+
 @exact
-def _nearest(line: Any, x: float, y: float) -> tuple[float, int, float]:
+def _nearest(line: Any, blocks: Any, x: float, y: float) -> tuple[float, int, float]:
     """Squared distance to a polyline, the segment, and the share of it where the nearest point is."""
     best, where, share = np.inf, 0, 0.0
-    for i in range(len(line) - 1):
-        ax, ay = line[i, 0], line[i, 1]
-        dx, dy = line[i + 1, 0] - ax, line[i + 1, 1] - ay
-        along = ((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-18)
-        along = min(max(along, 0.0), 1.0)
-        ex, ey = ax + along * dx - x, ay + along * dy - y
-        distance = ex * ex + ey * ey
-        if distance < best:
-            best, where, share = distance, i, along
+    start, least = 0, np.inf
+    for b in range(len(blocks)):
+        dx = max(blocks[b, 2] - x, 0.0, x - blocks[b, 3])
+        dy = max(blocks[b, 4] - y, 0.0, y - blocks[b, 5])
+        if dx * dx + dy * dy < least:
+            start, least = b, dx * dx + dy * dy
+    for turn in range(-1, len(blocks)):
+        b = start if turn < 0 else turn
+        if turn == start:
+            continue
+        dx = max(blocks[b, 2] - x, 0.0, x - blocks[b, 3])
+        dy = max(blocks[b, 4] - y, 0.0, y - blocks[b, 5])
+        if dx * dx + dy * dy > best:
+            continue
+        for i in range(int(blocks[b, 0]), int(blocks[b, 1])):
+            ax, ay = line[i, 0], line[i, 1]
+            dx, dy = line[i + 1, 0] - ax, line[i + 1, 1] - ay
+            along = ((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-18)
+            along = min(max(along, 0.0), 1.0)
+            ex, ey = ax + along * dx - x, ay + along * dy - y
+            distance = ex * ex + ey * ey
+            # Of equals the first, as a search from the start finds.
+            if distance < best or (distance == best and i < where):
+                best, where, share = distance, i, along
     return best, where, share
 
 
 @exact
-def _crossings(line: Any, x: float, y: float) -> int:
-    """How often a ray in the direction of +x crosses the ring; the last point is joined to the first one."""
+def is_on_road(rings: Any, blocks: Any, x: float, y: float) -> bool:
+    """Whether a point is inside an odd number of closed rings: a ray in the direction of +x crosses as many sides."""
     count = 0
-    before = len(line) - 1
-    for i in range(len(line)):
-        ay, by = line[before, 1], line[i, 1]
-        if (ay > y) != (by > y):
-            ax, bx = line[before, 0], line[i, 0]
-            if x < ax + (y - ay) / (by - ay) * (bx - ax):
-                count += 1
-        before = i
-    return count
-
-
-@exact
-def is_on_road(rings: Any, split: int, x: float, y: float) -> bool:
-    """Whether a point is inside an odd number of the rings: rows before `split` are one, those after it another."""
-    count = _crossings(rings[:split], x, y)
-    if split < len(rings):
-        count += _crossings(rings[split:], x, y)
+    for b in range(len(blocks)):
+        if blocks[b, 4] > y or blocks[b, 5] <= y or blocks[b, 3] < x:
+            continue
+        for i in range(int(blocks[b, 0]), int(blocks[b, 1])):
+            ay, by = rings[i, 1], rings[i + 1, 1]
+            if (ay > y) != (by > y):
+                ax, bx = rings[i, 0], rings[i + 1, 0]
+                if x < ax + (y - ay) / (by - ay) * (bx - ax):
+                    count += 1
     return count % 2 == 1
 
 
 @exact
-def project(center: Any, distances: Any, x: float, y: float) -> float:
+def project(center: Any, blocks: Any, distances: Any, x: float, y: float) -> float:
     """Metres along the centre line of the point nearest to x, y."""
-    _, where, share = _nearest(center, x, y)
+    _, where, share = _nearest(center, blocks, x, y)
     along: float = distances[where] + share * (distances[where + 1] - distances[where])
     return along
 
@@ -111,7 +141,7 @@ def _progress(car: Any, length: float) -> float:
 
 
 @exact
-def _locate(car: Any, lines: Any, all_distances: Any, rings: Any, split: int, turn: int) -> None:
+def _locate(car: Any, lines: Any, blocks: Any, all_distances: Any, rings: Any, ring_blocks: Any, turn: int) -> None:
     """Fills the columns of where a car is on the track."""
     direction = int(car[DIRECTION])
     center, inner, outer, distances = (
@@ -120,10 +150,11 @@ def _locate(car: Any, lines: Any, all_distances: Any, rings: Any, split: int, tu
         lines[direction, 2],
         all_distances[direction],
     )
+    by_center, by_inner, by_outer = blocks[direction, 0], blocks[direction, 1], blocks[direction, 2]
     cosine, sine = math.cos(car[YAW]), math.sin(car[YAW])
     x, y = car[X] + FRONT_M * cosine, car[Y] + FRONT_M * sine
     car[FRONT_X], car[FRONT_Y] = x, y
-    squared, where, share = _nearest(center, x, y)
+    squared, where, share = _nearest(center, by_center, x, y)
     length = distances[-1]
     distance = distances[where] + share * (distances[where + 1] - distances[where])
     car[DISTANCE], car[CENTER_DISTANCE] = distance, math.sqrt(squared)
@@ -137,15 +168,15 @@ def _locate(car: Any, lines: Any, all_distances: Any, rings: Any, split: int, tu
     else:
         car[WAYPOINT_BEHIND] = ahead - 1
     car[WAYPOINT_AHEAD] = ahead
-    to_inner, _, _ = _nearest(inner, x, y)
-    to_outer, _, _ = _nearest(outer, x, y)
+    to_inner, _, _ = _nearest(inner, by_inner, x, y)
+    to_outer, _, _ = _nearest(outer, by_outer, x, y)
     car[IS_LEFT] = 1.0 if (to_inner < to_outer) != (turn == direction) else 0.0
     cx = center[where, 0] + share * (center[where + 1, 0] - center[where, 0])
     cy = center[where, 1] + share * (center[where + 1, 1] - center[where, 1])
-    _, i, s = _nearest(inner, cx, cy)
+    _, i, s = _nearest(inner, by_inner, cx, cy)
     ix = inner[i, 0] + s * (inner[i + 1, 0] - inner[i, 0])
     iy = inner[i, 1] + s * (inner[i + 1, 1] - inner[i, 1])
-    _, i, s = _nearest(outer, cx, cy)
+    _, i, s = _nearest(outer, by_outer, cx, cy)
     ox = outer[i, 0] + s * (outer[i + 1, 0] - outer[i, 0])
     oy = outer[i, 1] + s * (outer[i + 1, 1] - outer[i, 1])
     car[WIDTH] = math.hypot(ix - ox, iy - oy)
@@ -156,7 +187,7 @@ def _locate(car: Any, lines: Any, all_distances: Any, rings: Any, split: int, tu
         if wheel % 2:
             across = -across
         wx, wy = car[X] + along * cosine - across * sine, car[Y] + along * sine + across * cosine
-        if is_on_road(rings, split, wx, wy):
+        if is_on_road(rings, ring_blocks, wx, wy):
             on += 1
     car[WHEELS_ON_TRACK] = on
     car[PROGRESS] = _progress(car, length)
@@ -271,7 +302,15 @@ def _drive(car: Any, dynamics: Any) -> None:
 
 @exact
 def measure(
-    cars: Any, agents: int, objects: Any, lines: Any, distances: Any, rings: Any, split: int, turn: int
+    cars: Any,
+    agents: int,
+    objects: Any,
+    lines: Any,
+    blocks: Any,
+    distances: Any,
+    rings: Any,
+    ring_blocks: Any,
+    turn: int,
 ) -> None:
     """Finds where each car is and which rule it met; counts the step.
 
@@ -280,16 +319,17 @@ def measure(
         agents: Cars of a world.
         objects: (C / agents, K, OBJECT_COLUMNS) of each world.
         lines: (2, 3, N, 2): in file order and in reverse, the centre, the inner and the outer line.
+        blocks: (2, 3, B, 6) of those lines, as `make_blocks` makes them.
         distances: (2, N) metres along those centre lines.
-        rings: (R, 2) points of the road's outline; see `is_on_road`.
-        split: Where its second ring begins.
+        rings: (R, 2) points of the road's outline.
+        ring_blocks: Of it.
         turn: 1 where the road's file goes counter-clockwise, else 0.
     """
     for row in range(len(cars)):
         car = cars[row]
         if car[PHASE] != PARK:
             car[STEPS] += 1
-            _locate(car, lines, distances, rings, split, turn)
+            _locate(car, lines, blocks, distances, rings, ring_blocks, turn)
     for row in range(len(cars)):
         car = cars[row]
         if car[PHASE] == PARK:

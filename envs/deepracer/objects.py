@@ -44,6 +44,8 @@ class Objects:
         """Places a world's objects for a new episode."""
         race, length = self._race, self._tracks[0].length
         self._direction[world] = direction
+        if not len(self):
+            return
         if race.object_positions:
             shares, lanes = np.array(race.object_positions, np.float64).T
             obstacles = shares % 1 * length, (lanes >= 0).astype(np.float64)

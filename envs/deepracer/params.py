@@ -74,8 +74,10 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
     places += [(float(simulation.cars[other, kernels.X]), float(simulation.cars[other, kernels.Y])) for other in others]
     yaws = simulation.objects.rows[world, :, kernels.OBJECT_YAW].tolist()
     yaws += [float(simulation.cars[other, kernels.YAW]) for other in others]
-    inner_lane = np.concatenate([track.center, track.inner[::-1]])
-    distances = [kernels.project(track.center, track.distances, x, y) for x, y in places]
+    inner_lane = np.concatenate([track.center, track.inner[::-1], track.center[:1]])
+    inner_blocks = kernels.make_blocks([inner_lane])
+    blocks = simulation.blocks[int(car[kernels.DIRECTION]), 0]
+    distances = [kernels.project(track.center, blocks, track.distances, x, y) for x, y in places]
     ahead = [(distance - car[kernels.DISTANCE]) % track.length for distance in distances]
     following = int(np.argmin(ahead))
     has_bots = race.number_of_bot_cars > 0
@@ -83,7 +85,7 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
         "closest_objects": [int(np.argmax(ahead)), following],
         "objects_location": [[x, y] for x, y in places],
         "objects_left_of_center": [
-            kernels.is_on_road(inner_lane, len(inner_lane), x, y) != (track.is_counter_clockwise == track.is_reversed)
+            kernels.is_on_road(inner_lane, inner_blocks, x, y) != (track.is_counter_clockwise == track.is_reversed)
             for x, y in places
         ],
         "object_in_camera": _is_in_camera(car, places[following], is_stereo=is_stereo),

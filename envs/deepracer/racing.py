@@ -199,7 +199,7 @@ class Racing:
 
     def _pay(self) -> NDArray[np.float64]:
         status = self.measured[:, kernels.STATUS]
-        is_paid = (status != kernels.PREPARING) & (status != kernels.PAUSED) & (self.measured[:, kernels.PHASE] != 3)
+        is_paid = (status < kernels.PREPARING) & (self.measured[:, kernels.PHASE] != kernels.PARK)
         function = self.options.reward_function
         if function is None:
             return np.where(is_paid, default_rewards(self.measured), 0.0)

@@ -21,6 +21,8 @@ from envs.deepracer import kernels
 
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
+# Of the default: bands of the distance to the centre line, as shares of the track's width, and what each pays.
+_BANDS, _PAID = (0.1, 0.25, 0.5), (1.0, 0.5, 0.1, 1e-3)
 
 
 class RewardError(ValueError):
@@ -97,14 +99,10 @@ def _short(params: dict[str, Any]) -> str:
 def reward_function(params: dict[str, Any]) -> float:
     """The default: more the nearer to the centre line, in three bands of the track's width."""
     away = params["distance_from_center"] / params["track_width"]
-    if away <= 0.1:
-        return 1.0
-    if away <= 0.25:
-        return 0.5
-    return 0.1 if away <= 0.5 else 1e-3
+    return next((reward for edge, reward in zip(_BANDS, _PAID, strict=False) if away <= edge), _PAID[-1])
 
 
 def default_rewards(cars: NDArray[np.float64]) -> NDArray[np.float64]:
     """(C,) what `reward_function` pays each car, without a call for each."""
     away = cars[:, kernels.CENTER_DISTANCE] / cars[:, kernels.WIDTH]
-    return np.where(away <= 0.1, 1.0, np.where(away <= 0.25, 0.5, np.where(away <= 0.5, 0.1, 1e-3)))
+    return np.take(_PAID, np.searchsorted(_BANDS, away))

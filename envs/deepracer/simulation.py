@@ -90,12 +90,13 @@ class Simulation:
         self._turns = bool(race.reverse_dir)
         self._dynamics = race.dynamics.as_array()
         self._lines = np.stack([np.stack([way.center, way.inner, way.outer]) for way in self.tracks])
+        self.blocks = np.stack([np.stack([kernels.make_blocks([line]) for line in way]) for way in self._lines])
         self._distances = np.stack([way.distances for way in self.tracks])
-        if track.is_closed:
-            self.rings, self.split = np.concatenate([track.outer, track.inner]), len(track.outer)
-        else:
-            self.rings = np.concatenate([track.outer, track.inner[::-1]])
-            self.split = len(self.rings)
+        outline = [track.outer, track.inner]
+        if not track.is_closed:
+            outline = [np.concatenate([track.outer, track.inner[::-1]])]
+        outline = [np.concatenate([ring, ring[:1]]) for ring in outline]
+        self._rings, self._ring_blocks = np.concatenate(outline), kernels.make_blocks(outline)
         self._turn = int(track.is_counter_clockwise)
 
     @property
@@ -169,9 +170,10 @@ class Simulation:
             self.agents,
             self.objects.rows,
             self._lines,
+            self.blocks,
             self._distances,
-            self.rings,
-            self.split,
+            self._rings,
+            self._ring_blocks,
             self._turn,
         )
         for row in np.flatnonzero((self.cars[:, kernels.STATUS] >= LAP_COMPLETE) & ~self.has_ended):

@@ -90,7 +90,8 @@ def _steer(racing: Racing, row: int, line: Line) -> float:
     simulation = racing.simulation
     track = simulation.track_of(row)
     x, y, yaw = simulation.cars[row, : kernels.YAW + 1]
-    here = kernels.project(track.center, track.distances, x, y)
+    blocks = simulation.blocks[int(simulation.cars[row, kernels.DIRECTION]), 0]
+    here = kernels.project(track.center, blocks, track.distances, x, y)
     aim_x, aim_y, _ = track.place(here + _AHEAD_M, line)
     angle = (np.arctan2(aim_y - y, aim_x - x) - yaw + np.pi) % (2 * np.pi) - np.pi
     return float(np.degrees(np.arctan(2 * kernels.WHEELBASE_M * np.sin(angle) / _AHEAD_M)))

@@ -65,7 +65,7 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
         join: Whether each record is written together with its input.
 
     Raises:
-        UserError: The model, or a record: its file and line are named.
+        UserError: The model, or records: of each file the first line that is wrong is named; the others are answered.
         PlatformError: The disk is full, or the job was told to stop.
     """
     if not source.exists():
@@ -75,14 +75,17 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
         policy = open_served(model, Path(scratch))
     now = time.monotonic()
     progress = _Progress(started=now, said=now)
+    wrong = []
     for path, target in files:
         try:
             _transform_file(policy, path, target, stop, progress, join=join)
-        except RequestError as error:
-            raise UserError(f"{path}: {error}") from None
+        except RequestError as error:  # the other files are answered all the same
+            wrong.append(f"{path}: {error}")
         except OSError as error:
             raise PlatformError(f"{target}: could not be read or written: {error.strerror or error}.") from None
-    progress.say(f"files in {output}: {len(files)}; {progress.text()}")
+    progress.say(f"files in {output}: {len(files) - len(wrong)}; {progress.text()}")
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def open_served(model: Path, scratch: Path) -> ServedPolicy:

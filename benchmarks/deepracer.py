@@ -1,0 +1,207 @@
+"""DeepRacer measured: steps a second with and without pictures, where an update's time goes, and training to laps.
+
+Run: .venv/bin/python -m benchmarks.deepracer [PART …], into benchmarks/deepracer.md. Parts: `steps`, `update`, `laps`.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core is what is measured; training sets its own threads
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from envs.deepracer.racing import Racing, read_options
+
+_PAGE = Path(__file__).with_suffix(".md")
+_ROOT = _PAGE.parent.parent
+_REAL_TIME = 15  # pictures a second of the simulator in the cloud, at best
+_BATCH = 8
+_SECONDS = 2.0
+
+
+def _per_second(step: Callable[[], int]) -> float:
+    """Car steps a second of CPU time, the median of five rounds; what ran before counts as warm-up."""
+    step()
+    rates = []
+    for _ in range(5):
+        count, started = 0, time.process_time()
+        while time.process_time() - started < _SECONDS / 5:
+            count += step()
+        rates.append(count / (time.process_time() - started))
+    return float(np.median(rates))
+
+
+def measure_steps() -> list[str]:
+    """Rows of what a batch of cars does in a second of one core."""
+    rows = []
+    for name, options, watches in (
+        ("car, track and rules alone", {}, False),
+        ("the same, a reward function of the user's", {"reward_function": lambda params: params["progress"]}, False),
+        ("with the camera", {}, True),
+        ("with the camera and 6 boxes", {"number_of_obstacles": 6, "race_type": "OBJECT_AVOIDANCE"}, True),
+        ("with the camera and 6 bot cars", {"number_of_bot_cars": 6, "race_type": "HEAD_TO_BOT"}, True),
+    ):
+        rate = _measure(options, watches=watches)
+        rows.append(f"| {name} | {rate:,.0f} | {rate / _REAL_TIME:,.0f} |")
+        print(rows[-1], flush=True)
+    return [
+        f"{_BATCH} cars at once on reinvent_base, steps a second of one core's CPU time; real time is {_REAL_TIME} a "
+        "second, which the simulator in the cloud reached at best.",
+        "",
+        "| | steps/s | times real time |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
+def _measure(options: dict[str, Any], *, watches: bool) -> float:
+    racing = Racing(read_options(**options), worlds=_BATCH, seed=0)
+    simulation = racing.simulation
+    for world in range(_BATCH):
+        racing.restart(world)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(5, size=(512, _BATCH))
+    number = 0
+
+    def step() -> int:
+        nonlocal number
+        number += 1
+        racing.step(actions[number % 512])
+        if simulation.has_ended.any():
+            for world in np.flatnonzero(simulation.has_ended).tolist():
+                racing.restart(world)
+        if watches:
+            racing.observe()
+        return _BATCH
+
+    return _per_second(step)
+
+
+def measure_update() -> list[str]:
+    """Where the time of a minibatch goes, for the choices that were to be made."""
+    rows = []
+    threads = sorted({1, os.cpu_count() or 1})
+    pictures = torch.randint(0, 255, (64, 120, 160, 1), dtype=torch.uint8)
+    for count in threads:
+        torch.set_num_threads(count)
+        for name, dtype, layout in (
+            ("float32", None, torch.contiguous_format),
+            ("float32, channels last", None, torch.channels_last),
+            ("bfloat16", torch.bfloat16, torch.contiguous_format),
+            ("bfloat16, channels last (ours)", torch.bfloat16, torch.channels_last),
+        ):
+            rate = _measure_network(pictures, dtype, layout)
+            rows.append(f"| {count} | {name} | {rate:,.0f} |")
+            print(rows[-1], flush=True)
+    return [
+        "Pictures a second through both networks forward, backward and Adam; DEEP_CONVOLUTIONAL_NETWORK_SHALLOW, "
+        "minibatches of 64, wall time, median of 15.",
+        "",
+        "| threads | arithmetic | pictures/s |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
+def _measure_network(pictures: torch.Tensor, dtype: torch.dtype | None, layout: torch.memory_format) -> float:
+    def network(outputs: int) -> nn.Sequential:
+        layers = (
+            nn.Conv2d(1, 32, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(),
+        )
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(11264, 512), nn.ReLU(), nn.Linear(512, outputs))
+        return net.to(memory_format=layout)  # type: ignore[call-overload,no-any-return]  # missing in torch's types
+
+    torch.manual_seed(0)
+    networks = [network(5), network(1)]
+    adam = torch.optim.Adam([p for net in networks for p in net.parameters()], lr=3e-4, fused=True)
+    seconds = []
+    for _ in range(18):
+        started = time.perf_counter()
+        with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            x = (pictures.permute(0, 3, 1, 2).to(dtype or torch.float32) / 255).contiguous(memory_format=layout)
+            loss = sum(net(x).float().pow(2).mean() for net in networks)
+        adam.zero_grad(set_to_none=True)
+        assert isinstance(loss, torch.Tensor)
+        loss.backward()  # type: ignore[no-untyped-call]
+        adam.step()
+        seconds.append(time.perf_counter() - started)
+    return len(pictures) / float(np.median(seconds[3:]))
+
+
+def measure_laps(seeds: int = 3) -> list[str]:
+    """`smrl train --preset deepracer`, then five laps, as a user types it."""
+    rows = []
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            out, smrl = str(Path(folder) / "results"), [sys.executable, "-m", "runtime.cli"]
+            words = ["train", "--preset", "deepracer", "--out", out, f"rl.training.config.seed={seed}"]
+            started = time.perf_counter()
+            subprocess.run([*smrl, *words], check=True, capture_output=True, cwd=_ROOT, env=environment)
+            took = time.perf_counter() - started
+            subprocess.run([*smrl, "evaluate", out], check=True, capture_output=True, cwd=_ROOT, env=environment)
+            metrics = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+            laps = json.loads((Path(out) / "evaluation" / "evaluation_metrics.json").read_text())["metrics"]
+        complete = [lap["elapsed_time_in_milliseconds"] / 1000 for lap in laps if lap["completion_percentage"] == 100]
+        first = next((row for row in metrics if row["evaluation_progress_mean"] == 100), metrics[-1])
+        rows.append(
+            f"| {seed} | {first['time_total_s'] / 60:.1f} | {first['timesteps_total']:,} | "
+            f"{metrics[-1]['time_total_s'] / 60:.1f} | {metrics[-1]['timesteps_total']:,} | {took / 60:.1f} | "
+            f"{metrics[-1]['episode_reward_mean']:.0f} | {len(complete)} of {len(laps)} | "
+            f"{np.mean(complete) if complete else float('nan'):.2f} |"
+        )
+        print(rows[-1], flush=True)
+    return [
+        "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, centre-line reward. "
+        "*First* is the first in-training evaluation with five complete laps, *end* is where the preset stops; *in "
+        "all* is with start-up, exports and video. Then `smrl evaluate`.",
+        "",
+        "| seed | first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+_TITLES = {"steps": "Steps a second", "update": "Where an update's time goes", "laps": "From nothing to five laps"}
+_PARTS: dict[str, Callable[[], list[str]]] = {"steps": measure_steps, "update": measure_update, "laps": measure_laps}
+
+
+def main(words: list[str]) -> None:
+    """Measures some parts and rewrites them in the page; the others stay as they were measured."""
+    parts = {}
+    if _PAGE.exists():
+        for part in _PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
+            title, _, body = part.partition("\n")
+            parts[title] = body.strip()
+    for name in words or list(_PARTS):
+        parts[_TITLES[name]] = "\n".join(_PARTS[name]())
+        head = (
+            "# DeepRacer, measured\n\n"
+            f"`python -m benchmarks.deepracer` on {os.cpu_count()} CPUs ({platform.machine()}), "
+            f"Python {platform.python_version()}, shared with other work."
+        )
+        ordered = [title for title in _TITLES.values() if title in parts]
+        body = "\n".join(f"\n## {title}\n\n{parts[title]}" for title in ordered)
+        _PAGE.write_text(f"{head}\n{body}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -6,10 +6,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 
-.PHONY: train test lint install bench bench-serving bench-offline clean
+.PHONY: train deepracer test lint install bench bench-serving bench-offline bench-deepracer clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
+
+# A DeepRacer car that drives by its camera, then five laps with videos and a picture of the driven lines.
+deepracer: install
+	$(BIN)/smrl train --preset deepracer --out results/deepracer $(ARGS)
+	$(BIN)/smrl evaluate results/deepracer
 
 test: lint $(PEERS)/.installed
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -28,6 +33,9 @@ bench-serving: install
 
 bench-offline: install
 	$(BIN)/python -m benchmarks.offline
+
+bench-deepracer: install
+	$(BIN)/python -m benchmarks.deepracer
 
 install: $(STAMP)
 

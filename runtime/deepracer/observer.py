@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from runtime.environments import EnvSpec
 BEST_BY = ("progress", "reward", "laptime")
 _NEVER_S = 999_999.0  # a lap time that was not driven
 _AGENT = "main_level/agent"
+_CHECKPOINTS = "deepracer_checkpoints.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class TrainingRecords:
         self._traces: dict[int, SimTrace] = {}
         self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
         self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
-        self._best: tuple[float, dict[str, Any]] | None = None
+        self._best = _read_best(settings.folder / "model" / _CHECKPOINTS, is_time=settings.best_by == "laptime")
         write_json(settings.folder / "model" / "model_metadata.json", self._options.metadata.source)
         write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
 
@@ -111,6 +113,7 @@ class TrainingRecords:
         count = sum(len(lengths) for traces in workers for _, lengths in traces)
         episode = state.episodes_total - count
         trial = 0
+        self._metrics.forget_after(episode)
         for worker, traces in enumerate(workers):
             numbered = []
             for trace in (one for rows, lengths in traces for one in np.split(rows, np.cumsum(lengths)[:-1])):
@@ -189,9 +192,19 @@ class TrainingRecords:
             before = name if self._best is None else self._best[1]["name"]
             self._best = score, entry
             self._reporter.log(f'[BestModelSelection] Updating the best checkpoint to "{name}" from "{before}".')
-        write_json(model / "deepracer_checkpoints.json", {"best_checkpoint": self._best[1], "last_checkpoint": entry})
+        write_json(model / _CHECKPOINTS, {"best_checkpoint": self._best[1], "last_checkpoint": entry})
         (model / ".coach_checkpoint").write_text(name, encoding="utf-8")
         self._reporter.log(f"Checkpoint> Saving in path=['{model / name}']")
+
+
+def _read_best(path: Path, *, is_time: bool) -> tuple[float, dict[str, Any]] | None:
+    """Score and entry of the best checkpoint so far, of a job that goes on."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))["best_checkpoint"]
+        value = float(entry["avg_eval_metric"])
+        return -value if is_time else value, {"name": str(entry["name"]), **entry}
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or a kill has cut it
+        return None
 
 
 def _most_steps(judge: Racing) -> int:

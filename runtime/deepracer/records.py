@@ -6,6 +6,7 @@ which reads them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -117,8 +118,13 @@ class TrainingMetrics:
         self.rows: list[dict[str, Any]] = []
         self.clock_ms = 0.0
         if path.is_file():  # a job that goes on
-            self.rows = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-            self.clock_ms = max((row["metric_time"] for row in self.rows), default=0)
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a kill may have cut it
+                self.rows = json.loads(path.read_text(encoding="utf-8"))["metrics"]
+
+    def forget_after(self, episode: int) -> None:
+        """Drops what an earlier start of the job recorded after the checkpoint that it goes on from."""
+        self.rows = [row for row in self.rows if row["episode"] <= episode]
+        self.clock_ms = max((row["metric_time"] for row in self.rows), default=0)
 
     def add(self, trace: Trace, *, episode: int, trial: int, phase: str) -> None:
         """Adds an episode, numbered from 1 in the job and in its iteration."""

@@ -36,6 +36,7 @@ class JobState:
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
         score: What the best checkpoint has most of, where that is not the mean return.
+        racing: What DeepRacer's files tell of a training so far.
         policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
     """
@@ -50,6 +51,7 @@ class JobState:
     episode_reward_mean: float | None = None
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
     score: float | None = None
+    racing: dict[str, Any] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 

@@ -171,7 +171,11 @@ def _race(
     if "against" in chosen:
         scratch = scratch / "against"
         scratch.mkdir()
-        checkpoints.append(open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint")))
+        try:
+            other = open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint"))
+        except UserError as error:
+            raise UserError(f"against: {error}") from None
+        checkpoints.append(other)
     records = Layout.of_results(places.model).deepracer  # of a training, where log tools find both
     traces = records if records.is_dir() and places.data.is_relative_to(places.model) else places.data
     with _writing(places.data):

@@ -160,7 +160,7 @@ EVALUATION: dict[str, Setting] = {
 # A DeepRacer race, under the names of the simulator's job files.
 RACE: dict[str, Setting] = {
     "race_type": Setting(
-        "text", "Kind of race.", choices=("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL")
+        "text", "Kind of race.", choices=("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
     ),
     "reverse_dir": Setting("bool", "Drive the track against its order."),
     "alternate_driving_direction": Setting("bool", "Turn round with each episode."),
@@ -193,7 +193,7 @@ RACE_EVALUATION: dict[str, Setting] = {
     **RACE,
     "track": Setting("text", "DeepRacer: a built-in track, a file, or its name in tracks."),
     "tracks": Setting("text", "DeepRacer: folder of track files."),
-    "number_of_trials": Setting("int", "DeepRacer: laps to drive.", low=0, above=True),
+    "number_of_trials": Setting("int", "DeepRacer: laps to drive.", low=0, above=True, high=10_000),
     "against": Setting("text", "DeepRacer: another model, on the track at the same time."),
     "params": Setting("text", "DeepRacer: an evaluation_params.yaml; settings beside it win."),
 }

@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from envs.deepracer.racing import read_options
+from envs.deepracer.racing import Racing, read_options
 from runtime.checkpoint import read_state
+from runtime.deepracer.driving import drive_episodes
 from runtime.deepracer.job_files import JobFile, read_job_file
 from runtime.deepracer.rollout import advantages
 from runtime.deepracer.worker import as_overrides, read_hyperparameters
 from runtime.errors import UserError
+from runtime.hyperparameters import Source, resolve
 from tests.conftest import ROOT, OptMl, run_smrl
 
 NOTEBOOKS_REGEXES = {
@@ -237,19 +240,72 @@ def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
         **{"beta_entropy": "0.01", "discount_factor": "0.999", "loss_type": "Huber"},
         **{"num_episodes_between_training": "20", "max_sample_count": "0", "sampling_frequency": "1"},
     }
-    overrides = as_overrides(read_hyperparameters(notebook), JobFile({}, {"NUM_WORKERS": 2}, ({},), ()))
+    overrides = as_overrides(read_hyperparameters(notebook), JobFile({}, {"NUM_WORKERS": 2}, ()))
     expected = {
         **{"minibatch_size": 64, "num_epochs": 10, "lr": 0.0003, "gamma": 0.999, "entropy_coeff": 0.01},
         **{"vf_loss": "huber", "episodes_per_iteration": 20, "num_env_runners": 2},
     }
     found = {n.removeprefix("rl.training.config."): v for n, v in overrides.items() if ".config." in n}
     assert found == expected
+    config = resolve([Source("the worker", overrides)], extras={})
+    assert config.stop == {}  # not the preset's own: a notebook's job ends by its own bounds
 
 
 def test_wrong_hyperparameters_are_listed_at_once() -> None:
     wrong = {"batch_size": "many", "lr": "3", "loss_type": "Hubber", "num_epoch": "3"}
     with pytest.raises(UserError, match=r"(?s)batch_size: got 'many'.*lr: got '3'.*loss_type.*num_epoch: .*num_epochs"):
         read_hyperparameters(wrong)
+
+
+def test_of_a_rollout_that_is_too_long_the_last_episodes_are_dropped_not_the_long_ones() -> None:
+    racing = Racing(read_options(track="oval", change_start_position=False), worlds=4, seed=0)
+    turns = {0: 0, 1: 2, 2: 2, 3: 0}  # the first and last world turn off the road at once
+
+    def act(pictures: torch.Tensor) -> torch.Tensor:
+        active = np.flatnonzero(~racing.simulation.has_ended)[: len(pictures)]
+        return torch.nn.functional.one_hot(torch.tensor([turns[int(row)] for row in active]), 5).float()
+
+    def lengths(most_steps: int) -> list[int]:
+        found = drive_episodes(racing, act, lambda logits: logits.argmax(axis=1), most_steps=most_steps)
+        return [int(length) for length in found.lengths]
+
+    whole = lengths(10_000)
+    assert len(whole) == 4
+    short, long = whole[0], whole[1]
+    assert short < long
+    assert lengths(long + 1) == [short, long]  # the third one would begin beyond the bound
+    assert lengths(long - 1) == [short, long - 1]  # one that is as long as the bound is cut
+    assert lengths(short) == [short]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_reward_function_that_fails_in_training_is_named_with_its_line(tmp_path: Path) -> None:
+    reward = tmp_path / "mine.py"
+    reward.write_text("def reward_function(params):\n    return float('nan') if params['steps'] > 9 else 1.0\n")
+    done = run_smrl(
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT),
+        f"rl.training.config.env_config.reward_function={reward}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert re.search(r"mine.py:1: reward_function returned nan; expected a finite number .* steps=10,", done.stderr)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_training_that_goes_on_keeps_its_records(trained: tuple[Path, str]) -> None:
+    results = trained[0]
+    path = results / "deepracer" / "training_metrics.json"
+    before = json.loads(path.read_text())["metrics"]
+    path.unlink()  # as on a new machine, which has the checkpoints alone
+    words = ("train", "--preset", "deepracer", "--out", str(results), "rl.training.stop.training_iteration=3", *SHORT)
+    done = run_smrl(*words, "rl.training.config.num_env_runners=0", "rl.training.export=false", cwd=results)
+    assert done.returncode == 0, done.stderr
+    after = json.loads(path.read_text())["metrics"]
+    assert after[: len(before)] == before
+    assert [row["episode"] for row in after[len(before) :] if row["phase"] == "training"] == [7, 8, 9]
+    assert (results / "deepracer" / "training-simtrace" / "2-iteration.csv").exists()
 
 
 TEMPLATE = """
@@ -266,6 +322,8 @@ RANDOMIZE_OBSTACLE_LOCATIONS: "True"
 CAR_COLOR: [White, Black]
 KINESIS_VIDEO_STREAM_NAME: ""
 MODEL_S3_PREFIX: [a, b]
+RESET_BEHIND_DIST: "1.0"
+NUMBER_OF_REVERSE_COUNTS: "3"
 SOMETHING_NEW: 1
 """
 
@@ -275,8 +333,10 @@ def test_a_job_file_is_read_with_its_strings_and_lists(tmp_path: Path) -> None:
     path.write_text(TEMPLATE)
     job = read_job_file(path, is_training=False)
     assert job.values["WORLD_NAME"] == "oval"
-    assert [car["MODEL_S3_PREFIX"] for car in job.cars] == ["a", "b"]
-    assert job.notes == ("evaluation_params.yaml: SOMETHING_NEW is not known here and left out.",)
+    assert job.notes == (
+        "evaluation_params.yaml: NUMBER_OF_REVERSE_COUNTS='3' has no effect here.",
+        "evaluation_params.yaml: SOMETHING_NEW is not known here and left out.",
+    )
     options = read_options(track="oval", **job.race)
     assert (options.race.number_of_resets, options.race.off_track_penalty) == (10000, 2.0)
     assert options.race.object_positions == ((0.25, 1), (0.5, -1))

@@ -176,7 +176,10 @@ def test_tracks_are_listed_and_drawn(tmp_path: Path) -> None:
             ["rl.training.config.env_config.track=monza"],
             "env_config: track: got 'monza'; expected one of reinvent_base",
         ),
-        (["rl.training.config.env_config.model_metadata=none.json"], "none.json: got a file that is no JSON"),
+        (
+            ["rl.training.config.env_config.model_metadata=none.json"],
+            "none.json: could not be read (No such file or directory)",
+        ),
         (["rl.training.config.env_config.nonsense=1"], "nonsense: got a setting that no race has"),
     ],
 )

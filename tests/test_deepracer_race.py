@@ -114,7 +114,7 @@ def test_a_car_rolls_along_the_circle_of_its_steering_angle_within_its_limits(st
     cars = np.zeros((1, kernels.COLUMNS))
     cars[0, kernels.PHASE] = kernels.RUN
     cars[0, COMMAND_SPEED], cars[0, kernels.COMMAND_STEERING] = speed, steering
-    kernels.drive(cars, Dynamics().as_array())
+    kernels.drive(cars, Dynamics().as_array()[None])
     angle = math.radians(min(max(steering, -30), 30))
     distance = min(max(speed, 0.1), 4.0) * FACTOR * CONTROL_S
     turn = distance * math.tan(angle) / WHEELBASE_M
@@ -139,8 +139,8 @@ def test_a_real_car_lags_behind_its_commands_and_comes_to_the_same_speed() -> No
     cars = np.zeros((2, kernels.COLUMNS))
     cars[:, kernels.PHASE] = kernels.RUN
     cars[:, COMMAND_SPEED] = 1.0
-    lagged = dataclasses.replace(Dynamics(), latency_s=0.05, speed_lag_s=0.1).as_array()
-    kernels.drive(cars[:1], Dynamics().as_array())
+    lagged = dataclasses.replace(Dynamics(), latency_s=0.05, speed_lag_s=0.1).as_array()[None]
+    kernels.drive(cars[:1], Dynamics().as_array()[None])
     kernels.drive(cars[1:], lagged)
     # Nothing for 0.05 s, then 1 - exp(-t / 0.1): the integral over what is left of the step.
     left = CONTROL_S - 0.05
@@ -156,7 +156,7 @@ def test_friction_widens_the_sharpest_turn() -> None:
     def radius(friction: float) -> float:
         cars = np.zeros((1, kernels.COLUMNS))
         cars[0, kernels.PHASE], cars[0, COMMAND_SPEED], cars[0, kernels.COMMAND_STEERING] = kernels.RUN, 3.0, 30.0
-        kernels.drive(cars, Dynamics(friction=friction).as_array())
+        kernels.drive(cars, Dynamics(friction=friction).as_array()[None])
         return float(3.0 * FACTOR * CONTROL_S / cars[0, YAW])
 
     assert radius(0.0) == pytest.approx(WHEELBASE_M / math.tan(math.radians(30)))
@@ -183,7 +183,7 @@ def test_progress_is_negative_behind_the_start_and_reversing_ends_the_episode() 
 def test_a_car_that_stands_for_15_steps_is_immobilized() -> None:
     racing = Racing(read_options(), seed=0)
     racing.restart(0)
-    racing.simulation._dynamics = np.zeros(5)  # wheels that do not turn
+    racing.simulation.dynamics[:] = 0  # wheels that do not turn
     assert drive(racing, STRAIGHT_ON, 40) == ["prepare"] + ["in_progress"] * 14 + ["immobilized"]
 
 
@@ -288,6 +288,35 @@ def test_after_a_crash_the_car_stands_a_metre_behind_in_the_other_lane() -> None
     assert racing.simulation.cars[0, :3] == pytest.approx(expected)
 
 
+def test_a_failure_before_the_finish_gives_no_lap_away() -> None:
+    racing = race(track="oval", number_of_resets=3, off_track_penalty=0.2, is_training=False)
+    track = racing.simulation.track
+    x, y, yaw = track.place(track.length - 0.19)
+    racing.simulation.cars[0, :3] = x - 1.5 * math.sin(yaw), y - 1.5 * math.cos(yaw), yaw
+    racing.simulation.cars[0, kernels.PREVIOUS_PROGRESS] = 98.0
+    statuses = follow(racing, 1.0, 30)
+    assert statuses[0] == "off_track"
+    assert statuses[1:4] == ["pause"] * 3
+    assert statuses[-1] == "lap_complete"
+    assert statuses.count("lap_complete") == 1
+
+
+def test_laps_from_an_offset_are_whole_laps() -> None:
+    racing = race(track="oval", start_position_offset=0.25, is_continuous=True, laps=2, is_training=False)
+    statuses = follow(racing, 2.0, 1000)
+    first, second = np.flatnonzero(np.array(statuses) == "lap_complete")
+    assert second - first == pytest.approx(first + 1, abs=3)
+
+
+def test_a_bot_car_that_runs_into_us_is_not_our_crash() -> None:
+    racing = race(track="oval", number_of_bot_cars=1, race_type="HEAD_TO_BOT", is_training=False)
+    bot = racing.simulation.objects.rows[0, 0]
+    for ahead, expected in ((0.25, "in_progress"), (-0.25, "crashed")):
+        x, y = bot[0] + ahead * math.cos(bot[2]), bot[1] + ahead * math.sin(bot[2])
+        racing.simulation.cars[0, :3] = x - 0.05 * math.sin(bot[2]), y + 0.05 * math.cos(bot[2]), bot[2]
+        assert drive(racing, STRAIGHT_ON, 1) == [expected]
+
+
 def test_laps_follow_each_other_in_a_continuous_race() -> None:
     racing = race(track="oval", is_continuous=True, laps=3, is_training=False)
     statuses = follow(racing, 4.0, 1000)
@@ -356,10 +385,19 @@ def test_objects_reach_the_reward_function() -> None:
     ("settings", "message"),
     [
         ({"race_type": "DRAG"}, "race_type: got 'DRAG'; expected one of TIME_TRIAL"),
-        ({"number_of_obstacles": -1}, "number_of_obstacles: got -1; expected a number of at least 0"),
+        ({"number_of_obstacles": -1}, "number_of_obstacles: got -1; expected a whole number of at least 0"),
         ({"lower_lane_change_time": 9.0}, "upper_lane_change_time: got 5.0; expected at least"),
         ({"dynamics": "lunar"}, "dynamics: got 'lunar'; expected kinematic or real"),
         ({"dynamics": {"latency_s": 5.0}}, "latency_s: got 5.0; expected 0 to 0.2"),
+        ({"reverse_dir": "maybe"}, "reverse_dir: got 'maybe'; expected true or false"),
+        ({"number_of_bot_cars": 1.5}, "number_of_bot_cars: got 1.5; expected a whole number"),
+        ({"penalty_seconds": math.inf}, "penalty_seconds: got inf; expected a number"),
+        ({"object_positions": [[math.nan, 1]]}, "object_positions: got .* expected a list as"),
+        ({"number_of_obstacles": 90, "track": "straight"}, "objects: got 90; expected no more than stand on a track"),
+        ({"number_of_obstacles": 1, "min_distance_between_obstacles": 99.0}, "expected less than the track's"),
+        ({"dynamics": {"foo": 1}}, "dynamics: got foo; expected some of friction"),
+        ({"tracks": "nowhere"}, "tracks: got 'nowhere'; expected a folder"),
+        ({"track": 3}, "track: got 3; expected a name"),
         ({"nonsense": 1}, "nonsense: got a setting that no race has"),
     ],
 )

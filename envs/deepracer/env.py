@@ -38,7 +38,7 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
         if view not in VIEWS:
             raise ValueError(f"view: got {view!r}; expected one of {', '.join(VIEWS)}.")
         self.render_mode, self._view = render_mode, view
-        self.racing = Racing(read_options(**options))
+        self.racing = Racing(read_options(**options), keeps_params=True)
         self.observation_space, self.action_space = self.racing.observation_space, self.racing.action_space
         self._views: Views | None = None
 
@@ -55,7 +55,8 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
         racing = self.racing
         reward = float(racing.step(np.asarray(action)[None])[0])
         status = STATUS_NAMES[int(racing.measured[0, kernels.STATUS])]
-        info = {"episode_status": status, "progress": float(racing.measured[0, kernels.PROGRESS])}
+        params = racing.last_params[0]
+        info = {"episode_status": status, "progress": params["progress"], "reward_params": params}
         return self._observe(), reward, bool(racing.simulation.has_ended[0]), False, info
 
     def _observe(self) -> Any:
@@ -86,6 +87,8 @@ class DeepRacerVectorEnv(VectorEnv[Any, Any, Any]):
     }
 
     def __init__(self, num_envs: int = 8, *, render_mode: str | None = None, **options: Any) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs: got {num_envs}; expected at least 1.")
         self.num_envs, self.render_mode = num_envs, render_mode
         self.racing = Racing(read_options(**options), worlds=num_envs)
         self.single_observation_space = self.racing.observation_space

@@ -32,7 +32,8 @@ IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, P
 
 # Objects are rows of these.
 OBJECT_X, OBJECT_Y, OBJECT_YAW, OBJECT_LENGTH, OBJECT_WIDTH, OBJECT_HEIGHT = range(6)
-OBJECT_COLUMNS = 6
+OBJECT_DISTANCE, OBJECT_MOVES = 6, 7  # metres along the centre line; 1 for a bot car
+OBJECT_COLUMNS = 8
 
 CONTROL_S = 1 / 15
 FRONT_M = 0.14  # from the car's origin to the point that counts as the car's position
@@ -212,10 +213,14 @@ def _overlaps(car: Any, other: Any) -> bool:
 
 
 @exact
-def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: int) -> int:
+def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: int, length: float) -> int:
     """The object that a car is in, or -1; other agents' cars are numbered after the objects, skipping the car's own."""
     for i in range(len(objects)):
-        if _overlaps(car, objects[i]):
+        # Of two that drive, it is the one behind that has crashed.
+        is_behind_us = (
+            objects[i, OBJECT_MOVES] > 0 and (objects[i, OBJECT_DISTANCE] - car[DISTANCE]) % length > length / 2
+        )
+        if not is_behind_us and _overlaps(car, objects[i]):
             return i
     number = len(objects)
     for other in range(first, first + agents):
@@ -228,7 +233,6 @@ def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: i
             cars[other, YAW],
         )
         rectangle[OBJECT_LENGTH], rectangle[OBJECT_WIDTH] = CAR_LENGTH_M, CAR_WIDTH_M
-        # It is the one behind that has crashed.
         if cars[other, PHASE] != PARK and car[PROGRESS] < cars[other, PROGRESS] and _overlaps(car, rectangle):
             return number
         number += 1
@@ -335,7 +339,7 @@ def measure(
         if car[PHASE] == PARK:
             continue
         world = row // agents
-        car[HIT] = _find_hit(car, objects[world], cars, world * agents, row, agents)
+        car[HIT] = _find_hit(car, objects[world], cars, world * agents, row, agents, distances[0, -1])
         if car[PHASE] == PREPARE:
             car[STATUS] = PREPARING
         elif car[PHASE] == PAUSE:
@@ -348,7 +352,7 @@ def measure(
 
 @exact
 def drive(cars: Any, dynamics: Any) -> None:
-    """Moves every running car by one control step; (C, COLUMNS) cars, (5,) dynamics."""
+    """Moves every running car by one control step; (C, COLUMNS) cars, (A, 5) dynamics of a world's cars."""
     for row in range(len(cars)):
         car = cars[row]
         if car[PHASE] == PARK:
@@ -356,5 +360,5 @@ def drive(cars: Any, dynamics: Any) -> None:
         if car[PHASE] == PREPARE:
             car[PHASE] = RUN
         elif car[PHASE] == RUN:
-            _drive(car, dynamics)
+            _drive(car, dynamics[row % len(dynamics)])
         car[TIME] += CONTROL_S

@@ -25,6 +25,7 @@ NETWORKS = (
 ALGORITHMS = ("clipped_ppo", "sac")
 LIDAR_RAYS = 64
 _NEAREST_M, _FARTHEST_M = 0.15, 12.0
+_SHARPEST_DEG, _FASTEST = 90.0, 20.0  # far beyond what a car does, which is cut, but no more than a slip of the pen
 
 
 class MetadataError(ValueError):
@@ -71,12 +72,11 @@ class Metadata:
         """The LIDAR's name, if there is one."""
         return self.sensors[1] if len(self.sensors) > 1 else None
 
-    @property
-    def default_action(self) -> int:
-        """The first discrete action that goes straight ahead; the one that comes nearest to it if none does."""
-        assert self.actions is not None
-        return int(np.argmin(np.abs(self.actions[:, 0])))
 
+_RANGES: dict[str, dict[str, float]] = {
+    "steering_angle": {"least": -_SHARPEST_DEG, "most": _SHARPEST_DEG},
+    "speed": {"least": 0.0, "most": _FASTEST},
+}
 
 DEFAULT: Mapping[str, Any] = {
     "action_space": [
@@ -97,8 +97,10 @@ def read_metadata(path: Path) -> Metadata:
         MetadataError: It cannot be read, or is no metadata.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise MetadataError(f"{path}: could not be read ({error.strerror}); expected a model_metadata.json.") from None
+    except (ValueError, RecursionError) as error:
         raise MetadataError(f"{path}: got a file that is no JSON ({error}); expected a model_metadata.json.") from None
     return parse_metadata(found, where=str(path))
 
@@ -163,7 +165,9 @@ def _read_actions(space: list[Any], wrong: list[str]) -> NDArray[np.float64]:
             wrong.append(f"action_space[{index}]: got {action!r}; expected an object of steering_angle and speed.")
             continue
         names = ("steering_angle", "speed")
-        rows.append([_number(action.get(name), f"action_space[{index}].{name}", wrong) for name in names])
+        rows.append(
+            [_number(action.get(name), f"action_space[{index}].{name}", wrong, **_RANGES[name]) for name in names]
+        )
         if "index" in action and action["index"] != index:
             wrong.append(f"action_space[{index}].index: got {action['index']!r}; expected {index}, its place.")
     return np.array(rows, np.float64).reshape(-1, 2)
@@ -176,8 +180,8 @@ def _read_bounds(space: Mapping[str, Any], wrong: list[str]) -> tuple[NDArray[np
         if not isinstance(bounds, Mapping):
             wrong.append(f"action_space.{name}: got {bounds!r}; expected an object of high and low.")
             continue
-        low[column] = _number(bounds.get("low"), f"action_space.{name}.low", wrong)
-        high[column] = _number(bounds.get("high"), f"action_space.{name}.high", wrong)
+        low[column] = _number(bounds.get("low"), f"action_space.{name}.low", wrong, **_RANGES[name])
+        high[column] = _number(bounds.get("high"), f"action_space.{name}.high", wrong, **_RANGES[name])
         if low[column] >= high[column]:
             wrong.append(
                 f"action_space.{name}: got low {low[column]:g} and high {high[column]:g}; expected low < high."

@@ -36,6 +36,7 @@ class Objects:
         size = kernels.OBJECT_LENGTH
         self.rows[:, : race.obstacles, size : size + 3] = race.obstacle_size
         self.rows[:, self._bots, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
+        self.rows[:, self._bots, kernels.OBJECT_MOVES] = 1
 
     def __len__(self) -> int:
         return self.rows.shape[1]
@@ -85,8 +86,6 @@ class Objects:
             times: (W,) seconds of each world.
             cars: (W, A, COLUMNS) the agents' cars, which a bot car does not drive into.
         """
-        if not self._race.number_of_bot_cars:
-            return
         race, bots, length = self._race, self._bots, self._tracks[0].length
         ahead = (cars[:, None, :, kernels.DISTANCE] - self.distances[:, bots, None]) % length
         sideways = np.hypot(
@@ -125,3 +124,4 @@ class Objects:
             )
             self.rows[chosen, :, :2] = (share * inner + (1 - share) * outer)[..., :2]
             self.rows[chosen, :, kernels.OBJECT_YAW] = inner[..., 2]
+            self.rows[chosen, :, kernels.OBJECT_DISTANCE] = self.distances[chosen]

@@ -6,14 +6,17 @@ Source of names and defaults: DeepRacer's simulation application 6.0.5, its YAML
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from envs.deepracer import kernels
 
-RACE_TYPES = ("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL")
+RACE_TYPES = ("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
 _WHEEL_RADIUS_M = 0.036
+_LARGEST_OF_DYNAMICS = 10.0
+_MOST_OBJECTS, _LARGEST = 100, 1e9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +43,14 @@ class Dynamics:
         Raises:
             ValueError: A value is out of range.
         """
+        wrong = [f for f in dataclasses.fields(self) if not _is_number(getattr(self, f.name))]
+        if wrong:
+            raise ValueError("; ".join(f"{f.name}: got {getattr(self, f.name)!r}; expected a number" for f in wrong))
         if not 0 <= self.latency_s <= 0.2:
             raise ValueError(f"latency_s: got {self.latency_s}; expected 0 to 0.2, three control steps.")
         for name in ("speed_lag_s", "steering_lag_s", "friction"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 or more.")
+            if not 0 <= getattr(self, name) <= _LARGEST_OF_DYNAMICS:
+                raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 to {_LARGEST_OF_DYNAMICS:g}.")
 
     def as_array(self) -> Any:
         """(5,) for the kernels."""
@@ -52,6 +58,10 @@ class Dynamics:
         radius = 0.035 if self.version >= 3 else 0.0277 if self.version >= 2 else 0.1
         factor = _WHEEL_RADIUS_M / radius
         return np.array([factor, self.latency_s, self.speed_lag_s, self.steering_lag_s, self.friction])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # A car that answers about as slowly as a real one: for policies that are to leave the simulator.
@@ -121,27 +131,65 @@ class Race:
     dynamics: Dynamics = dataclasses.field(default_factory=Dynamics)
 
     def __post_init__(self) -> None:
-        """Checks what every user of a race relies on.
+        """Reads the positions and checks what every user of a race relies on.
 
         Raises:
             ValueError: Something is out of range; all of it is listed.
         """
-        wrong = []
+        wrong: list[str] = []
+        try:
+            object.__setattr__(self, "object_positions", read_positions(self.object_positions))
+        except ValueError as error:
+            wrong.append(f"object_positions: got {self.object_positions!r}; expected {error}.")
         if self.race_type not in RACE_TYPES:
             wrong.append(f"race_type: got {self.race_type!r}; expected one of {', '.join(RACE_TYPES)}.")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in ("int", "float") and not (np.isfinite(value) and value >= 0):
-                wrong.append(f"{field.name}: got {value}; expected a number of at least 0.")
+        wrong += self._find_wrong_types()
+        if wrong:
+            raise ValueError("\n".join(wrong))
         if self.upper_lane_change_time < self.lower_lane_change_time:
             wrong.append(
                 f"upper_lane_change_time: got {self.upper_lane_change_time}; expected at least "
                 f"lower_lane_change_time, {self.lower_lane_change_time}."
             )
-        if self.number_of_obstacles + self.number_of_bot_cars > 100:
-            wrong.append("number_of_obstacles and number_of_bot_cars: expected 100 objects at most in all.")
+        if self.obstacles + self.number_of_bot_cars > _MOST_OBJECTS:
+            wrong.append(
+                f"number_of_obstacles and number_of_bot_cars: got {self.obstacles} and {self.number_of_bot_cars}; "
+                f"expected {_MOST_OBJECTS} at most in all."
+            )
+        if self.laps < 1:
+            wrong.append(f"laps: got {self.laps}; expected at least 1.")
         if wrong:
             raise ValueError("\n".join(wrong))
+
+    def _find_wrong_types(self) -> list[str]:
+        wrong = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type == "bool" and not isinstance(value, bool):
+                wrong.append(f"{field.name}: got {value!r}; expected true or false.")
+            whole = field.type == "int"
+            if field.type in ("int", "float") and not (
+                _is_number(value) and 0 <= value <= _LARGEST and not (whole and value % 1)
+            ):
+                kind = "a whole number" if whole else "a number"
+                wrong.append(f"{field.name}: got {value!r}; expected {kind} of at least 0.")
+            elif whole:
+                object.__setattr__(self, field.name, int(value))
+        return wrong
+
+    def find_misfits(self, length: float) -> list[str]:
+        """What does not fit on a track of so many metres."""
+        wrong = []
+        for count, first, name in (
+            (self.number_of_obstacles, self.min_distance_between_obstacles, "min_distance_between_obstacles"),
+            (self.number_of_bot_cars, self.min_distance_between_bot_cars, "min_distance_between_bot_cars"),
+        ):
+            if count and first >= length:
+                wrong.append(f"{name}: got {first:g} m; expected less than the track's {length:.2f} m.")
+        objects = self.obstacles + self.number_of_bot_cars
+        if objects * self.obstacle_size[0] > length:
+            wrong.append(f"objects: got {objects}; expected no more than stand on a track of {length:.2f} m.")
+        return wrong
 
     @property
     def obstacles(self) -> int:
@@ -154,3 +202,19 @@ class Race:
         if self.is_obstacle_bot_car:
             return kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
         return 0.5, 0.4, 0.25
+
+
+def read_positions(raw: Any) -> tuple[tuple[float, int], ...]:
+    """Share of the lap and lane, +1 the inner and -1 the outer, of `["0.25, +1", …]` or `[[0.25, 1], …]`.
+
+    Raises:
+        ValueError: It is no such list; the message is the rule.
+    """
+    try:
+        items = [item.split(",") if isinstance(item, str) else item for item in raw]
+        found = tuple((float(share), -1 if float(lane) == -1 else 1) for share, lane in items)
+    except (TypeError, ValueError):
+        found = ((math.nan, 1),)
+    if not all(math.isfinite(share) for share, _ in found):
+        raise ValueError('a list as ["0.25, +1", "0.5, -1"]')
+    return found

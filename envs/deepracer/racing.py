@@ -68,7 +68,7 @@ def read_options(
         ValueError: Something is wrong; every problem that can be found is listed.
     """
     wrong: list[str] = []
-    folders = [Path(tracks)] if isinstance(tracks, str | Path) else [Path(folder) for folder in tracks]
+    folders = _attempt(lambda: _read_folders(tracks), wrong) or []
     found_track = _attempt(lambda: track if isinstance(track, Track) else load_track(track, folders), wrong)
     metadata = _attempt(lambda: _read_metadata(model_metadata), wrong)
     function = _attempt(lambda: _read_reward(reward_function), wrong)
@@ -79,6 +79,8 @@ def read_options(
     answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
     settings = {name: value for name, value in race.items() if name in known}
     rules = _attempt(lambda: Race(**settings, dynamics=answer or Dynamics()), wrong)
+    if rules is not None and found_track is not None:
+        wrong += rules.find_misfits(found_track.length)
     if wrong or found_track is None or metadata is None or rules is None:
         raise ValueError("\n".join(wrong))
     return Options(found_track, rules, metadata, function, is_training)
@@ -89,9 +91,14 @@ def _attempt(read: Any, wrong: list[str]) -> Any:
         return read()
     except ValueError as error:
         wrong.append(str(error))
-    except TypeError as error:
-        wrong.append(f"settings: {error}")
     return None
+
+
+def _read_folders(given: Any) -> list[Path]:
+    folders = [given] if isinstance(given, str | Path) else given
+    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str | Path) for folder in folders):
+        raise ValueError(f"tracks: got {given!r}; expected a folder of .npy files, or a list of them.")
+    return [Path(folder) for folder in folders]
 
 
 def _read_metadata(given: Any) -> Metadata:
@@ -99,12 +106,16 @@ def _read_metadata(given: Any) -> Metadata:
         return given
     if given is None:
         return parse_metadata(DEFAULT)
-    return parse_metadata(given) if isinstance(given, Mapping) else read_metadata(Path(given))
+    if not isinstance(given, str | Path):
+        return parse_metadata(given)
+    return read_metadata(Path(given))
 
 
 def _read_reward(given: Any) -> RewardFunction | None:
     if given is None:
         return None
+    if not callable(given) and not isinstance(given, str | Path):
+        raise ValueError(f"reward_function: got {given!r}; expected a Python file, or a function.")
     return checked(given) if callable(given) else load_reward_function(Path(given))
 
 
@@ -114,6 +125,11 @@ def _read_dynamics(given: Any, version: float) -> Dynamics:
     if given == "real":
         return dataclasses.replace(REAL_CAR, version=version)
     if isinstance(given, Mapping):
+        known = {field.name for field in dataclasses.fields(Dynamics)} - {"version"}
+        if unknown := sorted(set(given) - known):
+            raise ValueError(
+                f"dynamics: got {', '.join(map(str, unknown))}; expected some of {', '.join(sorted(known))}."
+            )
         return Dynamics(version=version, **given)
     raise ValueError(f"dynamics: got {given!r}; expected {' or '.join(_DYNAMICS)}, or settings by name.")
 
@@ -128,15 +144,27 @@ class Racing:
         actions: (C,) or (C, 2) of the last step.
         commands: (C, 2) steering in degrees and speed in metres a second, as the last step commanded them.
         rewards: (C,) of the last step.
+        last_params: What reward functions were given in the last step, of each car, if that is kept.
 
     Args:
         options: What kind of race.
         worlds: How many at once.
         agents: Cars of a world.
         seed: Of objects, lights and noise.
+        keeps_params: Whether to keep them.
     """
 
-    def __init__(self, options: Options, *, worlds: int = 1, agents: int = 1, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        worlds: int = 1,
+        agents: int = 1,
+        seed: int | None = None,
+        keeps_params: bool = False,
+    ) -> None:
+        self._keeps_params = keeps_params
+        self.last_params: list[dict[str, Any]] = []
         self.options = options
         self.simulation = Simulation(
             options.track, options.race, worlds=worlds, agents=agents, is_training=options.is_training, seed=seed
@@ -177,9 +205,23 @@ class Racing:
 
         Raises:
             RewardError: The user's reward function failed.
+            ValueError: An action is none of the action space.
         """
         self.actions = np.asarray(actions)
+        self._check_actions()
         return self.command(decode_actions(self.options.metadata, self.actions))
+
+    def _check_actions(self) -> None:
+        actions, listed = self.actions, self.options.metadata.actions
+        shape = (len(self.measured),) if listed is not None else (len(self.measured), 2)
+        if listed is not None:
+            is_right = actions.shape == shape and actions.dtype.kind in "iu"
+            is_right = is_right and bool(actions.min() >= 0) and bool(actions.max() < len(listed))
+        else:
+            is_right = actions.shape == shape and bool(np.isfinite(actions).all())
+        if not is_right:
+            rule = "finite numbers" if listed is None else f"whole numbers from 0 to {len(listed) - 1}"
+            raise ValueError(f"action: got {actions!r} of shape {actions.shape}; expected {rule} of shape {shape}.")
 
     def command(self, commands: NDArray[np.float64]) -> NDArray[np.float64]:
         """A step by commands instead of actions, for cars of different action spaces.
@@ -193,6 +235,8 @@ class Racing:
         simulation, self.commands = self.simulation, commands
         simulation.measure()
         self.measured = simulation.cars.copy()
+        if self._keeps_params:
+            self.last_params = [self.params(row) for row in range(len(self.measured))]
         self.rewards = self._pay()
         simulation.drive(self.commands[:, 1], self.commands[:, 0])
         return self.rewards

@@ -36,7 +36,8 @@ def load_reward_function(path: Path) -> RewardFunction:
         RewardError: There is none.
     """
     if not path.is_file():
-        raise RewardError(f"{path}: got no such file; expected Python with a function reward_function(params).")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise RewardError(f"{path}: got {found}; expected Python with a function reward_function(params).")
     name = f"smrl_reward_{abs(hash(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -45,7 +46,7 @@ def load_reward_function(path: Path) -> RewardFunction:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise RewardError(f"{path}{_line_of(error, path)}: could not be loaded: {_describe(error)}") from error
     function = getattr(module, "reward_function", None)
     if not callable(function):
@@ -61,7 +62,7 @@ def checked(function: Callable[[dict[str, Any]], Any], path: Path | None = None)
     def call(params: dict[str, Any]) -> float:
         try:
             reward = float(function(params))
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise RewardError(
                 f"{place}{_line_of(error, place)}: reward_function failed: {_describe(error)}. "
                 f"It was given {_short(params)}"
@@ -77,14 +78,17 @@ def checked(function: Callable[[dict[str, Any]], Any], path: Path | None = None)
     return call
 
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _describe(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # the user's own class may fail at this as well
+        return type(error).__name__
 
 
-def _line_of(error: Exception, path: Path) -> str:
+def _line_of(error: BaseException, path: Path) -> str:
     """`:12`, the last line of the file in the traceback; of a syntax error its own."""
     if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
+        return f":{error.lineno}" if error.lineno else ""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     return f":{lines[-1]}" if lines else ""

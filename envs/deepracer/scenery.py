@@ -7,6 +7,8 @@ grey road of 70 to 90, light field, white edges, a dashed centre line.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,12 +75,7 @@ def draw_ground(track: Track) -> Ground:
     def at(line: Line) -> list[tuple[float, float]]:
         return [(float(x), float(y)) for x, y in (line - low) / pixel_m]
 
-    if track.is_closed:
-        rings = sorted((track.outer, track.inner), key=ring_area, reverse=True)
-        draw.polygon(at(rings[0]), fill=ROAD)
-        draw.polygon(at(rings[1]), fill=FIELD)
-    else:
-        draw.polygon(at(np.concatenate([track.outer, track.inner[::-1]])), fill=ROAD)
+    draw_road(draw, track, at)
     for border in (track.inner, track.outer):
         inward = track.center - border
         inward *= _EDGE_M / np.maximum(np.linalg.norm(inward, axis=1, keepdims=True), 1e-9)
@@ -92,10 +89,19 @@ def draw_ground(track: Track) -> Ground:
     return _with_sizes(image, low, pixel_m)
 
 
-def ring_area(ring: Line) -> float:
-    """Square metres inside a closed line."""
+def draw_road(draw: Any, track: Track, at: Callable[[Line], list[tuple[float, float]]]) -> None:
+    """Fills the road, and the field within it again; `at` turns metres into pixels."""
+    if track.is_closed:
+        rings = sorted((track.outer, track.inner), key=_area, reverse=True)
+        draw.polygon(at(rings[0]), fill=ROAD)
+        draw.polygon(at(rings[1]), fill=FIELD)
+    else:
+        draw.polygon(at(np.concatenate([track.outer, track.inner[::-1]])), fill=ROAD)
+
+
+def _area(ring: Line) -> float:
     x, y = ring.T
-    return abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))) / 2
+    return abs(float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)))
 
 
 def _with_sizes(image: Image.Image, origin: NDArray[np.float64], pixel_m: float) -> Ground:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from envs.deepracer import kernels, scenery
 from envs.deepracer.camera import Renderer, cast_lidar, make_camera
 from envs.deepracer.metadata import LIDAR_RAYS, Metadata
+from envs.deepracer.race import Race
 from envs.deepracer.scenery import Ground
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import Track
@@ -72,9 +73,7 @@ class Sensors:
         self._pictures = np.zeros((len(sides), count, HEIGHT, WIDTH, 1), np.uint8)
         self._scans = np.zeros((count, LIDAR_RAYS))
         self._angles = _LIDAR_YAW + np.linspace(-_LIDAR_HALF, _LIDAR_HALF, LIDAR_RAYS)
-        obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
-        colors = [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
-        colors += [scenery.CAR] * (simulation.agents - 1)
+        colors = [*object_colors(race), *[scenery.CAR] * (simulation.agents - 1)]
         grey = np.array(colors, np.float64).reshape(-1, 3) @ scenery.LUMA
         self._colors = np.repeat(grey[None, :, None], count, axis=0)
         self._lights = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
@@ -139,6 +138,12 @@ class Sensors:
         value = np.floor(nearest / metadata.clipping_m * metadata.values_per_sector).astype(np.int64)
         codes = np.arange(metadata.values_per_sector) == np.maximum(value, 0)[..., None]
         return np.asarray(codes.reshape(len(cars), -1), np.float32)
+
+
+def object_colors(race: Race) -> list[scenery.Color]:
+    """Of the obstacles, then of the bot cars."""
+    obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
+    return [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
 
 
 def boxes_around(simulation: Simulation) -> NDArray[np.float64]:

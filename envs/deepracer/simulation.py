@@ -40,6 +40,7 @@ STATUS_NAMES = {
 _FAILURES = (CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED)
 _NEAR_OBJECT_M = 1.0
 _RESET_BEHIND_M = 1.0
+_SHORT_OF_FINISH_M = 0.05
 _AGENT_GAP_M = 0.75
 
 
@@ -53,6 +54,7 @@ class Simulation:
         cars: (C, COLUMNS) all agents' cars, those of a world in a row.
         objects: Of every world.
         agents: Cars of a world.
+        dynamics: (A, 5) how each of a world's cars answers.
         has_ended: (C,) whether a car's episode is over.
         episodes: (C,) number of each car's episode, from 0.
         laps: (C,) complete ones of the episode.
@@ -88,7 +90,7 @@ class Simulation:
         self._resets_left, self._pause_left = np.zeros(count, np.int64), np.zeros(count)
         self._next_episode, self._start_share = 0, race.start_position_offset % 1
         self._turns = bool(race.reverse_dir)
-        self._dynamics = race.dynamics.as_array()
+        self.dynamics = np.stack([race.dynamics.as_array()] * agents)
         self._lines = np.stack([np.stack([way.center, way.inner, way.outer]) for way in self.tracks])
         self.blocks = np.stack([np.stack([kernels.make_blocks([line]) for line in way]) for way in self._lines])
         self._distances = np.stack([way.distances for way in self.tracks])
@@ -145,7 +147,6 @@ class Simulation:
         if self.agents > 1:
             distance -= _AGENT_GAP_M * agent
             line = track.lane(is_inner=agent % 2 == 1)
-            self.cars[row, kernels.START_SHARE] = 0.0
         elif self._is_training and len(self.objects):
             gaps = self._gaps(world, distance)
             near = int(np.argmin(gaps))
@@ -188,8 +189,6 @@ class Simulation:
         if status == LAP_COMPLETE:
             self.laps[row] += 1
             self.has_ended[row] = not race.is_continuous or self.laps[row] >= race.laps
-            if not self.has_ended[row]:
-                self.cars[row, kernels.START_SHARE] = 0.0
             return
         if status == CRASHED:
             self.objects.hit(world, int(self.cars[row, kernels.HIT]), now=float(self.cars[row, kernels.TIME]))
@@ -223,7 +222,12 @@ class Simulation:
                 distance -= _RESET_BEHIND_M
             here = self.cars[row, kernels.FRONT_X : kernels.FRONT_Y + 1]
             line = min(lanes, key=lambda lane: float(np.linalg.norm(track.place(distance, lane)[:2] - here)))
-        self._put(row, max(float(distance), 0.0), line)
+        # Not over the finish: that lap is to be driven, not given.
+        finish = float(self.cars[row, kernels.START_SHARE]) * track.length or track.length
+        short = finish - kernels.FRONT_M - _SHORT_OF_FINISH_M
+        if short < distance < finish:
+            distance = short
+        self._put(row, float(distance), line)
 
     def drive(self, speeds: NDArray[np.float64], steerings: NDArray[np.float64]) -> None:
         """Second half of a step: carries out the commands; bot cars move, penalties run out.
@@ -234,7 +238,7 @@ class Simulation:
         """
         cars = self.cars
         cars[:, kernels.COMMAND_SPEED], cars[:, kernels.COMMAND_STEERING] = speeds, steerings
-        kernels.drive(cars, self._dynamics)
+        kernels.drive(cars, self.dynamics)
         if self.has_ended.any():
             cars[self.has_ended, kernels.PHASE] = PARK
         if self.race.number_of_bot_cars:

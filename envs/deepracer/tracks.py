@@ -19,6 +19,7 @@ Line = NDArray[np.float64]
 DEFAULT = "reinvent_base"
 _SAME_M = 1e-9
 _SPACING_M = 0.15
+_MOST_WAYPOINTS, _LEAST_EXTENT_M, _MOST_EXTENT_M = 20_000, 1.0, 1000.0
 
 # Centre lines through these points approximate the published tracks of the same name to 4.2 cm.
 _CONTROL_POINTS: dict[str, tuple[float, list[tuple[float, float]]]] = {
@@ -124,7 +125,7 @@ class Track:
         return np.concatenate([points, np.arctan2(ahead[..., 1:], ahead[..., :1])], axis=-1)
 
 
-def load_track(name: str, folders: Sequence[Path] = ()) -> Track:
+def load_track(name: str | Path, folders: Sequence[Path] = ()) -> Track:
     """A track by the name of a built-in one or of a file in one of the folders, or by the path of a file.
 
     A published file wins over the built-in approximation of its name.
@@ -132,6 +133,12 @@ def load_track(name: str, folders: Sequence[Path] = ()) -> Track:
     Raises:
         TrackError: There is none, or the file is not one.
     """
+    if not isinstance(name, str | Path):
+        raise TrackError(f"track: got {name!r}; expected a name, or the path of a .npy file.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise TrackError(f"tracks: got {str(folder)!r}; expected a folder of .npy files.")
+    name = str(name)
     stem = name.removesuffix(".npy")
     for path in (Path(name), *(folder / f"{stem}.npy" for folder in folders)):
         if path.suffix == ".npy" and path.is_file():
@@ -154,7 +161,7 @@ def read_track(path: Path) -> Track:
     """
     try:
         rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise TrackError(f"{path}: got a file that NumPy cannot read ({error}); expected a track's .npy.") from None
     is_table = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype.kind in "fiu"
     if not is_table or rows.shape[1] < 6:
@@ -162,6 +169,8 @@ def read_track(path: Path) -> Track:
             f"{path}: got {getattr(rows, 'dtype', type(rows))} of shape {getattr(rows, 'shape', None)}; expected "
             "numbers in 6 columns: x and y of the centre line, of the inner border, and of the outer one."
         )
+    if not 3 <= len(rows) <= _MOST_WAYPOINTS:
+        raise TrackError(f"{path}: got {len(rows)} rows; expected 3 to {_MOST_WAYPOINTS:,} waypoints.")
     rows = np.asarray(rows[:, :6], np.float64)
     if not np.isfinite(rows).all():
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
@@ -170,6 +179,12 @@ def read_track(path: Path) -> Track:
     rows = rows[is_new]
     if len(rows) < 3:
         raise TrackError(f"{path}: got {len(rows)} different waypoints; expected at least 3.")
+    extent = float(np.ptp(rows.reshape(-1, 3, 2), axis=(0, 1)).max())
+    if not _LEAST_EXTENT_M <= extent <= _MOST_EXTENT_M:
+        raise TrackError(
+            f"{path}: got a track that reaches over {extent:.4g} m; expected {_LEAST_EXTENT_M:g} to "
+            f"{_MOST_EXTENT_M:g}. Are its numbers metres?"
+        )
     return _from_rows(path.stem, rows)
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from envs.deepracer import kernels, scenery
 from envs.deepracer.camera import Renderer, make_camera
-from envs.deepracer.sensors import CAMERA_AT, CAMERA_PITCH, FIELD_OF_VIEW, boxes_around
+from envs.deepracer.sensors import CAMERA_AT, CAMERA_PITCH, FIELD_OF_VIEW, boxes_around, object_colors
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import Track
 
@@ -55,15 +55,14 @@ class Views:
     def _draw(self, row: int, view: str) -> NDArray[np.uint8]:
         simulation = self._simulation
         boxes = boxes_around(simulation)[row]
-        race = simulation.race
-        obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
-        colors = [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
+        colors = object_colors(simulation.race)
         agent = row % simulation.agents
         colors += [_CAR_COLORS[i % len(_CAR_COLORS)] for i in range(simulation.agents) if i != agent]
         if view == "follow":
             own = np.zeros((1, kernels.OBJECT_COLUMNS))
             own[0, : kernels.OBJECT_YAW + 1] = simulation.cars[row, : kernels.YAW + 1]
-            own[0, kernels.OBJECT_LENGTH :] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
+            size = kernels.OBJECT_LENGTH
+            own[0, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
             boxes, colors = np.concatenate([boxes, own]), [*colors, _CAR_COLORS[agent % len(_CAR_COLORS)]]
         out = np.zeros((1, SIZE[1], SIZE[0], 3), np.uint8)
         painted = np.array(colors, np.float64).reshape(1, -1, 3)
@@ -104,12 +103,7 @@ class Map:
     def _draw(self) -> Image.Image:
         image = Image.new("RGB", self._size, scenery.FIELD)
         draw, track = ImageDraw.Draw(image), self.track
-        if track.is_closed:
-            rings = sorted((track.outer, track.inner), key=scenery.ring_area, reverse=True)
-            draw.polygon(self.at(rings[0]), fill=scenery.ROAD)
-            draw.polygon(self.at(rings[1]), fill=scenery.FIELD)
-        else:
-            draw.polygon(self.at(np.concatenate([track.outer, track.inner[::-1]])), fill=scenery.ROAD)
+        scenery.draw_road(draw, track, self.at)
         for border in (track.inner, track.outer):
             draw.line(self.at(border), fill=scenery.EDGE, width=2)
         for i in range(0, len(track.center) - 1, 2):

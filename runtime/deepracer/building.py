@@ -40,7 +40,9 @@ def configure_racing(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[
     if settings.get("epsilon_greedy") is not None:
         rollout["epsilon"] = settings["epsilon_greedy"], settings.get("epsilon_steps", 10_000)
     rllib.environment(env_config={**env.config, **rollout})
-    rllib.env_runners(env_runner_cls=RacingRunner)
+    # A worker without an episode would have nothing to do.
+    workers = min(rllib.num_env_runners, rollout["episodes"])
+    rllib.env_runners(env_runner_cls=RacingRunner, num_env_runners=workers)
     # A rollout is one sample() of every runner, whatever its steps; RLlib wants no minibatch above its batch of 1.
     rllib.training(
         learner_class=RacingLearner,

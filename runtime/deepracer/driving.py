@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from envs.deepracer import kernels
 from envs.deepracer.racing import Racing
+from envs.deepracer.rewards import RewardError
 from runtime.deepracer.rollout import TRACE, Rollout
+from runtime.errors import UserError
 
 # What acts: pictures (B, H, W, C) to inputs of the action distribution (B, L).
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -24,9 +26,9 @@ def has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def autocast() -> torch.autocast:
-    """Of a network's forward and backward passes."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bfloat16())
+def autocast(device: str = "cpu") -> torch.autocast:
+    """Of a network's forward and backward passes on a kind of device; its last layers opt out."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu" or has_bfloat16())
 
 
 class Explorer:
@@ -66,7 +68,7 @@ def drive_episodes(
     choose: Callable[[NDArray[np.float32]], NDArray[Any]],
     *,
     most_steps: int,
-    keeps_unfinished: bool = False,
+    is_shared: bool = True,
 ) -> Rollout:
     """Drives one episode in every world, all at once.
 
@@ -74,33 +76,45 @@ def drive_episodes(
         racing: The cars, one a world.
         network: What acts.
         choose: Actions for the network's outputs.
-        most_steps: In all.
-        keeps_unfinished: Whether an episode that has not ended by then stays; it does too if none has.
+        most_steps: If shared, of all worlds: the worlds count in their order, those after it are dropped, so that
+            long episodes are not the ones that go. Else of each episode.
+        is_shared: Which of the two.
+
+    Raises:
+        UserError: The user's reward function failed.
     """
     count = len(racing.measured)
     for world in range(count):
         racing.restart(world)
     parts: dict[str, list[Any]] = {name: [] for name in ("rows", "pictures", "actions", "logits", "rewards", "trace")}
-    active, steps, crashes = np.arange(count), 0, np.zeros(count)
+    active, crashes, lengths = np.arange(count), np.zeros(count), np.zeros(count, np.int64)
     pictures = racing.observe()
     actions = np.zeros((count, *(racing.action_space.shape or ())), racing.action_space.dtype)
-    while len(active) and steps < most_steps:
+    while len(active):
         seen = pictures[active]
         with torch.inference_mode(), autocast():
             logits = network(torch.from_numpy(seen)).float().numpy()
         chosen = choose(logits)
         actions[active] = chosen
-        rewards = racing.step(actions)
+        rewards = _step(racing, actions)
         crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
         trace = describe_step(racing, crashes)[active]
         for name, value in zip(parts, (active, seen, chosen, logits, rewards[active], trace), strict=True):
             parts[name].append(value)
-        steps += len(active)
-        active = active[~racing.simulation.has_ended[active]]
+        lengths[active] += 1
+        spent = np.cumsum(lengths) - lengths if is_shared else np.zeros_like(lengths)
+        goes_on = ~racing.simulation.has_ended & (lengths < most_steps) & (spent < most_steps)
+        active = active[goes_on[active]]
         if len(active):
             pictures = racing.observe()
-    is_kept = racing.simulation.has_ended.copy()
-    return _in_episodes(parts, np.ones_like(is_kept) if keeps_unfinished or not is_kept.any() else is_kept)
+    return _in_episodes(parts, spent < most_steps)
+
+
+def _step(racing: Racing, actions: NDArray[Any]) -> NDArray[np.float64]:
+    try:
+        return racing.step(actions)
+    except RewardError as error:
+        raise UserError(str(error)) from error.__cause__
 
 
 def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -110,12 +124,8 @@ def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.fl
     behind, ahead = measured[:, kernels.WAYPOINT_BEHIND], measured[:, kernels.WAYPOINT_AHEAD]
     center = simulation.track.center
     front = measured[:, kernels.FRONT_X : kernels.FRONT_Y + 1]
-    if simulation.race.reverse_dir or simulation.race.alternate_driving_direction:
-        turned = measured[:, kernels.DIRECTION] == 1
-        last = len(center) - 1
-        places = [np.where(turned, last - index, index).astype(np.int64) for index in (behind, ahead)]
-    else:
-        places = [index.astype(np.int64) for index in (behind, ahead)]
+    is_turned = measured[:, kernels.DIRECTION] == 1
+    places = [np.where(is_turned, len(center) - 1 - index, index).astype(np.int64) for index in (behind, ahead)]
     apart = [np.linalg.norm(center[place] - front, axis=1) for place in places]
     columns |= {
         "episode": simulation.episodes.astype(np.float64),

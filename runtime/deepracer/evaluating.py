@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from envs.deepracer.metadata import MetadataError
+from envs import DEEPRACER_ID
+from envs.deepracer.metadata import parse_metadata
 from envs.deepracer.racing import Options, action_space, read_options
 from runtime.checkpoint import JobState, read_state
+from runtime.coercion import parse_text
 from runtime.console import Reporter, Summary
-from runtime.deepracer.job_files import EVALUATION_DEFAULTS, read_job_file, read_positions
+from runtime.deepracer.job_files import EVALUATION_DEFAULTS, read_job_file
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.races import Racer, Result, run_race, write_results
 from runtime.errors import UserError
@@ -22,7 +23,7 @@ from runtime.policy import Policy
 from runtime.schema import RACE
 from runtime.stop import StopRequest
 
-TRIALS = 5
+TRIALS, _TRIALS_OF_A_FILE = 5, 10
 # Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
 _TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
 
@@ -48,7 +49,7 @@ def evaluate_racers(
         UserError: A setting or a model is at fault.
     """
     (folder, traces), (reporter, stop) = folders, listeners
-    settings, trials = _resolve(chosen)
+    settings, trials = _resolve(chosen, reporter)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
     options, racers = _prepare(checkpoints, states, settings)
     seed = chosen.get("seed", 0)
@@ -77,23 +78,22 @@ def evaluate_racers(
     }
 
 
-def _resolve(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+def _resolve(chosen: Mapping[str, Any], reporter: Reporter) -> tuple[dict[str, Any], int]:
     """Settings of the race, the YAML's below those that stand beside it, and the number of trials."""
     settings: dict[str, Any] = dict(EVALUATION_DEFAULTS)
     trials = TRIALS
     if "params" in chosen:
         job = read_job_file(Path(chosen["params"]), is_training=False)
+        for note in job.notes:
+            reporter.note(note)
         settings |= job.race
-        trials = job.values.get("NUMBER_OF_TRIALS", trials)
+        trials = job.values.get("NUMBER_OF_TRIALS", _TRIALS_OF_A_FILE)
         if "WORLD_NAME" in job.values:
             settings["track"] = job.values["WORLD_NAME"]
     settings |= {name: chosen[name] for name in (*RACE, "track", "tracks") if name in chosen}
-    if isinstance(settings.get("object_positions"), str | list):
-        try:
-            settings["object_positions"] = read_positions(settings["object_positions"])
-        except ValueError as error:
-            raise UserError(f"object_positions: got {settings['object_positions']!r}; expected {error}.") from None
-    return settings, chosen.get("number_of_trials", trials)
+    if isinstance(settings.get("object_positions"), str):
+        settings["object_positions"] = parse_text(settings["object_positions"])
+    return settings, chosen.get("number_of_trials", chosen.get("evaluate_episodes", trials))
 
 
 def _prepare(
@@ -107,22 +107,17 @@ def _prepare(
     try:
         options = read_options(**{**kept, **settings}, is_training=False)
         for number, (checkpoint, state) in enumerate(zip(checkpoints, states, strict=True)):
-            metadata = read_options(
-                **{n: v for n, v in state.policy["env_config"].items() if n in _TAKEN_OVER}
-            ).metadata
+            if state.env != DEEPRACER_ID:
+                raise UserError(f"against: got a model of {state.env}; expected one of {DEEPRACER_ID}.")
+            metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
             network_settings(metadata)  # refuses what cannot be raced
             policy = Policy.load(checkpoint, action_space(metadata), settings=state.policy)
-            racers.append(Racer(f"car {number}" if len(states) > 1 else "car", _logits_of(policy), metadata))
-    except (ValueError, MetadataError) as error:
-        raise UserError(f"DeepRacer: {error}") from None
+            racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
+    except ValueError as error:
+        track = trained.get("track", "the default track")
+        hint = "" if "track" in settings else f" The model was trained on {track!r}; track=NAME drives another."
+        raise UserError(f"{error}{hint}") from None
     return options, racers
-
-
-def _logits_of(policy: Policy) -> Any:
-    def logits(pictures: NDArray[Any]) -> NDArray[np.float32]:
-        return policy.logits(pictures)
-
-    return logits
 
 
 def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:

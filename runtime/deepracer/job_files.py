@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from envs.deepracer.race import read_positions
 from runtime.coercion import Setting, coerce
 from runtime.errors import UserError, suggest
 from runtime.schema import RACE
@@ -24,27 +25,37 @@ _OTHER: dict[str, Setting] = {
     "MIN_EVAL_TRIALS": Setting("int", "Episodes of each evaluation in training.", low=0),
     "NUM_WORKERS": Setting("int", "Simulations.", low=0, above=True),
     "NUMBER_OF_EPISODES": Setting("int", "Of a training; 0 for no bound.", low=0),
-    "TARGET_REWARD_SCORE": Setting("any", "Mean return at which training ends; None for none."),
+    "TARGET_REWARD_SCORE": Setting("float", "Mean return at which training ends.", none_ok=True),
     "BEST_MODEL_METRIC": Setting("text", "What chooses the best model.", choices=("progress", "reward", "laptime")),
-    "EVAL_CHECKPOINT": Setting("text", "Which checkpoint races.", choices=("best", "last")),
     **{
         name: Setting("text", "Place in S3.")
         for name in (
-            *("SAGEMAKER_SHARED_S3_BUCKET", "SAGEMAKER_SHARED_S3_PREFIX", "MODEL_S3_BUCKET", "MODEL_S3_PREFIX"),
             *("METRICS_S3_BUCKET", "METRICS_S3_OBJECT_KEY", "SIMTRACE_S3_BUCKET", "SIMTRACE_S3_PREFIX"),
-            *("MP4_S3_BUCKET", "MP4_S3_OBJECT_PREFIX", "REWARD_FILE_S3_KEY", "MODEL_METADATA_FILE_S3_KEY"),
+            *("REWARD_FILE_S3_KEY", "MODEL_METADATA_FILE_S3_KEY"),
         )
     },
-    "JOB_TYPE": Setting("text", "Kind of job."),
 }
-# Keys that are taken and mean nothing here: streams, accounts, colours, names of the league.
+# Keys that mean nothing here: streams, accounts, names of the league, places that the job's own settings name.
 _CARRIED = {
     *("KINESIS_VIDEO_STREAM_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "ROBOMAKER_SIMULATION_JOB_ACCOUNT_ID"),
     *("VIDEO_JOB_TYPE", "DISPLAY_NAME", "RACER_NAME", "MODEL_NAME", "LEADERBOARD_TYPE", "LEADERBOARD_NAME"),
-    *("CAR_COLOR", "OBSTACLE_TYPE", "BODY_SHELL_TYPE", "CAMERA_MAIN_ENABLE", "CAMERA_SUB_ENABLE", "S3_ENDPOINT_URL"),
-    *("ENABLE_EPISODE_SIMTRACE", "ENABLE_FIREHOSE_UPLOAD", "DONE_CONDITION", "PARK_POSITIONS", "RESET_BEHIND_DIST"),
-    *("RESET_AHEAD_DIST", "ENABLE_MERCY_RESET", "MAX_RESETS_AFTER_CRASH", "NUMBER_OF_REVERSE_COUNTS"),
-    *("TRACK_DIRECTION_CLOCKWISE", "START_POS_OFFSET"),
+    *("CAR_COLOR", "BODY_SHELL_TYPE", "CAMERA_MAIN_ENABLE", "CAMERA_SUB_ENABLE", "S3_ENDPOINT_URL", "JOB_TYPE"),
+    *("ENABLE_EPISODE_SIMTRACE", "ENABLE_FIREHOSE_UPLOAD", "SAGEMAKER_SHARED_S3_BUCKET", "SAGEMAKER_SHARED_S3_PREFIX"),
+    *("MODEL_S3_BUCKET", "MODEL_S3_PREFIX", "MP4_S3_BUCKET", "MP4_S3_OBJECT_PREFIX"),
+}
+# Keys of the original that would change a race, and do not here: said where they are not at their default.
+_WITHOUT_EFFECT = {
+    "OBSTACLE_TYPE": "box_obstacle",
+    "DONE_CONDITION": "any",
+    "PARK_POSITIONS": "[]",
+    "RESET_BEHIND_DIST": "1.0",
+    "RESET_AHEAD_DIST": "1.0",
+    "ENABLE_MERCY_RESET": "false",
+    "MAX_RESETS_AFTER_CRASH": "3",
+    "NUMBER_OF_REVERSE_COUNTS": "15",
+    "START_POS_OFFSET": "0.0",
+    "TRACK_DIRECTION_CLOCKWISE": "false",
+    "EVAL_CHECKPOINT": "best",
 }
 TRAINING_DEFAULTS = {"penalty_seconds": 0.0, "off_track_penalty": 0.0, "collision_penalty": 0.0}
 EVALUATION_DEFAULTS = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collision_penalty": 5.0}
@@ -57,13 +68,11 @@ class JobFile:
     Attributes:
         race: Settings of Race by their names.
         values: The other keys that act, typed; of several cars the first one's.
-        cars: For each car, every key that was given.
         notes: What was not understood, a line each.
     """
 
     race: Mapping[str, Any]
     values: Mapping[str, Any]
-    cars: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
 
 
@@ -74,8 +83,10 @@ def read_job_file(path: Path, *, is_training: bool) -> JobFile:
         UserError: It is none, or a value is wrong; all of them are listed.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: could not be read ({error.strerror}); expected a YAML file.") from None
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{path}: got a file that is no YAML ({error}); expected keys as WORLD_NAME.") from None
     if not isinstance(found, Mapping):
         raise UserError(f"{path}: got {type(found).__name__}; expected a mapping of keys as WORLD_NAME to values.")
@@ -93,11 +104,14 @@ class _Reading:
         self._path, self._is_training = path, is_training
         self._race: dict[str, Any] = dict(TRAINING_DEFAULTS if is_training else EVALUATION_DEFAULTS)
         self._values: dict[str, Any] = {}
-        self._of_cars: dict[str, list[Any]] = {}
         self._wrong: list[str] = []
         self._notes: list[str] = []
 
     def add(self, name: str, raw: Any) -> None:
+        if name in _WITHOUT_EFFECT:
+            if str(raw).lower() != _WITHOUT_EFFECT[name]:
+                self._notes.append(f"{self._path.name}: {name}={raw!r} has no effect here.")
+            return
         setting = (RACE.get(name.lower()) if name.isupper() else None) or _OTHER.get(name)
         if setting is None:
             known = [*(key.upper() for key in RACE), *_OTHER]
@@ -115,7 +129,6 @@ class _Reading:
             self._values[name] = several[0]
         else:
             self._race[name.lower()] = several[0]
-        self._of_cars[name] = several
 
     def finish(self) -> JobFile:
         resets = self._race.get("number_of_resets", 0)
@@ -123,19 +136,4 @@ class _Reading:
             self._wrong.append(f"{self._path}: NUMBER_OF_RESETS: got 1; expected 0, or 2 and more.")
         if self._wrong:
             raise UserError("\n".join(self._wrong))
-        count = max((len(several) for several in self._of_cars.values()), default=1)
-        cars = tuple({name: found[i % len(found)] for name, found in self._of_cars.items()} for i in range(count))
-        return JobFile(self._race, self._values, cars, tuple(self._notes))
-
-
-def read_positions(raw: Any) -> tuple[tuple[float, int], ...]:
-    """Share of the lap and lane, +1 the inner and -1 the outer, of `["0.25, +1", …]` or `[[0.25, 1], …]`.
-
-    Raises:
-        ValueError: It is no such list.
-    """
-    try:
-        items = [item.split(",") if isinstance(item, str) else item for item in raw]
-        return tuple((float(share), -1 if float(lane) == -1 else 1) for share, lane in items)
-    except (TypeError, ValueError):
-        raise ValueError('a list as ["0.25, +1", "0.5, -1"]') from None
+        return JobFile(self._race, self._values, tuple(self._notes))

@@ -1,11 +1,13 @@
 """RLlib's PPO learner for pictures: the same loss on minibatches of bytes, without RLlib's own copies of each.
 
 Clipped PPO as DeepRacer's trainer had it: advantages standardised over the whole rollout, every episode's end a true
-one, no clip of gradients or values, whole minibatches only. Source: DeepRacer's simulation application 6.0.5.
+one, no clip of values, nor of gradients unless it is asked for, whole minibatches only.
+Source: DeepRacer's simulation application 6.0.5.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,7 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
             order = torch.randperm(len(batch["actions"]))
             for begin in range(0, len(order) - size + 1, size):
                 picked = order[begin : begin + size]
-                losses.append(self._step({name: column[picked] for name, column in batch.items()}))
+                losses.append(self._step({name: column[picked].to(self._device) for name, column in batch.items()}))
             epochs.append(torch.stack(losses).mean(dim=0).tolist())
         self._log(epochs)
         self.after_gradient_based_update(timesteps=timesteps)
@@ -68,8 +70,9 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         pictures = torch.from_numpy(np.concatenate([one.observations for one in rollouts]))
         rewards = np.concatenate([one.rewards for one in rollouts])
         lengths = np.concatenate([one.lengths for one in rollouts])
-        with torch.inference_mode(), autocast():
-            values = torch.cat([self._value(part) for part in torch.split(pictures, _VALUED_AT_ONCE)]).float().numpy()
+        with torch.inference_mode(), autocast(self._kind):
+            parts = [self._value(part.to(self._device)) for part in torch.split(pictures, _VALUED_AT_ONCE)]
+        values = torch.cat(parts).float().cpu().numpy()
         gains, targets = advantages(rewards, values, lengths, gamma=config.gamma, lam=config.lambda_)
         gains = (gains - gains.mean()) / (gains.std() + 1e-8)
         logits = torch.from_numpy(np.concatenate([one.logits for one in rollouts]))
@@ -85,6 +88,10 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         }
 
     @property
+    def _kind(self) -> str:
+        return str(torch.device(self._device).type)
+
+    @property
     def _net(self) -> Any:
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
@@ -98,7 +105,7 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
     def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """One step of the optimiser; (6,) total, policy and value loss, entropy, KL, and the gradient's norm."""
         config = self.config
-        with autocast():
+        with autocast(self._kind):
             encoded = self._net.encoder.actor_encoder({Columns.OBS: batch["pictures"]})["encoder_out"]
             logits, values = self._net.pi(encoded).float(), self._value(batch["pictures"]).float()
         distribution = self._distribution(logits)
@@ -114,7 +121,8 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self._net.parameters() if p.grad is not None])
+        parameters = list(self._net.parameters())
+        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
         optimizer.step()
         divergence = ((ratio - 1) - log_ratio).mean()
         return torch.stack([total, policy_loss, value_loss, entropy, divergence, norm]).detach()

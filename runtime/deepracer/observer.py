@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -19,9 +18,10 @@ from envs.deepracer.racing import Options, Racing, read_options
 from runtime.checkpoint import JobState
 from runtime.console import Reporter
 from runtime.deepracer.driving import Explorer, drive_episodes
-from runtime.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of, write_json
+from runtime.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
 from runtime.deepracer.rollout import Rollout
 from runtime.environments import EnvSpec
+from runtime.manifest import write_json
 
 BEST_BY = ("progress", "reward", "laptime")
 _NEVER_S = 999_999.0  # a lap time that was not driven
@@ -67,7 +67,9 @@ class TrainingRecords:
         self._traces: dict[int, SimTrace] = {}
         self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
         self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
-        self._best = _read_best(settings.folder / "model" / _CHECKPOINTS, is_time=settings.best_by == "laptime")
+        self._best: tuple[float, dict[str, Any]] | None = None
+        for name in ("model", "ip"):
+            (settings.folder / name).mkdir(parents=True, exist_ok=True)
         write_json(settings.folder / "model" / "model_metadata.json", self._options.metadata.source)
         write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
 
@@ -95,26 +97,34 @@ class TrainingRecords:
         Returns:
             More metrics of the iteration.
         """
+        self._go_on_from(state)
         iteration = state.training_iteration
         taken = algorithm.env_runner_group.foreach_env_runner(
-            lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else []
+            lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else (0, [])
         )
-        workers = [traces for traces in taken if traces]
-        self._record_episodes(workers, state)
+        self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
         self._record_learning(result)
         found = self._evaluate(algorithm, state) if self._judge is not None else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
+        state.racing = {"metrics": self._metrics.rows, "best": self._best}
         if self._settings.after is not None:
             self._settings.after()
         return found
 
-    def _record_episodes(self, workers: list[Any], state: JobState) -> None:
-        count = sum(len(lengths) for traces in workers for _, lengths in traces)
+    def _go_on_from(self, state: JobState) -> None:
+        """What the checkpoint knows: a new machine has no files of the job, an old one perhaps too many rows."""
+        if self._metrics.rows:
+            return
+        self._metrics.go_on_from(list(state.racing.get("metrics", [])))
+        if best := state.racing.get("best"):
+            self._best = float(best[0]), dict(best[1])
+
+    def _record_episodes(self, workers: Mapping[int, Any], state: JobState) -> None:
+        count = sum(len(lengths) for traces in workers.values() for _, lengths in traces)
         episode = state.episodes_total - count
         trial = 0
-        self._metrics.forget_after(episode)
-        for worker, traces in enumerate(workers):
+        for worker, traces in workers.items():
             numbered = []
             for trace in (one for rows, lengths in traces for one in np.split(rows, np.cumsum(lengths)[:-1])):
                 numbered.append((episode, trace))
@@ -125,13 +135,13 @@ class TrainingRecords:
                     f"Training> Name={_AGENT}, Worker={worker}, Episode={episode - 1}, Total reward={total:.2f}, "
                     f"Exploration=0, Steps={state.timesteps_total}, Training iteration={state.training_iteration}"
                 )
-            lines = self._trace_of(worker, len(workers)).write(state.training_iteration - 1, numbered)
+            lines = self._trace_of(worker, is_alone=len(workers) == 1).write(state.training_iteration - 1, numbered)
             if self._settings.prints_steps:
                 for line in lines:
                     self._reporter.log(line)
 
-    def _trace_of(self, worker: int, workers: int) -> SimTrace:
-        folder = self._settings.folder if workers == 1 else self._settings.folder / str(worker)
+    def _trace_of(self, worker: int, *, is_alone: bool) -> SimTrace:
+        folder = self._settings.folder if is_alone and not worker else self._settings.folder / str(worker)
         return self._traces.setdefault(worker, SimTrace(folder / "training-simtrace"))
 
     def _record_learning(self, result: Mapping[str, Any]) -> None:
@@ -155,16 +165,13 @@ class TrainingRecords:
         assert self._judge is not None
         assert self._explorer is not None
         most_steps = _most_steps(self._judge)
-        rollout = drive_episodes(
-            self._judge, act, self._explorer.likeliest, most_steps=most_steps, keeps_unfinished=True
-        )
+        rollout = drive_episodes(self._judge, act, self._explorer.likeliest, most_steps=most_steps, is_shared=False)
         traces = np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
-        episode = self._metrics.rows[-1]["episode"] if self._metrics.rows else 0
         for number, trace in enumerate(traces):
             last = self._metrics.rows[-1]
             self._metrics.add(trace, episode=last["episode"], trial=last["trial"], phase="evaluation")
             self._reporter.log(
-                f"Testing> Name={_AGENT}, Worker=0, Episode={episode}, "
+                f"Testing> Name={_AGENT}, Worker=0, Episode={last['episode'] - 1}, "
                 f"Total reward={float(trace[:, C['reward']].sum()):.2f}, Exploration=0, "
                 f"Steps={state.timesteps_total}, Training iteration={state.training_iteration}, Trial={number}"
             )
@@ -185,7 +192,9 @@ class TrainingRecords:
     def _record_checkpoint(self, state: JobState, name: str) -> None:
         """deepracer_checkpoints.json and .coach_checkpoint; of equals the newer is the best."""
         model = self._settings.folder / "model"
-        value = 0.0 if state.score is None else abs(state.score)
+        value = 0.0 if state.score is None else state.score
+        if self._settings.best_by == "laptime":
+            value = -value
         entry = {"name": name, "avg_eval_metric": value, "time_stamp": time.time()}
         score = -math.inf if state.score is None else state.score
         if self._best is None or score >= self._best[0]:
@@ -197,19 +206,9 @@ class TrainingRecords:
         self._reporter.log(f"Checkpoint> Saving in path=['{model / name}']")
 
 
-def _read_best(path: Path, *, is_time: bool) -> tuple[float, dict[str, Any]] | None:
-    """Score and entry of the best checkpoint so far, of a job that goes on."""
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))["best_checkpoint"]
-        value = float(entry["avg_eval_metric"])
-        return -value if is_time else value, {"name": str(entry["name"]), **entry}
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or a kill has cut it
-        return None
-
-
 def _most_steps(judge: Racing) -> int:
-    """Of an evaluation: a car that takes five times as long as at half a metre a second is not driving."""
-    return int(5 * len(judge.measured) * judge.options.track.length / 0.5 / kernels.CONTROL_S)
+    """Of a trial: even the slowest car that drives at all has been round by then."""
+    return int(judge.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
 def _score(rollout: Rollout, traces: list[Trace], best_by: str) -> float:

@@ -1,4 +1,4 @@
-"""A DeepRacer job's environment settings, checked before anything heavy starts and freed from files of this machine."""
+"""A DeepRacer job's settings, checked before anything heavy starts; its metadata freed from files of this machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
 
 TRACKS_CHANNEL = "tracks"
+# What RLlib's own runner and learner would heed.
+_WITHOUT_EFFECT = (
+    *("train_batch_size", "rollout_fragment_length", "batch_mode", "num_envs_per_env_runner", "horizon"),
+    *("gym_env_vectorize_mode", "observation_filter", "explore", "use_kl_loss", "kl_coeff", "kl_target"),
+    *("vf_clip_param", "use_gae", "use_critic", "grad_clip_by", "torch_skip_nan_gradients"),
+)
 
 
 def settle_environment(config: JobConfig, container: Container) -> JobConfig:
-    """The same config, whose environment can be made anew from a checkpoint on another machine.
+    """The same config with the metadata's content in the place of its file, so that a checkpoint can act anywhere.
 
-    The metadata's content takes the place of its file. Tracks of the channel `tracks` are found by name.
+    Tracks of the channel `tracks` are found by name.
 
     Raises:
-        UserError: The environment's settings are wrong; all that is wrong is listed.
+        UserError: The environment's settings are wrong, or a setting of PPO has no effect here; all are listed.
     """
+    wrong = [_describe(config, name) for name in _WITHOUT_EFFECT if _is_asked_for(config, name)]
     settings = config.env_config
     if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
@@ -28,7 +35,22 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
         options = read_options(**settings)
         network_settings(options.metadata)
     except (ValueError, UserError) as error:
-        lines = "\n".join(f"rl.training.config.env_config: {line}" for line in str(error).splitlines())
-        raise UserError(lines) from error.__cause__
+        wrong += [f"rl.training.config.env_config: {line}" for line in str(error).splitlines()]
+        raise UserError("\n".join(wrong)) from error.__cause__
+    if wrong:
+        raise UserError("\n".join(wrong))
     settings["model_metadata"] = dict(options.metadata.source)
     return dataclasses.replace(config, values={**config.values, "config.env_config": settings})
+
+
+def _is_asked_for(config: JobConfig, name: str) -> bool:
+    source = config.sources.get(f"config.{name}", "default")
+    return not source.startswith(("default", "preset ")) and config.algorithm.get(name) is not None
+
+
+def _describe(config: JobConfig, name: str) -> str:
+    return (
+        f"rl.training.config.{name}: got {config.algorithm[name]!r} from {config.sources[f'config.{name}']}; expected "
+        "none, as DeepRacer's rollouts are whole episodes and its loss is Clipped PPO's. Leave it out; "
+        "episodes_per_iteration sets the size of a rollout."
+    )

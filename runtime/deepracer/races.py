@@ -18,13 +18,13 @@ from envs.deepracer.racing import Options, Racing, action_space, decode_actions
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.views import Map, Views
 from runtime.deepracer.driving import Explorer, describe_step
-from runtime.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps, write_json
+from runtime.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
+from runtime.manifest import write_json
 from runtime.stop import StopRequest
 from runtime.video import Mp4Writer
 
 _FPS, _FILM_HEIGHT = 15, 480
 _FILMS = {"camera-pip": "race", "camera-45degree": "follow", "camera-topview": "top"}
-_SLOWEST = 0.25  # metres a second; a trial that takes longer than so slow a car is over
 _PICTURE = (960, 720)
 
 
@@ -75,24 +75,25 @@ def run_race(
         racers: All on the track at once.
         trials: How many.
         films: Folder for the videos of the first trial, or None.
-        stop: The platform's wish to stop, which ends the race after the trial at hand.
+        stop: The platform's wish to stop: the trial at hand is cut.
         seed: Of objects and lights.
     """
     race = dataclasses.replace(options.race, laps=trials, change_start_position=False)
     racing = Racing(dataclasses.replace(options, race=race, is_training=False), agents=len(racers), seed=seed, worlds=1)
     drivers = [_Driver(racer, racing, number) for number, racer in enumerate(racers)]
     traces: list[list[Trace]] = [[] for _ in racers]
+    laps = trials if race.is_continuous else 1
     for number in range(1 if race.is_continuous else trials):
         film = _Film(racing, films) if films is not None and number == 0 else None
-        for agent, trace in enumerate(_run_trial(racing, drivers, laps=trials if race.is_continuous else 1, film=film)):
+        for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, film=film, stop=stop)):
             traces[agent].append(trace)
         if stop.is_set:
             break
     results = []
     for racer, found in zip(racers, traces, strict=True):
-        laps = [lap for trace in found for lap in split_laps(trace, kernels.LAP_COMPLETE)]
+        driven = [lap for trace in found for lap in split_laps(trace, kernels.LAP_COMPLETE)]
         returns = [float(trace[:, C["reward"]].sum()) for trace in found]
-        results.append(Result(racer.name, found, evaluation_rows(laps), returns))
+        results.append(Result(racer.name, found, evaluation_rows(driven), returns))
     return results
 
 
@@ -103,6 +104,12 @@ class _Driver:
         self._racer, self._rows = racer, slice(agent, None, racing.simulation.agents)
         self._sensors = Sensors(racing.simulation, racer.metadata)
         self._explorer = Explorer(action_space(racer.metadata), seed=None)
+        dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
+        racing.simulation.dynamics[agent] = dynamics.as_array()
+
+    def begin(self) -> None:
+        """A new trial has its own light."""
+        self._sensors.draw_light(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """(W, 2) commands of its cars, and the actions."""
@@ -113,15 +120,20 @@ class _Driver:
         return decode_actions(self._racer.metadata, actions), actions
 
 
-def _run_trial(racing: Racing, drivers: list[_Driver], *, laps: int, film: _Film | None) -> Iterator[Trace]:
-    """The steps of each agent in one trial, until every one has ended or is too slow."""
+def _run_trial(
+    racing: Racing, drivers: list[_Driver], *, laps: int, film: _Film | None, stop: StopRequest
+) -> Iterator[Trace]:
+    """The steps of each agent in one trial, until every one has ended or is too slow, or the platform says stop."""
     simulation = racing.simulation
     racing.restart(0)
-    most_steps = int(laps * simulation.track.length / _SLOWEST / kernels.CONTROL_S)
+    for driver in drivers:
+        driver.begin()
+    most_steps = int(laps * simulation.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
+    driven = 0
     parts: list[NDArray[np.float64]] = []
     driving: list[NDArray[np.bool_]] = []
     crashes = np.zeros(len(drivers))
-    while not simulation.has_ended.all() and len(parts) < most_steps:
+    while not simulation.has_ended.all() and driven < most_steps and not (stop.is_set and parts):
         if film is not None:
             film.add()
         decided = [driver.decide() for driver in drivers]
@@ -130,6 +142,7 @@ def _run_trial(racing: Racing, drivers: list[_Driver], *, laps: int, film: _Film
         racing.actions = np.array([actions[0] if actions.ndim == 1 else -1 for _, actions in decided], np.float64)
         crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
         parts.append(describe_step(racing, crashes))
+        driven += int((racing.measured[:, kernels.STATUS] != kernels.PAUSED).any())
     if film is not None:
         film.close()
     steps, was_driving = np.stack(parts), np.stack(driving)
@@ -173,8 +186,10 @@ def write_results(folder: Path, traces: Path, options: Options, results: list[Re
     for number, result in enumerate(results):
         agent = "" if len(results) == 1 else f"agent_{number}"
         own = folder / agent
+        own.mkdir(parents=True, exist_ok=True)
         write_json(own / "evaluation_metrics.json", {"metrics": result.laps})
-        episodes = list(enumerate(result.traces))
+        trials = (lap for trace in result.traces for lap in split_laps(trace, kernels.LAP_COMPLETE))
+        episodes = list(enumerate(trials))
         SimTrace(traces / agent / f"evaluation-{stamp}" / "evaluation-simtrace").write(0, episodes)
         draw_lines(options.track, result.traces).save(own / "driven_lines.png")
         written.append(own)

@@ -6,19 +6,18 @@ which reads them.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.deepracer.kernels import CRASHED, IMMOBILIZED, OFF_TRACK, REVERSED
+from envs.deepracer.kernels import CONTROL_S, CRASHED, IMMOBILIZED, OFF_TRACK, REVERSED
 from envs.deepracer.simulation import STATUS_NAMES
 from runtime.deepracer.rollout import TRACE
+from runtime.manifest import write_json
 
 HEADER = (
     "episode,steps,X,Y,yaw,steer,throttle,action,reward,done,all_wheels_on_track,progress,closest_waypoint,track_len,"
@@ -66,11 +65,12 @@ class SimTrace:
         """
         rows, lines = [HEADER], []
         for number, trace in episodes:
+            begin = float(trace[0, C["time"]]) - CONTROL_S
             for step in trace.tolist():
-                cells = _describe(number, step, self._clock)
+                cells = _describe(number, step, self._clock - begin)
                 rows.append(",".join(str(cell) for cell in cells))
                 lines.append(_as_line(cells))
-            self._clock += float(trace[-1, C["time"]])
+            self._clock += float(trace[-1, C["time"]]) - begin
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / f"{iteration}-iteration.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
         return lines
@@ -117,13 +117,10 @@ class TrainingMetrics:
         self._path, self._best_by = path, best_by
         self.rows: list[dict[str, Any]] = []
         self.clock_ms = 0.0
-        if path.is_file():  # a job that goes on
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a kill may have cut it
-                self.rows = json.loads(path.read_text(encoding="utf-8"))["metrics"]
 
-    def forget_after(self, episode: int) -> None:
-        """Drops what an earlier start of the job recorded after the checkpoint that it goes on from."""
-        self.rows = [row for row in self.rows if row["episode"] <= episode]
+    def go_on_from(self, rows: list[dict[str, Any]]) -> None:
+        """Takes the rows of the checkpoint that a job goes on from; what was recorded after it is void."""
+        self.rows = rows
         self.clock_ms = max((row["metric_time"] for row in self.rows), default=0)
 
     def add(self, trace: Trace, *, episode: int, trial: int, phase: str) -> None:
@@ -146,9 +143,7 @@ class TrainingMetrics:
 
     def write(self) -> None:
         """Writes the whole file."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"metrics": self.rows, "version": 2.0, "best_model_metric": self._best_by}
-        self._path.write_text(json.dumps(content), encoding="utf-8")
+        write_json(self._path, {"metrics": self.rows, "version": 2.0, "best_model_metric": self._best_by})
 
 
 def label_of(trace: Trace) -> str:
@@ -171,7 +166,7 @@ def evaluation_rows(laps: list[Trace]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     clock = 0.0
     for number, lap in enumerate(laps, start=1):
-        begin = float(lap[0, C["time"]]) - 1 / 15
+        begin = float(lap[0, C["time"]]) - CONTROL_S
         elapsed = (float(lap[-1, C["time"]]) - begin) * 1000
         counts = {f"{name}_count": int((lap[:, C["status"]] == code).sum()) for name, code in _COUNTED.items()}
         rows.append(
@@ -188,9 +183,3 @@ def evaluation_rows(laps: list[Trace]) -> list[dict[str, Any]]:
         )
         clock += elapsed
     return rows
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a small file, and its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -38,6 +38,11 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     Raises:
         UserError: The function or a setting is at fault.
     """
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise UserError(f"--out: got {str(out)!r}; expected the name of a .png file.")
+    for name in ("reward_function", "is_training"):
+        if name in settings:
+            raise UserError(f"{name}: got {settings[name]!r} from the command line; leave it out, the file is named.")
     try:
         options = read_options(**{**settings, "reward_function": path, "is_training": False})
         started = time.perf_counter()
@@ -51,6 +56,8 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     lines = [f"{path} on {options.track.name}, {_SPEED:g} m/s, {steps} calls in {took:.2f} s"]
     for name, lap in laps.items():
         rewards = lap[:, 2]
+        if lap[-1, 3] < 99:
+            lines.append(f"  {name:<12} ends at {lap[-1, 3]:.0f} %: the car left the road, or met an object")
         lines.append(
             f"  {name:<12} {rewards.sum():>10.2f} a lap; a step: least {rewards.min():.4g}, mean {rewards.mean():.4g}, "
             f"most {rewards.max():.4g}"
@@ -66,11 +73,11 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
 
 def drive_lines(options: Options) -> dict[str, Lap]:
     """Laps on the centre line and in the lanes: x, y, reward and progress of each step that was paid."""
-    track = options.track
-    lines = (track.center, track.lane(is_inner=True), track.lane(is_inner=False))
-    racing = Racing(options, worlds=len(lines), seed=0)
-    for world in range(len(lines)):
+    racing = Racing(options, worlds=len(_LINES), seed=0)
+    for world in range(len(_LINES)):
         racing.restart(world)
+    track = racing.simulation.track_of(0)
+    lines = (track.center, track.lane(is_inner=True), track.lane(is_inner=False))
     rows: list[list[list[float]]] = [[] for _ in lines]
     for _ in range(_MOST_STEPS):
         driving = np.flatnonzero(~racing.simulation.has_ended)

@@ -28,24 +28,22 @@ class RacingRunner(Runner):
         self._most_steps = settings.pop("most_steps") // workers
         self._epsilon = settings.pop("epsilon", None)
         episodes = settings.pop("episodes")
-        worlds = episodes // workers + (max(0, (self.worker_index or 0) - 1) < episodes % workers)
+        worlds = max(1, episodes // workers + (max(0, (self.worker_index or 0) - 1) < episodes % workers))
         self.env = DeepRacerVectorEnv(worlds, **settings)
         self.num_envs = worlds
         seed = None if self.config.seed is None else self.config.seed + _SEED_STEP * (self.worker_index or 0)
         if seed is not None:
             self.env.racing.simulation.seed(seed)
         self._explorer = Explorer(self.env.single_action_space, seed=seed)
-        self._driven_steps = 0
         self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def sample(self, **kwargs: Any) -> list[Any]:
         """One rollout; RLlib's own arguments ask for nothing else."""
         if self._epsilon is not None:
             least, over = self._epsilon
-            self._explorer.epsilon = max(least, 1 - (1 - least) * self._driven_steps / over)
+            self._explorer.epsilon = max(least, 1 - (1 - least) * self.num_env_steps_sampled_lifetime / over)
         racing = self.env.racing
         rollout = drive_episodes(racing, self._act, self._explorer.draw, most_steps=self._most_steps)
-        self._driven_steps += rollout.env_steps()
         self._report(rollout)
         self._traces.append((rollout.trace, rollout.lengths))
         return [rollout]
@@ -62,10 +60,10 @@ class RacingRunner(Runner):
             begin += length
         self._increase_sampled_metrics(rollout.env_steps(), len(rollout.lengths))
 
-    def take_traces(self) -> list[tuple[NDArray[np.float64], NDArray[np.int64]]]:
-        """(T, K) of TRACE and (E,) lengths of each rollout since the last call."""
+    def take_traces(self) -> tuple[int, list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
+        """The worker's number from 0, and (T, K) of TRACE and (E,) lengths of each rollout since the last call."""
         taken, self._traces = self._traces, []
-        return taken
+        return max(0, (self.worker_index or 0) - 1), taken
 
     def get_metrics(self) -> Any:
         """What RLlib aggregates."""

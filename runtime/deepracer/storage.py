@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runtime.console import Reporter
 from runtime.errors import PlatformError, UserError
 from runtime.stop import StopRequest
 
@@ -82,7 +83,7 @@ class Bucket:
 
     def _call(self, call: Any, key: str) -> Any:
         from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
         try:
             return call()
@@ -91,6 +92,8 @@ class Bucket:
             if code in _MISSING:
                 raise UserError(f"s3://{self.name}/{key}: got no such file; upload it, or mend the key.") from None
             raise PlatformError(f"s3://{self.name}/{key}: {error}. Check the role's permissions.") from None
+        except ParamValidationError as error:
+            raise UserError(f"s3://{self.name}/{key}: {error}. Mend the bucket's name or the key.") from None
         except (BotoCoreError, S3UploadFailedError) as error:
             raise PlatformError(
                 f"s3://{self.name}/{key}: {error}. Check the network, credentials and endpoint."
@@ -120,6 +123,13 @@ class Uploads:
             if place is not None and self._sent.get(path) != version:
                 place[0].upload(path, place[1])
                 self._sent[path] = version
+
+    def send_if_possible(self) -> None:
+        """The same in mid-training, which an outage must not end: what was not sent is tried again the next time."""
+        try:
+            self.send()
+        except PlatformError as error:
+            Reporter().note(f"not uploaded yet: {error}")
 
     def _place_of(self, relative: str) -> tuple[Bucket, str] | None:
         begins = [name for name in self._places if relative == name or relative.startswith(name) or not name]

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runtime.coercion import Setting, coerce
+from runtime.console import Reporter
 from runtime.container import Container, Layout
 from runtime.deepracer.job_files import JobFile, read_job_file
 from runtime.deepracer.observer import RecordSettings
 from runtime.deepracer.storage import Bucket, Uploads
 from runtime.errors import Problems, UserError, suggest
+from runtime.schema import STOP
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
 
 _NO_BOUND = 100_000  # what the defaults of both stop criteria mean
 _PARAMS_COME_WITHIN_S = 1200.0  # a notebook uploads them after it started this job
-METADATA, REWARD, PARAMS = "model_metadata.json", "customer_reward_function.py", "training_params.yaml"
+METADATA, REWARD, PARAMS = "model/model_metadata.json", "customer_reward_function.py", "training_params.yaml"
+_MOST_WORKERS = 64
 
 _NUMBERS: dict[str, tuple[Setting, object]] = {
     "batch_size": (Setting("int", "Steps of a minibatch.", low=1, high=4096), 64),
@@ -40,9 +44,9 @@ _NUMBERS: dict[str, tuple[Setting, object]] = {
     "term_cond_avg_score": (Setting("float", "Mean return at which to stop."), float(_NO_BOUND)),
 }
 # Taken and without a meaning, as in the original.
-_UNUSED = ("stack_size", "max_sample_count", "sampling_frequency", "sac_alpha", "aws_region")
+_UNUSED = ("stack_size", "max_sample_count", "sampling_frequency", "sac_alpha")
 _PLACES = (
-    *("s3_bucket", "s3_prefix", "model_metadata_s3_key", "reward_function_s3_source", "training_params"),
+    *("s3_bucket", "s3_prefix", "aws_region", "model_metadata_s3_key", "reward_function_s3_source", "training_params"),
     *("pretrained_s3_bucket", "pretrained_s3_prefix", "pretrained_checkpoint"),
 )
 
@@ -65,7 +69,10 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
     with tempfile.TemporaryDirectory(prefix="smrl-deepracer-") as scratch:
         files = _Files(values, container, Path(scratch))
         job = files.params(stop)
-        folder = _records_folder(container, Path(scratch))
+        for note in job.notes:
+            Reporter().note(note)
+        layout = container.layout or Layout.of_results(Path("results") / f"deepracer-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = layout.deepracer
         uploads = files.uploads(folder, job)
         records = RecordSettings(
             folder,
@@ -73,12 +80,15 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
             best_by=job.values.get("BEST_MODEL_METRIC", "progress"),
             evaluation_trials=job.values.get("MIN_EVAL_TRIALS", 5),
             prints_steps=container.base is not None,
-            after=None if uploads is None else uploads.send,
+            after=None if uploads is None else uploads.send_if_possible,
         )
         overrides = {**as_overrides(values, job), **files.overrides(job), **ours}
         bare = dataclasses.replace(container, hyperparameters={})
-        run_training(bare, stop, Request(overrides, records=records))
-        files.upload_model(container)
+        results = None if container.base is not None else layout.root
+        run_training(bare, stop, Request(overrides, results=results, records=records))
+        if uploads is not None:
+            uploads.send()
+        files.upload_model(layout.model)
 
 
 def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,22 +132,18 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
     }
     if values["exploration_type"] == "e-greedy":
         config |= {"epsilon_greedy": values["e_greedy_value"], "epsilon_steps": values["epsilon_steps"]}
-    if job.values.get("NUM_WORKERS", 1) > 1:
-        config["num_env_runners"] = job.values["NUM_WORKERS"]
+    workers = job.values.get("NUM_WORKERS", 1)
+    config["num_env_runners"] = workers if workers > 1 else 0
     target = job.values.get("TARGET_REWARD_SCORE")
-    score = values["term_cond_avg_score"] if target in (None, "None") else float(target)
+    score = values["term_cond_avg_score"] if target is None else target
     episodes = min(values["term_cond_max_episodes"], job.values.get("NUMBER_OF_EPISODES") or _NO_BOUND)
-    stop = {
+    stop: dict[str, Any] = dict.fromkeys(STOP)  # the preset's own criteria are no notebook's
+    stop |= {
         "episode_reward_mean": score if score < _NO_BOUND else None,
         "episodes_total": episodes if episodes < _NO_BOUND else None,
-        "time_total_s": None,
     }
     found = {f"rl.training.config.{name}": value for name, value in config.items()}
     return {"preset": "deepracer", **found, **{f"rl.training.stop.{name}": value for name, value in stop.items()}}
-
-
-def _records_folder(container: Container, scratch: Path) -> Path:
-    return (container.layout or Layout.of_results(scratch)).deepracer
 
 
 class _Files:
@@ -146,7 +152,7 @@ class _Files:
     def __init__(self, values: Mapping[str, Any], container: Container, scratch: Path) -> None:
         self._values, self._container, self._scratch = values, container, scratch
         self._bucket = self._open(values.get("s3_bucket"))
-        self._prefix = values.get("s3_prefix", "").strip("/")
+        self._prefix = values.get("s3_prefix", "").strip("/") or "sagemaker"
 
     def _open(self, name: str | None) -> Bucket | None:
         if not name:
@@ -166,8 +172,10 @@ class _Files:
             self._bucket.download(key, path)
         else:
             found = self._find(key)
+            if found is None and "training_params" in self._values:
+                raise UserError(f"training_params: got {key!r}; expected a file, in a channel or beside the code.")
             if found is None:
-                return JobFile({}, {}, ({},), ())
+                return JobFile({}, {}, ())
             path = found
         return read_job_file(path, is_training=True)
 
@@ -199,7 +207,7 @@ class _Files:
         """A file by the key that a hyperparameter or the job file names, else by its usual name."""
         key = self._values.get(name) or of_job
         if self._bucket is None:
-            found = self._find(key or usual)
+            found = self._find(key or Path(usual).name) or (None if key else self._find(usual))
             if key and found is None:
                 raise UserError(f"{name}: got {key!r}; expected a file, in a channel or beside the code.")
             return found
@@ -207,7 +215,7 @@ class _Files:
         key = key or (usual_key if self._bucket.has(usual_key) else None)
         if key is None:
             return None
-        path = self._scratch / usual
+        path = self._scratch / Path(usual).name
         self._bucket.download(key, path)
         return path
 
@@ -236,12 +244,11 @@ class _Files:
             places["training_metrics.json"] = (self._open(job.values.get("METRICS_S3_BUCKET")) or self._bucket, metrics)
         if traces:
             bucket = self._open(job.values.get("SIMTRACE_S3_BUCKET")) or self._bucket
-            workers = job.values.get("NUM_WORKERS", 1)
-            below = ["training-simtrace/"] if workers == 1 else [f"{n}/training-simtrace/" for n in range(workers)]
+            below = ["training-simtrace/", *(f"{n}/training-simtrace/" for n in range(_MOST_WORKERS))]
             places |= {name: (bucket, f"{traces.rstrip('/')}/{name}") for name in below}
         return Uploads(folder, places)
 
-    def upload_model(self, container: Container) -> None:
+    def upload_model(self, folder: Path) -> None:
         """The model directory with its checkpoints, below {prefix}/model."""
-        if self._bucket is not None and container.layout is not None:
-            Uploads(container.layout.model, {"": (self._bucket, f"{self._prefix}/model/")}).send()
+        if self._bucket is not None:
+            Uploads(folder, {"": (self._bucket, f"{self._prefix}/model/")}).send()

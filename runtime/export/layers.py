@@ -12,7 +12,7 @@ from torch import nn
 
 from runtime.errors import UserError
 from runtime.export.graph import Graph
-from runtime.pixels import PixelScale
+from runtime.pixels import ExactLinear, PixelScale
 
 
 def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:
@@ -107,6 +107,7 @@ def _silu(graph: Graph, _: Any, x: str) -> str:
 
 _LAYERS: dict[type[nn.Module], Callable[[Graph, Any, str], str]] = {
     nn.Linear: _linear,
+    ExactLinear: _linear,
     nn.Conv2d: _convolution,
     nn.ZeroPad2d: _zero_padding,
     nn.LayerNorm: _layer_norm,

@@ -136,7 +136,7 @@ class _Training:
                 "one of the same network and settings. Restore from another checkpoint, or start without."
             ) from error
         if not self._job.is_same_job:
-            state.time_total_s = 0.0
+            state.time_total_s, state.racing = 0.0, {}
         self._state = state
         self._reporter.note(
             f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"

@@ -6,7 +6,9 @@ import torch
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from torch import nn
 
-from runtime.pixels import PixelScale
+from runtime.pixels import ExactLinear, PixelScale
+
+_MEAN_SCALE = 0.01  # length of each row of weights
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
@@ -28,3 +30,10 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
             for encoder in self.encoder.children():
                 layers = encoder.net[0]
                 layers.cnn = nn.Sequential(PixelScale(float(scale)), *layers.cnn)
+            for head in (self.pi, *([self.vf] if hasattr(self, "vf") else [])):
+                last = head.net.mlp[-1]
+                last.__class__ = ExactLinear
+                nn.init.xavier_uniform_(last.weight)
+                if hasattr(head, "log_std"):  # means begin near the middle of their ranges
+                    with torch.no_grad():
+                        last.weight.mul_(_MEAN_SCALE / last.weight.norm(dim=1, keepdim=True))

@@ -36,7 +36,7 @@ LEAST_SAMPLE = 10.0
 _MOST_STEPS = 20_000
 _FEATURE_DRAWS = 2  # at each of two smoothnesses
 _REFITS = 25  # of each regression
-# Of the half-widths that the refits have: on Acrobot they held the truth in 16 of 20 runs, see benchmarks/offline.md.
+# Of the half-widths that the refits have; how often that holds the truth is in benchmarks/offline.md.
 _WIDER = 1.5
 _RESAMPLES = 1000
 _TEMPERATURE = 1.0  # Coach's, for its two estimators

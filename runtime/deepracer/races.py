@@ -214,5 +214,6 @@ def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
 
 def _speeds(trace: Trace) -> NDArray[np.float64]:
     """(T,) metres a second as driven between steps; a car that is set back jumps, which is no speed."""
-    moved = np.linalg.norm(np.diff(trace[:, [C["x"], C["y"]]], axis=0, prepend=trace[:1, [C["x"], C["y"]]]), axis=1)
+    moved = np.linalg.norm(np.diff(trace[:, [C["x"], C["y"]]], axis=0), axis=1)
+    moved = np.concatenate([np.full(2, moved[-1]), moved[1:]])  # it stands while the first step prepares
     return np.asarray(np.minimum(moved / kernels.CONTROL_S, 1.1 * kernels.MAX_SPEED))

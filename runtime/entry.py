@@ -30,6 +30,13 @@ def train_deepracer(argv: Sequence[str]) -> int:
     return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container)))
 
 
+def evaluate_deepracer(argv: Sequence[str]) -> int:
+    """Races as DeepRacer's notebook asks; returns the exit code."""
+    from runtime.deepracer.evaluation_worker import run_evaluation_worker
+
+    return run_job(lambda container, stop: run_evaluation_worker(container, stop, _settings(argv, container)))
+
+
 def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:
     """Settings of the command line, without what the toolkit repeats there from the hyperparameters."""
     return {} if tuple(argv) == container.user_args else parse_settings(argv)

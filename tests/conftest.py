@@ -31,6 +31,11 @@ TINY = {
     "rl.training.config.model.fcnet_hiddens": "[8]",
     "rl.training.export": "false",
 }
+# The shortest training of a DeepRacer car.
+SHORT_RACES = [
+    *("rl.training.config.episodes_per_iteration=3", "rl.training.config.num_epochs=1", "rl.training.config.seed=0"),
+    *("rl.training.config.minibatch_size=32", "rl.training.video_freq=0"),
+]
 # TensorFlow and the SageMaker SDK, in an environment of their own: `make test` installs it.
 PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 
@@ -210,3 +215,16 @@ def policy(exported_results: Path) -> Policy:
 
     folder = exported_results / "model"
     return Policy.load(folder / "checkpoint", settings=read_manifest(folder))
+
+
+@pytest.fixture(scope="session")
+def trained_car(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The results folder of a short training, and what it printed."""
+    folder = tmp_path_factory.mktemp("deepracer")
+    done = run_smrl(
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=2"),
+        *("rl.training.config.num_env_runners=0", *SHORT_RACES),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "results", done.stdout

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +14,6 @@ import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from envs.deepracer.racing import Racing, read_options
 from runtime.checkpoint import read_state
@@ -26,7 +23,7 @@ from runtime.deepracer.rollout import advantages
 from runtime.deepracer.worker import as_overrides, read_hyperparameters
 from runtime.errors import UserError
 from runtime.hyperparameters import Source, resolve
-from tests.conftest import ROOT, OptMl, run_smrl
+from tests.conftest import SHORT_RACES, run_smrl
 
 NOTEBOOKS_REGEXES = {
     "reward-training": r"^Training>.*Total reward=(.*?),",
@@ -34,10 +31,6 @@ NOTEBOOKS_REGEXES = {
     "ppo-entropy": r"^Policy training>.*Entropy=(.*?),",
     "reward-testing": r"^Testing>.*Total reward=(.*?),",
 }
-SHORT = [
-    *("rl.training.config.episodes_per_iteration=3", "rl.training.config.num_epochs=1", "rl.training.config.seed=0"),
-    *("rl.training.config.minibatch_size=32", "rl.training.video_freq=0"),
-]
 TRAINING_KEYS = [
     *("reward_score", "metric_time", "start_time", "elapsed_time_in_milliseconds", "episode", "trial", "phase"),
     *("completion_percentage", "episode_status"),
@@ -79,34 +72,21 @@ def test_advantages_are_discounted_sums_of_errors_within_an_episode(
     np.testing.assert_allclose(targets, found + values, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The results folder of a short training, and what it printed."""
-    folder = tmp_path_factory.mktemp("deepracer")
-    done = run_smrl(
-        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=2"),
-        *("rl.training.config.num_env_runners=0", *SHORT),
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "results", done.stdout
-
-
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_training_prints_lines_that_the_notebooks_regexes_read(trained: tuple[Path, str]) -> None:
+def test_a_training_prints_lines_that_the_notebooks_regexes_read(trained_car: tuple[Path, str]) -> None:
     for name, regex in NOTEBOOKS_REGEXES.items():
-        values = [float(value) for value in re.findall(regex, trained[1], re.M)]
+        values = [float(value) for value in re.findall(regex, trained_car[1], re.M)]
         assert len(values) == {"reward-training": 6, "reward-testing": 10}.get(name, 2), name
         assert all(math.isfinite(value) for value in values)
-    assert "evaluation_progress_mean: " in trained[1]
-    assert "[BestModelSelection] Number of evaluations: 5 Evaluation episode progress: [" in trained[1]
+    assert "evaluation_progress_mean: " in trained_car[1]
+    assert "[BestModelSelection] Number of evaluations: 5 Evaluation episode progress: [" in trained_car[1]
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_training_metrics_are_what_the_notebook_plots(trained: tuple[Path, str]) -> None:
-    data = json.loads((trained[0] / "deepracer" / "training_metrics.json").read_text())
+def test_training_metrics_are_what_the_notebook_plots(trained_car: tuple[Path, str]) -> None:
+    data = json.loads((trained_car[0] / "deepracer" / "training_metrics.json").read_text())
     assert (data["version"], data["best_model_metric"]) == (2.0, "progress")
     frame = pd.DataFrame(data["metrics"])
     assert list(frame.columns) == TRAINING_KEYS
@@ -123,8 +103,8 @@ def test_training_metrics_are_what_the_notebook_plots(trained: tuple[Path, str])
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_log_tools_load_a_training_and_its_evaluation(trained: tuple[Path, str]) -> None:
-    results, _ = trained
+def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, str]) -> None:
+    results, _ = trained_car
     done = run_smrl("evaluate", str(results), "number_of_trials=2", "number_of_resets=3", cwd=results)
     assert done.returncode == 0, done.stderr
     log = DeepRacerLog(model_folder=str(results / "deepracer"))
@@ -161,8 +141,8 @@ def test_log_tools_load_a_training_and_its_evaluation(trained: tuple[Path, str])
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_models_race_on_one_track(trained: tuple[Path, str], tmp_path: Path) -> None:
-    results = str(trained[0])
+def test_two_models_race_on_one_track(trained_car: tuple[Path, str], tmp_path: Path) -> None:
+    results = str(trained_car[0])
     words = ("evaluate", results, f"against={results}", "track=oval", "number_of_trials=1", "number_of_resets=2")
     done = run_smrl(*words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -179,11 +159,11 @@ def test_two_models_race_on_one_track(trained: tuple[Path, str], tmp_path: Path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_policy_is_exported_with_its_pixels_scale(trained: tuple[Path, str]) -> None:
-    manifest = json.loads((trained[0] / "model" / "manifest.json").read_text())
+def test_the_policy_is_exported_with_its_pixels_scale(trained_car: tuple[Path, str]) -> None:
+    manifest = json.loads((trained_car[0] / "model" / "manifest.json").read_text())
     assert [export["file"] for export in manifest["exports"]] == ["1/saved_model.pb", "policy.onnx", "policy.pt2"]
     assert manifest["observation_space"]["shape"] == [120, 160, 1]
-    state = read_state(trained[0] / "model" / "checkpoint")
+    state = read_state(trained_car[0] / "model" / "checkpoint")
     assert state.policy["env_config"]["model_metadata"]["version"] == "5"  # the file itself may be gone
 
 
@@ -195,7 +175,7 @@ def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) 
     reward = tmp_path / "mine.py"
     reward.write_text("def reward_function(params):\n    return params['progress']\n")
     done = run_smrl(
-        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT),
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT_RACES),
         *("rl.training.config.num_env_runners=2", "rl.training.export=false"),
         f"rl.training.config.env_config.model_metadata={metadata}",
         f"rl.training.config.env_config.reward_function={reward}",
@@ -240,7 +220,7 @@ def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
         **{"beta_entropy": "0.01", "discount_factor": "0.999", "loss_type": "Huber"},
         **{"num_episodes_between_training": "20", "max_sample_count": "0", "sampling_frequency": "1"},
     }
-    overrides = as_overrides(read_hyperparameters(notebook), JobFile({}, {"NUM_WORKERS": 2}, ()))
+    overrides = as_overrides(read_hyperparameters(notebook), JobFile({}, {"NUM_WORKERS": 2}, (), ()))
     expected = {
         **{"minibatch_size": 64, "num_epochs": 10, "lr": 0.0003, "gamma": 0.999, "entropy_coeff": 0.01},
         **{"vf_loss": "huber", "episodes_per_iteration": 20, "num_env_runners": 2},
@@ -284,7 +264,7 @@ def test_a_reward_function_that_fails_in_training_is_named_with_its_line(tmp_pat
     reward = tmp_path / "mine.py"
     reward.write_text("def reward_function(params):\n    return float('nan') if params['steps'] > 9 else 1.0\n")
     done = run_smrl(
-        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT),
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT_RACES),
         f"rl.training.config.env_config.reward_function={reward}",
         cwd=tmp_path,
     )
@@ -294,12 +274,20 @@ def test_a_reward_function_that_fails_in_training_is_named_with_its_line(tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_training_that_goes_on_keeps_its_records(trained: tuple[Path, str]) -> None:
-    results = trained[0]
+def test_a_training_that_goes_on_keeps_its_records(trained_car: tuple[Path, str]) -> None:
+    results = trained_car[0]
     path = results / "deepracer" / "training_metrics.json"
     before = json.loads(path.read_text())["metrics"]
     path.unlink()  # as on a new machine, which has the checkpoints alone
-    words = ("train", "--preset", "deepracer", "--out", str(results), "rl.training.stop.training_iteration=3", *SHORT)
+    words = (
+        "train",
+        "--preset",
+        "deepracer",
+        "--out",
+        str(results),
+        "rl.training.stop.training_iteration=3",
+        *SHORT_RACES,
+    )
     done = run_smrl(*words, "rl.training.config.num_env_runners=0", "rl.training.export=false", cwd=results)
     assert done.returncode == 0, done.stderr
     after = json.loads(path.read_text())["metrics"]
@@ -333,6 +321,7 @@ def test_a_job_file_is_read_with_its_strings_and_lists(tmp_path: Path) -> None:
     path.write_text(TEMPLATE)
     job = read_job_file(path, is_training=False)
     assert job.values["WORLD_NAME"] == "oval"
+    assert [car["MODEL_S3_PREFIX"] for car in job.cars] == ["a", "b"]
     assert job.notes == (
         "evaluation_params.yaml: NUMBER_OF_REVERSE_COUNTS='3' has no effect here.",
         "evaluation_params.yaml: SOMETHING_NEW is not known here and left out.",
@@ -344,73 +333,3 @@ def test_a_job_file_is_read_with_its_strings_and_lists(tmp_path: Path) -> None:
     path.write_text(TEMPLATE.replace('"10000"', "1").replace('"6"', "few"))
     with pytest.raises(UserError, match=r"(?s)NUMBER_OF_OBSTACLES: got 'few'.*NUMBER_OF_RESETS: got 1"):
         read_job_file(path, is_training=False)
-
-
-@pytest.fixture
-def s3() -> Iterator[tuple[str, Any]]:
-    """A real S3 server of this machine's own, and a client of it."""
-    import boto3
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "none", "aws_secret_access_key": "none", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=endpoint, **keys)
-    client.create_bucket(Bucket="garage")
-    yield endpoint, client
-    server.stop()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
-    opt_ml: OptMl, s3: tuple[str, Any]
-) -> None:
-    endpoint, client = s3
-    params = {
-        **{"WORLD_NAME": "reInvent2019_track", "RACE_TYPE": "OBJECT_AVOIDANCE", "NUMBER_OF_OBSTACLES": "6"},
-        **{"METRICS_S3_BUCKET": "garage", "METRICS_S3_OBJECT_KEY": "car/training_metrics.json"},
-        **{"SIMTRACE_S3_BUCKET": "garage", "SIMTRACE_S3_PREFIX": "car/iteration-data/training"},
-        **{"NUMBER_OF_EPISODES": "4", "NUM_WORKERS": 1, "MIN_EVAL_TRIALS": 1},
-    }
-    metadata = {"action_space": [{"steering_angle": 0, "speed": 0.8}, {"steering_angle": 25, "speed": 0.8}]}
-    for key, text in {
-        "car/training_params.yaml": json.dumps(params),
-        "car/model/model_metadata.json": json.dumps({**metadata, "sensor": ["STEREO_CAMERAS"]}),
-        "car/customer_reward_function.py": "def reward_function(params):\n    return len(params['objects_distance'])\n",
-    }.items():
-        client.put_object(Bucket="garage", Key=key, Body=text.encode())
-    opt_ml.environment |= {"S3_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    opt_ml.write(
-        {
-            "sagemaker_program": "training_worker.py",
-            **{"s3_bucket": "garage", "s3_prefix": "car", "aws_region": "us-east-1"},
-            **{"model_metadata_s3_key": "car/model/model_metadata.json"},
-            **{"reward_function_s3_source": "car/customer_reward_function.py"},
-            **{"batch_size": "32", "num_epochs": "1", "stack_size": "1", "lr": "0.0003", "loss_type": "Huber"},
-            **{"exploration_type": "Categorical", "discount_factor": "0.999", "num_episodes_between_training": "2"},
-            **{"rl.training.video_freq": "0", "rl.training.export": "false"},
-        }
-    )
-    opt_ml.add_code(ROOT / "entrypoints" / "training_worker.py")
-    done = opt_ml.run()
-    assert done.code == 0, done.log[-3000:]
-    keys = {item["Key"] for item in client.list_objects_v2(Bucket="garage", Prefix="car/")["Contents"]}
-    assert {
-        "car/training_metrics.json",
-        "car/iteration-data/training/training-simtrace/0-iteration.csv",
-        "car/iteration-data/training/training-simtrace/1-iteration.csv",
-        "car/model/deepracer_checkpoints.json",
-        "car/model/.coach_checkpoint",
-        "car/model/manifest.json",
-        "car/ip/hyperparameters.json",
-    } <= keys
-    assert any(key.startswith("car/model/best/") for key in keys)
-    body = client.get_object(Bucket="garage", Key="car/training_metrics.json")["Body"].read()
-    training = [row for row in json.loads(body)["metrics"] if row["phase"] == "training"]
-    assert len(training) == 4
-    assert all(row["reward_score"] % 6 == 0 for row in training)  # six obstacles, each step
-    assert re.search(r"^SIM_TRACE_LOG:0,1,", done.log, re.M)
-    hyper = json.loads(client.get_object(Bucket="garage", Key="car/ip/hyperparameters.json")["Body"].read())
-    assert (hyper["batch_size"], hyper["loss_type"]) == (32, "huber")

@@ -50,11 +50,12 @@ LAYERS = [
     {"deepracer.driving", "deepracer.records"},
     {"deepracer.runner", "deepracer.learner", "deepracer.races"},
     {"deepracer.building", "deepracer.observer", "deepracer.evaluating", "deepracer.options", "deepracer.storage"},
+    {"deepracer.places"},
     {"deepracer.track_listing", "deepracer.reward_check"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
     {"training", "evaluation"},
-    {"deepracer.worker"},
+    {"deepracer.worker", "deepracer.evaluation_worker"},
     {"launcher", "cli"},
     {
         "entry",

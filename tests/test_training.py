@@ -218,6 +218,18 @@ def test_an_environment_that_exits_is_no_success(tmp_path: Path) -> None:
     assert "called sys.exit(0)" in done.stderr
 
 
+def test_a_folder_that_cannot_be_written_to_is_said_before_anything_starts(tiny_results: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "checkpoints").write_text("in the way")
+    (tmp_path / "taken").write_text("in the way")
+    train = run_smrl("train", "--preset", "reacher", "--out", "results", cwd=tmp_path)
+    evaluate = run_smrl("evaluate", str(tiny_results), "--out", "taken", cwd=tmp_path)
+    for done, place in ((train, "results/checkpoints"), (evaluate, "taken")):
+        assert done.returncode == 3
+        assert f"{place}: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     import fcntl
 

@@ -78,6 +78,17 @@ def test_a_bad_record_is_found_and_earlier_outputs_stay(exported_results: Path, 
     assert [p.read_text() for p in (tmp_path / "out").iterdir()] == ["of yesterday"]
 
 
+def test_files_without_a_fault_are_answered_beside_those_with_one(exported_results: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, line in (("a", "[1]"), ("b", json.dumps(ROWS[0].tolist())), ("c", "x")):
+        (tmp_path / "in" / name).write_text(f"{line}\n")
+    code, said = transform(exported_results, tmp_path / "in")
+    assert code == 2
+    assert f"{tmp_path / 'in' / 'a'}: line 1: instances: got shape (1, 1)" in said
+    assert f"{tmp_path / 'in' / 'c'}: line 1: " in said
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.out"]
+
+
 def test_mistakes_are_told(exported_results: Path, tmp_path: Path) -> None:
     assert "--input: got " in transform(exported_results, tmp_path / "nothing")[1]
     (tmp_path / "in").mkdir()

@@ -38,7 +38,7 @@ def evaluate_racers(
 
     Args:
         checkpoints: Of each racer.
-        chosen: Settings, as `runtime.schema.RACE_EVALUATION` names them.
+        chosen: Settings, as `runtime.schema.RACE_EVALUATION` names them, or a `job` file that was read already.
         folders: Where files go, and where the steps go for log tools.
         listeners: Where lines go, and the platform's wish to stop.
 
@@ -82,10 +82,12 @@ def _resolve(chosen: Mapping[str, Any], reporter: Reporter) -> tuple[dict[str, A
     """Settings of the race, the YAML's below those that stand beside it, and the number of trials."""
     settings: dict[str, Any] = dict(EVALUATION_DEFAULTS)
     trials = TRIALS
+    job = chosen.get("job")
     if "params" in chosen:
         job = read_job_file(Path(chosen["params"]), is_training=False)
         for note in job.notes:
             reporter.note(note)
+    if job is not None:
         settings |= job.race
         trials = job.values.get("NUMBER_OF_TRIALS", _TRIALS_OF_A_FILE)
         if "WORLD_NAME" in job.values:

@@ -26,11 +26,13 @@ _OTHER: dict[str, Setting] = {
     "NUM_WORKERS": Setting("int", "Simulations.", low=0, above=True),
     "NUMBER_OF_EPISODES": Setting("int", "Of a training; 0 for no bound.", low=0),
     "TARGET_REWARD_SCORE": Setting("float", "Mean return at which training ends.", none_ok=True),
+    "EVAL_CHECKPOINT": Setting("text", "Which checkpoint races.", choices=("best", "last")),
     "BEST_MODEL_METRIC": Setting("text", "What chooses the best model.", choices=("progress", "reward", "laptime")),
     **{
         name: Setting("text", "Place in S3.")
         for name in (
-            *("METRICS_S3_BUCKET", "METRICS_S3_OBJECT_KEY", "SIMTRACE_S3_BUCKET", "SIMTRACE_S3_PREFIX"),
+            *("MODEL_S3_BUCKET", "MODEL_S3_PREFIX", "METRICS_S3_BUCKET", "METRICS_S3_OBJECT_KEY"),
+            *("SIMTRACE_S3_BUCKET", "SIMTRACE_S3_PREFIX", "MP4_S3_BUCKET", "MP4_S3_OBJECT_PREFIX"),
             *("REWARD_FILE_S3_KEY", "MODEL_METADATA_FILE_S3_KEY"),
         )
     },
@@ -41,7 +43,6 @@ _CARRIED = {
     *("VIDEO_JOB_TYPE", "DISPLAY_NAME", "RACER_NAME", "MODEL_NAME", "LEADERBOARD_TYPE", "LEADERBOARD_NAME"),
     *("CAR_COLOR", "BODY_SHELL_TYPE", "CAMERA_MAIN_ENABLE", "CAMERA_SUB_ENABLE", "S3_ENDPOINT_URL", "JOB_TYPE"),
     *("ENABLE_EPISODE_SIMTRACE", "ENABLE_FIREHOSE_UPLOAD", "SAGEMAKER_SHARED_S3_BUCKET", "SAGEMAKER_SHARED_S3_PREFIX"),
-    *("MODEL_S3_BUCKET", "MODEL_S3_PREFIX", "MP4_S3_BUCKET", "MP4_S3_OBJECT_PREFIX"),
 }
 # Keys of the original that would change a race, and do not here: said where they are not at their default.
 _WITHOUT_EFFECT = {
@@ -55,7 +56,6 @@ _WITHOUT_EFFECT = {
     "NUMBER_OF_REVERSE_COUNTS": "15",
     "START_POS_OFFSET": "0.0",
     "TRACK_DIRECTION_CLOCKWISE": "false",
-    "EVAL_CHECKPOINT": "best",
 }
 TRAINING_DEFAULTS = {"penalty_seconds": 0.0, "off_track_penalty": 0.0, "collision_penalty": 0.0}
 EVALUATION_DEFAULTS = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collision_penalty": 5.0}
@@ -68,11 +68,13 @@ class JobFile:
     Attributes:
         race: Settings of Race by their names.
         values: The other keys that act, typed; of several cars the first one's.
+        cars: The same of each car.
         notes: What was not understood, a line each.
     """
 
     race: Mapping[str, Any]
     values: Mapping[str, Any]
+    cars: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
 
 
@@ -104,6 +106,7 @@ class _Reading:
         self._path, self._is_training = path, is_training
         self._race: dict[str, Any] = dict(TRAINING_DEFAULTS if is_training else EVALUATION_DEFAULTS)
         self._values: dict[str, Any] = {}
+        self._several: dict[str, list[Any]] = {}
         self._wrong: list[str] = []
         self._notes: list[str] = []
 
@@ -126,7 +129,7 @@ class _Reading:
             self._wrong.append(f"{self._path}: {name}: got {raw!r}; expected {error}.")
             return
         if name in _OTHER:
-            self._values[name] = several[0]
+            self._values[name], self._several[name] = several[0], several
         else:
             self._race[name.lower()] = several[0]
 
@@ -136,4 +139,6 @@ class _Reading:
             self._wrong.append(f"{self._path}: NUMBER_OF_RESETS: got 1; expected 0, or 2 and more.")
         if self._wrong:
             raise UserError("\n".join(self._wrong))
-        return JobFile(self._race, self._values, tuple(self._notes))
+        count = max((len(several) for several in self._several.values()), default=1)
+        cars = tuple({name: found[i % len(found)] for name, found in self._several.items()} for i in range(count))
+        return JobFile(self._race, self._values, cars, tuple(self._notes))

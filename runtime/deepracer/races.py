@@ -214,6 +214,8 @@ def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
 
 def _speeds(trace: Trace) -> NDArray[np.float64]:
     """(T,) metres a second as driven between steps; a car that is set back jumps, which is no speed."""
+    if len(trace) < 3:
+        return np.zeros(len(trace))
     moved = np.linalg.norm(np.diff(trace[:, [C["x"], C["y"]]], axis=0), axis=1)
     moved = np.concatenate([np.full(2, moved[-1]), moved[1:]])  # it stands while the first step prepares
     return np.asarray(np.minimum(moved / kernels.CONTROL_S, 1.1 * kernels.MAX_SPEED))

@@ -16,16 +16,16 @@ from typing import Any
 from runtime.coercion import Setting, coerce
 from runtime.console import Reporter
 from runtime.container import Container, Layout
-from runtime.deepracer.job_files import JobFile, read_job_file
+from runtime.deepracer.job_files import JobFile
 from runtime.deepracer.observer import RecordSettings
+from runtime.deepracer.places import PLACES, Places
 from runtime.deepracer.storage import Bucket, Uploads
-from runtime.errors import Problems, UserError, suggest
+from runtime.errors import Problems, suggest
 from runtime.schema import STOP
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
 
 _NO_BOUND = 100_000  # what the defaults of both stop criteria mean
-_PARAMS_COME_WITHIN_S = 1200.0  # a notebook uploads them after it started this job
 METADATA, REWARD, PARAMS = "model/model_metadata.json", "customer_reward_function.py", "training_params.yaml"
 _MOST_WORKERS = 64
 
@@ -46,7 +46,8 @@ _NUMBERS: dict[str, tuple[Setting, object]] = {
 # Taken and without a meaning, as in the original.
 _UNUSED = ("stack_size", "max_sample_count", "sampling_frequency", "sac_alpha")
 _PLACES = (
-    *("s3_bucket", "s3_prefix", "aws_region", "model_metadata_s3_key", "reward_function_s3_source", "training_params"),
+    *PLACES,
+    *("model_metadata_s3_key", "reward_function_s3_source", "training_params"),
     *("pretrained_s3_bucket", "pretrained_s3_prefix", "pretrained_checkpoint"),
 )
 
@@ -67,13 +68,13 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
     ours = {name: value for name, value in asked.items() if name.startswith(("rl.", "rl__"))}
     values = read_hyperparameters({name: value for name, value in asked.items() if name not in ours})
     with tempfile.TemporaryDirectory(prefix="smrl-deepracer-") as scratch:
-        files = _Files(values, container, Path(scratch))
-        job = files.params(stop)
+        places = Places(values, container, Path(scratch))
+        job = places.params(values.get("training_params"), PARAMS, is_training=True, stop=stop)
         for note in job.notes:
             Reporter().note(note)
         layout = container.layout or Layout.of_results(Path("results") / f"deepracer-{time.strftime('%Y%m%d-%H%M%S')}")
         folder = layout.deepracer
-        uploads = files.uploads(folder, job)
+        uploads = _find_uploads(places, folder, job)
         records = RecordSettings(
             folder,
             hyperparameters={name: values[name] for name in _NUMBERS},
@@ -82,13 +83,14 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
             prints_steps=container.base is not None,
             after=None if uploads is None else uploads.send_if_possible,
         )
-        overrides = {**as_overrides(values, job), **files.overrides(job), **ours}
+        overrides = {**as_overrides(values, job), **_find_files(places, values, job), **ours}
         bare = dataclasses.replace(container, hyperparameters={})
         results = None if container.base is not None else layout.root
         run_training(bare, stop, Request(overrides, results=results, records=records))
         if uploads is not None:
             uploads.send()
-        files.upload_model(layout.model)
+            assert places.bucket is not None
+            Uploads(layout.model, {"": (places.bucket, f"{places.prefix}/model/")}).send()
 
 
 def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,109 +148,33 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
     return {"preset": "deepracer", **found, **{f"rl.training.stop.{name}": value for name, value in stop.items()}}
 
 
-class _Files:
-    """The job's files: in the bucket by their keys, else in channels, beside the code, or by their paths."""
+def _find_files(places: Places, values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
+    """Settings of the environment, and what to go on from."""
+    env: dict[str, Any] = dict(job.race)
+    metadata = values.get("model_metadata_s3_key") or job.values.get("MODEL_METADATA_FILE_S3_KEY")
+    reward = values.get("reward_function_s3_source") or job.values.get("REWARD_FILE_S3_KEY")
+    found = {"model_metadata": places.fetch(metadata, METADATA), "reward_function": places.fetch(reward, REWARD)}
+    env |= {name: str(path) for name, path in found.items() if path is not None}
+    if "WORLD_NAME" in job.values:
+        env["track"] = job.values["WORLD_NAME"]
+    overrides: dict[str, Any] = {f"rl.training.config.env_config.{name}": value for name, value in env.items()}
+    if prefix := values.get("pretrained_s3_prefix"):
+        is_best = values.get("pretrained_checkpoint", "best") == "best"
+        begin = places.checkpoint(values.get("pretrained_s3_bucket"), prefix, is_best=is_best, name="pretrained")
+        overrides["rl.training.restore"] = str(begin)
+    return overrides
 
-    def __init__(self, values: Mapping[str, Any], container: Container, scratch: Path) -> None:
-        self._values, self._container, self._scratch = values, container, scratch
-        self._bucket = self._open(values.get("s3_bucket"))
-        self._prefix = values.get("s3_prefix", "").strip("/") or "sagemaker"
 
-    def _open(self, name: str | None) -> Bucket | None:
-        if not name:
-            return None
-        return Bucket(name, endpoint=self._container.s3_endpoint, region=self._values.get("aws_region"))
-
-    def params(self, stop: StopRequest) -> JobFile:
-        """training_params.yaml; a job without one is a time trial on the default track."""
-        key = self._values.get("training_params", f"{self._prefix}/{PARAMS}" if self._bucket else PARAMS)
-        if self._bucket is not None:
-            if not self._bucket.wait_for(key, longest_s=_PARAMS_COME_WITHIN_S, stop=stop):
-                raise UserError(
-                    f"s3://{self._bucket.name}/{key}: got no such file in {_PARAMS_COME_WITHIN_S:g} s; upload it, as "
-                    "the notebook does after it has started this job."
-                )
-            path = self._scratch / PARAMS
-            self._bucket.download(key, path)
-        else:
-            found = self._find(key)
-            if found is None and "training_params" in self._values:
-                raise UserError(f"training_params: got {key!r}; expected a file, in a channel or beside the code.")
-            if found is None:
-                return JobFile({}, {}, ())
-            path = found
-        return read_job_file(path, is_training=True)
-
-    def _find(self, name: str) -> Path | None:
-        """A local file: as named, in a channel, or beside the code."""
-        folders = [Path(), *self._container.channels.values()]
-        if self._container.base is not None:
-            folders.append(self._container.base / "code")
-        for folder in folders:
-            if (path := folder / name).is_file():
-                return path.resolve()
+def _find_uploads(places: Places, folder: Path, job: JobFile) -> Uploads | None:
+    """Where the records go in S3, None without a bucket."""
+    if places.bucket is None:
         return None
-
-    def overrides(self, job: JobFile) -> dict[str, Any]:
-        """Settings of the environment, and what to go on from."""
-        env: dict[str, Any] = dict(job.race)
-        metadata = self._fetch("model_metadata_s3_key", job.values.get("MODEL_METADATA_FILE_S3_KEY"), METADATA)
-        reward = self._fetch("reward_function_s3_source", job.values.get("REWARD_FILE_S3_KEY"), REWARD)
-        found = {"model_metadata": metadata, "reward_function": reward}
-        env |= {name: str(path) for name, path in found.items() if path is not None}
-        if "WORLD_NAME" in job.values:
-            env["track"] = job.values["WORLD_NAME"]
-        overrides: dict[str, Any] = {f"rl.training.config.env_config.{name}": value for name, value in env.items()}
-        if self._values.get("pretrained_s3_prefix"):
-            overrides["rl.training.restore"] = str(self._pretrained())
-        return overrides
-
-    def _fetch(self, name: str, of_job: str | None, usual: str) -> Path | None:
-        """A file by the key that a hyperparameter or the job file names, else by its usual name."""
-        key = self._values.get(name) or of_job
-        if self._bucket is None:
-            found = self._find(key or Path(usual).name) or (None if key else self._find(usual))
-            if key and found is None:
-                raise UserError(f"{name}: got {key!r}; expected a file, in a channel or beside the code.")
-            return found
-        usual_key = f"{self._prefix}/{usual}"
-        key = key or (usual_key if self._bucket.has(usual_key) else None)
-        if key is None:
-            return None
-        path = self._scratch / Path(usual).name
-        self._bucket.download(key, path)
-        return path
-
-    def _pretrained(self) -> Path:
-        name, prefix = self._values.get("pretrained_s3_bucket"), self._values["pretrained_s3_prefix"].strip("/")
-        bucket = self._open(name) or self._bucket
-        which = "best" if self._values.get("pretrained_checkpoint", "best") == "best" else "checkpoint"
-        if bucket is None:
-            return Path(prefix)
-        target = self._scratch / "pretrained"
-        for choice in dict.fromkeys((which, "checkpoint")):
-            if bucket.download_tree(f"{prefix}/model/{choice}", target):
-                return target
-        raise UserError(
-            f"s3://{bucket.name}/{prefix}/model: got no checkpoint of this program; expected one, as a training job "
-            "uploads it. Checkpoints of the original simulator cannot be read."
-        )
-
-    def uploads(self, folder: Path, job: JobFile) -> Uploads | None:
-        """Where the records go in S3, None without a bucket."""
-        if self._bucket is None:
-            return None
-        places: dict[str, tuple[Bucket, str]] = {"": (self._bucket, f"{self._prefix}/")}
-        metrics, traces = job.values.get("METRICS_S3_OBJECT_KEY"), job.values.get("SIMTRACE_S3_PREFIX")
-        if metrics:
-            places["training_metrics.json"] = (self._open(job.values.get("METRICS_S3_BUCKET")) or self._bucket, metrics)
-        if traces:
-            bucket = self._open(job.values.get("SIMTRACE_S3_BUCKET")) or self._bucket
-            below = ["training-simtrace/", *(f"{n}/training-simtrace/" for n in range(_MOST_WORKERS))]
-            places |= {name: (bucket, f"{traces.rstrip('/')}/{name}") for name in below}
-        return Uploads(folder, places)
-
-    def upload_model(self, folder: Path) -> None:
-        """The model directory with its checkpoints, below {prefix}/model."""
-        if self._bucket is not None:
-            Uploads(folder, {"": (self._bucket, f"{self._prefix}/model/")}).send()
+    found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}
+    metrics, traces = job.values.get("METRICS_S3_OBJECT_KEY"), job.values.get("SIMTRACE_S3_PREFIX")
+    if metrics:
+        found["training_metrics.json"] = (places.open(job.values.get("METRICS_S3_BUCKET")) or places.bucket, metrics)
+    if traces:
+        bucket = places.open(job.values.get("SIMTRACE_S3_BUCKET")) or places.bucket
+        below = ["training-simtrace/", *(f"{n}/training-simtrace/" for n in range(_MOST_WORKERS))]
+        found |= {name: (bucket, f"{traces.rstrip('/')}/{name}") for name in below}
+    return Uploads(folder, found)

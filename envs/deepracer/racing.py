@@ -190,9 +190,9 @@ class Racing:
         self.simulation.restart(world)
         self._sensors.draw_light(world)
 
-    def observe(self) -> Any:
-        """(C, ...) what every car perceives now."""
-        return self._sensors.observe()
+    def observe(self, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
+        """(B, ...) what the cars of these rows perceive now; all cars if not given."""
+        return self._sensors.observe(rows)
 
     def step(self, actions: NDArray[Any]) -> NDArray[np.float64]:
         """One control step of every car; those whose episode has ended stand still.

@@ -28,6 +28,8 @@ _LIDAR_AHEAD_M, _LIDAR_YAW, _LIDAR_HALF = 0.02913, np.pi, 2.61799
 _LIDAR_RANGE = (0.15, 12.0)
 _LIDAR_NOISE, _LIDAR_STEP = 0.01, 0.01
 _LIDAR_SEES_M, _SECTORS, _SECTOR_NEAR_M = 1.0, 8, 0.5
+Rows = NDArray[np.int64] | slice
+_ALL = slice(None)
 _NOISE = 4.0  # grey levels, where a race randomises what cars see
 
 
@@ -103,41 +105,40 @@ class Sensors:
         count = simulation.race.obstacles + simulation.race.number_of_bot_cars
         self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
 
-    def observe(self) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        """(C, ...) what every car perceives now; a new array each time."""
-        boxes = boxes_around(self._simulation)
-        pictures = self._see(boxes)
+    def observe(self, rows: Rows = _ALL) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
+        """(B, ...) what the cars of these rows perceive now; a new array each time."""
+        boxes, poses = boxes_around(self._simulation)[rows], self._simulation.cars[rows, : kernels.YAW + 1]
+        pictures = self._see(boxes, poses, rows)
         if self._metadata.lidar is None:
             return pictures
-        return {self._metadata.camera: pictures, self._metadata.lidar: self._scan(boxes)}
+        return {self._metadata.camera: pictures, self._metadata.lidar: self._scan(boxes, poses)}
 
-    def _see(self, boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
-        poses = self._simulation.cars[:, : kernels.YAW + 1]
+    def _see(self, boxes: NDArray[np.float64], poses: NDArray[np.float64], rows: Rows) -> NDArray[np.uint8]:
         rounding = 0.5 if len(self._renderers) > 1 else 0.0  # each camera pair's pictures are rounded, not cut
-        for renderer, out in zip(self._renderers, self._pictures, strict=True):
-            renderer.draw(out, poses, boxes, self._colors, rounding=rounding)
-        pictures = np.concatenate(list(self._pictures), axis=-1)
+        drawn = [out[: len(poses)] for out in self._pictures]
+        for renderer, out in zip(self._renderers, drawn, strict=True):
+            renderer.draw(out, poses, boxes, self._colors[rows], rounding=rounding)
+        pictures = np.concatenate(drawn, axis=-1)
         if self._simulation.race.enable_domain_randomization:
-            for picture, light in zip(pictures, self._lights, strict=True):
+            for picture, light in zip(pictures, self._lights[rows], strict=True):
                 noise = self._simulation.random.normal(0, _NOISE, picture.shape)
                 picture[:] = np.clip(light[picture] + noise, 0, 255)
         return pictures
 
-    def _scan(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
-        cars, metadata = self._simulation.cars, self._metadata
-        poses = np.ascontiguousarray(cars[:, : kernels.YAW + 1])
-        cast_lidar(self._scans, poses, boxes, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
-        noise = self._simulation.random.normal(0, _LIDAR_NOISE, self._scans.shape)
-        scans = np.round((self._scans + noise) / _LIDAR_STEP) * _LIDAR_STEP
+    def _scan(self, boxes: NDArray[np.float64], poses: NDArray[np.float64]) -> NDArray[np.float32]:
+        metadata, measured = self._metadata, self._scans[: len(poses)]
+        cast_lidar(measured, np.ascontiguousarray(poses), boxes, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
+        noise = self._simulation.random.normal(0, _LIDAR_NOISE, measured.shape)
+        scans = np.round((measured + noise) / _LIDAR_STEP) * _LIDAR_STEP
         if metadata.lidar == "LIDAR":
             return np.asarray(np.clip(scans, _LIDAR_RANGE[0], _LIDAR_SEES_M), np.float32)
         if metadata.lidar == "SECTOR_LIDAR":
-            nearest = scans.reshape(len(cars), _SECTORS, -1).min(axis=2)
+            nearest = scans.reshape(len(poses), _SECTORS, -1).min(axis=2)
             return np.asarray(nearest < _SECTOR_NEAR_M, np.float32)
-        nearest = np.minimum(scans.reshape(len(cars), metadata.num_sectors, -1).min(axis=2), metadata.clipping_m)
+        nearest = np.minimum(scans.reshape(len(poses), metadata.num_sectors, -1).min(axis=2), metadata.clipping_m)
         value = np.floor(nearest / metadata.clipping_m * metadata.values_per_sector).astype(np.int64)
         codes = np.arange(metadata.values_per_sector) == np.maximum(value, 0)[..., None]
-        return np.asarray(codes.reshape(len(cars), -1), np.float32)
+        return np.asarray(codes.reshape(len(poses), -1), np.float32)
 
 
 def object_colors(race: Race) -> list[scenery.Color]:

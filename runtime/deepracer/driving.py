@@ -88,10 +88,9 @@ def drive_episodes(
         racing.restart(world)
     parts: dict[str, list[Any]] = {name: [] for name in ("rows", "pictures", "actions", "logits", "rewards", "trace")}
     active, crashes, lengths = np.arange(count), np.zeros(count), np.zeros(count, np.int64)
-    pictures = racing.observe()
+    seen = racing.observe()
     actions = np.zeros((count, *(racing.action_space.shape or ())), racing.action_space.dtype)
     while len(active):
-        seen = pictures[active]
         with torch.inference_mode(), autocast():
             logits = network(torch.from_numpy(seen)).float().numpy()
         chosen = choose(logits)
@@ -106,7 +105,7 @@ def drive_episodes(
         goes_on = ~racing.simulation.has_ended & (lengths < most_steps) & (spent < most_steps)
         active = active[goes_on[active]]
         if len(active):
-            pictures = racing.observe()
+            seen = racing.observe(active)
     return _in_episodes(parts, spent < most_steps)
 
 

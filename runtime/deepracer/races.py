@@ -113,9 +113,9 @@ class _Driver:
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """(W, 2) commands of its cars, and the actions."""
-        pictures = self._sensors.observe()
+        pictures = self._sensors.observe(self._rows)
         assert isinstance(pictures, np.ndarray)  # policies of camera and LIDAR are refused before
-        logits = self._racer.logits(pictures[self._rows])
+        logits = self._racer.logits(pictures)
         actions = self._explorer.likeliest(logits)
         return decode_actions(self._racer.metadata, actions), actions
 

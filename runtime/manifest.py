@@ -7,6 +7,7 @@ import fcntl
 import gzip
 import json
 import os
+import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ def unpack(archive: Path, scratch: Path) -> Path:
     try:
         with gzip.open(archive) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
-                tar.extractall(scratch, filter="data")
+                for member in tar:  # Python's own filter came with 3.11.4 alone
+                    _unpack_member(tar, member, scratch.resolve())
             while stream.read(2**20):  # to its end, where gzip's checksum is
                 pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
@@ -107,6 +109,20 @@ def unpack(archive: Path, scratch: Path) -> Path:
             f"model: got {str(archive)!r}, which cannot be unpacked ({error}); expected a model.tar.gz."
         ) from None
     return scratch
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> None:
+    target = (root / member.name).resolve()
+    if not target.is_relative_to(root) or not (member.isfile() or member.isdir()):
+        raise tarfile.TarError(f"{member.name!r} is no plain file or folder below its root")
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None  # of a plain file there is one
+    with source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from runtime.errors import UserError
+from runtime.manifest import unpack
 from runtime.policy import Policy
 from tests.conftest import run_smrl
 
@@ -137,3 +140,19 @@ def test_a_record_that_the_policy_overflows_on_is_found(tmp_path: Path) -> None:
     assert _answer_lines(policy, [b"[1]"], numbers=[1], join=False) == b'{"predictions":[[10.0]]}\n'
     with pytest.raises(RequestError, match="line 7: got numbers so large that the actions are not finite"):
         _answer_lines(policy, [b"[1]", b"[1e38]"], numbers=[5, 7], join=False)
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_an_archive_that_reaches_outside_is_refused(kind: str, tmp_path: Path) -> None:
+    archive = tmp_path / "model.tar.gz"
+    member = tarfile.TarInfo({"above": "../taken", "absolute": "/smrl-taken", "link": "model"}[kind])
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(member)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(UserError, match=r"cannot be unpacked \('.*' is no plain file or folder below its root\)"):
+        unpack(archive, scratch)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.tar.gz", "scratch"]
+    assert not list(scratch.iterdir())

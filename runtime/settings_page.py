@@ -6,7 +6,17 @@ from collections.abc import Mapping
 
 from runtime.coercion import Setting
 from runtime.old_names import OBSOLETE, RENAMED
-from runtime.schema import EVALUATION, MODEL, OFFLINE, OFFLINE_MODEL, PPO, STOP, TRAINING
+from runtime.schema import (
+    EVALUATION,
+    MODEL,
+    OFFLINE,
+    OFFLINE_MODEL,
+    PPO,
+    RACE,
+    RACE_EVALUATION,
+    STOP,
+    TRAINING,
+)
 
 _HEAD = """\
 # Hyperparameters
@@ -31,6 +41,10 @@ def page() -> str:
     parts += _section("Its network", "rl.training.config.model.", OFFLINE_MODEL)
     parts += ["\nIt stops at `rl.training.stop.training_iteration` or `time_total_s`.\n"]
     parts += _section("Evaluation (`smrl evaluate`, entrypoints/evaluate.py)", "", EVALUATION)
+    title = "DeepRacer races: below `rl.training.config.env_config.` in training, as they are in `smrl evaluate`"
+    parts += _section(title, "", RACE)
+    others = {name: setting for name, setting in RACE_EVALUATION.items() if name not in RACE}
+    parts += _section("An evaluation of a DeepRacer policy takes besides", "", others)
     parts += ["\n## Names of 2020\n", "| then | now |", "|---|---|"]
     parts += [f"| `{old}` | `{new}` |" for old, new in RENAMED.items()]
     parts += ["| `config.monitor` | `video_freq` (false is 0) |"]

@@ -193,6 +193,25 @@ def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) 
     assert set(frame["action"]) == {-1}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path) -> None:
+    metadata = tmp_path / "model_metadata.json"
+    metadata.write_text(json.dumps({**CONTINUOUS, "sensor": ["STEREO_CAMERAS", "SECTOR_LIDAR"]}))
+    done = run_smrl(
+        *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=1", *SHORT_RACES),
+        *("rl.training.config.num_env_runners=0", "rl.training.config.env_config.number_of_obstacles=6"),
+        f"rl.training.config.env_config.model_metadata={metadata}",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the policy is not exported: export: got the module CameraLidarModule" in done.stderr
+    raced = run_smrl("evaluate", "results", "number_of_trials=1", "number_of_obstacles=3", cwd=tmp_path)
+    assert raced.returncode == 0, raced.stderr
+    rows = json.loads((tmp_path / "results" / "evaluation" / "evaluation_metrics.json").read_text())["metrics"]
+    assert len(rows) == 1
+
+
 def test_step_lines_are_read_back_by_the_log_tool(tmp_path: Path) -> None:
     from runtime.deepracer.records import SimTrace
     from runtime.deepracer.rollout import TRACE

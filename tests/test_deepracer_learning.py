@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from envs.deepracer.metadata import DEFAULT, parse_metadata
+from envs.deepracer.racing import Racing, read_options
 from runtime.deepracer.learner import fit_minibatch
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.rollout import TRACE
@@ -115,10 +117,30 @@ def test_the_networks_have_the_published_shapes(network: str, sensor: str, flat:
     assert rows * columns * settings["conv_filters"][-1][0] == flat
 
 
+@pytest.mark.parametrize(("camera", "lidar"), [("FRONT_FACING_CAMERA", "LIDAR"), ("STEREO_CAMERAS", "LIDAR")])
+def test_rows_of_picture_and_scan_are_taken_apart_as_they_were_joined(camera: str, lidar: str) -> None:
+    from runtime.deepracer.driving import as_rows
+    from runtime.ppo.camera_lidar import _Network
+
+    metadata = {**DEFAULT, "sensor": [camera, lidar]}
+    racing = Racing(read_options(model_metadata=metadata, number_of_obstacles=6), worlds=2, seed=0)
+    for world in range(2):
+        racing.restart(world)
+    found = racing.observe()
+    rows = as_rows(found)
+    space = racing.observation_space
+    one = {name: array[0] for name, array in found.items()}
+    np.testing.assert_array_equal(rows[0], gymnasium.spaces.flatten(space, one))
+    network = _Network(network_settings(parse_metadata(metadata)), 5)
+    scans = torch.as_tensor(found[lidar])
+    pictures = torch.as_tensor(found[camera]).permute(0, 3, 1, 2)
+    joined = torch.cat([network.picture(pictures), network.scan(scans)], dim=-1)
+    torch.testing.assert_close(network(torch.as_tensor(rows)), network.last(network.joined(joined)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sensor": ["FRONT_FACING_CAMERA", "LIDAR"]}, "expected a camera alone"),
         (
             {
                 "training_algorithm": "sac",

@@ -45,7 +45,7 @@ LAYERS = [
     {"offline.results"},
     {"offline.job"},
     {"offline.run"},
-    {"ppo.episodes", "ppo.module", "ppo.runner"},
+    {"ppo.episodes", "ppo.module", "ppo.runner", "ppo.camera_lidar"},
     {"deepracer.rollout", "deepracer.network", "deepracer.job_files"},
     {"deepracer.driving", "deepracer.records"},
     {"deepracer.runner", "deepracer.learner", "deepracer.races"},

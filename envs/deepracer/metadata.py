@@ -23,7 +23,7 @@ NETWORKS = (
     "DEEP_CONVOLUTIONAL_NETWORK_DEEP",
 )
 ALGORITHMS = ("clipped_ppo", "sac")
-LIDAR_RAYS = 64
+LIDAR_RAYS, SECTORS = 64, 8
 _NEAREST_M, _FARTHEST_M = 0.15, 12.0
 _SHARPEST_DEG, _FASTEST = 90.0, 20.0  # far beyond what a car does, which is cut, but no more than a slip of the pen
 
@@ -71,6 +71,13 @@ class Metadata:
     def lidar(self) -> str | None:
         """The LIDAR's name, if there is one."""
         return self.sensors[1] if len(self.sensors) > 1 else None
+
+    @property
+    def scan_size(self) -> int:
+        """Numbers of a scan; 0 without a LIDAR."""
+        values = self.num_sectors * self.values_per_sector
+        sizes = {"LIDAR": LIDAR_RAYS, "SECTOR_LIDAR": SECTORS, "DISCRETIZED_SECTOR_LIDAR": values}
+        return 0 if self.lidar is None else sizes[self.lidar]
 
 
 _RANGES: dict[str, dict[str, float]] = {

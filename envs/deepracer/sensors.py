@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from envs.deepracer import kernels, scenery
 from envs.deepracer.camera import Renderer, cast_lidar, make_camera
-from envs.deepracer.metadata import LIDAR_RAYS, Metadata
+from envs.deepracer.metadata import LIDAR_RAYS, SECTORS, Metadata
 from envs.deepracer.race import Race
 from envs.deepracer.scenery import Ground
 from envs.deepracer.simulation import Simulation
@@ -27,7 +27,7 @@ _EYES_M = 0.03
 _LIDAR_AHEAD_M, _LIDAR_YAW, _LIDAR_HALF = 0.02913, np.pi, 2.61799
 _LIDAR_RANGE = (0.15, 12.0)
 _LIDAR_NOISE, _LIDAR_STEP = 0.01, 0.01
-_LIDAR_SEES_M, _SECTORS, _SECTOR_NEAR_M = 1.0, 8, 0.5
+_LIDAR_SEES_M, _SECTOR_NEAR_M = 1.0, 0.5
 Rows = NDArray[np.int64] | slice
 _ALL = slice(None)
 _NOISE = 4.0  # grey levels, where a race randomises what cars see
@@ -86,12 +86,7 @@ class Sensors:
         picture = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, len(self._renderers)), np.uint8)
         if self._metadata.lidar is None:
             return picture
-        sizes = {
-            "LIDAR": LIDAR_RAYS,
-            "SECTOR_LIDAR": _SECTORS,
-            "DISCRETIZED_SECTOR_LIDAR": self._metadata.num_sectors * self._metadata.values_per_sector,
-        }
-        scan = gymnasium.spaces.Box(0, 1, (sizes[self._metadata.lidar],), np.float32)
+        scan = gymnasium.spaces.Box(0, 1, (self._metadata.scan_size,), np.float32)
         return gymnasium.spaces.Dict({self._metadata.camera: picture, self._metadata.lidar: scan})
 
     def draw_light(self, world: int) -> None:
@@ -133,7 +128,7 @@ class Sensors:
         if metadata.lidar == "LIDAR":
             return np.asarray(np.clip(scans, _LIDAR_RANGE[0], _LIDAR_SEES_M), np.float32)
         if metadata.lidar == "SECTOR_LIDAR":
-            nearest = scans.reshape(len(poses), _SECTORS, -1).min(axis=2)
+            nearest = scans.reshape(len(poses), SECTORS, -1).min(axis=2)
             return np.asarray(nearest < _SECTOR_NEAR_M, np.float32)
         nearest = np.minimum(scans.reshape(len(poses), metadata.num_sectors, -1).min(axis=2), metadata.clipping_m)
         value = np.floor(nearest / metadata.clipping_m * metadata.values_per_sector).astype(np.int64)

@@ -17,7 +17,7 @@ from envs.deepracer.rewards import RewardError
 from runtime.deepracer.rollout import TRACE, Rollout
 from runtime.errors import UserError
 
-# What acts: pictures (B, H, W, C) to inputs of the action distribution (B, L).
+# What acts: pictures (B, H, W, C) or rows (B, N) to inputs of the action distribution (B, L).
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -62,6 +62,14 @@ class Explorer:
         return np.split(logits, 2, axis=1)[0]
 
 
+def as_rows(found: Any) -> NDArray[Any]:
+    """Pictures (B, H, W, C) as they are; a dict of pictures and scans as rows (B, N), in Gymnasium's order."""
+    if not isinstance(found, dict):
+        return np.asarray(found)
+    parts = [np.asarray(found[name], np.float32) for name in sorted(found)]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+
 def drive_episodes(
     racing: Racing,
     network: Network,
@@ -88,7 +96,7 @@ def drive_episodes(
         racing.restart(world)
     parts: dict[str, list[Any]] = {name: [] for name in ("rows", "pictures", "actions", "logits", "rewards", "trace")}
     active, crashes, lengths = np.arange(count), np.zeros(count), np.zeros(count, np.int64)
-    seen = racing.observe()
+    seen = as_rows(racing.observe())
     actions = np.zeros((count, *(racing.action_space.shape or ())), racing.action_space.dtype)
     while len(active):
         with torch.inference_mode(), autocast():
@@ -105,7 +113,7 @@ def drive_episodes(
         goes_on = ~racing.simulation.has_ended & (lengths < most_steps) & (spent < most_steps)
         active = active[goes_on[active]]
         if len(active):
-            seen = racing.observe(active)
+            seen = as_rows(racing.observe(active))
     return _in_episodes(parts, spent < most_steps)
 
 

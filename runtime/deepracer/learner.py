@@ -106,8 +106,10 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         """One step of the optimiser; (6,) total, policy and value loss, entropy, KL, and the gradient's norm."""
         config = self.config
         with autocast(self._kind):
-            encoded = self._net.encoder.actor_encoder({Columns.OBS: batch["pictures"]})["encoder_out"]
-            logits, values = self._net.pi(encoded).float(), self._value(batch["pictures"]).float()
+            seen = {Columns.OBS: batch["pictures"]}
+            forward = self._net.forward_train(seen)
+            values = self._net.compute_values(seen, embeddings=forward.get(Columns.EMBEDDINGS)).float()
+            logits = forward[Columns.ACTION_DIST_INPUTS].float()
         distribution = self._distribution(logits)
         log_ratio = distribution.logp(batch["actions"]) - batch["logp"]
         ratio, gains = log_ratio.exp(), batch["advantages"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from envs.deepracer.metadata import Metadata
+from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.errors import UserError
 
 _SHALLOW = ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [512])
@@ -16,6 +17,12 @@ _MONO = {
     "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": _SHALLOW,
     "DEEP_CONVOLUTIONAL_NETWORK": ([[32, 5, 2], [32, 3, 1], [64, 3, 2], [64, 3, 1]], [64, 512]),
     "DEEP_CONVOLUTIONAL_NETWORK_DEEP": ([[32, 8, 4], [32, 4, 2], [64, 4, 2], [64, 3, 1]], [512, 512, 256, 128]),
+}
+# How many of the dense layers are the picture's own, before a LIDAR's scan joins.
+_OWN_LAYERS = {
+    "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 0,
+    "DEEP_CONVOLUTIONAL_NETWORK": 1,
+    "DEEP_CONVOLUTIONAL_NETWORK_DEEP": 2,
 }
 _STEREO_FILTERS = [[32, 3, 1], [64, 3, 2], [64, 3, 1], [128, 3, 2], [128, 3, 1]]
 # Embedder's dense layers, then the middleware's; facts give the stereo convolutions alone, these follow the mono ones.
@@ -30,18 +37,20 @@ def network_settings(metadata: Metadata) -> dict[str, Any]:
     Raises:
         UserError: It asks for what cannot be trained here.
     """
-    wrong = []
     if metadata.algorithm == "sac":
-        wrong.append("training_algorithm: got 'sac'; expected 'clipped_ppo', the one that is trained here.")
-    if metadata.lidar is not None:
-        wrong.append(
-            f"sensor: got {list(metadata.sensors)}; expected a camera alone, as policies of camera and LIDAR are not "
-            "trained here yet. The environment itself has them."
+        raise UserError(
+            "model_metadata: training_algorithm: got 'sac'; expected 'clipped_ppo', the one that is trained here."
         )
-    if wrong:
-        raise UserError("\n".join(f"model_metadata: {line}" for line in wrong))
-    filters, hiddens = (_STEREO if metadata.camera == "STEREO_CAMERAS" else _MONO)[metadata.network]
+    is_stereo = metadata.camera == "STEREO_CAMERAS"
+    filters, hiddens = (_STEREO if is_stereo else _MONO)[metadata.network]
+    lidar = {
+        "picture_shape": [HEIGHT, WIDTH, 2 if is_stereo else 1],
+        "scan_size": metadata.scan_size,
+        "is_picture_first": metadata.sensors == tuple(sorted(metadata.sensors)),
+        "own_layers": _OWN_LAYERS[metadata.network],
+    }
     return {
+        **({"lidar": lidar} if metadata.lidar is not None else {}),
         "conv_filters": [[*row, "valid"] for row in filters],
         "conv_activation": "relu",
         "conv_kernel_initializer": "xavier_uniform_",

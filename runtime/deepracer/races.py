@@ -17,7 +17,7 @@ from envs.deepracer.metadata import Metadata
 from envs.deepracer.racing import Options, Racing, action_space, decode_actions
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.views import Map, Views
-from runtime.deepracer.driving import Explorer, describe_step
+from runtime.deepracer.driving import Explorer, as_rows, describe_step
 from runtime.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
 from runtime.manifest import write_json
 from runtime.stop import StopRequest
@@ -34,7 +34,7 @@ class Racer:
 
     Attributes:
         name: For people.
-        logits: (B, L) outputs of its network for pictures (B, H, W, C).
+        logits: (B, L) outputs of its network for pictures (B, H, W, C), or rows (B, N).
         metadata: Of its car.
     """
 
@@ -113,9 +113,7 @@ class _Driver:
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """(W, 2) commands of its cars, and the actions."""
-        pictures = self._sensors.observe(self._rows)
-        assert isinstance(pictures, np.ndarray)  # policies of camera and LIDAR are refused before
-        logits = self._racer.logits(pictures)
+        logits = self._racer.logits(as_rows(self._sensors.observe(self._rows)))
         actions = self._explorer.likeliest(logits)
         return decode_actions(self._racer.metadata, actions), actions
 

@@ -14,7 +14,7 @@ class Rollout:
     """Steps of whole episodes, one episode after the other.
 
     Attributes:
-        observations: (T, H, W, C) uint8.
+        observations: (T, H, W, C) uint8; (T, N) float32 with a LIDAR.
         actions: (T,) or (T, 2) of the action space.
         logits: (T, L) inputs of the action distribution.
         rewards: (T,).
@@ -22,7 +22,7 @@ class Rollout:
         trace: (T, K) float64 of `TRACE`, what the files tell of each step.
     """
 
-    observations: NDArray[np.uint8]
+    observations: NDArray[Any]
     actions: NDArray[Any]
     logits: NDArray[np.float32]
     rewards: NDArray[np.float32]

@@ -18,6 +18,7 @@ from envs import DEEPRACER_ID
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
+from runtime.ppo.camera_lidar import CameraLidarModule
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.module import PPOModule
 from runtime.ppo.runner import Runner
@@ -68,7 +69,8 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig
         from runtime.deepracer.building import configure_racing
 
         model = model_config(configure_racing(rllib, config, env))
-    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model))
+    module_class = CameraLidarModule if model["lidar"] else PPOModule
+    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
     return rllib
 
 
@@ -135,7 +137,7 @@ def count_env_runners(setting: int | str, num_cpus: int) -> int:
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     """RLlib's network description, with ours added."""
     settings = dict(settings)
-    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale")}
+    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale", "lidar")}
     for name, value in settings.items():
         if name.endswith("_activation"):
             settings[name] = _POLICY_ACTIVATIONS.get(value, value)

@@ -17,7 +17,7 @@ deepracer: install
 	$(BIN)/smrl evaluate results/deepracer
 
 test: lint $(PEERS)/.installed
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -19,10 +19,13 @@ from envs.deepracer.racing import Racing, read_options
 from runtime.checkpoint import read_state
 from runtime.deepracer.driving import drive_episodes
 from runtime.deepracer.job_files import JobFile, read_job_file
-from runtime.deepracer.rollout import advantages
+from runtime.deepracer.races import Racer, run_race
+from runtime.deepracer.records import SimTrace
+from runtime.deepracer.rollout import TRACE, advantages
 from runtime.deepracer.worker import as_overrides, read_hyperparameters
 from runtime.errors import UserError
 from runtime.hyperparameters import Source, resolve
+from runtime.stop import StopRequest
 from tests.conftest import SHORT_RACES, run_smrl
 
 NOTEBOOKS_REGEXES = {
@@ -213,9 +216,6 @@ def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path
 
 
 def test_step_lines_are_read_back_by_the_log_tool(tmp_path: Path) -> None:
-    from runtime.deepracer.records import SimTrace
-    from runtime.deepracer.rollout import TRACE
-
     trace = np.zeros((3, len(TRACE)))
     columns = {name: number for number, name in enumerate(TRACE)}
     trace[:, columns["steps"]] = [1, 2, 3]
@@ -275,6 +275,22 @@ def test_of_a_rollout_that_is_too_long_the_last_episodes_are_dropped_not_the_lon
     assert lengths(long + 1) == [short, long]  # the third one would begin beyond the bound
     assert lengths(long - 1) == [short, long - 1]  # one that is as long as the bound is cut
     assert lengths(short) == [short]
+
+
+def test_every_trial_of_a_race_has_a_light_of_its_own_where_it_is_asked_for() -> None:
+    options = read_options(track="oval", enable_domain_randomization=True)
+    seen: list[float] = []
+
+    def logits(pictures: np.ndarray) -> np.ndarray:
+        seen.append(float(pictures[0, 80:].mean()))
+        return np.eye(5, dtype=np.float32)[[0]]  # off the road at once
+
+    racer = Racer("car", logits, options.metadata)
+    stop = StopRequest()
+    (result,) = run_race(options, [racer], trials=3, films=None, stop=stop, seed=0)
+    stop.release()
+    firsts = [seen[sum(len(trace) for trace in result.traces[:number])] for number in range(3)]
+    assert np.std(firsts) > 3
 
 
 @pytest.mark.ray

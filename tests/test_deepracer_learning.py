@@ -41,12 +41,11 @@ def algorithm() -> Iterator[Any]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
     from ray.rllib.core.columns import Columns
 
-    from runtime.deepracer import driving
+    from runtime.deepracer.driving import autocast
 
-    monkeypatch.setattr(driving, "has_bfloat16", lambda: False)  # RLlib's own loss is in float32
     learner, runner = algorithm.learner_group._learner, algorithm.env_runner
     batch = learner._prepare(runner.sample())
     assert batch["pictures"].dtype == torch.uint8
@@ -64,7 +63,7 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any, monkeypatch: p
         "advantages": part["advantages"],
         "value_targets": part["targets"],
     }
-    with torch.no_grad():
+    with torch.no_grad(), autocast():  # in the same arithmetic
         forward = learner._net.forward_train(columns)
         theirs = learner.compute_loss_for_module(
             module_id="default_policy", config=learner.config, batch=columns, fwd_out=forward

@@ -132,3 +132,16 @@ def test_objects_reach_the_reward_function() -> None:
     assert params["closest_objects"] == [1, 0]
     assert params["object_in_camera"] is True
     assert params["objects_distance_from_center"] == pytest.approx([0.2, 0.2], abs=0.01)
+
+
+def test_a_bot_car_waits_behind_a_car_that_stands_in_its_way_and_not_for_one_far_ahead() -> None:
+    rules = Race(number_of_bot_cars=1, bot_car_speed=1.0, race_type="HEAD_TO_BOT")
+    for ahead, waits in ((0.4, True), (3.0, False)):
+        simulation = Simulation(load_track("oval"), rules, is_training=False, seed=0)
+        simulation.restart(0)
+        begin = float(simulation.objects.distances[0, 0])
+        place = simulation.track.place(begin + ahead, simulation.track.lane(is_inner=True))
+        simulation.cars[0, : kernels.YAW + 1] = place
+        simulation.measure()
+        simulation.drive(np.zeros(1), np.zeros(1))
+        assert (simulation.objects.distances[0, 0] == begin) == waits

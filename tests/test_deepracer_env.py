@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_grey_values_are_those_of_the_simulators_sample_pictures() -> None:
     assert 70 < pictures.mean() < 130
     sky = pictures[:, :20]
     assert sky.std() == 0
+
+
+def test_tracks_of_one_centre_line_and_other_borders_look_different() -> None:
+    narrow = load_track("oval")
+    wide = dataclasses.replace(
+        narrow,
+        inner=narrow.center + 1.5 * (narrow.inner - narrow.center),
+        outer=narrow.center + 1.5 * (narrow.outer - narrow.center),
+    )
+    seen = []
+    for track in (narrow, wide):
+        racing = Racing(read_options(track=track), seed=0)
+        racing.restart(0)
+        seen.append(racing.observe()[0])
+    road = [np.count_nonzero(np.abs(picture.astype(int) - 79) < 3) for picture in seen]
+    assert road[1] > road[0]
 
 
 def test_stereo_is_left_and_right_of_the_middle() -> None:

@@ -34,21 +34,10 @@ _NOISE = 4.0  # grey levels, where a race randomises what cars see
 
 
 @lru_cache(maxsize=8)
-def _grey_ground(key: tuple[str, bytes]) -> Ground:
-    return scenery.draw_ground(_TRACKS[key]).in_grey()
-
-
-_TRACKS: dict[tuple[str, bytes], Track] = {}
-
-
-def _shared_ground(track: Track) -> Ground:
-    """A track's ground in grey; environments of one process share it, as it takes tens of megabytes."""
-    key = track.name, track.center.tobytes()
-    _TRACKS[key] = track
-    try:
-        return _grey_ground(key)
-    finally:
-        del _TRACKS[key]
+def _grey_ground(*lines: bytes) -> Ground:
+    """A track's ground in grey, by its three lines; environments of one process share it, as it takes megabytes."""
+    center, inner, outer = (np.frombuffer(line).reshape(-1, 2) for line in lines)
+    return scenery.draw_ground(Track("", center, inner, outer)).in_grey()
 
 
 class Sensors:
@@ -61,7 +50,8 @@ class Sensors:
 
     def __init__(self, simulation: Simulation, metadata: Metadata) -> None:
         self._simulation, self._metadata = simulation, metadata
-        ground = _shared_ground(simulation.track)
+        track = simulation.track
+        ground = _grey_ground(*(line.tobytes() for line in (track.center, track.inner, track.outer)))
         sides = (_EYES_M, -_EYES_M) if metadata.camera == "STEREO_CAMERAS" else (0.0,)
         x, _, z = CAMERA_AT
         self._renderers = [

@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 
-.PHONY: train deepracer test lint install bench bench-serving bench-offline bench-deepracer clean
+.PHONY: train deepracer test lint install bench bench-serving bench-offline bench-deepracer bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -36,6 +36,9 @@ bench-offline: install
 
 bench-deepracer: install
 	$(BIN)/python -m benchmarks.deepracer
+
+bench-unity: install
+	$(BIN)/python -m benchmarks.unity
 
 install: $(STAMP)
 

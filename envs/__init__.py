@@ -1,13 +1,15 @@
 """Environments: Gymnasium only, nothing of `runtime`.
 
-Importing this package registers every `Roboschool…-v1` id and `DeepRacer-v0` with Gymnasium; no simulator is loaded
-before the first `gymnasium.make`.
+Importing this package registers every `Roboschool…-v1` id, `DeepRacer-v0` and `Unity-v0` with Gymnasium; no simulator
+is loaded before the first `gymnasium.make`.
 """
 
 from envs.deepracer.registration import DEEPRACER_ID, register_deepracer
 from envs.roboschool.registration import ROBOSCHOOL_IDS, register_roboschool
+from envs.unity.registration import UNITY_ID, register_unity
 
 register_roboschool()
 register_deepracer()
+register_unity()
 
-__all__ = ["DEEPRACER_ID", "ROBOSCHOOL_IDS"]
+__all__ = ["DEEPRACER_ID", "ROBOSCHOOL_IDS", "UNITY_ID"]

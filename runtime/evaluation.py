@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from envs import DEEPRACER_ID
+from envs import DEEPRACER_ID, UNITY_ID
 from runtime.console import Reporter, Summary
 from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, check_env_name, make_env
@@ -25,8 +25,10 @@ from runtime.schema import EVALUATION, RACE_EVALUATION
 from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
+    from runtime.checkpoint import JobState
     from runtime.offline.network_policy import NetworkPolicy
     from runtime.policy import Policy
+    from runtime.video import Episode, Recorder
 
 FILE = "evaluation.json"
 _DEFAULT_EPISODES = 10
@@ -35,8 +37,9 @@ _CHANNELS = ("model", "checkpoint")
 
 @dataclass(frozen=True)
 class Places:
-    """Where an evaluation finds its model and puts its results."""
+    """Where an evaluation finds its model and what else it needs, and where it puts its results."""
 
+    channels: Mapping[str, Path]
     model: Path
     data: Path
     videos: Path
@@ -72,7 +75,7 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     sources.append(Source("the command line", settings))
     # The default preset does not matter here; resolving lists every problem, as for any job.
-    return dict(resolve(sources, extras=EVALUATION | RACE_EVALUATION, check_env=check_env_name).extras)
+    return dict(resolve(sources, extras=EVALUATION | RACE_EVALUATION).extras)
 
 
 def _find_places(container: Container, model: Path | None, out: Path | None) -> Places:
@@ -81,9 +84,9 @@ def _find_places(container: Container, model: Path | None, out: Path | None) -> 
         if model is None:
             raise UserError("channel model: got no such channel; expected one that holds what training wrote.")
     if out is None and container.layout is not None:
-        return Places(model, container.layout.data, container.layout.videos)
+        return Places(container.channels, model, container.layout.data, container.layout.videos)
     folder = out or (model if model.is_dir() else model.parent) / "evaluation"
-    return Places(model, folder, folder)
+    return Places(container.channels, model, folder, folder)
 
 
 def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: StopRequest) -> None:
@@ -102,12 +105,16 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
         _race(checkpoint, chosen, (places, scratch), (reporter, stop))
         return
     _refuse_race(chosen)
-    spec, policy = _load(checkpoint, chosen)
     is_offline = "algorithm" in read_state(checkpoint).policy
     video = places.videos / "evaluation.mp4"
-    recorder = Recorder(spec)
+    if read_state(checkpoint).env == UNITY_ID and not is_offline:
+        spec, recorder, playing = _open_scene(checkpoint, chosen, places, stop)
+    else:
+        spec, policy = _load(checkpoint, chosen)
+        recorder = Recorder(spec)
+        playing = _play((spec, policy), recorder, chosen, video, stop)
     episodes = []
-    for episode in _play((spec, policy), recorder, chosen, video, stop):
+    for episode in playing:
         episodes.append(asdict(episode))
         reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
         if is_offline:  # Coach's own line, which SageMaker's regex of its time reads
@@ -183,6 +190,51 @@ def _race(
         (places.data / FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
+def _open_scene(
+    checkpoint: Path, chosen: Mapping[str, Any], places: Places, stop: StopRequest
+) -> tuple[EnvSpec, Recorder, Iterator[Episode]]:
+    """A Unity scene, who films it, and its episodes."""
+    from runtime.checkpoint import read_state
+    from runtime.policy import Policy
+    from runtime.unity.building import why_no_video
+    from runtime.unity.evaluating import play_scene, settle_evaluation
+    from runtime.unity.scene import open_scene
+    from runtime.video import Recorder
+
+    state = read_state(checkpoint)
+    settings = settle_evaluation(chosen, state.policy["env_config"], places.channels, logs=places.videos / "unity")
+    spec = EnvSpec(UNITY_ID, settings)
+    scene = open_scene(settings)
+    spaces = scene.single_observation_space, scene.single_action_space
+    _check_spaces(chosen.get("env", UNITY_ID), state, list(spaces[0].shape or ()), str(spaces[1]))
+    policy = Policy.load(checkpoint, spaces[1], settings=state.policy)
+    recorder = Recorder(spec, why_not=why_no_video(scene))
+
+    def play() -> Iterator[Episode]:
+        filmed = recorder.film(policy, places.videos / "evaluation.mp4", seed=None)
+        recorder.close()
+        most_steps, most = chosen.get("evaluate_steps", math.inf), _most_episodes(chosen)
+        if filmed is not None:
+            yield filmed
+            most, most_steps = most - 1, most_steps - filmed.steps
+        yield from play_scene(scene, policy, stop, most_episodes=most, most_steps=most_steps)
+        scene.close()
+
+    return spec, recorder, play()
+
+
+def _most_episodes(chosen: Mapping[str, Any]) -> float:
+    return float(chosen.get("evaluate_episodes", math.inf if "evaluate_steps" in chosen else _DEFAULT_EPISODES))
+
+
+def _check_spaces(env: str, state: JobState, shape: list[int], actions: str) -> None:
+    if (shape, actions) != (state.observation_shape, state.action_space):
+        raise UserError(
+            f"env: got {env!r} with observations {shape} and actions {actions}; expected those of the model, "
+            f"{state.observation_shape} and {state.action_space}. Evaluate it on {state.env}."
+        )
+
+
 def _refuse_race(chosen: Mapping[str, Any]) -> None:
     problems = Problems()
     for name in RACE_EVALUATION:
@@ -206,12 +258,8 @@ def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy 
     check_env_name("env", name, "the model", problems)
     problems.raise_if_any()
     env = make_env(spec)
-    spaces = list(env.observation_space.shape or ()), _describe(env.action_space, is_offline=is_offline)
-    if spaces != (state.observation_shape, state.action_space):
-        raise UserError(
-            f"env: got {name!r} with observations {spaces[0]} and actions {spaces[1]}; expected those of the model, "
-            f"{state.observation_shape} and {state.action_space}. Evaluate it on {state.env}."
-        )
+    actions = _describe(env.action_space, is_offline=is_offline)
+    _check_spaces(name, state, list(env.observation_space.shape or ()), actions)
     policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline)
     env.close()
     return spec, policy
@@ -250,7 +298,7 @@ def _play(
     seed = chosen.get("seed")
     env = make_env(spec)
     most_steps, steps = chosen.get("evaluate_steps", math.inf), 0
-    most_episodes = chosen.get("evaluate_episodes", _DEFAULT_EPISODES if most_steps == math.inf else math.inf)
+    most_episodes = _most_episodes(chosen)
     for number in itertools.count():
         if number >= most_episodes or steps >= most_steps:
             break

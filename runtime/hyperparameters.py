@@ -15,13 +15,14 @@ from runtime.coercion import Setting, coerce, parse_text
 from runtime.errors import Problems, UserError, suggest
 from runtime.old_names import PRESETS_OF_2020, is_harmless, translate, why_obsolete
 from runtime.presets import DEFAULT_PRESET, load_preset, preset_of_env
-from runtime.schema import ANY_ENVIRONMENT, ANY_LOG, DEFAULTS, OFFLINE_ALGORITHMS, known_paths, setting_of
+from runtime.schema import ANY_ENVIRONMENT, ANY_LOG, ANY_SCENE, DEFAULTS, OFFLINE_ALGORITHMS, known_paths, setting_of
 from runtime.setting_rules import check_together
 
 DRAWN_SEED = "drawn for this run"  # the source of a seed that nobody set
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ROOT = "rl.training."
 _FREE_TREES = ("config.env_config",)
+_SCENE = "Unity-v0"  # envs.UNITY_ID; importing that would import Gymnasium
 
 # Where the name stands, the name, its source, and where to note that there is no such environment.
 EnvCheck = Callable[[str, str, str, Problems], None]
@@ -90,6 +91,22 @@ class JobConfig:
     def env_config(self) -> dict[str, Any]:
         """Keyword arguments of the environment."""
         return dict(self.values.get("config.env_config", {}))
+
+    def describe_without_effect(self, names: Iterable[str], *, why: str) -> list[str]:
+        """A line for each setting of the algorithm that somebody asked for and that would change nothing.
+
+        Args:
+            names: The settings.
+            why: Why they change nothing.
+        """
+        lines = []
+        for name in names:
+            value, source = self.values.get(f"config.{name}"), self.sources.get(f"config.{name}", "default")
+            if value is not None and not source.startswith(("default", "preset ")):
+                lines.append(
+                    f"{_ROOT}config.{name}: got {value!r} from {source}; expected none, as {why}. Leave it out."
+                )
+        return lines
 
     def _below(self, prefix: str) -> dict[str, Any]:
         return {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
@@ -162,11 +179,18 @@ class _Resolver:
         ):
             self._set_defaults(ANY_LOG, "default for any log")
             return None
+        scene = probe._values.get("config.env_config", {}).get("env_name")
+        if "env" not in probe._values and scene is not None:  # as the Unity notebook has it
+            probe._values["env"] = self._values["env"] = _SCENE
+            self._sources["env"] = "env_config.env_name, which names a scene"
         if "env" not in probe._values:
             self._notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
             return DEFAULT_PRESET
-        preset = preset_of_env(str(probe._values["env"]))
-        if preset is None:
+        env = str(probe._values["env"])
+        preset = preset_of_env(env, scene)
+        if preset is None and env == _SCENE:
+            self._set_defaults(ANY_SCENE, "default for any scene")
+        elif preset is None:
             self._set_defaults(ANY_ENVIRONMENT, "default for any environment")
         return preset
 

@@ -98,7 +98,9 @@ def read_space(described: dict[str, Any]) -> gymnasium.spaces.Box:
 
 
 def describe_space(space: Any) -> dict[str, Any]:
-    """A space as JSON: type, shape, dtype, and bounds or count."""
+    """A space as JSON: type, shape, dtype, and bounds or count; or the parts of a hybrid one."""
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return {"type": "Tuple", "spaces": [describe_space(part) for part in space.spaces]}
     described: dict[str, Any] = {"type": type(space).__name__, "shape": list(space.shape), "dtype": str(space.dtype)}
     if hasattr(space, "low"):
         described["low"], described["high"] = (_bounds(side) for side in (space.low, space.high))

@@ -21,6 +21,8 @@ from runtime.observation_filter import ObservationFilter
 from runtime.ray_session import quiet_ray
 
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
+# Column of a batch: which discrete actions are allowed.
+ACTION_MASK = "action_mask"
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
 
 
@@ -115,25 +117,39 @@ class Policy:
         state = self.module.get_initial_state() if self.module.is_stateful() else None
         self._state = None if state is None else _map_tensors(state, lambda array: torch.as_tensor(array)[None])
 
-    def act(self, observation: Any) -> Any:
+    @property
+    def takes_masks(self) -> bool:
+        """Whether it learned which discrete actions are forbidden, and wants to be told."""
+        return bool(self.module.model_config.get("action_mask"))
+
+    def act(self, observation: Any, *, mask: NDArray[np.bool_] | None = None) -> Any:
         """The most likely action, in the environment's own units.
 
         Args:
             observation: One observation of the environment, unfiltered.
+            mask: (M,) true where a discrete action is allowed.
         """
-        logits = self.logits(np.asarray(observation)[None])
-        distribution = self.module.get_inference_action_dist_cls().from_logits(torch.as_tensor(logits))
-        action = distribution.to_deterministic().sample()[0].numpy()
-        return self.to_environment(action)
+        return self.act_many(np.asarray(observation)[None], masks=None if mask is None else mask[None])[0]
 
-    def logits(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Inputs of the action distribution, (B, L), for unfiltered observations (B, O)."""
+    def act_many(self, observations: NDArray[Any], *, masks: NDArray[np.bool_] | None = None) -> list[Any]:
+        """The most likely action for each of (B, O) observations, with (B, M) masks."""
+        logits = torch.as_tensor(self.logits(observations, masks=masks))
+        actions = self.module.get_inference_action_dist_cls().from_logits(logits).to_deterministic().sample()
+        if _is_hybrid(actions):
+            return [self.to_environment(row) for row in zip(*(part.numpy() for part in actions), strict=True)]
+        return [self.to_environment(row) for row in actions.numpy()]
+
+    def logits(self, observations: NDArray[Any], *, masks: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Inputs of the action distribution, (B, L), for unfiltered observations (B, O) and masks (B, M)."""
         if self.observation_filter is not None:
             observations = self.observation_filter(observations)
         tensor = torch.as_tensor(np.asarray(observations, np.float32)).to(self._dtype)
         with torch.inference_mode():
             if self._state is None:
-                output = self.module.forward_inference({Columns.OBS: tensor})[Columns.ACTION_DIST_INPUTS]
+                batch: dict[str, Any] = {Columns.OBS: tensor}
+                if masks is not None:
+                    batch[ACTION_MASK] = torch.as_tensor(masks)
+                output = self.module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
             else:
                 batch = {Columns.OBS: tensor[:, None], Columns.STATE_IN: self._state}
                 result = self.module.forward_inference(batch)
@@ -146,8 +162,8 @@ class Policy:
         """What an exported policy returns for unfiltered observations (B, O), computed by the network itself.
 
         Returns:
-            `actions` (B, …) in the environment's units, `action_logp` and `action_prob` (B,) of those actions,
-            `behaviour_logits` (B, L), `vf_preds` (B,).
+            `actions` (B, …) in the environment's units, numbers and choices of hybrid ones side by side;
+            `action_logp` and `action_prob` (B,) of those actions, `behaviour_logits` (B, L), `vf_preds` (B,).
         """
         logits = torch.as_tensor(self.logits(observations))
         filtered = observations if self.observation_filter is None else self.observation_filter(observations)
@@ -158,16 +174,21 @@ class Policy:
             distribution = self.module.get_inference_action_dist_cls().from_logits(logits)
             actions = distribution.to_deterministic().sample()
             logp = distribution.logp(actions)
+        rows = zip(*(part.numpy() for part in actions), strict=True) if _is_hybrid(actions) else actions.numpy()
+        chosen = [self.to_environment(row) for row in rows]
         return {
-            "actions": np.stack([self.to_environment(action) for action in actions.numpy()]),
+            "actions": np.stack([np.concatenate(row).astype(np.float32) if _is_hybrid(row) else row for row in chosen]),
             "action_logp": logp.numpy(),
             "action_prob": logp.exp().numpy(),
             "behaviour_logits": logits.numpy(),
             "vf_preds": values.numpy(),
         }
 
-    def to_environment(self, action: NDArray[Any]) -> Any:
+    def to_environment(self, action: Any) -> Any:
         """The network's action as the environment takes it."""
+        if isinstance(self.action_space, gymnasium.spaces.Tuple):
+            numbers, choices = action  # continuous ones in ±1, as they are, and discrete ones
+            return np.clip(numbers, -1, 1), np.asarray(choices)
         if isinstance(self.action_space, gymnasium.spaces.Discrete):
             return int(action)
         if self.normalize_actions:
@@ -175,6 +196,11 @@ class Policy:
         elif self.clip_actions:
             action = clip_action(action, self.action_space)
         return np.asarray(action, self.action_space.dtype)
+
+
+def _is_hybrid(actions: Any) -> bool:
+    """Whether actions are numbers and choices apart."""
+    return isinstance(actions, tuple | list)
 
 
 def _map_tensors(state: Any, function: Any) -> Any:

@@ -39,11 +39,17 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
 
 
-def preset_of_env(env: str) -> str | None:
-    """Name of the preset that trains in an environment, or None."""
+def preset_of_env(env: str, scene: object = None) -> str | None:
+    """Name of the preset that trains in an environment, or None.
+
+    Args:
+        env: The environment.
+        scene: Which of its scenes, where it has several.
+    """
     for name in preset_names():
         training = load_preset(name, source="the presets that ship").training
-        if (training.get("env"), training.get("run", "PPO")) == (env, "PPO"):
+        trained = training.get("config", {}).get("env_config", {}).get("env_name")
+        if (training.get("env"), training.get("run", "PPO"), trained) == (env, "PPO", scene):
             return name
     return None
 

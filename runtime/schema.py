@@ -63,7 +63,9 @@ _LOSS: dict[str, Setting] = {
 
 _SAMPLING: dict[str, Setting] = {
     "num_env_runners": Setting("int_or_auto", "Sampling processes; 0 samples in the main process.", low=0),
-    "num_envs_per_env_runner": Setting("int", "Environments that a runner steps together.", low=0, above=True),
+    "num_envs_per_env_runner": Setting(
+        "int", "Environments, or Unity players, that a runner steps together.", low=0, above=True
+    ),
     "num_cpus_per_env_runner": Setting("float", "CPUs reserved for a runner.", low=0),
     "num_gpus_per_env_runner": Setting("float", "GPUs reserved for a runner.", low=0),
     "gym_env_vectorize_mode": Setting("text", "How a runner steps its environments.", choices=("sync", "async")),
@@ -227,6 +229,15 @@ ANY_ENVIRONMENT: dict[str, object] = {
     "config.model.fcnet_hiddens": [64, 64],
     "config.model.fcnet_activation": "tanh",
     "config.model.vf_share_layers": False,
+}
+
+# For a Unity scene that no preset is for: one player a runner, and images as they are.
+ANY_SCENE: dict[str, object] = {
+    **ANY_ENVIRONMENT,
+    "config.num_envs_per_env_runner": 1,
+    "config.train_batch_size": 2048,
+    "config.observation_filter": "NoFilter",
+    "config.entropy_coeff": 0.005,
 }
 
 # For a log that no preset is for: the numbers of the preset cartpole-bcq.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envs import DEEPRACER_ID
+from envs import DEEPRACER_ID, UNITY_ID
 from runtime.checkpoint import checkpoints_in
 from runtime.coercion import Setting
 from runtime.console import Reporter, Summary, make_reporter
@@ -46,6 +46,7 @@ class Request:
         find_creator: Finds a launcher's environment creator by name; None finds none.
         ray_options: A launcher's arguments of ray.init.
         records: How a DeepRacer training is recorded, where that is not the usual way.
+        env_config: The environment's settings on this machine, where those are not the config's.
     """
 
     overrides: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Request:
     find_creator: Callable[[str], EnvCreator | None] = lambda name: None
     ray_options: Mapping[str, Any] | None = None
     records: RecordSettings | None = None
+    env_config: Mapping[str, Any] | None = None
 
 
 def run_training(
@@ -82,6 +84,10 @@ def run_training(
         from runtime.deepracer.options import settle_environment
 
         config = settle_environment(config, container)
+    elif config.env == UNITY_ID and not config.is_offline:
+        from runtime.unity.options import settle_scene
+
+        request = replace(request, env_config=settle_scene(config, container))
     layout = _find_layout(config, container, request)
     reporter = make_reporter(
         f"smrl train {config.preset or config.env or 'logged data'}",
@@ -150,18 +156,25 @@ def _train(
     from runtime.ray_session import prepare_environment, ray_session
 
     prepare_environment()
-    from runtime.ppo.loop import TrainingJob, train
+    from runtime.ppo.loop import Observe, TrainingJob, train
 
     (layout, start), (reporter, stop_request) = places, listeners
     creator = request.find_creator(config.env)
-    env = EnvSpec(config.env, config.env_config, config.algorithm.get("horizon"), creator)
+    settings = config.env_config if request.env_config is None else request.env_config
+    if config.env == UNITY_ID:
+        settings = {"log_folder": str((layout.intermediate / "unity").absolute()), **settings}
+    env = EnvSpec(config.env, settings, config.algorithm.get("horizon"), creator)
     cpus, gpus = container.num_cpus, container.num_gpus
-    observe = None
+    observe: Observe | None = None
     if env.name == DEEPRACER_ID:
         from runtime.deepracer.observer import RecordSettings, TrainingRecords
 
         records = request.records or RecordSettings(layout.deepracer)
         observe = TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
+    elif env.name == UNITY_ID:
+        from runtime.unity.observer import PlayerFaults
+
+        observe = PlayerFaults(reporter).after_iteration
     job = TrainingJob(
         config,
         env,

@@ -48,12 +48,16 @@ class Recorder:
 
     Attributes:
         why_not: Why there is no video: the environment gives no frames, or filming failed. None while all is well.
+
+    Args:
+        spec: The environment.
+        why_not: What is known beforehand.
     """
 
-    def __init__(self, spec: EnvSpec) -> None:
+    def __init__(self, spec: EnvSpec, *, why_not: str | None = None) -> None:
         self._env: Any = None
         self._spec = spec
-        self.why_not: str | None = None
+        self.why_not = why_not
 
     def film(
         self, policy: AnyPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
@@ -111,13 +115,15 @@ class _Playing:
 
     def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
         """Every `skip`-th frame, the last one always; none at all for None."""
-        observation, _ = self._env.reset(seed=self._seed)
+        observation, info = self._env.reset(seed=self._seed)
+        takes_masks = getattr(self._policy, "takes_masks", False)
         self._policy.reset()
         has_ended = False
         while not has_ended:
             if skip is not None and self.steps % skip == 0:
                 yield self._env.render()
-            observation, reward, terminated, truncated, _ = self._env.step(self._policy.act(observation))
+            hints = {"mask": info["action_mask"]} if takes_masks else {}
+            observation, reward, terminated, truncated, info = self._env.step(self._policy.act(observation, **hints))
             self.total_reward += float(reward)
             self.steps += 1
             has_ended = terminated or truncated

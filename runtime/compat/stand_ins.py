@@ -8,6 +8,7 @@ import importlib.machinery
 import importlib.util
 import io
 import sys
+from collections.abc import Sequence
 from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -21,12 +22,14 @@ _OUR_NAMES = ("envs", "runtime", "presets")
 _OUR_ROOT = Path(__file__).resolve().parents[2]
 
 
-def find(name: str, stand_in: str | None, patch: str | None) -> importlib.machinery.ModuleSpec | None:
+def find(
+    name: str, path: Sequence[str] | None, stand_in: str | None, patch: str | None
+) -> importlib.machinery.ModuleSpec | None:
     """The spec of a stand-in or a patched module; None leaves the name to the other finders."""
     if not _is_users_script():
         return None
     if patch is not None:
-        spec = importlib.machinery.PathFinder.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             spec.loader = _Patching(spec.loader, patch)
             mark_users_script()

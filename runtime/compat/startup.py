@@ -14,8 +14,14 @@ _STAND_INS = {
     "ray.rllib.agents": "runtime.compat.agents",
     "ray.rllib.agents.registry": "runtime.compat.agents",
     "ray.rllib.agents.ppo": "runtime.compat.agents",
+    "gym_unity": "runtime.compat.gym_unity",
+    "gym_unity.envs": "runtime.compat.gym_unity",
 }
-_PATCHED = {"gym": "runtime.compat.gym_2020", "ray": "runtime.compat.ray_2020"}
+_PATCHED = {
+    "gym": "runtime.compat.gym_2020",
+    "ray": "runtime.compat.ray_2020",
+    "mlagents_envs.environment": "runtime.compat.unity_2020",
+}
 
 
 class StandIns:
@@ -26,7 +32,12 @@ class StandIns:
         if name in _STAND_INS or name in _PATCHED or name.startswith("sagemaker_rl."):
             from runtime.compat.stand_ins import find
 
-            return find(name, _STAND_INS.get(name), _PATCHED.get(name))
+            return find(name, path, _STAND_INS.get(name), _PATCHED.get(name))
+        if name.startswith("mlagents_envs.communicator_objects."):  # in any program: protobuf refuses them as they are
+            from envs.unity.messages import MessageFinder, allow_messages
+
+            allow_messages()
+            return MessageFinder.find_spec(name)
         return None
 
 

@@ -27,7 +27,8 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
     Raises:
         UserError: The environment's settings are wrong, or a setting of PPO has no effect here; all are listed.
     """
-    wrong = [_describe(config, name) for name in _WITHOUT_EFFECT if _is_asked_for(config, name)]
+    why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
+    wrong = config.describe_without_effect(_WITHOUT_EFFECT, why=why)
     settings = config.env_config
     if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
@@ -41,16 +42,3 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
         raise UserError("\n".join(wrong))
     settings["model_metadata"] = dict(options.metadata.source)
     return dataclasses.replace(config, values={**config.values, "config.env_config": settings})
-
-
-def _is_asked_for(config: JobConfig, name: str) -> bool:
-    source = config.sources.get(f"config.{name}", "default")
-    return not source.startswith(("default", "preset ")) and config.algorithm.get(name) is not None
-
-
-def _describe(config: JobConfig, name: str) -> str:
-    return (
-        f"rl.training.config.{name}: got {config.algorithm[name]!r} from {config.sources[f'config.{name}']}; expected "
-        "none, as DeepRacer's rollouts are whole episodes and its loss is Clipped PPO's. Leave it out; "
-        "episodes_per_iteration sets the size of a rollout."
-    )

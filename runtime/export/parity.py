@@ -71,6 +71,8 @@ def measure(
         found = exported.get(name)
         if found is None or found.shape != expected.shape:
             differences[name] = float("inf")
+        elif name == "actions" and isinstance(action_space, spaces.Tuple):
+            differences[name] = _hybrid_difference(trained, exact, found, usable, scale, action_space)
         elif name == "actions" and not isinstance(action_space, spaces.Box):
             budget = _budget(trained["behaviour_logits"][usable], exact["behaviour_logits"][usable], scale)
             logits = trained["behaviour_logits"][usable]
@@ -81,6 +83,26 @@ def measure(
                 three = [np.log(np.clip(values.astype(np.float64), 1e-30, 1e30)) for values in three]
             differences[name] = _largest(*three, scale=scale)
     return differences
+
+
+def _hybrid_difference(
+    trained: Outputs,
+    exact: Outputs,
+    found: NDArray[Any],
+    usable: NDArray[np.bool_],
+    scale: NDArray[Any],
+    space: spaces.Tuple,
+) -> float:
+    """The larger one of the difference of the numbers and of that of the choices, each as it is without the other."""
+    numbers, choices = space.spaces
+    size = (numbers.shape or (0,))[0]
+    told, true = (values["actions"][usable, :size] for values in (trained, exact))
+    logits = trained["behaviour_logits"][usable]
+    budget = _budget(logits, exact["behaviour_logits"][usable], scale)
+    less_likely = _less_likely(
+        logits[:, 2 * size :], found[usable, size:].astype(np.int64), budget.max(axis=1), choices
+    )
+    return max(_largest(told, true, found[usable, :size], scale=scale), less_likely)
 
 
 def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:

@@ -106,10 +106,30 @@ def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[st
         if len(space.shape) != 1:
             action = graph.add("reshape", action, shape=(-1, *space.shape))
         return (action, dtype, space.shape), logp
+    if isinstance(space, spaces.Tuple):
+        return _act_hybrid(graph, logits, size, space)
     raise UserError(
-        f"export: got the action space {space}; expected a Discrete, a one-dimensional MultiDiscrete or a Box of "
+        f"export: got the action space {space}; expected a Discrete, a one-dimensional MultiDiscrete, a Box of "
         "floats. Wrap the environment."
     )
+
+
+def _act_hybrid(
+    graph: Graph, logits: str, size: int, space: spaces.Tuple
+) -> tuple[tuple[str, Any, tuple[int, ...]], str]:
+    """Numbers in ±1 and choices beside them, all as floats: (B, numbers + choices)."""
+    box, choices = space.spaces
+    assert isinstance(box, spaces.Box)
+    assert isinstance(choices, spaces.MultiDiscrete)
+    count = box.shape[0]
+    log_std = graph.add("columns", logits, start=count, count=count)
+    logp = graph.add("subtract", graph.constant(-count / 2 * _LOG_2PI), graph.add("sum", log_std))
+    ones = np.ones(count, np.float32)
+    numbers = add_clip(graph, graph.add("columns", logits, start=0, count=count), -ones, ones)
+    rest = graph.add("columns", logits, start=2 * count, count=size - 2 * count)
+    (chosen, _, _), choice_logp = _multi_categorical(graph, rest, choices)
+    actions = graph.add("concat", numbers, graph.add("cast", chosen, dtype=np.float32))
+    return (actions, np.float32, (count + len(choices.nvec),)), graph.add("add", logp, choice_logp)
 
 
 def _categorical(graph: Graph, logits: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
-from envs import DEEPRACER_ID
+from envs import DEEPRACER_ID, UNITY_ID
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
@@ -69,6 +69,10 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig
         from runtime.deepracer.building import configure_racing
 
         model = model_config(configure_racing(rllib, config, env))
+    elif env.name == UNITY_ID:
+        from runtime.unity.building import configure_scene
+
+        model = model_config(configure_scene(rllib, config, env))
     module_class = CameraLidarModule if model["lidar"] else PPOModule
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
     return rllib
@@ -85,7 +89,8 @@ def fit_to_place(
     Raises:
         UserError: More GPUs are asked for than there are.
     """
-    if not isinstance(action_space, _ACTION_SPACES):
+    is_hybrid = config.env == UNITY_ID and isinstance(action_space, gymnasium.spaces.Tuple)
+    if not is_hybrid and not isinstance(action_space, _ACTION_SPACES):
         raise UserError(
             f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
             "MultiDiscrete one. Wrap the environment."
@@ -137,7 +142,7 @@ def count_env_runners(setting: int | str, num_cpus: int) -> int:
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     """RLlib's network description, with ours added."""
     settings = dict(settings)
-    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale", "lidar")}
+    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale", "lidar", "action_mask")}
     for name, value in settings.items():
         if name.endswith("_activation"):
             settings[name] = _POLICY_ACTIVATIONS.get(value, value)

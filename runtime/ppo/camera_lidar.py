@@ -1,4 +1,6 @@
-"""The policy and value network of cars with a camera and a LIDAR, which RLlib has no network for.
+"""The policy and value network of agents with a picture and other numbers, which RLlib has no network for.
+
+Cars with a camera and a LIDAR have it, and Unity's agents with a camera and other sensors.
 
 Source: DeepRacer's simulation application 6.0.5, `M/sensors/utils.py`: a convolutional embedder for the picture, two
 dense layers for the scan, joined before the last layers; separate networks for policy and value.
@@ -12,11 +14,13 @@ from typing import Any
 import gymnasium
 import torch
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.models.catalog import Catalog
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import nn
 
 from runtime.pixels import ExactLinear, PixelScale
+from runtime.ppo.masks import apply_mask
 
 _SCAN_LAYERS = (256, 256)
 _MEAN_SCALE = 0.01
@@ -24,7 +28,7 @@ _LOG_STD = (-20.0, 3.0)
 
 
 class CameraLidarModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):  # type: ignore[misc]  # ray has no types
-    """Acts on rows of numbers: picture and scan as Gymnasium flattens the dict of both.
+    """Acts on rows of numbers: picture and scan, one after the other, as Gymnasium flattens the dict of both.
 
     Its model config has `conv_filters`, `head_fcnet_hiddens`, `pixel_scale`, and `lidar`: the picture's shape, the size
     of the scan, whether the picture comes first, and how many of the hidden layers are the picture's own.
@@ -32,21 +36,22 @@ class CameraLidarModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):  # t
 
     def setup(self) -> None:
         """Builds the networks; called by RLlib."""
-        is_discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
-        outputs = int(self.action_space.n if is_discrete else self.action_space.shape[0])
-        self.actor = _Network(self.model_config, outputs)
+        find_distribution = Catalog._get_dist_cls_from_action_space  # what RLlib's own PPO network asks
+        self.action_dist_cls = find_distribution(action_space=self.action_space, framework="torch")
+        self._continuous, choices = _count_outputs(self.action_space)
+        self.actor = _Network(self.model_config, self._continuous + choices)
         self.critic = _Network(self.model_config, 1)
-        self.log_std = None if is_discrete else nn.Parameter(torch.zeros(outputs))
-        if not is_discrete:
-            last = self.actor.last
-            with torch.no_grad():
-                last.weight.mul_(_MEAN_SCALE / last.weight.norm(dim=1, keepdim=True))
+        self.log_std = nn.Parameter(torch.zeros(self._continuous)) if self._continuous else None
+        means = self.actor.last.weight[: self._continuous]
+        with torch.no_grad():
+            means.mul_(_MEAN_SCALE / means.norm(dim=1, keepdim=True))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         outputs = self.actor(batch[Columns.OBS])
         if self.log_std is not None:
-            outputs = torch.cat([outputs, self.log_std.clamp(*_LOG_STD).expand_as(outputs)], dim=-1)
-        return {Columns.ACTION_DIST_INPUTS: outputs}
+            means, choices = outputs[..., : self._continuous], outputs[..., self._continuous :]
+            outputs = torch.cat([means, self.log_std.clamp(*_LOG_STD).expand_as(means), choices], dim=-1)
+        return apply_mask(batch, {Columns.ACTION_DIST_INPUTS: outputs})
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> torch.Tensor:
         """(B,) values of rows (B, N)."""
@@ -56,6 +61,18 @@ class CameraLidarModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):  # t
     def get_non_inference_attributes(self) -> list[str]:
         """What acting does not need; RLlib asks."""
         return ["critic"]
+
+
+def _count_outputs(space: gymnasium.Space[Any]) -> tuple[int, int]:
+    """Continuous actions, and choices of the discrete ones, in the order in which a hybrid space has both."""
+    if isinstance(space, gymnasium.spaces.Tuple):
+        continuous, choices = zip(*map(_count_outputs, space.spaces), strict=True)
+        return sum(continuous), sum(choices)
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return 0, int(space.n)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return 0, int(space.nvec.sum())
+    return int((space.shape or (0,))[0]), 0
 
 
 class _Network(nn.Module):

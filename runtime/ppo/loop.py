@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from envs import UNITY_ID
 from runtime.checkpoint import (
     JobState,
     checkpoints_in,
@@ -39,6 +40,8 @@ _LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
 
 # Observation and action space.
 Spaces = tuple[gymnasium.Space[Any], gymnasium.Space[Any]]
+# What is called after each iteration with the algorithm, its result and the counters, and returns more metrics.
+Observe = Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class TrainingJob:
         resume_from: Checkpoint to go on from, or None.
         is_same_job: Whether that is this job's own, so that its clock goes on as well.
         hand_over: Writes the model directory from a checkpoint and the policy's spaces.
-        observe: Called after each iteration with the algorithm, its result and the counters; returns more metrics.
+        observe: Called after each iteration.
         num_cpus: CPUs that it may use.
         num_gpus: GPUs that it may use.
     """
@@ -65,7 +68,7 @@ class TrainingJob:
     hand_over: Callable[[Path, Spaces], None]
     num_cpus: int
     num_gpus: int
-    observe: Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]] | None = None
+    observe: Observe | None = None
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,21 @@ class _Training:
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
         self._job, self._reporter, self._request = job, reporter, request
         with request:
-            self._spaces = _read_spaces(job.env)
+            self._spaces, why_no_video = _look_at(job)
             config, notes = fit_to_place(job.config, self._spaces[1], num_cpus=job.num_cpus, num_gpus=job.num_gpus)
             for note in notes:
                 reporter.note(note)
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
+            if job.env.name == UNITY_ID:
+                from runtime.unity.scene import forget_scene
+
+                forget_scene()  # runners in processes of their own have started others
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
         self._state.policy = _policy_settings(config)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
-        self._recorder = Recorder(job.env)
+        self._recorder = Recorder(job.env, why_not=why_no_video)
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
@@ -293,6 +300,17 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
         "normalize_actions": settings.get("normalize_actions", True),
         "clip_actions": settings.get("clip_actions", False),
     }
+
+
+def _look_at(job: TrainingJob) -> tuple[Spaces, str | None]:
+    """The environment's spaces, and why it cannot be filmed, where that is clear beforehand."""
+    if job.env.name != UNITY_ID:
+        return _read_spaces(job.env), None
+    from runtime.unity.building import count_players, why_no_video
+    from runtime.unity.scene import look_at_scene
+
+    scene = look_at_scene(job.env.config, players=count_players(job.config))
+    return (scene.single_observation_space, scene.single_action_space), why_no_video(scene)
 
 
 def _read_spaces(spec: EnvSpec) -> Spaces:

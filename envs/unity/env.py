@@ -1,0 +1,100 @@
+"""Gymnasium's face of a scene with one agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.unity.vector_env import UnityVectorEnv
+
+_FPS = 15
+_SHORTEST_SIDE = 240
+
+
+class UnityEnv(gymnasium.Env[Any, Any]):
+    """A scene's only agent. `info["action_mask"]` tells which discrete actions are allowed.
+
+    `render` shows the agent's first picture; Unity's own screen cannot be had from here. An episode that is cut because
+    its player failed is truncated, with `info["lost"]`.
+
+    Args:
+        render_mode: None or `rgb_array`.
+        settings: As `read_options` takes them: env_name or file_name, and what goes with them.
+
+    Raises:
+        ValueError: The settings are wrong, or the scene has more agents.
+        PlayerError: The player does not start.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": _FPS}  # noqa: RUF012 - declared so by Gymnasium
+
+    def __init__(self, *, render_mode: str | None = None, **settings: Any) -> None:
+        self.render_mode = render_mode
+        self._rows = UnityVectorEnv(1, **settings)
+        if self._rows.num_envs > 1:
+            agents = self._rows.num_envs
+            self._rows.close()
+            raise ValueError(
+                f"UnityEnv: got a scene with {agents} agents; expected one. Make it with gymnasium.make_vec, which "
+                "gives each of them a row."
+            )
+        self.observation_space = self._rows.single_observation_space
+        self.action_space = self._rows.single_action_space
+        self._seen: Any = None
+        self._next: tuple[Any, dict[str, Any]] | None = None
+
+    @property
+    def restarts(self) -> int:
+        """How often the player was started anew."""
+        return self._rows.restarts
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode. After an episode's end Unity has begun the next one by itself, and that one is it."""
+        super().reset(seed=seed)
+        if self._next is None:
+            observations, info = self._rows.reset()
+            self._next = _row(observations), _masks(info)
+        (self._seen, info), self._next = self._next, None
+        return self._seen, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One decision."""
+        actions = (
+            tuple(np.asarray(part)[None] for part in action) if isinstance(action, tuple) else np.asarray([action])
+        )
+        observations, rewards, terminated, truncated, info = self._rows.step(actions)
+        if info["lost"][0]:
+            self._next = _row(observations), _masks(info)
+            return self._seen, 0.0, False, True, {"lost": True}
+        has_ended = bool(terminated[0] or truncated[0])
+        if has_ended:
+            self._next = _row(observations), _masks(info)
+        self._seen = _row(info["final_obs"] if has_ended else observations)
+        return self._seen, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _masks(info)
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's type is for any renderer
+        """The agent's first picture (H, W, 3), enlarged; None where it sees none, or without a render mode."""
+        behaviour = self._rows.behaviour
+        if self.render_mode is None or not behaviour.pictures:
+            return None
+        picture = behaviour.picture_of(self._seen)
+        colours = picture if picture.shape[2] == 3 else np.repeat(picture[:, :, :1], 3, axis=2)
+        times = max(1, _SHORTEST_SIDE // min(colours.shape[:2]))
+        return np.kron(colours * 255, np.ones((times, times, 1))).astype(np.uint8)
+
+    def close(self) -> None:
+        """Ends the player."""
+        self._rows.close()
+
+
+def _row(observations: Any) -> Any:
+    if isinstance(observations, dict):
+        return {name: rows[0] for name, rows in observations.items()}
+    return observations[0]
+
+
+def _masks(info: dict[str, Any]) -> dict[str, Any]:
+    return {"action_mask": info["action_mask"][0]} if "action_mask" in info else {}

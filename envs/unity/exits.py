@@ -1,0 +1,31 @@
+"""What is done when the program ends, before Python waits for the threads of its thread pools.
+
+`atexit` comes after that wait since Python 3.9, and a thread of a gRPC server that waits for a player's next message
+never ends by itself: a program that forgot to close its environment would hang.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+_functions: list[Callable[[], object]] = []
+
+
+def register(function: Callable[[], object]) -> Callable[[], object]:
+    """Has a function called when the program ends, as `atexit.register`, but earlier."""
+    if not _functions:  # calling an empty list twice does no harm
+        threading._register_atexit(_run)  # type: ignore[attr-defined]  # what concurrent.futures itself uses
+    _functions.append(function)
+    return function
+
+
+def unregister(function: Callable[[], object]) -> None:
+    """Takes it back."""
+    if function in _functions:
+        _functions.remove(function)
+
+
+def _run() -> None:
+    while _functions:
+        _functions.pop()()

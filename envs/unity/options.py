@@ -1,0 +1,222 @@
+"""What a user says about a Unity scene, read and checked before any player starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from envs.unity.child import check_executable
+from envs.unity.registry import MANIFEST_URL, Registry
+
+_SUFFIXES = ("", ".x86_64", ".x86")
+_MOST_PORT = 65535
+OBSERVATIONS = ("flat", "dict")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """A scene and how to run it.
+
+    Attributes:
+        executable: The player.
+        arguments: More of its command line.
+        behavior_name: Which agents learn; None where there is one behaviour.
+        seed: Of the player; players of one program add their number.
+        time_scale: How many seconds of the scene pass in one of ours.
+        no_graphics: Whether the player needs no display.
+        timeout_s: Longest wait for a message, the first one among them.
+        parameters: Environment parameters, sent before every reset.
+        base_port: First port to try, or None for any.
+        log_folder: Where players write their logs, or None for a temporary one.
+        observations: `flat` for one array, `dict` for one a sensor.
+        num_agents: Most agents at a time, or None for as many as there are at the start.
+    """
+
+    executable: Path
+    arguments: tuple[str, ...] = ()
+    behavior_name: str | None = None
+    seed: int = 0
+    time_scale: float = 20.0
+    no_graphics: bool = True
+    timeout_s: float = 60.0
+    parameters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    base_port: int | None = None
+    log_folder: Path | None = None
+    observations: str = "flat"
+    num_agents: int | None = None
+
+
+def read_options(
+    *,
+    env_name: str | None = None,
+    file_name: str | Path | None = None,
+    folder: str | Path | None = None,
+    registry_url: str = MANIFEST_URL,
+    cache_folder: str | Path | None = None,
+    additional_args: Any = (),
+    environment_parameters: Mapping[str, float] | None = None,
+    log_folder: str | Path | None = None,
+    **settings: Any,
+) -> Options:
+    """Options from what a user writes; a scene of the registry is downloaded.
+
+    Args:
+        env_name: Of the registry; or the path of an executable.
+        file_name: The executable; wins over `env_name`.
+        folder: Where the executable is that `env_name` names, as the channel `train`; its only one if None.
+        registry_url: A manifest in the form of Unity's, at a URL or in a file.
+        cache_folder: For downloads; a folder of the user's own if None.
+        additional_args: For the player's command line.
+        environment_parameters: Of the scene, as Unity's float side channel has them.
+        log_folder: As in Options.
+        settings: Others of Options.
+
+    Raises:
+        ValueError: Something is wrong; every problem that can be found is listed.
+    """
+    wrong: list[str] = []
+    known = {field.name for field in dataclasses.fields(Options)} - {"executable", "arguments", "parameters"}
+    for name in sorted(set(settings) - known):
+        wrong.append(f"{name}: got a setting that no Unity scene has; expected one of {', '.join(_names(known))}.")
+        del settings[name]
+    wrong += _find_wrong_values(settings)
+    if not _are_words(additional_args):
+        wrong.append(f"additional_args: got {additional_args!r}; expected a list of words of the command line.")
+    parameters = environment_parameters or {}
+    if not isinstance(parameters, Mapping) or not all(_is_number(value) for value in parameters.values()):
+        wrong.append(f"environment_parameters: got {parameters!r}; expected numbers by name.")
+    executable, arguments = Path(), tuple[str, ...]()
+    try:
+        if folder is not None and file_name is None:
+            executable = find_in_folder(Path(folder), env_name)
+        else:
+            executable, arguments = _find_player(env_name, file_name, Registry(registry_url, cache_folder))
+    except ValueError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return Options(
+        executable,
+        (*arguments, *map(str, additional_args)),
+        parameters={str(name): float(value) for name, value in parameters.items()},
+        log_folder=None if log_folder is None else Path(log_folder),
+        **settings,
+    )
+
+
+def _names(known: set[str]) -> list[str]:
+    others = {
+        "env_name",
+        "file_name",
+        "folder",
+        "registry_url",
+        "cache_folder",
+        "additional_args",
+        "environment_parameters",
+    }
+    return sorted(known | others)
+
+
+def _find_wrong_values(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with settings of Options that need no more than a look."""
+    rules: dict[str, tuple[str, Any]] = {
+        "behavior_name": ("a name, as Basic", lambda value: value is None or isinstance(value, str)),
+        "seed": ("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0),
+        "time_scale": ("a number above 0 and at most 100", lambda value: _is_number(value) and 0 < value <= 100),
+        "no_graphics": ("true or false", lambda value: isinstance(value, bool)),
+        "timeout_s": ("a number of seconds above 0", lambda value: _is_number(value) and value > 0),
+        "base_port": (
+            f"a port from 1024 to {_MOST_PORT}",
+            lambda value: value is None or (_is_whole(value) and 1024 <= value <= _MOST_PORT),
+        ),
+        "observations": (" or ".join(OBSERVATIONS), lambda value: value in OBSERVATIONS),
+        "num_agents": ("a whole number of at least 1", lambda value: value is None or (_is_whole(value) and value > 0)),
+    }
+    return [
+        f"{name}: got {settings[name]!r}; expected {expected}."
+        for name, (expected, is_right) in rules.items()
+        if name in settings and not is_right(settings[name])
+    ]
+
+
+def _find_player(env_name: Any, file_name: Any, registry: Registry) -> tuple[Path, tuple[str, ...]]:
+    """The executable, ready to run, and what the registry adds to its command line."""
+    if file_name is not None:
+        return find_executable(Path(file_name), where="file_name"), ()
+    if env_name is None:
+        raise ValueError("env_name: missing; expected a scene of the registry, as Basic, or file_name.")
+    if not isinstance(env_name, str):
+        raise ValueError(f"env_name: got {env_name!r}; expected a scene of the registry, as Basic.")
+    if "/" in env_name or env_name.endswith(_SUFFIXES[1:]):
+        return find_executable(Path(env_name), where="env_name"), ()
+    scene = registry.fetch(env_name)
+    check_executable(scene.executable)
+    return scene.executable, scene.arguments
+
+
+def find_executable(path: Path, *, where: str) -> Path:
+    """The player's file: the path itself, or with the suffix of Unity's Linux builds; made executable.
+
+    Args:
+        path: As the user wrote it.
+        where: What the user wrote it for.
+
+    Raises:
+        ValueError: There is none, or it cannot run here.
+    """
+    for suffix in _SUFFIXES:
+        found = path.with_name(path.name + suffix) if path.name else path
+        if found.is_file():
+            check_executable(found)
+            return found
+    raise ValueError(f"{where}: got {str(path)!r}; expected a Linux executable.{_what_is_there(path)}")
+
+
+def find_in_folder(folder: Path, name: Any) -> Path:
+    """A player in a folder, as the channel `train`.
+
+    Args:
+        folder: Searched with all below it.
+        name: Of the file, with or without its suffix; None for the only `.x86_64` there.
+
+    Raises:
+        ValueError: There is none of that name, or several.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if name is None:
+        found = [path for path in files if path.suffix in _SUFFIXES[1:]]
+    else:
+        wanted = {Path(str(name)).name + suffix for suffix in _SUFFIXES}
+        found = [path for path in files if path.name in wanted]
+    if len(found) == 1:
+        check_executable(found[0])
+        return found[0]
+    builds = [str(path.relative_to(folder)) for path in found or files if path.suffix in _SUFFIXES[1:]]
+    there = f"It holds {', '.join(builds)}." if builds else "It holds no .x86_64 file."
+    what = "one .x86_64 file" if name is None else f"one file {name}"
+    raise ValueError(f"env_name: got {name!r} and the folder {folder}; expected {what} in it. {there}")
+
+
+def _what_is_there(path: Path) -> str:
+    if path.is_dir():
+        folder, what = path, "That is a folder; it"
+    elif path.parent.is_dir():
+        folder, what = path.parent, f"{path.parent}"
+    else:
+        return f" There is no folder {path.parent} either."
+    builds = sorted(found.name for found in folder.glob("*.x86*"))
+    return f" {what} holds {', '.join(builds)}." if builds else f" {what} holds no .x86_64 file."
+
+
+def _are_words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(word, str | int | float) for word in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

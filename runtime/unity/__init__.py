@@ -1,0 +1,1 @@
+"""Unity scenes as jobs: their settings, the runner that samples many agents, and their evaluation."""

@@ -1,0 +1,76 @@
+"""One agent's decisions on their way to the learner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+
+class Trajectory:
+    """Decisions of an agent and what came of them; the last one may still wait for its result.
+
+    Attributes:
+        total_reward: Of the episode so far, over all chunks.
+        steps: Likewise.
+
+    Args:
+        observation: The first, as the network sees it.
+    """
+
+    def __init__(self, observation: Any) -> None:
+        self._observations, self._decisions, self._rewards = [observation], list[dict[str, Any]](), list[float]()
+        self.total_reward, self.steps = 0.0, 0
+
+    def __len__(self) -> int:
+        """Decisions whose result came."""
+        return len(self._rewards)
+
+    def decide(self, decision: dict[str, Any]) -> None:
+        """Notes an action and what the network said of it, by RLlib's names of columns."""
+        self._decisions.append(decision)
+
+    def complete(self, reward: float, observation: Any) -> None:
+        """The result of the last decision."""
+        self._rewards.append(reward)
+        self._observations.append(observation)
+        self.total_reward += reward
+        self.steps += 1
+
+    def take(self, *, terminated: bool = False, truncated: bool = False) -> SingleAgentEpisode:
+        """The decisions with results, for the learner; what follows is the rest of the episode.
+
+        A decision that still waits stays, and so does the observation that it was made on.
+        """
+        done = len(self._rewards)
+        actions = [decision.pop(Columns.ACTIONS) for decision in self._decisions[:done]]
+        outputs = {key: [decision[key] for decision in self._decisions[:done]] for key in self._decisions[0]}
+        chunk = SingleAgentEpisode(
+            observations=self._observations,
+            actions=actions,
+            rewards=self._rewards,
+            extra_model_outputs=outputs,
+            terminated=terminated,
+            truncated=truncated,
+            len_lookback_buffer=0,
+        )
+        self._observations, self._rewards = [self._observations[-1]], []
+        self._decisions = self._decisions[done:]
+        return chunk.to_numpy()
+
+
+def make_decisions(actions: Any, outputs: dict[str, np.ndarray[Any, Any]], rows: int) -> list[dict[str, Any]]:
+    """Each row's decision, from a batch of actions and of what the network said.
+
+    Args:
+        actions: (B, …), or a tuple of such for hybrid actions.
+        outputs: (B, …) each.
+        rows: B.
+    """
+    found = []
+    for row in range(rows):
+        action = tuple(part[row] for part in actions) if isinstance(actions, tuple) else actions[row]
+        found.append({Columns.ACTIONS: action, **{key: values[row] for key, values in outputs.items()}})
+    return found

@@ -31,10 +31,12 @@ from tests.unity_stand_in import build_player
 
 _PAGE = Path(__file__).with_suffix(".md")
 _ROOT = _PAGE.parent.parent
+# A step, what ends it all, and how many agents it is of.
+Measured = tuple[Callable[[], object], Callable[[], None], int]
 _STEPS, _ROUNDS, _SEEDS = 1000, 7, 5
 
 
-def _wrapped(folder: Path) -> tuple[Callable[[], object], Callable[[], None], int]:
+def _wrapped(folder: Path) -> Measured:
     """gym-unity's wrapper around mlagents-envs' UnityEnvironment, and one agent."""
     from runtime.compat.gym_unity import UnityToGymWrapper
 
@@ -50,7 +52,7 @@ def _wrapped(folder: Path) -> tuple[Callable[[], object], Callable[[], None], in
     return step, env.close, 1
 
 
-def _bare(folder: Path) -> tuple[Callable[[], object], Callable[[], None], int]:
+def _bare(folder: Path) -> Measured:
     """mlagents-envs' UnityEnvironment without a wrapper, and twelve agents."""
     path = build_player(folder, "3DBall")
     env = UnityEnvironment(str(path), no_graphics=True, base_port=6200)
@@ -66,7 +68,7 @@ def _bare(folder: Path) -> tuple[Callable[[], object], Callable[[], None], int]:
     return step, env.close, 12
 
 
-def _ours(folder: Path, players: int = 1) -> tuple[Callable[[], object], Callable[[], None], int]:
+def _ours(folder: Path, players: int = 1) -> Measured:
     path = build_player(folder, "3DBall")
     env = UnityVectorEnv(players, file_name=path, log_folder=folder / "logs")
     env.reset()
@@ -81,7 +83,7 @@ def measure_steps() -> list[str]:
         "|---|--:|--:|--:|--:|--:|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        makers = {
+        makers: dict[str, Callable[[], Measured]] = {
             "gym-unity's wrapper, one agent": lambda: _wrapped(Path(folder)),
             "mlagents-envs' UnityEnvironment": lambda: _bare(Path(folder)),
             "ours": lambda: _ours(Path(folder)),
@@ -159,12 +161,11 @@ _PARTS = {
 
 def main() -> None:
     """Measures the parts that are asked for, all by default, and writes their sections of the page."""
-    machine = (
-        f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
-    )
+    machine = platform.processor() or platform.machine()
     head = (
-        "# Unity\n\nWritten by `python -m benchmarks.unity`. Every player is the tests' stand-in, in a process of its own: "
-        f"what a scene\nof Unity's costs comes on top. {machine}; medians of rounds that take turns.\n"
+        "# Unity\n\nWritten by `python -m benchmarks.unity`. Every player is the tests' stand-in, in a process of its own:\n"
+        f"what a scene of Unity's costs comes on top. {os.cpu_count()} cores, {machine}, Python "
+        f"{platform.python_version()}; medians\nof rounds that take turns.\n"
     )
     text = _PAGE.read_text() if _PAGE.exists() else ""
     sections = dict(re.findall(r"^## (.+?)\n\n(.*?)(?=\n## |\Z)", text, re.M | re.S))

@@ -163,7 +163,8 @@ def main() -> None:
     """Measures the parts that are asked for, all by default, and writes their sections of the page."""
     machine = platform.processor() or platform.machine()
     head = (
-        "# Unity\n\nWritten by `python -m benchmarks.unity`. Every player is the tests' stand-in, in a process of its own:\n"
+        "# Unity\n\nWritten by `python -m benchmarks.unity`. "
+        "Every player is the tests' stand-in, in a process of its own:\n"
         f"what a scene of Unity's costs comes on top. {os.cpu_count()} cores, {machine}, Python "
         f"{platform.python_version()}; medians\nof rounds that take turns.\n"
     )

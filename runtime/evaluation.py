@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FILE = "evaluation.json"
 _DEFAULT_EPISODES = 10
 _CHANNELS = ("model", "checkpoint")
+_LONGEST_FILM_S = 30.0
+_SETTINGS = "env_config"  # of the environment, as hyperparameters of training name them
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     sources.append(Source("the command line", settings))
     # The default preset does not matter here; resolving lists every problem, as for any job.
-    return dict(resolve(sources, extras=EVALUATION | RACE_EVALUATION).extras)
+    config = resolve(sources, extras=EVALUATION | RACE_EVALUATION)
+    is_given = not config.sources.get("config.env_config", "preset ").startswith("preset ")
+    return {**config.extras, **({_SETTINGS: config.env_config} if is_given else {})}
 
 
 def _find_places(container: Container, model: Path | None, out: Path | None) -> Places:
@@ -108,7 +112,7 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     is_offline = "algorithm" in read_state(checkpoint).policy
     video = places.videos / "evaluation.mp4"
     if read_state(checkpoint).env == UNITY_ID and not is_offline:
-        spec, recorder, playing = _open_scene(checkpoint, chosen, places, stop)
+        spec, recorder, playing = _open_scene(checkpoint, chosen, places, (reporter, stop))
     else:
         spec, policy = _load(checkpoint, chosen)
         recorder = Recorder(spec)
@@ -133,7 +137,7 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     report = {
         "env": spec.name,
         "checkpoint": checkpoint.name,
-        "seed": chosen.get("seed"),
+        "seed": spec.config.get("seed") if spec.name == UNITY_ID else chosen.get("seed"),
         "mean_reward": statistics.fmean(rewards),
         "max_reward": max(rewards),
         "min_reward": min(rewards),
@@ -191,34 +195,36 @@ def _race(
 
 
 def _open_scene(
-    checkpoint: Path, chosen: Mapping[str, Any], places: Places, stop: StopRequest
+    checkpoint: Path, chosen: Mapping[str, Any], places: Places, listeners: tuple[Reporter, StopRequest]
 ) -> tuple[EnvSpec, Recorder, Iterator[Episode]]:
-    """A Unity scene, who films it, and its episodes."""
+    """A Unity scene, who films it, and its episodes; the film is of one more, which is not counted."""
     from runtime.checkpoint import read_state
     from runtime.policy import Policy
     from runtime.unity.building import why_no_video
-    from runtime.unity.evaluating import play_scene, settle_evaluation
+    from runtime.unity.evaluating import ScenePlay, settle_evaluation
     from runtime.unity.scene import open_scene
     from runtime.video import Recorder
 
-    state = read_state(checkpoint)
+    (reporter, stop), state = listeners, read_state(checkpoint)
     settings = settle_evaluation(chosen, state.policy["env_config"], places.channels, logs=places.videos / "unity")
     spec = EnvSpec(UNITY_ID, settings)
-    scene = open_scene(settings)
+    with stop:
+        scene = open_scene(settings)
     spaces = scene.single_observation_space, scene.single_action_space
     _check_spaces(chosen.get("env", UNITY_ID), state, list(spaces[0].shape or ()), str(spaces[1]))
     policy = Policy.load(checkpoint, spaces[1], settings=state.policy)
     recorder = Recorder(spec, why_not=why_no_video(scene))
 
     def play() -> Iterator[Episode]:
-        filmed = recorder.film(policy, places.videos / "evaluation.mp4", seed=None)
-        recorder.close()
-        most_steps, most = chosen.get("evaluate_steps", math.inf), _most_episodes(chosen)
-        if filmed is not None:
-            yield filmed
-            most, most_steps = most - 1, most_steps - filmed.steps
-        yield from play_scene(scene, policy, stop, most_episodes=most, most_steps=most_steps)
+        playing = ScenePlay(scene, policy)
+        most_steps = chosen.get("evaluate_steps", math.inf)
+        yield from playing.episodes(stop, most_episodes=_most_episodes(chosen), most_steps=most_steps)
+        for note in playing.notes():
+            reporter.note(note)
         scene.close()
+        with contextlib.suppress(Interrupted), stop:
+            recorder.film(policy, places.videos / "evaluation.mp4", longest_s=_LONGEST_FILM_S)
+        recorder.close()
 
     return spec, recorder, play()
 

@@ -179,10 +179,11 @@ class _Resolver:
         ):
             self._set_defaults(ANY_LOG, "default for any log")
             return None
-        scene = probe._values.get("config.env_config", {}).get("env_name")
-        if "env" not in probe._values and scene is not None:  # as the Unity notebook has it
+        settings = probe._values.get("config.env_config", {})
+        scene = settings.get("env_name")
+        if "env" not in probe._values and (scene or "file_name" in settings):  # as the Unity notebook has it
             probe._values["env"] = self._values["env"] = _SCENE
-            self._sources["env"] = "env_config.env_name, which names a scene"
+            self._sources["env"] = "env_config, which names a scene"
         if "env" not in probe._values:
             self._notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
             return DEFAULT_PRESET

@@ -26,7 +26,7 @@ from runtime.stop import StopRequest
 if TYPE_CHECKING:
     from runtime.deepracer.observer import RecordSettings
     from runtime.offline.run import HandOver
-    from runtime.ppo.loop import Outcome
+    from runtime.ppo.loop import Observe, Outcome
 
 _CHANNELS = ("checkpoint", "model")
 
@@ -87,7 +87,8 @@ def run_training(
     elif config.env == UNITY_ID and not config.is_offline:
         from runtime.unity.options import settle_scene
 
-        request = replace(request, env_config=settle_scene(config, container))
+        config, found = settle_scene(config, container)
+        request = replace(request, env_config=found)
     layout = _find_layout(config, container, request)
     reporter = make_reporter(
         f"smrl train {config.preset or config.env or 'logged data'}",
@@ -155,26 +156,12 @@ def _train(
 ) -> Outcome:
     from runtime.ray_session import prepare_environment, ray_session
 
-    prepare_environment()
-    from runtime.ppo.loop import Observe, TrainingJob, train
-
     (layout, start), (reporter, stop_request) = places, listeners
-    creator = request.find_creator(config.env)
-    settings = config.env_config if request.env_config is None else request.env_config
-    if config.env == UNITY_ID:
-        settings = {"log_folder": str((layout.intermediate / "unity").absolute()), **settings}
-    env = EnvSpec(config.env, settings, config.algorithm.get("horizon"), creator)
+    prepare_environment()
+    from runtime.ppo.loop import TrainingJob, train
+
+    env = _describe_env(config, request, layout)
     cpus, gpus = container.num_cpus, container.num_gpus
-    observe: Observe | None = None
-    if env.name == DEEPRACER_ID:
-        from runtime.deepracer.observer import RecordSettings, TrainingRecords
-
-        records = request.records or RecordSettings(layout.deepracer)
-        observe = TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
-    elif env.name == UNITY_ID:
-        from runtime.unity.observer import PlayerFaults
-
-        observe = PlayerFaults(reporter).after_iteration
     job = TrainingJob(
         config,
         env,
@@ -184,13 +171,38 @@ def _train(
         hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
         num_cpus=cpus,
         num_gpus=gpus,
-        observe=observe,
+        observe=_find_observer(config, env, request, layout, reporter),
     )
     with contextlib.ExitStack() as stack:
         with stop_request:
             stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
         stop_request.arm()
         return train(job, reporter, stop_request)
+
+
+def _describe_env(config: JobConfig, request: Request, layout: Layout) -> EnvSpec:
+    """The job's environment; a scene is not opened yet, as the threads of its server do not go with Ray's forks."""
+    settings = config.env_config if request.env_config is None else request.env_config
+    if config.env == UNITY_ID:
+        logs = str((layout.intermediate / "unity").absolute())
+        settings = {"log_folder": logs, "seed": config.algorithm["seed"], **settings}
+    return EnvSpec(config.env, settings, config.algorithm.get("horizon"), request.find_creator(config.env))
+
+
+def _find_observer(
+    config: JobConfig, env: EnvSpec, request: Request, layout: Layout, reporter: Reporter
+) -> Observe | None:
+    """What is told of each iteration beside the metrics that every environment has."""
+    if env.name == DEEPRACER_ID:
+        from runtime.deepracer.observer import RecordSettings, TrainingRecords
+
+        records = request.records or RecordSettings(layout.deepracer)
+        return TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
+    if env.name == UNITY_ID:
+        from runtime.unity.observer import PlayerFaults
+
+        return PlayerFaults(reporter).after_iteration
+    return None
 
 
 def _learn(

@@ -261,6 +261,28 @@ def _stand_still(env: UnityVectorEnv, steps: int) -> None:
         env.step(np.array([0]))
 
 
+def test_a_player_is_started_anew_with_another_seed(rows: Opener, tmp_path: Path) -> None:
+    env = rows(mode=f"crash=3,once={tmp_path / 'once'}", seed=40)
+    env.reset()
+    _stand_still(env, 3)
+    logs = sorted((tmp_path / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    assert ["seed 40\n" in logs[0].read_text(), "seed 41\n" in logs[1].read_text()] == [True, True]
+
+
+def test_a_restart_that_does_not_start_is_tried_again(rows: Opener, tmp_path: Path) -> None:
+    path = build_player(tmp_path / "players", "Basic")
+    env = rows(mode=f"crash=3,once={tmp_path / 'once'}")
+    env.reset()
+    healthy = path.read_text()
+    path.write_text(f'#!/bin/sh\n[ -e {tmp_path}/tried ] && exec {path}.real "$@"\ntouch {tmp_path}/tried\nexit 1\n')
+    real = path.with_name(path.name + ".real")
+    real.write_text(healthy)
+    real.chmod(0o755)
+    _stand_still(env, 3)
+    assert env.restarts == 2
+    assert ["SIGSEGV" in fault or "exit code 1" in fault for fault in env.take_faults()] == [True, True]
+
+
 def test_a_lost_episode_is_truncated_for_a_single_environment(one: Any, tmp_path: Path) -> None:
     env = one(mode=f"crash=3,once={tmp_path / 'once'}")
     env.reset()

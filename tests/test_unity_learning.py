@@ -98,6 +98,18 @@ def test_whole_episodes_are_sampled_where_they_are_asked_for(runner: Any) -> Non
         assert len(episode) == 3 + agent
 
 
+def test_without_exploration_the_likeliest_action_is_taken_and_its_probability_noted(runner: Any) -> None:
+    for episode in _sample(runner("Basic", explore=False), 1, num_timesteps=30):
+        logits = episode.get_extra_model_outputs(Columns.ACTION_DIST_INPUTS)
+        np.testing.assert_array_equal(episode.get_actions(), logits.argmax(axis=1))
+        expected = torch.log_softmax(torch.from_numpy(logits), -1).max(dim=-1).values.numpy()
+        np.testing.assert_allclose(episode.get_extra_model_outputs(Columns.ACTION_LOGP), expected, rtol=1e-5)
+
+
+def test_remote_runners_have_the_time_to_start_a_silent_player_anew(runner: Any) -> None:
+    assert runner("Basic").config.sample_timeout_s >= 60 * 2 * 4
+
+
 def test_a_runners_share_of_a_batch_counts_all_agents(runner: Any) -> None:
     one = runner("3DBall", train_batch_size=240, minibatch_size=60)
     assert sum(map(len, one.sample())) == 240

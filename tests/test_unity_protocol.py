@@ -214,7 +214,7 @@ def test_a_player_does_not_outlive_a_killed_parent(tmp_path: Path, wrapper: bool
     path = build_player(tmp_path, "Basic")
     if wrapper:  # as xvfb-run: the player is a grandchild
         script = tmp_path / "wrapped.x86_64"
-        script.write_text(f'#!/bin/sh\nsleep 100 &\n"{path}" "$@"\n')
+        script.write_text(f'#!/bin/sh\nsleep 100 &\nsetsid sleep 101 &\n"{path}" "$@"\n')
         script.chmod(0o755)
         path = script
     with subprocess.Popen(
@@ -223,10 +223,20 @@ def test_a_player_does_not_outlive_a_killed_parent(tmp_path: Path, wrapper: bool
         assert parent.stdout is not None
         keeper = psutil.Process(int(parent.stdout.readline()))
         family = [keeper, *keeper.children(recursive=True)]
-        assert len(family) == (4 if wrapper else 2)
+        assert len(family) == (5 if wrapper else 2)
         os.kill(parent.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> None:
+    path = build_player(tmp_path, "Basic")
+    program = _PARENT.replace("time.sleep(120)", "")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(tmp_path / "logs")], cwd=ROOT, capture_output=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert not psutil.pid_exists(int(done.stdout))
 
 
 def test_a_player_does_not_outlive_its_killed_keeper(start: Any) -> None:

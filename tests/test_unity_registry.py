@@ -83,9 +83,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
     found = Store()
     path = build_player(tmp_path / "build", "Basic", executable=False)
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(path, "Basic/Basic.x86_64")
-        archive.writestr("Basic/Basic_Data/level0", os.urandom(300_000))
+        archive.writestr("__MACOSX/Basic/._Basic.x86_64", b"a resource fork")
+        archive.writestr("Basic/Basic_Data/level0", bytes(os.urandom(150_000).hex(), "ascii"))
     found.files["/basic.zip"] = data.getvalue()
     found.files["/manifest.yaml"] = (
         "environments:\n"
@@ -127,8 +128,8 @@ def test_a_file_that_changed_meanwhile_is_downloaded_whole(store: Store, registr
     cache.mkdir()
     scene_url = f"{store.url}/basic.zip"
     name = f"Basic-{hashlib.sha256(scene_url.encode()).hexdigest()[:12]}"
-    (cache / f"{name}.zip.part").write_bytes(b"of an older build")
-    (cache / f"{name}.zip.tag").write_text('"another"')
+    (cache / f"{name}.part").write_bytes(b"of an older build")
+    (cache / f"{name}.part.tag").write_text('"another"')
     assert registry.fetch("Basic").executable.is_file()
 
 
@@ -152,7 +153,7 @@ def test_a_scene_that_is_here_needs_no_network(store: Store, registry: Registry)
     [
         ("md5", "its MD5 is not the one that the server announced"),
         ("truncated", "it is no zip archive"),
-        ("bit", r"Basic/Basic_Data/level0 in it is damaged"),
+        ("bit", r"Basic/Basic_Data/level0 in it is damaged|its archive cannot be read: Error -3 .*"),
         ("sha256", "its SHA-256 is not the manifest's"),
     ],
 )
@@ -219,6 +220,51 @@ def test_an_archive_cannot_write_outside_of_its_folder(store: Store, registry: R
     store.files["/basic.zip"] = data.getvalue()
     registry.fetch("Basic")
     assert not list(tmp_path.glob("escaped*"))
+
+
+def test_an_archive_without_a_player_is_not_kept(store: Store, registry: Registry) -> None:
+    whole, data = store.files["/basic.zip"], io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("README", "nothing to run")
+    store.files["/basic.zip"] = data.getvalue()
+    with pytest.raises(ValueError, match=r"got nothing to run in the archive of Basic; expected one \.x86_64 file"):
+        registry.fetch("Basic")
+    store.files["/basic.zip"] = whole
+    assert registry.fetch("Basic").executable.is_file()
+
+
+def test_a_login_page_in_the_manifests_place_does_not_replace_it(store: Store, registry: Registry) -> None:
+    first = registry.fetch("Basic")
+    store.files["/manifest.yaml"] = b"<html>Please log in.</html>"
+    assert registry.fetch("Basic") == first
+    store.server.shutdown()
+    store.server.server_close()
+    assert registry.fetch("Basic") == first
+
+
+def test_another_checksum_is_another_download(store: Store, registry: Registry) -> None:
+    registry.fetch("Basic")
+    whole = store.files["/manifest.yaml"]
+    store.files["/manifest.yaml"] = whole.replace(
+        b"basic.zip\n", b"basic.zip\n      linux_sha256: " + b"ab" * 32 + b"\n"
+    )
+    with pytest.raises(ValueError, match=r"its SHA-256 is not the manifest's"):
+        registry.fetch("Basic")
+
+
+def test_nothing_is_downloaded_for_settings_that_are_wrong(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"timescale: got a setting"):
+        read_options(env_name="Basic", registry_url=f"{store.url}/manifest.yaml", cache_folder=tmp_path, timescale=3)
+    assert store.requests == []
+
+
+@pytest.mark.parametrize("line", ["additional_args: abc", "linux_url: 3", "linux_sha256: 3", "linux_url: basic.zip"])
+def test_a_manifests_entry_of_the_wrong_kind_is_refused(store: Store, registry: Registry, line: str) -> None:
+    store.files["/manifest.yaml"] = (
+        f"environments:\n  - Odd:\n      linux_url: {store.url}/basic.zip\n      {line}\n".encode()
+    )
+    with pytest.raises(ValueError, match=r"registry_url: got (additional_args|linux_url) .* of Odd"):
+        registry.fetch("Odd")
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
@@ -290,10 +336,10 @@ def test_the_channels_executable_is_found_by_name_or_because_it_is_alone(tmp_pat
     path = build_player(tmp_path / "linux", "Basic", name="basic_env_linux.x86_64", executable=False)
     for name in ("basic_env_linux.x86_64", "basic_env_linux", "linux/basic_env_linux.x86_64", None):
         assert read_options(env_name=name, folder=tmp_path).executable == path
-    with pytest.raises(
-        ValueError, match=r"env_name: got 'Basic' and .*; expected one file Basic in it\. It holds linux/b"
-    ):
-        read_options(env_name="Basic", folder=tmp_path)
+    assert read_options(env_name="Basic", folder=tmp_path).executable == path  # as the preset names the registry's
+    told = r"env_name: got 'Basic\.x86' and .*; expected one file Basic\.x86 in it\. It holds linux/basic_env_linux"
+    with pytest.raises(ValueError, match=told):
+        read_options(env_name="Basic.x86", folder=tmp_path)
     build_player(tmp_path, "Two")
     with pytest.raises(
         ValueError, match=r"expected one \.x86_64 file in it\. It holds Two\.x86_64, linux/basic_env_linux"

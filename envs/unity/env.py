@@ -62,9 +62,8 @@ class UnityEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One decision."""
-        actions = (
-            tuple(np.asarray(part)[None] for part in action) if isinstance(action, tuple) else np.asarray([action])
-        )
+        is_hybrid = isinstance(self.action_space, gymnasium.spaces.Tuple)
+        actions: Any = tuple(np.asarray(part)[None] for part in action) if is_hybrid else np.asarray(action)[None]
         observations, rewards, terminated, truncated, info = self._rows.step(actions)
         if info["lost"][0]:
             self._next = _row(observations), _masks(info)

@@ -1,8 +1,9 @@
 """Runs a player and ends it, and everything it started, when its own parent is gone, however that came.
 
 A program of its own, `python keeper.py COMMAND…`, because nothing inside a process outlives its SIGKILL. The parent
-holds the other end of standard input; when that closes, the player's process group is killed. The kernel kills the
-player if the keeper itself is. The exit status is the player's.
+holds the other end of standard input; when that closes, the player is killed with all that descends from it. If the
+keeper itself is killed, the kernel kills the player, though not what a wrapper script started beside it. The player's
+exit status becomes its own.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import signal
 import subprocess
 import sys
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_CANNOT_RUN = 126
 
 
 def _die_with_keeper() -> None:
@@ -24,22 +26,39 @@ def _die_with_keeper() -> None:
 def main() -> None:
     """Runs the command until it ends, or until standard input closes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its death repeats the player's, which had its own chance
-    # The hook is safe here: this process has one thread.
-    player = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, process_group=0, preexec_fn=_die_with_keeper)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the player leaves behind becomes ours
+    try:
+        # The hook is safe here: this process has one thread.
+        player = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_keeper)
+    except OSError as error:
+        sys.stderr.write(
+            f"{sys.argv[1]} cannot be run: {error.strerror}, of the file or of the program that it names\n"
+        )
+        sys.exit(_CANNOT_RUN)
     ended = os.pidfd_open(player.pid)
     ready, _, _ = select.select([ended, sys.stdin], [], [])
     if ended not in ready:
-        _kill_group(player.pid)
+        player.kill()
     status = player.wait()
-    _kill_group(player.pid)  # what a wrapper script left behind
+    _kill_descendants()
     if status < 0:
+        with contextlib.suppress(OSError):  # of SIGKILL, which has no other handler
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 
 
-def _kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def _kill_descendants() -> None:
+    """Kills our children until there are none: those of a killed one become ours."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            for child in file.read().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(child), signal.SIGKILL)
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
 
 
 if __name__ == "__main__":

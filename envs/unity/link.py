@@ -59,7 +59,7 @@ class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed fo
                 return int(self._server.add_insecure_port(f"127.0.0.1:{port}"))
             except RuntimeError:  # taken
                 continue
-        raise OSError(f"no free port from {base_port} on")
+        raise ValueError(f"base_port: got {base_port}, from which on no port is free; expected a lower one, or none.")
 
     def _take(self, request: bytes, context: Any) -> bytes:
         """A message of the player; its answer is what we say next."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from envs.unity.child import check_executable
-from envs.unity.registry import MANIFEST_URL, Registry
+from envs.unity.registry import BUILD_SUFFIXES, MANIFEST_URL, Registry, find_builds
 
-_SUFFIXES = ("", ".x86_64", ".x86")
+_SUFFIXES = ("", *BUILD_SUFFIXES)
 _MOST_PORT = 65535
+_LARGEST_FLOAT32, _MOST_AGENTS = 3.4e38, 10_000
+_PLACES = ("file_name", "registry_url", "cache_folder", "log_folder")
 OBSERVATIONS = ("flat", "dict")
+# Restarts of a player without an episode that ended in between.
+RESTARTS_AT_MOST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +86,21 @@ def read_options(
     for name in sorted(set(settings) - known):
         wrong.append(f"{name}: got a setting that no Unity scene has; expected one of {', '.join(_names(known))}.")
         del settings[name]
-    wrong += _find_wrong_values(settings)
+    places = {
+        "file_name": file_name,
+        "registry_url": registry_url,
+        "cache_folder": cache_folder,
+        "log_folder": log_folder,
+    }
+    wrong_places = _find_wrong_values(places)
+    wrong += [*_find_wrong_values(settings), *wrong_places]
     if not _are_words(additional_args):
         wrong.append(f"additional_args: got {additional_args!r}; expected a list of words of the command line.")
     parameters = environment_parameters or {}
-    if not isinstance(parameters, Mapping) or not all(_is_number(value) for value in parameters.values()):
+    if not isinstance(parameters, Mapping) or not all(_is_float32(value) for value in parameters.values()):
         wrong.append(f"environment_parameters: got {parameters!r}; expected numbers by name.")
+    if wrong_places or (wrong and folder is None and is_of_registry(env_name, file_name)):  # no download in vain
+        raise ValueError("\n".join(wrong))
     executable, arguments = Path(), tuple[str, ...]()
     try:
         if folder is not None and file_name is None:
@@ -101,22 +115,13 @@ def read_options(
         executable,
         (*arguments, *map(str, additional_args)),
         parameters={str(name): float(value) for name, value in parameters.items()},
-        log_folder=None if log_folder is None else Path(log_folder),
+        log_folder=None if log_folder is None else Path(log_folder).expanduser(),
         **settings,
     )
 
 
 def _names(known: set[str]) -> list[str]:
-    others = {
-        "env_name",
-        "file_name",
-        "folder",
-        "registry_url",
-        "cache_folder",
-        "additional_args",
-        "environment_parameters",
-    }
-    return sorted(known | others)
+    return sorted((known | set(inspect.signature(read_options).parameters)) - {"settings", "folder"})
 
 
 def _find_wrong_values(settings: dict[str, Any]) -> list[str]:
@@ -132,7 +137,13 @@ def _find_wrong_values(settings: dict[str, Any]) -> list[str]:
             lambda value: value is None or (_is_whole(value) and 1024 <= value <= _MOST_PORT),
         ),
         "observations": (" or ".join(OBSERVATIONS), lambda value: value in OBSERVATIONS),
-        "num_agents": ("a whole number of at least 1", lambda value: value is None or (_is_whole(value) and value > 0)),
+        "num_agents": (
+            f"a whole number from 1 to {_MOST_AGENTS:,}",
+            lambda value: value is None or (_is_whole(value) and 0 < value <= _MOST_AGENTS),
+        ),
+        **dict.fromkeys(
+            _PLACES, ("text", lambda value: value is None or (isinstance(value, str | Path) and value != ""))
+        ),
     }
     return [
         f"{name}: got {settings[name]!r}; expected {expected}."
@@ -149,11 +160,17 @@ def _find_player(env_name: Any, file_name: Any, registry: Registry) -> tuple[Pat
         raise ValueError("env_name: missing; expected a scene of the registry, as Basic, or file_name.")
     if not isinstance(env_name, str):
         raise ValueError(f"env_name: got {env_name!r}; expected a scene of the registry, as Basic.")
-    if "/" in env_name or env_name.endswith(_SUFFIXES[1:]):
+    if not is_of_registry(env_name, file_name):
         return find_executable(Path(env_name), where="env_name"), ()
     scene = registry.fetch(env_name)
     check_executable(scene.executable)
     return scene.executable, scene.arguments
+
+
+def is_of_registry(env_name: Any, file_name: Any) -> bool:
+    """Whether a scene is to be looked for in the registry, and not in a file."""
+    is_name = isinstance(env_name, str) and "/" not in env_name and not env_name.endswith(_SUFFIXES[1:])
+    return file_name is None and is_name
 
 
 def find_executable(path: Path, *, where: str) -> Path:
@@ -166,11 +183,15 @@ def find_executable(path: Path, *, where: str) -> Path:
     Raises:
         ValueError: There is none, or it cannot run here.
     """
-    for suffix in _SUFFIXES:
-        found = path.with_name(path.name + suffix) if path.name else path
-        if found.is_file():
-            check_executable(found)
-            return found
+    path = path.expanduser()
+    try:
+        for suffix in _SUFFIXES:
+            found = path.with_name(path.name + suffix) if path.name else path
+            if found.is_file():
+                check_executable(found)
+                return found
+    except OSError as error:
+        raise ValueError(f"{where}: got a file that cannot be read ({error}); expected a Linux executable.") from None
     raise ValueError(f"{where}: got {str(path)!r}; expected a Linux executable.{_what_is_there(path)}")
 
 
@@ -179,22 +200,23 @@ def find_in_folder(folder: Path, name: Any) -> Path:
 
     Args:
         folder: Searched with all below it.
-        name: Of the file, with or without its suffix; None for the only `.x86_64` there.
+        name: Of the file, with or without its suffix. Where it is None, or names a scene of the registry and no file,
+            it is the only `.x86_64` there.
 
     Raises:
         ValueError: There is none of that name, or several.
     """
+    builds = find_builds(folder)
+    wanted = {Path(str(name)).name + suffix for suffix in _SUFFIXES}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if name is None:
-        found = [path for path in files if path.suffix in _SUFFIXES[1:]]
-    else:
-        wanted = {Path(str(name)).name + suffix for suffix in _SUFFIXES}
-        found = [path for path in files if path.name in wanted]
+    found = [path for path in files if name is not None and path.name in wanted]
+    if not found and (name is None or is_of_registry(name, None)):
+        found = builds
     if len(found) == 1:
         check_executable(found[0])
         return found[0]
-    builds = [str(path.relative_to(folder)) for path in found or files if path.suffix in _SUFFIXES[1:]]
-    there = f"It holds {', '.join(builds)}." if builds else "It holds no .x86_64 file."
+    names = [str(path.relative_to(folder)) for path in found or builds]
+    there = f"It holds {', '.join(names)}." if names else "It holds no .x86_64 file."
     what = "one .x86_64 file" if name is None else f"one file {name}"
     raise ValueError(f"env_name: got {name!r} and the folder {folder}; expected {what} in it. {there}")
 
@@ -216,6 +238,10 @@ def _are_words(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def _is_float32(value: Any) -> bool:
+    return _is_number(value) and abs(value) <= _LARGEST_FLOAT32
 
 
 def _is_whole(value: Any) -> bool:

@@ -37,11 +37,12 @@ class PlayerError(RuntimeError):
 
     Attributes:
         is_start: Whether it never got as far as its first state.
+        log: Where it is.
     """
 
-    def __init__(self, message: str, *, is_start: bool = False) -> None:
+    def __init__(self, message: str, *, is_start: bool = False, log: Path | None = None) -> None:
         super().__init__(message)
-        self.is_start = is_start
+        self.is_start, self.log = is_start, log
 
 
 class SceneError(ValueError):
@@ -59,30 +60,38 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         options: Which scene, and how.
         number: Of this player among those of its program; it shifts the seed.
         worker: Of this process among those of its job, likewise.
+        restart: How often this player was started before, likewise.
 
     Raises:
         PlayerError: It does not start.
-        ValueError: Its behaviours are not those of the options.
+        ValueError: Its behaviours are not those of the options, or its logs cannot be written.
     """
 
-    def __init__(self, options: Options, *, number: int = 0, worker: int = 0) -> None:
+    def __init__(self, options: Options, *, number: int = 0, worker: int = 0, restart: int = 0) -> None:
         self._options, self._is_closed = options, False
         set_log_level(ERROR)  # it would print among the metric lines
-        folder = options.log_folder or Path(tempfile.mkdtemp(prefix="smrl-unity-"))
+        self._scratch = None if options.log_folder else tempfile.TemporaryDirectory(prefix="smrl-unity-")
+        folder = options.log_folder or Path(self._scratch.name if self._scratch else "")
         self.log = (folder / f"Player-{worker}-{number}-{next(_numbers)}.log").absolute()
         self._link = Link(options.base_port, timeout_s=options.timeout_s)
         self._parameters, engine = EnvironmentParametersChannel(), EngineConfigurationChannel()
         engine.set_configuration_parameters(time_scale=options.time_scale, capture_frame_rate=60)
         graphics = ["-nographics", "-batchmode"] if options.no_graphics else []
         words = [*graphics, self._PORT_COMMAND_LINE_ARG, str(self._link.port), "-logFile", str(self.log)]
-        self._child = Child(options.executable, [*words, *options.arguments], self.log)
+        try:
+            self._child = Child(options.executable, [*words, *options.arguments], self.log)
+        except OSError as error:
+            self._link.close()
+            raise ValueError(
+                f"log_folder: got {str(folder)!r}, where no log can be written ({error.strerror}); expected a folder."
+            ) from None
         self._rl_output: Any = None
         exits.register(self._close)
         try:
             super().__init__(
                 file_name=None,  # it is started already
                 base_port=self._link.port,
-                seed=(options.seed + 1000 * worker + number) % 2**31,
+                seed=(options.seed + 1_000_000 * worker + 10_000 * number + restart) % 2**31,
                 no_graphics=options.no_graphics,
                 timeout_wait=math.ceil(options.timeout_s),
                 side_channels=[self._parameters, engine],
@@ -91,7 +100,7 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         except (UnityException, ValueError) as error:
             raise self._fault(error, is_start=True) from error
         except BaseException:
-            self.close()
+            self._close(0)
             raise
         try:
             self.name, spec = self._choose_behaviour()
@@ -230,8 +239,9 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         self._close(0)
         what = "did not start" if is_start else "failed"
         return PlayerError(
-            f"Unity player {self._options.executable}: {what}: {told}.{hint}\n{self._child.last_lines()}",
+            f"Unity player {self._options.executable}: {what}: {told}.{hint}\n{self._last_lines}",
             is_start=is_start,
+            log=self.log,
         )
 
     def _close(self, timeout: float | None = None) -> None:
@@ -243,6 +253,9 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         atexit.unregister(self._close)  # of UnityEnvironment
         self._link.close()
         self._child.end(grace_s=_GRACE_S if timeout is None else timeout)
+        self._last_lines = self._child.last_lines()
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def close(self) -> None:
         """Tells the player to stop, and sees to it that it does; a second call does nothing."""

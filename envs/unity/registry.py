@@ -11,11 +11,13 @@ import difflib
 import fcntl
 import hashlib
 import http.client
+import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ MANIFEST_URL = "https://storage.googleapis.com/mlagents-test-environments/1.0.0/
 _TIMEOUT_S = 30.0
 _BLOCK = 1 << 20
 _TRIES = 3
+BUILD_SUFFIXES = (".x86_64", ".x86")
 _REMEDY = "mount the executable as the train channel, or give file_name"
 
 
@@ -54,7 +57,7 @@ class Registry:
 
     def __init__(self, url: str = MANIFEST_URL, cache_folder: str | Path | None = None) -> None:
         self._url = url
-        self._folder = _default_cache() if cache_folder is None else Path(cache_folder)
+        self._folder = _default_cache() if cache_folder is None else Path(cache_folder).expanduser()
 
     def fetch(self, name: str) -> Scene:
         """The scene, downloaded unless it is here.
@@ -63,44 +66,50 @@ class Registry:
             ValueError: There is no such scene, or it cannot be had.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(PermissionError):
+                self._folder.mkdir(parents=True, exist_ok=True)
             entry = self._find(name, self._read_manifest(name))
-            url = entry.get("linux_url")
-            if not isinstance(url, str):
+            url, sha256 = entry.get("linux_url"), entry.get("linux_sha256")
+            if url is None:
                 raise ValueError(f"env_name: {name} has no Linux build in {self._url}; {_REMEDY}.")
-            target = self._folder / f"{name}-{_digest(url)}"
-            with _locked(target.with_suffix(".lock")):
-                if not target.is_dir():
-                    self._download(name, url, target, sha256=entry.get("linux_sha256"))
+            if not isinstance(url, str) or "://" not in url or not isinstance(sha256, str | None):
+                raise ValueError(
+                    f"registry_url: got linux_url {url!r} and linux_sha256 {sha256!r} of {name} in {self._url}; "
+                    "expected a URL, and a checksum in quotes or none."
+                )
+            target = self._folder / f"{name.replace('/', '-')}-{_digest(url + (sha256 or ''))}"
+            if not target.is_dir():  # whose cache may be another user's, to be read alone
+                with _locked(_beside(target, "lock")):
+                    if not target.is_dir():
+                        self._download(name, url, target, sha256=sha256)
         except (OSError, http.client.HTTPException) as error:
             raise ValueError(f"env_name: {name} cannot be downloaded: {_reason(error)}; {_REMEDY}.") from None
-        arguments = tuple(map(str, entry.get("additional_args") or ()))
+        arguments = entry.get("additional_args") or ()
+        if not isinstance(arguments, list) or not all(isinstance(word, str | int | float) for word in arguments):
+            raise ValueError(f"registry_url: got additional_args {arguments!r} of {name}; expected a list of words.")
+        arguments = tuple(map(str, arguments))
         return Scene(_find_player(target, name), arguments)
 
     def _read_manifest(self, name: str) -> dict[str, dict[str, Any]]:
         """Entries by name; the last one that was read serves where the network does not."""
         kept = self._folder / f"manifest-{_digest(self._url)}.yaml"
         try:
-            if "://" in self._url:
-                with urllib.request.urlopen(self._url, timeout=_TIMEOUT_S) as answer:
-                    text = answer.read().decode("utf-8")
-                _write_whole(kept, text)
-            else:
-                text = Path(self._url).read_text(encoding="utf-8")
-        except OSError as error:
-            if not kept.is_file():
+            if "://" not in self._url:
+                return _parse(Path(self._url).read_text(encoding="utf-8", errors="replace"), self._url)
+            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_S) as answer:
+                text = answer.read().decode("utf-8", "replace")
+            found = _parse(text, self._url)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if kept.is_file():
+                return _parse(kept.read_text(encoding="utf-8"), str(kept))
+            if isinstance(error, OSError | http.client.HTTPException):
                 raise ValueError(
                     f"env_name: {name} cannot be downloaded: {self._url}: {_reason(error)}; {_REMEDY}."
                 ) from None
-            text = kept.read_text(encoding="utf-8")
-        try:
-            found = yaml.safe_load(text)["environments"]
-            return {key: dict(value) for entry in found for key, value in entry.items()}
-        except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError):
-            raise ValueError(
-                f"registry_url: got {self._url!r}, which is no manifest; expected YAML with `environments`, a list of "
-                "one name each with its linux_url."
-            ) from None
+            raise
+        with contextlib.suppress(OSError):  # of a cache that can be read alone
+            _write_whole(kept, text)
+        return found
 
     def _find(self, name: str, entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if name in entries:
@@ -114,7 +123,7 @@ class Registry:
 
     def _download(self, name: str, url: str, target: Path, *, sha256: str | None) -> None:
         """Downloads and unpacks; a download that was cut short is gone on with."""
-        part = target.with_suffix(".zip.part")
+        part = _beside(target, "part")
         for left in reversed(range(_TRIES)):
             try:
                 checksum = _resume(url, part)
@@ -125,21 +134,23 @@ class Registry:
                 if not left:
                     raise
         _check(part, url, checksum, sha256)
-        aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self._folder))
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=self._folder))
         try:
             with zipfile.ZipFile(part) as archive:
                 archive.extractall(aside)
+            _find_player(aside, name)
             aside.chmod(0o755)
             aside.rename(target)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
+            part.unlink()
             raise
         part.unlink()
 
 
 def _resume(url: str, part: Path) -> str | None:
     """Downloads what is missing of a file; the server's MD5 of the whole, where it says one."""
-    tag_file = part.with_suffix(".tag")
+    tag_file = _beside(part, "tag")
     begin = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
     request = urllib.request.Request(url)
     if begin:  # If-Range: the rest, if the file is still the same one; else all of it
@@ -190,19 +201,40 @@ def _check(part: Path, url: str, md5: str | None, sha256: str | None) -> None:
             why_not = f"{damaged} in it is damaged" if damaged else None
         except zipfile.BadZipFile:
             why_not = "it is no zip archive"
+        except (zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, or too new
+            why_not = f"its archive cannot be read: {error}"
     if why_not is not None:
         part.unlink()
         raise ValueError(f"env_name: got a download of {url} that cannot be used: {why_not}. Try again, or {_REMEDY}.")
 
 
 def _find_player(folder: Path, name: str) -> Path:
-    found = sorted(folder.rglob("*.x86_64"))
+    found = find_builds(folder)
     if len(found) != 1:
-        raise ValueError(
-            f"env_name: got {len(found)} .x86_64 files in the archive of {name} ({folder}); expected one. Give the one "
-            "to run as file_name."
-        )
+        names = ", ".join(str(path.relative_to(folder)) for path in found) or "nothing"
+        raise ValueError(f"env_name: got {names} to run in the archive of {name}; expected one .x86_64 file.")
     return found[0]
+
+
+def find_builds(folder: Path) -> list[Path]:
+    """Unity's Linux builds in a folder and below, sorted; not what macOS puts into archives beside them."""
+    files = (path for suffix in BUILD_SUFFIXES for path in folder.rglob(f"*{suffix}") if path.is_file())
+    return sorted(path for path in files if not path.name.startswith("._"))
+
+
+def _parse(text: str, url: str) -> dict[str, dict[str, Any]]:
+    try:
+        found = yaml.safe_load(text)["environments"]
+        return {str(key): dict(value) for entry in found for key, value in entry.items()}
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError):
+        raise ValueError(
+            f"registry_url: got {url!r}, which is no manifest; expected YAML with `environments`, a list of one name "
+            "each with its linux_url."
+        ) from None
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(f"{path.name}.{suffix}")
 
 
 @contextlib.contextmanager
@@ -231,8 +263,6 @@ def _digest(text: str) -> str:
 
 def _default_cache() -> Path:
     folder = Path.home() / ".cache" / "smrl" / "unity"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.gettempdir()) / "smrl-unity"
-    return folder
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / "smrl-unity"

@@ -15,6 +15,7 @@ from gym import error, spaces
 from envs.unity.protocol import ActionTuple, BaseEnv
 
 _PICTURE_DIMENSIONS = 3
+_SILENT_STEPS_AT_MOST = 10_000
 
 
 class UnityGymException(error.Error):  # type: ignore[misc]  # gym ships no types
@@ -69,9 +70,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
             unity_env.step()  # agents are known once they have asked
         if len(unity_env.behavior_specs) != 1:
             names = ", ".join(unity_env.behavior_specs) or "none"
-            raise UnityGymException(
-                f"behaviours: got {names}; expected one. Train with the preset of Unity-v0 instead."
-            )
+            raise UnityGymException(f"behaviours: got {names}; expected one. Train Unity-v0 instead.")
         self.name = next(iter(unity_env.behavior_specs))
         self.group_spec = unity_env.behavior_specs[self.name]
         unity_env.reset()
@@ -143,12 +142,14 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         is_continuous = self.group_spec.action_spec.is_continuous()
         actions = ActionTuple(continuous=rows) if is_continuous else ActionTuple(discrete=rows.astype(np.int32))
         self._env.set_actions(self.name, actions)
-        while True:  # the agent may need several steps of the scene before it asks again
+        for _ in range(_SILENT_STEPS_AT_MOST):  # the agent may need several steps of the scene before it asks again
             self._env.step()
             decisions, ended = self._env.get_steps(self.name)
             self._check_agents(max(len(decisions), len(ended)))
             if len(decisions) or len(ended):
                 break
+        else:
+            raise UnityGymException(f"the agent: asked for nothing in {_SILENT_STEPS_AT_MOST} steps of the scene.")
         self.game_over = len(ended) != 0
         steps = ended if self.game_over else decisions
         info = {"step": steps}
@@ -178,4 +179,4 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
 
     def _check_agents(self, count: int) -> None:
         if count > 1:
-            raise UnityGymException(f"agents: got {count}; expected one. Train with the preset of Unity-v0 instead.")
+            raise UnityGymException(f"agents: got {count}; expected one. Train Unity-v0 instead.")

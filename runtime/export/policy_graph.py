@@ -32,6 +32,8 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
         UserError: The network holds a module that is not known here, or the action space is unusual.
     """
     module = policy.module
+    if module.model_config.get("lidar") is not None:
+        raise UserError("export: got a policy of a picture and other numbers together, which no format is written for.")
     if not isinstance(module, DefaultPPOTorchRLModule):
         raise refuse("the policy", module, "RLlib's PPO module")
     if not isinstance(module.encoder, TorchActorCriticEncoder):

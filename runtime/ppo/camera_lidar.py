@@ -90,7 +90,7 @@ class _Network(nn.Module):
         self._is_picture_first = bool(lidar["is_picture_first"])
         rows, columns, channels = self._shape
         layers: list[nn.Module] = [PixelScale(float(config["pixel_scale"]))]
-        for filters, kernel, stride, _ in config["conv_filters"]:
+        for filters, kernel, stride, *_ in config["conv_filters"]:
             layers += [_with_xavier(nn.Conv2d(channels, filters, kernel, stride)), nn.ReLU()]
             rows, columns, channels = (rows - kernel) // stride + 1, (columns - kernel) // stride + 1, filters
         hiddens, own = list(config["head_fcnet_hiddens"]), int(lidar["own_layers"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,11 @@ class _Training:
 
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
         self._job, self._reporter, self._request = job, reporter, request
-        with request:
-            self._spaces, why_no_video = _look_at(job)
+        with request, _looked_at(job) as (self._spaces, why_no_video):
             config, notes = fit_to_place(job.config, self._spaces[1], num_cpus=job.num_cpus, num_gpus=job.num_gpus)
             for note in notes:
                 reporter.note(note)
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
-            if job.env.name == UNITY_ID:
-                from runtime.unity.scene import forget_scene
-
-                forget_scene()  # runners in processes of their own have started others
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
@@ -302,15 +298,23 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
     }
 
 
-def _look_at(job: TrainingJob) -> tuple[Spaces, str | None]:
-    """The environment's spaces, and why it cannot be filmed, where that is clear beforehand."""
+@contextlib.contextmanager
+def _looked_at(job: TrainingJob) -> Iterator[tuple[Spaces, str | None]]:
+    """The environment's spaces, and why it cannot be filmed, where that is clear beforehand.
+
+    A scene stays open meanwhile: the runner of this process goes on with it.
+    """
     if job.env.name != UNITY_ID:
-        return _read_spaces(job.env), None
-    from runtime.unity.building import count_players, why_no_video
-    from runtime.unity.scene import look_at_scene
+        yield _read_spaces(job.env), None
+        return
+    from runtime.unity.building import why_no_video
+    from runtime.unity.scene import count_players, forget_scene, look_at_scene
 
     scene = look_at_scene(job.env.config, players=count_players(job.config))
-    return (scene.single_observation_space, scene.single_action_space), why_no_video(scene)
+    try:
+        yield (scene.single_observation_space, scene.single_action_space), why_no_video(scene)
+    finally:
+        forget_scene()  # runners in processes of their own have started others
 
 
 def _read_spaces(spec: EnvSpec) -> Spaces:

@@ -10,8 +10,9 @@ from envs.unity.behaviour import Behaviour
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.environments import EnvSpec
 from runtime.hyperparameters import JobConfig
+from runtime.unity.options import sample_timeout_s
 from runtime.unity.runner import UnityRunner
-from runtime.unity.scene import look_at_scene
+from runtime.unity.scene import count_players, look_at_scene
 
 # Convolutions [filters, kernel, stride]: ML-Agents' own of its `simple` encoder, and smaller ones for smaller pictures.
 _FILTERS, _SMALLEST = [[16, 8, 4, "valid"], [32, 4, 2, "valid"]], 20
@@ -30,14 +31,10 @@ def configure_scene(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[s
     Returns:
         Settings of the network, for `model_config`.
     """
-    rllib.env_runners(env_runner_cls=UnityRunner)
+    least_s = sample_timeout_s(env.config)
+    rllib.env_runners(env_runner_cls=UnityRunner, sample_timeout_s=max(least_s, rllib.sample_timeout_s))
     behaviour = look_at_scene(env.config, players=count_players(config)).behaviour
     return {**_network(behaviour), **config.model, "action_mask": sum(behaviour.branches) or None}
-
-
-def count_players(config: JobConfig) -> int:
-    """Players of each runner."""
-    return int(config.algorithm.get("num_envs_per_env_runner", 1))
 
 
 def why_no_video(scene: UnityVectorEnv) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from runtime.stop import StopRequest
 from runtime.unity.options import find_scene
 from runtime.unity.scene import scene_faults
 from runtime.video import Episode
+
+# Decisions after which an episode counts as it is: a policy that stands still may never end one.
+LONGEST_EPISODE = 10_000
 
 
 def settle_evaluation(
@@ -34,56 +38,94 @@ def settle_evaluation(
     Raises:
         UserError: They are wrong.
     """
-    settings = dict(trained)
+    settings = {**trained, **chosen.get("env_config", {})}
     if chosen.get("env", UNITY_ID) != UNITY_ID:
         settings = {name: value for name, value in settings.items() if name != "file_name"}
         settings["env_name"] = chosen["env"]
-    if "seed" in chosen:
-        settings["seed"] = chosen["seed"]
+    settings["seed"] = chosen.get("seed", secrets.randbelow(2**31))  # not the scenario that was trained in
     return {"log_folder": str(logs.absolute()), **find_scene(settings, channels, where="the scene to play")}
 
 
-def play_scene(
-    scene: UnityVectorEnv, policy: Policy, stop: StopRequest, *, most_episodes: float, most_steps: float = math.inf
-) -> Iterator[Episode]:
-    """Plays whole episodes with all agents, and yields them in the order in which they began.
+class ScenePlay:
+    """Whole episodes of all agents of a scene.
 
-    In that order, because the ones that end first are the shortest, and no fair sample. An episode whose player fails
-    is left out.
-
-    Raises:
-        UserError: The scene says what it must not.
-        PlatformError: Its player fails again and again.
+    Args:
+        scene: Its agents.
+        policy: Acts for all of them, deterministically.
     """
-    numbers, following = itertools.count(), 0
-    number_of: dict[int, int] = {}
-    sums: dict[int, Episode] = {}
-    ended: dict[int, Episode | None] = {}
-    with scene_faults():
-        observations, info = scene.reset()
-    played, steps = 0, 0
-    while played < most_episodes and steps < most_steps and not stop.is_set:
-        acting = np.flatnonzero(info["acting"])
-        for row in acting.tolist():
-            if row not in number_of:
-                number_of[row] = number = next(numbers)
-                sums[number] = Episode(0.0, 0)
+
+    def __init__(self, scene: UnityVectorEnv, policy: Policy) -> None:
+        self._scene, self._policy = scene, policy
+        self._lost, self._cut = 0, 0
+        self._numbers = itertools.count()
+        self._number_of: dict[int, int] = {}
+        self._sums: dict[int, Episode] = {}
+        self._ended: dict[int, Episode | None] = {}
+
+    def episodes(self, stop: StopRequest, *, most_episodes: float, most_steps: float = math.inf) -> Iterator[Episode]:
+        """Plays, and yields episodes in the order in which they began.
+
+        In that order, because the ones that end first are the shortest, and no fair sample.
+
+        Args:
+            stop: The platform's wish to stop.
+            most_episodes: After so many.
+            most_steps: Or with the first one to end once all agents together made so many decisions.
+
+        Raises:
+            UserError: The scene says what it must not.
+            PlatformError: Its player fails again and again.
+        """
         with scene_faults():
-            actions = _act(policy, scene, observations, info)
-            observations, rewards, terminated, truncated, info = scene.step(actions)
+            observations, info = self._scene.reset()
+        following, played, steps = 0, 0, 0
+        while played < most_episodes and (steps < most_steps or not played) and not stop.is_set:
+            self._begin(info)
+            with scene_faults():
+                actions = _act(self._policy, self._scene, observations, info)
+                observations, rewards, terminated, truncated, info = self._scene.step(actions)
+            self._add(rewards, terminated | truncated, info)
+            steps += int(info["stepped"].sum())
+            while following in self._ended and played < most_episodes:
+                episode = self._ended.pop(following)
+                following += 1
+                if episode is not None:
+                    played += 1
+                    yield episode
+
+    def notes(self) -> list[str]:
+        """What was not as it should be."""
+        found = [f"a player was started anew: {fault}" for fault in self._scene.take_faults()]
+        if self._lost:
+            found.append(f"{self._lost} episodes are left out, as their player failed")
+        if self._cut:
+            found.append(
+                f"{self._cut} episodes did not end, and count as they were after {LONGEST_EPISODE:,} decisions"
+            )
+        return found
+
+    def _begin(self, info: Mapping[str, Any]) -> None:
+        for row in np.flatnonzero(info["acting"]).tolist():
+            if row not in self._number_of:
+                self._number_of[row] = number = next(self._numbers)
+                self._sums[number] = Episode(0.0, 0)
+
+    def _add(self, rewards: Any, has_ended: Any, info: Mapping[str, Any]) -> None:
         for row in np.flatnonzero(info["lost"]).tolist():
-            ended[number_of.pop(row)] = None
+            if row in self._number_of:
+                number = self._number_of.pop(row)
+                del self._sums[number]
+                self._ended[number] = None
+                self._lost += 1
         for row in np.flatnonzero(info["stepped"]).tolist():
-            number = number_of[row]
-            sums[number] = Episode(sums[number].total_reward + float(rewards[row]), sums[number].steps + 1)
-            if terminated[row] or truncated[row]:
-                ended[number_of.pop(row)] = sums.pop(number)
-        while following in ended and played < most_episodes:
-            episode = ended.pop(following)
-            following += 1
-            if episode is not None:
-                played, steps = played + 1, steps + episode.steps
-                yield episode
+            number = self._number_of[row]
+            self._sums[number] = Episode(
+                self._sums[number].total_reward + float(rewards[row]), self._sums[number].steps + 1
+            )
+            is_cut = not has_ended[row] and self._sums[number].steps >= LONGEST_EPISODE
+            self._cut += is_cut
+            if has_ended[row] or is_cut:
+                self._ended[self._number_of.pop(row)] = self._sums.pop(number)
 
 
 def _act(policy: Policy, scene: UnityVectorEnv, observations: Any, info: Mapping[str, Any]) -> Any:

@@ -36,7 +36,6 @@ class UnityRunner(Runner):
         num_timesteps: int | None = None,
         num_episodes: int | None = None,
         explore: bool | None = None,
-        **kwargs: Any,
     ) -> list[SingleAgentEpisode]:
         """Decisions with their results: whole episodes, and the parts of those that go on.
 
@@ -44,7 +43,6 @@ class UnityRunner(Runner):
             num_timesteps: Decisions of all agents together; this runner's share of a batch if None.
             num_episodes: Episodes that must end; instead.
             explore: Whether actions are drawn; the config's word if None.
-            kwargs: Of RLlib's other runners; none is asked for here.
         """
         explores = self.config.explore if explore is None else explore
         wanted = math.inf if num_episodes is not None else num_timesteps or self._share()
@@ -56,7 +54,7 @@ class UnityRunner(Runner):
         while steps < wanted and ended < (num_episodes or math.inf):
             finished, taken = self._step(explores)
             done += finished
-            ended += len(finished)
+            ended += len(finished) - int(self._info["lost"].sum())
             steps += sum(map(len, finished)) if keeps_whole else taken
         if not keeps_whole:
             done += [trajectory.take() for trajectory in self._trajectories.values() if len(trajectory)]
@@ -125,8 +123,9 @@ class UnityRunner(Runner):
                 logits = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
                 distribution = module.get_inference_action_dist_cls().from_logits(logits).to_deterministic()
             actions = distribution.sample()
-            if explores:
-                outputs[Columns.ACTION_LOGP] = distribution.logp(actions).numpy()
+            # Of the drawn action; without exploration of the likeliest one, which the loss needs all the same.
+            drawn_from = module.get_exploration_action_dist_cls().from_logits(logits)
+            outputs[Columns.ACTION_LOGP] = drawn_from.logp(actions).numpy()
         outputs[Columns.ACTION_DIST_INPUTS] = logits.numpy()
         is_hybrid = isinstance(actions, tuple | list)
         arrays = tuple(part.numpy() for part in actions) if is_hybrid else actions.numpy()

@@ -9,6 +9,7 @@ from typing import Any
 from envs.unity.player import PlayerError, SceneError
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.errors import PlatformError, UserError
+from runtime.hyperparameters import JobConfig
 
 _Opened = tuple[dict[str, Any], int, int]
 _spare: list[tuple[_Opened, UnityVectorEnv]] = []
@@ -29,6 +30,11 @@ def open_scene(settings: Mapping[str, Any], *, players: int = 1, worker: int = 0
         env.close()
     with scene_faults():
         return UnityVectorEnv(players, worker=worker, **settings)
+
+
+def count_players(config: JobConfig) -> int:
+    """Players of each runner."""
+    return int(config.algorithm.get("num_envs_per_env_runner", 1))
 
 
 def look_at_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVectorEnv:

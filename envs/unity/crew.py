@@ -1,0 +1,153 @@
+"""A player and the rows of its agents, through restarts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.unity.behaviour import Behaviour, Steps
+from envs.unity.options import RESTARTS_AT_MOST, Options
+from envs.unity.player import Player, PlayerError, SceneError
+
+_NOBODY = -1
+
+
+class Result:
+    """What a step says of every row, filled in as messages arrive."""
+
+    def __init__(self, behaviour: Behaviour, rows: int) -> None:
+        space, masks = behaviour.observation_space, sum(behaviour.branches)
+        self.observations, self.last = (_zeros(space, rows) for _ in range(2))
+        self.rewards = np.zeros(rows)
+        self.terminated, self.truncated, self.acting, self.stepped, self.lost = np.zeros((5, rows), np.bool_)
+        self.masks = np.ones((rows, masks), np.bool_)
+
+    def info(self) -> dict[str, Any]:
+        """As the vector environment gives it."""
+        found = {"acting": self.acting, "stepped": self.stepped, "lost": self.lost}
+        if self.masks.size:
+            found["action_mask"] = self.masks
+        ended = self.terminated | self.truncated
+        return {**found, "final_obs": self.last, "_final_obs": ended} if ended.any() else found
+
+
+class Crew:
+    """A player and the rows of its agents.
+
+    Attributes:
+        player: The player, started anew when it fails.
+        size: How many rows.
+        restarts: How often that happened.
+        faults: Why, as far as nobody has asked yet.
+    """
+
+    def __init__(self, options: Options, *, number: int, worker: int, begin: int) -> None:
+        self._options, self._number, self._worker = options, number, worker
+        self.restarts, self._in_a_row, self.faults = 0, 0, list[str]()
+        self.player = self._start()
+        # Agents that begin at once; others may come when some have left.
+        self.size = options.num_agents or max(1, len(self.player.steps().ids))
+        self._rows = range(begin, begin + self.size)
+        self._row_of: dict[int, int] = {}
+        self._asking: list[int] = []
+        self._is_fresh = True
+
+    def begin_anew(self, result: Result) -> None:
+        """Every agent begins an episode; a player that was just started has done so already."""
+        try:
+            steps = self.player.steps() if self._is_fresh else self.player.begin()
+        except PlayerError as error:
+            steps = self._restart(error)
+        self._row_of, self._is_fresh = {}, False
+        self._take(steps, result)
+
+    def send(self, continuous: NDArray[np.float32], discrete: NDArray[np.int64]) -> None:
+        """Sends the actions (N, …) of the rows that asked; agents without a row do nothing."""
+        self._is_fresh = False
+        rows = [row for row in self._asking if row != _NOBODY]
+        wires = iter(self.player.behaviour.to_wire(continuous[rows], discrete[rows]) if rows else ())
+        idle = self.player.behaviour.idle() if len(rows) < len(self._asking) else None
+        self.player.send([idle if row == _NOBODY else next(wires) for row in self._asking])
+
+    def receive(self, result: Result) -> None:
+        """Takes the player's next message; one that failed is started anew."""
+        try:
+            steps = self.player.receive()
+        except PlayerError as error:
+            result.lost[list(self._row_of.values())] = True
+            steps = self._restart(error)
+            self._row_of = {}
+        self._take(steps, result)
+
+    def _restart(self, error: PlayerError) -> Steps:
+        """A new player's first steps.
+
+        Raises:
+            PlayerError: That happens too often.
+        """
+        while True:
+            self.faults.append(f"{str(error).splitlines()[0]} Its log: {error.log}")
+            if self._in_a_row == RESTARTS_AT_MOST:
+                raise PlayerError(
+                    f"{error}\nIt was started anew {RESTARTS_AT_MOST} times before, and no episode ended in between.",
+                    log=error.log,
+                ) from error
+            self.restarts, self._in_a_row = self.restarts + 1, self._in_a_row + 1
+            try:
+                self.player = self._start()
+                return self.player.steps()
+            except PlayerError as another:
+                error = another
+
+    def _start(self) -> Player:
+        """A player; with another seed after each restart, as the same one would lead to the same end."""
+        return Player(self._options, number=self._number, worker=self._worker, restart=self.restarts)
+
+    def _take(self, steps: Steps, result: Result) -> None:
+        for number, agent in enumerate(steps.ended_ids.tolist()):
+            row = self._row_of.pop(agent, None)
+            if row is None:  # it ended before it ever asked
+                continue
+            self._in_a_row = 0
+            result.stepped[row], result.rewards[row] = True, steps.last_rewards[number]
+            result.truncated[row] = steps.interrupted[number]
+            result.terminated[row] = not steps.interrupted[number]
+            _copy(steps.last_observations, number, result.last, row)
+        self._asking = []
+        for number, agent in enumerate(steps.ids.tolist()):
+            row = self._row_of.get(agent, _NOBODY)
+            if row != _NOBODY:
+                result.stepped[row], result.rewards[row] = True, steps.rewards[number]
+            elif agent not in steps.ended_ids:  # an agent that ended in the same message is told to do nothing
+                row = self._row_of[agent] = self._find_free_row(len(steps.ids))
+            self._asking.append(row)
+            if row != _NOBODY:
+                result.acting[row], result.masks[row] = True, steps.masks[number]
+                _copy(steps.observations, number, result.observations, row)
+
+    def _find_free_row(self, agents: int) -> int:
+        taken = set(self._row_of.values())
+        for row in self._rows:
+            if row not in taken:
+                return row
+        raise SceneError(
+            f"num_agents: got {max(agents, self.size + 1)} agents at once in {self._options.executable.name}; expected "
+            f"at most {self.size}, {'as set' if self._options.num_agents else 'as at the start'}. Set "
+            "env_config.num_agents to the most that there can be."
+        )
+
+
+def _zeros(space: Any, rows: int) -> Any:
+    if hasattr(space, "spaces"):
+        return {name: _zeros(box, rows) for name, box in space.spaces.items()}
+    return np.zeros((rows, *space.shape), space.dtype)
+
+
+def _copy(source: Any, number: int, target: Any, row: int) -> None:
+    if isinstance(source, dict):
+        for name, rows in source.items():
+            target[name][row] = rows[number]
+    else:
+        target[row] = source[number]

@@ -45,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     _add_collect(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
-    evaluate.add_argument("model", type=Path, help="results folder, model directory, checkpoint or model.tar.gz")
+    evaluate.add_argument(
+        "model",
+        nargs="?",
+        type=Path,
+        help="results folder, model directory, checkpoint or model.tar.gz; the container's channel if absent",
+    )
     evaluate.add_argument(
         "--out", type=_folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
@@ -166,10 +171,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from runtime.evaluation import run_evaluation
     from runtime.job import run_job
 
-    settings = parse_settings(arguments.settings)
-    return run_job(
-        lambda container, stop: run_evaluation(container, stop, settings, model=arguments.model, out=arguments.out)
-    )
+    # Without a model on the line, argparse takes the first setting for it.
+    is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
+    words = [str(arguments.model), *arguments.settings] if is_setting else arguments.settings
+    model = None if is_setting else arguments.model
+    settings = parse_settings(words)
+    return run_job(lambda container, stop: run_evaluation(container, stop, settings, model=model, out=arguments.out))
 
 
 def _export(arguments: argparse.Namespace) -> int:

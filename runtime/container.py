@@ -235,6 +235,22 @@ def _free_mb() -> float:
     return free / 2**20
 
 
+def has_users_program() -> bool:
+    """Whether SageMaker names a script that its toolkit is to run."""
+    if os.environ.get("SAGEMAKER_PROGRAM"):
+        return True
+    base = find_base()
+    with contextlib.suppress(PlatformError):  # of a file that is not JSON, which the job itself tells of
+        values = None if base is None else _read_json(base / "input" / "config" / _HYPERPARAMETERS)
+        return bool(values and values.get("sagemaker_program"))
+    return False
+
+
+def serving_port() -> int:
+    """The port that a server of this container listens on."""
+    return _int(os.environ.get("SAGEMAKER_BIND_TO_PORT")) or 8080
+
+
 def setdefault_environment(defaults: Mapping[str, str]) -> None:
     """Sets environment variables that are not set yet (thread counts, Ray's switches)."""
     for name, value in defaults.items():

@@ -208,7 +208,7 @@ def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "the policy is not exported: export: got the module CameraLidarModule" in done.stderr
+    assert "the policy is not exported: export: got a policy of a picture and other numbers together" in done.stderr
     raced = run_smrl("evaluate", "results", "number_of_trials=1", "number_of_obstacles=3", cwd=tmp_path)
     assert raced.returncode == 0, raced.stderr
     rows = json.loads((tmp_path / "results" / "evaluation" / "evaluation_metrics.json").read_text())["metrics"]

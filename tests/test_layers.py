@@ -60,7 +60,7 @@ LAYERS = [
     {"ppo.loop"},
     {"training", "evaluation"},
     {"deepracer.worker", "deepracer.evaluation_worker"},
-    {"launcher", "cli"},
+    {"launcher", "cli", "init"},
     {
         "entry",
         "compat.coach_launcher",

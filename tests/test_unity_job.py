@@ -120,8 +120,9 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(re.findall(r"^Episode reward: ", evaluated.stdout, re.M)) == 13
     assert "started anew" not in evaluated.stderr
-    (tmp_path / "once").unlink()
-    evaluated = run_smrl("evaluate", "results", "evaluate_episodes=3", "seed=4", "--out", "again", cwd=tmp_path)
+    frail = build_player(tmp_path, "3DBall", name="frail.x86_64", mode=f"crash=3,once={tmp_path / 'again'}.once")
+    words = ["evaluate_episodes=3", "seed=4", f"env={frail}"]
+    evaluated = run_smrl("evaluate", "results", "--out", "again", *words, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "smrl: a player was started anew: " in evaluated.stderr
     assert "smrl: 12 episodes are left out, as their player failed" in evaluated.stderr

@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 
-.PHONY: train deepracer test lint install bench bench-serving bench-offline bench-deepracer bench-unity clean
+.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -18,6 +18,27 @@ deepracer: install
 
 test: lint $(PEERS)/.installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+
+# Runs the CPU image's own build steps in Debian roots, as root, with debootstrap; no container engine is needed.
+test-image: install
+	IMAGE_TESTS=$${IMAGE_TESTS:-$$(mktemp -d)} $(BIN)/pytest tests/image -s
+
+# TORCH_INDEX is the URL of PyTorch's CPU wheels; PyTorch's installation page has it.
+image:
+	@test -n "$(TORCH_INDEX)" || { echo "make image: TORCH_INDEX is missing, the URL of PyTorch's CPU wheels"; exit 2; }
+	docker build --file Dockerfile.cpu --build-arg TORCH_INDEX=$(TORCH_INDEX) --tag smrl:cpu .
+
+# A bill of materials (CycloneDX), and known vulnerabilities, of what the CPU image ships.
+sbom: install
+	$(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet cyclonedx-bom pip-audit
+	.venv/audit/bin/cyclonedx-py requirements images/cpu.txt --output-file sbom.cpu.json
+
+audit: sbom
+	sed 's/+cpu//; s/ --hash.*//' images/cpu.txt > .venv/audit/packages.txt
+	.venv/audit/bin/pip-audit --requirement .venv/audit/packages.txt --no-deps --disable-pip
+
+image-gpu:
+	docker build --file Dockerfile.gpu --tag smrl:gpu .
 
 lint: install
 	$(BIN)/ruff check .

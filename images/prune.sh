@@ -3,9 +3,12 @@
 set -euo pipefail
 cd "$1"
 find . -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
-rm -rf torch/bin torch/include torch/share/cmake ray/jars ray/dashboard/client ray/rllib/examples pyarrow/include
-rm -rf pybullet_envs eglRenderer*.so
+rm -rf torch/include torch/share/cmake ray/jars ray/dashboard/client ray/rllib/examples pyarrow/include
+find torch/bin -type f -not -name torch_shm_manager -delete
+rm -rf pybullet_envs eglRenderer*.so tensorboard_data_server/bin
+rm -f pyarrow/*flight*.so*
 # The robots are mjcf/, what they stand on lies beside it.
 find pybullet_data -mindepth 1 -maxdepth 1 -type d -not -name mjcf -exec rm -rf {} +
-# Debugging symbols; pybullet's are nine tenths of it.
-find . \( -name "pybullet*.so" -o -name "libtorch_cpu.so" \) -exec strip --strip-unneeded {} +
+# Symbols, which are nine tenths of pybullet; not of libraries that a wheel's maker has patched already.
+find . -type f -name "*.so*" -size +300k -not -path "./*.libs/*" -exec strip --strip-unneeded {} +
+find ray/core -type f -size +5M -exec strip --strip-unneeded {} +

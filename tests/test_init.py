@@ -192,6 +192,17 @@ def test_an_image_has_every_package_that_setup_cfg_asks_for_at_the_version_that_
         assert name in locked, f"{name} is missing; run images/lock.py {kind}"
 
 
+def test_the_list_of_licences_is_that_of_the_image() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import runpy; print(runpy.run_path('images/licences.py')['page']())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == (ROOT / "docs" / "licences.md").read_text().strip(), "run images/licences.py"
+
+
 def test_both_images_are_made_alike() -> None:
     """Beside names, comments and NVIDIA's variables, the two files say the same."""
 

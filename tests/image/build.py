@@ -24,7 +24,8 @@ from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).resolve().parents[2]
 _RELEASE = "bookworm"
-_PYTHON = ("python3.11-venv", "python3.11-dev", "ca-certificates")
+# What the base image has beside Debian's least; its headers, for the stage that compiles.
+_PYTHON, _HEADERS = "python3.11-venv ca-certificates", "python3.11-dev"
 # This machine's names and certificates, the latter at a place of their own, as Debian's package writes the usual one.
 _CERTIFICATES = "/run/build-certificates.crt"
 _READ = ("/etc/resolv.conf", f"/etc/ssl/certs/ca-certificates.crt:{_CERTIFICATES}")
@@ -84,12 +85,16 @@ def make_base(folder: Path) -> Path:
     shutil.rmtree(base, ignore_errors=True)
     _run(["debootstrap", "--variant=minbase", _RELEASE, str(base)])
     image = Image(base)
-    install = "apt-get update -qq && apt-get install -qq --yes --no-install-recommends " + " ".join(_PYTHON)
-    _run(image.enter(["/bin/sh", "-c", f"{install} && apt-get clean"], binds=_binds()))
-    shutil.rmtree(base / "var/lib/apt/lists", ignore_errors=True)
+    _install(image, _PYTHON)
     for name in ("python", "python3"):
         (base / "usr/local/bin" / name).symlink_to("/usr/bin/python3.11")
     return base
+
+
+def _install(image: Image, packages: str) -> None:
+    install = f"apt-get update -qq && apt-get install -qq --yes --no-install-recommends {packages} && apt-get clean"
+    _run(image.enter(["/bin/sh", "-c", install], binds=_binds()))
+    shutil.rmtree(image.root / "var/lib/apt/lists", ignore_errors=True)
 
 
 def build(dockerfile: Path, folder: Path, arguments: dict[str, str]) -> Image:
@@ -106,6 +111,8 @@ def build(dockerfile: Path, folder: Path, arguments: dict[str, str]) -> Image:
             image = stages[label] = Image(folder / label)
             shutil.rmtree(image.root, ignore_errors=True)
             _run(["cp", "--archive", "--reflink=auto", str(base), str(image.root)])
+            if label == "builder":
+                _install(image, _HEADERS)
         elif name == "ARG":
             key, _, default = value.partition("=")
             given[key] = arguments.get(key, default.strip('"'))

@@ -14,8 +14,8 @@ _LOCK = _ROOT / "images" / "cpu.txt"
 _LONGEST = 60
 _HEAD = """# Licences of what the image ships
 
-Written by `python images/licences.py` from what each package says of itself; smrl's own is Apache-2.0 (LICENSE). Debian's
-packages and Python have theirs in the image, below `/usr/share/doc`.
+Written by `python images/licences.py` from what each package says of itself; smrl's own is Apache-2.0 (LICENSE).
+Debian's packages and Python have theirs in the image, below `/usr/share/doc`.
 
 The wheels of av bundle FFmpeg with x264 and x265, which are under the GPL 2 or later.
 

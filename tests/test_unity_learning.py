@@ -13,9 +13,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from runtime.hyperparameters import Source, resolve
-from runtime.policy import ACTION_MASK
+from runtime.policy import ACTION_MASK, Policy
 from runtime.ppo.masks import apply_mask
+from runtime.stop import StopRequest
+from runtime.unity.evaluating import ScenePlay
 from runtime.unity.trajectory import Trajectory, make_decisions
+from runtime.video import Episode
 from tests.unity_stand_in import build_player
 
 pytestmark = [
@@ -169,6 +172,34 @@ def test_an_entropy_under_a_mask_is_that_of_what_is_allowed() -> None:
     masked = apply_mask(batch, {Columns.ACTION_DIST_INPUTS: logits})[Columns.ACTION_DIST_INPUTS]
     allowed = TorchCategorical.from_logits(logits[:, [0, 2]])
     torch.testing.assert_close(TorchCategorical.from_logits(masked).entropy(), allowed.entropy())
+
+
+def _play(runner: Any, episodes: int, **settings: Any) -> tuple[list[Episode], list[str]]:
+    """Episodes that an untrained policy plays, and what is told of them."""
+    policy = Policy(runner.module, runner.env.single_action_space, observation_filter=None)
+    playing = ScenePlay(runner.env, policy, **settings)
+    return list(playing.episodes(StopRequest(), most_episodes=episodes)), playing.notes()
+
+
+def test_the_episodes_that_began_first_are_counted_however_long_they_last(runner: Any) -> None:
+    """Agent 0 begins at steps 0, 5 and 10 of the scene, agent 1 at 0 and 10, agent 2 at 0; the last is the longest."""
+    episodes, notes = _play(runner("Staggered"), 6)
+    assert [episode.steps for episode in episodes] == [3, 4, 5, 3, 3, 4]
+    assert [episode.total_reward for episode in episodes] == [3, 10, 22.5, 3, 3, 10]
+    assert notes == []
+
+
+def test_an_episode_that_does_not_end_counts_as_it_is_after_a_while(runner: Any) -> None:
+    episodes, notes = _play(runner("3DBall"), 5, longest=2)
+    assert [episode.steps for episode in episodes] == [2] * 5
+    assert notes == ["12 episodes did not end, and count as they were after 2 decisions"]
+
+
+def test_episodes_whose_player_failed_are_left_out_and_told_of(runner: Any, tmp_path: Path) -> None:
+    episodes, notes = _play(runner("3DBall", mode=f"crash=2,once={tmp_path / 'once'}"), 4)
+    assert len(episodes) == 4
+    assert "SIGSEGV" in notes[0]
+    assert notes[1] == "12 episodes are left out, as their player failed"
 
 
 def test_the_filter_sees_each_observation_once(runner: Any) -> None:

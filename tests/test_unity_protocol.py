@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from envs.unity.messages import VERSION, MessageFinder, allow_messages, message_modules, wire_class
+from envs.unity.messages import allow_messages, message_modules, wire_class
 from envs.unity.options import read_options
 from envs.unity.player import Player, PlayerError, SceneError
 from tests.conftest import ROOT
@@ -70,13 +71,16 @@ def test_there_are_all_the_modules_of_the_package() -> None:
     assert len(message_modules()) == 21
 
 
-def test_another_version_is_refused_politely(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if finder is not MessageFinder])
-    monkeypatch.setattr("envs.unity.messages.VERSION", "9.9.9")
-    with pytest.raises(
-        ImportError, match=rf"got version {VERSION}; expected 9\.9\.9.*pip install mlagents-envs==9\.9\.9"
-    ):
-        allow_messages()
+def test_another_version_is_refused_politely(tmp_path: Path) -> None:
+    described = tmp_path / "mlagents_envs-1.1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: mlagents-envs\nVersion: 1.1.0\n")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import envs.unity.messages as m; m.allow_messages()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    told = (
+        r"ImportError: mlagents-envs: got version 1\.1\.0; expected 0\.28\.0, .*pip install mlagents-envs==0\.28\.0\n$"
+    )
+    assert re.search(told, done.stderr), done.stderr
 
 
 def test_bytes_on_the_wire_are_the_packages_lists_of_numbers() -> None:

@@ -52,10 +52,11 @@ class ScenePlay:
     Args:
         scene: Its agents.
         policy: Acts for all of them, deterministically.
+        longest: Decisions after which an episode counts as it is.
     """
 
-    def __init__(self, scene: UnityVectorEnv, policy: Policy) -> None:
-        self._scene, self._policy = scene, policy
+    def __init__(self, scene: UnityVectorEnv, policy: Policy, *, longest: int = LONGEST_EPISODE) -> None:
+        self._scene, self._policy, self._longest = scene, policy, longest
         self._lost, self._cut = 0, 0
         self._numbers = itertools.count()
         self._number_of: dict[int, int] = {}
@@ -99,9 +100,7 @@ class ScenePlay:
         if self._lost:
             found.append(f"{self._lost} episodes are left out, as their player failed")
         if self._cut:
-            found.append(
-                f"{self._cut} episodes did not end, and count as they were after {LONGEST_EPISODE:,} decisions"
-            )
+            found.append(f"{self._cut} episodes did not end, and count as they were after {self._longest:,} decisions")
         return found
 
     def _begin(self, info: Mapping[str, Any]) -> None:
@@ -122,7 +121,7 @@ class ScenePlay:
             self._sums[number] = Episode(
                 self._sums[number].total_reward + float(rewards[row]), self._sums[number].steps + 1
             )
-            is_cut = not has_ended[row] and self._sums[number].steps >= LONGEST_EPISODE
+            is_cut = not has_ended[row] and self._sums[number].steps >= self._longest
             self._cut += is_cut
             if has_ended[row] or is_cut:
                 self._ended[self._number_of.pop(row)] = self._sums.pop(number)

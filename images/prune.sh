@@ -10,5 +10,6 @@ rm -f pyarrow/*flight*.so*
 # The robots are mjcf/, what they stand on lies beside it.
 find pybullet_data -mindepth 1 -maxdepth 1 -type d -not -name mjcf -exec rm -rf {} +
 # Symbols, which are nine tenths of pybullet; not of libraries that a wheel's maker has patched already.
-find . -type f -name "*.so*" -size +300k -not -path "./*.libs/*" -exec strip --strip-unneeded {} +
+find . -type f -name "*.so*" -size +300k -not -path "./*.libs/*" -not -path "./nvidia/*" -not -path "./triton/*" \
+    -not -name "libtorch_cuda*" -exec strip --strip-unneeded {} +
 find ray/core -type f -size +5M -exec strip --strip-unneeded {} +

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from runtime.errors import PlatformError, Problems
 
 _OPT_ML = "/opt/ml"
 _FAILURE_USEFUL_CHARS = 1024
+_GPU_TIMEOUT_S = 20
 _USERS_SCRIPT = "SMRL_USERS_SCRIPT"
 _HYPERPARAMETERS = "hyperparameters.json"
 _TRUE, _FALSE = ("1", "true"), ("", "0", "false")
@@ -127,7 +129,7 @@ def read_container() -> Container:
     env = os.environ
     base = find_base()
     if base is None:
-        cpus, gpus = _usable_cpus(), _int(env.get("SM_NUM_GPUS"))
+        cpus, gpus = _usable_cpus(), _usable_gpus(env)
         return Container(num_cpus=cpus, num_gpus=gpus, s3_endpoint=env.get("S3_ENDPOINT_URL"))
     values, source = _read_hyperparameters(base, env)
     resources = _read_json(base / "input/config/resourceconfig.json") or _parse(env, "SM_RESOURCE_CONFIG") or {}
@@ -140,7 +142,7 @@ def read_container() -> Container:
         hosts=hosts,
         current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
         num_cpus=_usable_cpus(),
-        num_gpus=_int(env.get("SM_NUM_GPUS")),
+        num_gpus=_usable_gpus(env),
         s3_endpoint=env.get("S3_ENDPOINT_URL"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
     )
@@ -236,13 +238,13 @@ def _free_mb() -> float:
 
 
 def has_users_program() -> bool:
-    """Whether SageMaker names a script that its toolkit is to run."""
-    if os.environ.get("SAGEMAKER_PROGRAM"):
+    """Whether SageMaker's toolkit has something to run: a script's name, or code that lacks one, which it tells of."""
+    if os.environ.get("SAGEMAKER_PROGRAM") or os.environ.get("SAGEMAKER_SUBMIT_DIRECTORY"):
         return True
     base = find_base()
     with contextlib.suppress(PlatformError):  # of a file that is not JSON, which the job itself tells of
         values = None if base is None else _read_json(base / "input" / "config" / _HYPERPARAMETERS)
-        return bool(values and values.get("sagemaker_program"))
+        return bool(values and (values.get("sagemaker_program") or values.get("sagemaker_submit_directory")))
     return False
 
 
@@ -329,6 +331,17 @@ def _usable_cpus() -> int:
         if quota != "max":
             count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def _usable_gpus(env: Mapping[str, str]) -> int:
+    """What the toolkit counted, or NVIDIA's own list where no toolkit runs."""
+    if "SM_NUM_GPUS" in env:
+        return _int(env["SM_NUM_GPUS"])
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no driver, no GPU
+        command = ["nvidia-smi", "--list-gpus"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=True)
+        return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    return 0
 
 
 def _int(text: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -10,13 +11,15 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from runtime.errors import UserError
-from runtime.init import check_health, find_command
+from runtime.init import COMMANDS, check_health, find_command
 from tests.conftest import BIN, ROOT, TINY, clean_environment
 from tests.servers import started
 
@@ -43,8 +46,6 @@ def start(*words: str, environment: dict[str, str] | None = None, cwd: Path = RO
 
 def _process_1(unshare: int) -> int:
     """The process that is number 1 in unshare's namespace, by the number that we know it by."""
-    import psutil
-
     deadline = time.monotonic() + 20
     while not (children := psutil.Process(unshare).children()):
         assert time.monotonic() < deadline
@@ -80,6 +81,8 @@ def test_a_script_of_the_users_is_the_toolkits(monkeypatch: pytest.MonkeyPatch, 
     assert find_command(["train"]) == [str(BIN / "smrl"), "train"]
     (config / "hyperparameters.json").write_text(json.dumps({"sagemaker_program": '"train-reacher.py"'}))
     assert find_command(["train"]) == [str(BIN / "train")]
+    (config / "hyperparameters.json").write_text(json.dumps({"sagemaker_submit_directory": '"s3://bucket/code"'}))
+    assert find_command(["train"]) == [str(BIN / "train")]  # which says that the script's name is missing
     assert find_command(["train", "--preset", "hopper"])[0] == str(BIN / "smrl")  # words are for ours
 
 
@@ -149,20 +152,83 @@ def test_a_container_without_mounts_trains_and_a_stop_saves_what_it_has(tmp_path
     assert (tmp_path / "model" / "manifest.json").exists()
 
 
+@needs_namespace
+def test_a_containers_health_is_its_servers(tmp_path: Path) -> None:
+    script = f"{BIN}/smrl-init health; echo $?"
+    for words, code in ((["bash", "-c", script], "0"), (["bash", "-c", script, "serve"], "1")):  # nobody listens
+        out, _ = start(*words, environment={"SAGEMAKER_BIND_TO_PORT": "9"}).communicate(timeout=20)
+        assert out.strip() == code
+
+
+@needs_namespace
+def test_a_job_has_the_terminal_and_a_stop_reaches_one_that_was_suspended() -> None:
+    """As `docker run -it`: what is typed comes to the job; Ctrl-Z suspends it, and SIGTERM ends it all the same."""
+    ours, theirs = os.openpty()
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(BIN / "smrl-init"), "cat"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    os.write(ours, b"hello\n")
+    seen = b""
+    while seen.count(b"hello") < 2:  # the terminal's echo, and cat's
+        seen += os.read(ours, 100)
+    os.write(ours, b"\x1a")
+    job = psutil.Process(_process_1(process.pid)).children()[0]
+    deadline = time.monotonic() + 20
+    while job.status() != psutil.STATUS_STOPPED:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(_process_1(process.pid), signal.SIGTERM)
+    assert process.wait(20) == 128 + signal.SIGTERM
+    os.close(ours)
+
+
+@needs_namespace
+def test_a_signal_that_comes_while_it_starts_is_not_lost() -> None:
+    for wait_s in (0.04, 0.08, 0.12):
+        process = start("bash", "-c", "trap 'exit 3' TERM; sleep 2 & wait")
+        time.sleep(wait_s)  # before, while and after the job starts; bash itself needs a moment for its trap
+        os.kill(_process_1(process.pid), signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode in (3, 128 + signal.SIGTERM)
+
+
+def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("no program")
+    broken.chmod(0o755)
+    done = subprocess.run([BIN / "smrl-init", str(broken)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (126, f"smrl: error: {broken} cannot be run: Exec format error\n")
+
+
+def test_the_commands_are_smrls() -> None:
+    done = subprocess.run([BIN / "smrl", "--help"], capture_output=True, text=True, check=True)
+    named = re.findall(r"^    ([a-z-]+)(?: |$)", done.stdout, re.M)
+    assert sorted(COMMANDS) == sorted([*named, "smrl"])
+
+
 def test_health_is_good_while_nothing_is_served_and_what_ping_says_else(exported_results: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-        assert check_health(free) == 0
+        assert check_health(free, is_server=False) == 0  # as in training, whatever has the port
+        assert check_health(free, is_server=True) == 1
         probe.listen()  # something that never answers
-        assert check_health(free) == 1
+        assert check_health(free, is_server=True) == 1
     with started(tmp_path, str(exported_results)) as server:
         server.wait_until(200)
-        environment = {**clean_environment(), "SAGEMAKER_BIND_TO_PORT": str(server.port)}
-        assert subprocess.run([BIN / "smrl-init", "health"], env=environment, check=False).returncode == 0
+        assert check_health(server.port, is_server=True) == 0
     with started(tmp_path, environment={"SAGEMAKER_BASE_DIR": str(tmp_path)}) as server:  # without a model
         server.wait_until(503)
-        assert check_health(server.port) == 1
+        assert check_health(server.port, is_server=True) == 1
 
 
 @pytest.mark.parametrize("name", ["Dockerfile.cpu", "Dockerfile.gpu"])

@@ -60,6 +60,7 @@ class Image:
             hostname: Of the container.
         """
         lines = ["set -e", f"mount -t proc proc {self.root}/proc", f"mount --rbind /dev {self.root}/dev"]
+        lines.append(f"mount -t tmpfs -o size=64m tmpfs {self.root}/dev/shm")  # as Docker's is
         for bind in binds:
             here, there, mode = (*bind.split(":"), "", "")[:3]
             target = f"{self.root}{there or here}"
@@ -107,6 +108,7 @@ def build(dockerfile: Path, folder: Path, arguments: dict[str, str]) -> Image:
     for step in steps:
         name, value, began = step["instruction"], step["value"], time.monotonic()
         if name == "FROM":
+            given = {}  # those of one stage are unknown to the next
             label = value.split(" AS ")[1] if " AS " in value else "final"
             image = stages[label] = Image(folder / label)
             shutil.rmtree(image.root, ignore_errors=True)
@@ -146,11 +148,13 @@ def _copy(value: str, image: Image, stages: dict[str, Image]) -> None:
         source_root = stages[words.pop(0).removeprefix("--from=")].root
     source, target = words
     there = Path(f"{image.root}{target}")
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    if source_root == ROOT and source != "." and source.split("/")[0] not in allowed:
+        raise ValueError(f"COPY {source}: .dockerignore leaves it out")
     if source == ".":
         there.mkdir(parents=True)
-        for line in (ROOT / ".dockerignore").read_text().splitlines():
-            if line.startswith("!"):
-                _run(["cp", "--archive", str(ROOT / line[1:]), str(there)])
+        for name in allowed:
+            _run(["cp", "--archive", str(ROOT / name), str(there)])
         _run(["find", str(there), "-name", "__pycache__", "-exec", "rm", "-rf", "{}", "+"])
         return
     there.parent.mkdir(parents=True, exist_ok=True)

@@ -232,6 +232,19 @@ def test_mistakes_are_told_in_words(tmp_path: Path, settings: list[str], told: s
     assert "Traceback" not in done.stderr
 
 
+def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_path: Path) -> None:
+    from runtime.unity.evaluating import settle_evaluation
+
+    path = build_player(tmp_path / "train", "Basic")
+    trained = {"file_name": "/elsewhere/Basic.x86_64", "timeout_s": 9, "seed": 3}
+    settled = settle_evaluation({"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path)
+    assert (settled["file_name"], settled["timeout_s"]) == (str(path), 5)
+    assert settled["seed"] != 3
+    other = build_player(tmp_path / "other", "Two")
+    chosen = {"env": str(other), "seed": 8}
+    assert settle_evaluation(chosen, trained, {}, logs=tmp_path).items() >= {"file_name": str(other), "seed": 8}.items()
+
+
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:
     from runtime.hyperparameters import Source, resolve
 

@@ -16,7 +16,7 @@ from envs import UNITY_ID
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.policy import ACTION_MASK, Policy
 from runtime.stop import StopRequest
-from runtime.unity.options import find_scene
+from runtime.unity.options import EXECUTABLE_CHANNEL, find_scene
 from runtime.unity.scene import scene_faults
 from runtime.video import Episode
 
@@ -38,7 +38,10 @@ def settle_evaluation(
     Raises:
         UserError: They are wrong.
     """
-    settings = {**trained, **chosen.get("env_config", {})}
+    settings = dict(trained)
+    if EXECUTABLE_CHANNEL in channels:  # the machine that trained had its player elsewhere
+        settings.pop("file_name", None)
+    settings |= chosen.get("env_config", {})
     if chosen.get("env", UNITY_ID) != UNITY_ID:
         settings = {name: value for name, value in settings.items() if name != "file_name"}
         settings["env_name"] = chosen["env"]

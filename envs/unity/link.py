@@ -87,12 +87,12 @@ class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed fo
     def send_input(self, inputs: Any) -> None:
         """Sends a UnityInputProto of the package."""
         message = wire_class("UnityMessageProto")()
-        message.header.status = _OK
         message.unity_input.ParseFromString(inputs.SerializeToString())
         self.send(message)
 
     def send(self, message: Any) -> None:
-        """Sends a wire message."""
+        """Sends a wire message, as one that asks the player to go on."""
+        message.header.status = _OK
         self._answers.put(message.SerializeToString())
 
     def receive(self, poll_callback: Callable[[], None] | None = None) -> Any:

@@ -151,17 +151,9 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         """
         try:
             self.reset()
-            return self._read()
+            return self.steps()
         except UnityException as error:
             raise self._fault(error) from error
-
-    def steps(self) -> Steps:
-        """What the last message said of the agents that learn.
-
-        Raises:
-            PlayerError: It cannot be read.
-        """
-        return self._read()
 
     def send(self, actions: list[Any]) -> None:
         """Sends the actions of the agents that asked for one, in their order, and goes on.
@@ -170,7 +162,6 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             actions: One AgentActionProto each, of `Behaviour.to_wire`.
         """
         message = wire_class("UnityMessageProto")()
-        message.header.status = 200
         command = message.unity_input.rl_input
         command.command = _STEP
         if actions:
@@ -188,7 +179,7 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         """
         try:
             self._receive()
-            return self._read()
+            return self.steps()
         except UnityException as error:
             raise self._fault(error) from error
 
@@ -204,7 +195,12 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         self._rl_output = output
         self._side_channel_manager.process_side_channel_message(output.side_channel)
 
-    def _read(self) -> Steps:
+    def steps(self) -> Steps:
+        """What the last message said of the agents that learn.
+
+        Raises:
+            SceneError: It says what cannot be learned from.
+        """
         infos = self._rl_output.agentInfos
         try:
             return self.behaviour.read(infos[self.name].value if self.name in infos else ())

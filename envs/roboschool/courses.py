@@ -57,7 +57,7 @@ class StraightAhead:
 
     def __init__(self, *, start_height_m: float | None = None, yaw_spread: float = 0.0) -> None:
         self.target = (1e3, 0.0)
-        self._start_height_m, self._yaw_spread = start_height_m, yaw_spread
+        self.start_height_m, self.yaw_spread = start_height_m, yaw_spread
 
     def place(self, walker: Walker) -> None:
         """Needs no bodies."""
@@ -67,9 +67,9 @@ class StraightAhead:
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Lifts and turns the robot where the robot's rules ask for it (Humanoid)."""
-        if self._start_height_m is not None:
-            yaw = rng.uniform(-self._yaw_spread, self._yaw_spread)
-            walker.lay_down(height_m=self._start_height_m, roll=0.0, pitch=0.0, yaw=yaw)
+        if self.start_height_m is not None:
+            yaw = rng.uniform(-self.yaw_spread, self.yaw_spread)
+            walker.lay_down(height_m=self.start_height_m, roll=0.0, pitch=0.0, yaw=yaw)
 
     def tick(self, walker: Walker, rng: np.random.Generator) -> None:
         """Leaves the target where it is."""
@@ -100,7 +100,7 @@ class FlagRun:
     def __init__(self, *, as_port: bool) -> None:
         self.target = (0.0, 0.0)
         self._as_port = as_port
-        self._straight = StraightAhead(start_height_m=None if as_port else 1.4, yaw_spread=np.pi / 16)
+        self.straight = StraightAhead(start_height_m=None if as_port else 1.4, yaw_spread=np.pi / 16)
         self.has_moved = False
 
     def place(self, walker: Walker) -> None:
@@ -113,7 +113,7 @@ class FlagRun:
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Poses the robot and sets the first flag, half of the time straight ahead."""
-        self._straight.start(walker, rng)
+        self.straight.start(walker, rng)
         if not self._as_port and rng.uniform() < 0.5:
             half = FIELD_HALF_LENGTH_M * _FLAG_COMPACTNESS
             self._move_flag(walker, rng.uniform(half, 2 * half), 0.0)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from envs.roboschool.world import World
 
 _FALLEN_RAD = 0.2
-_SINGLE_FORCE_N, _DOUBLE_FORCE_N = 100.0, 200.0
+SINGLE_FORCE_N, DOUBLE_FORCE_N = 100.0, 200.0
 
 
 class _Cart:
@@ -53,25 +53,25 @@ class SinglePendulum:
     action_size = 1
 
     def __init__(self, *, swing_up: bool) -> None:
-        self._swing_up = swing_up
-        self._cart = _Cart("inverted_pendulum.xml")
-        self.world = self._cart.world
+        self.swing_up = swing_up
+        self.cart = _Cart("inverted_pendulum.xml")
+        self.world = self.cart.world
 
     def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Starts with the pole within 0.1 rad of up, or of down for the swing-up."""
-        self._cart.reset([(3.1415 if self._swing_up else 0.0) + rng.uniform(-0.1, 0.1)])
+        self.cart.reset([(3.1415 if self.swing_up else 0.0) + rng.uniform(-0.1, 0.1)])
         return self._observe()
 
     def step(self, action: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
         """Pushes the cart for one step of 0.0165 s; `rng` is unused."""
-        self._cart.push(_SINGLE_FORCE_N * min(max(float(action[0]), -1.0), 1.0))
+        self.cart.push(SINGLE_FORCE_N * min(max(float(action[0]), -1.0), 1.0))
         observation = self._observe()
-        if self._swing_up:
+        if self.swing_up:
             return observation, math.cos(self._theta), False
         return observation, 1.0, abs(self._theta) > _FALLEN_RAD
 
     def _observe(self) -> NDArray[np.float32]:
-        (x, vx), (self._theta, theta_dot) = self._cart.read()
+        (x, vx), (self._theta, theta_dot) = self.cart.read()
         return np.array((x, vx, math.cos(self._theta), math.sin(self._theta), theta_dot), np.float32)
 
     def camera_target(self) -> tuple[float, float, float]:
@@ -94,26 +94,26 @@ class DoublePendulum:
     action_size = 1
 
     def __init__(self) -> None:
-        self._cart = _Cart("inverted_double_pendulum.xml")
-        self.world = self._cart.world
+        self.cart = _Cart("inverted_double_pendulum.xml")
+        self.world = self.cart.world
 
     def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Starts with both poles within 0.1 rad of up."""
-        self._cart.reset(rng.uniform(-0.1, 0.1, size=2).tolist())
+        self.cart.reset(rng.uniform(-0.1, 0.1, size=2).tolist())
         return self._observe()
 
     def step(self, action: NDArray[Any], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
         """Pushes the cart for one step of 0.0165 s; `rng` is unused."""
-        self._cart.push(_DOUBLE_FORCE_N * min(max(float(action[0]), -1.0), 1.0))
+        self.cart.push(DOUBLE_FORCE_N * min(max(float(action[0]), -1.0), 1.0))
         observation = self._observe()
         # 1.2 m is upright: the upper pole's middle is at 0.9 m, its tip 0.3 m above.
         tip_z = self._pole_z + 0.3
-        return observation, 10.0 - 0.01 * self._pole_x**2 - (tip_z - 2.0) ** 2, tip_z <= 1.0
+        return observation, 10.0 - (0.01 * self._pole_x**2 + (tip_z - 2.0) ** 2), tip_z <= 1.0
 
     def _observe(self) -> NDArray[np.float32]:
-        (x, vx), (theta, theta_dot), (gamma, gamma_dot) = self._cart.read()
+        (x, vx), (theta, theta_dot), (gamma, gamma_dot) = self.cart.read()
         world = self.world
-        pole = world.api.getLinkState(self._cart.body, self._cart.links["pole2"], physicsClientId=world.client)[0]
+        pole = world.api.getLinkState(self.cart.body, self.cart.links["pole2"], physicsClientId=world.client)[0]
         self._pole_x, self._pole_z = pole[0], pole[2]
         angles = (math.cos(theta), math.sin(theta), theta_dot, math.cos(gamma), math.sin(gamma), gamma_dot)
         return np.array((x, vx, self._pole_x, *angles), np.float32)

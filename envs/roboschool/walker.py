@@ -43,35 +43,36 @@ class Walker:
         self._name_joints()
         self.world.disable_motors(self.body)
         self._feet_flags = [0.0] * len(spec.feet)
-        self._never_falls = as_port and spec.port_never_ends
+        self.joint_limit_cost = _PORT_JOINT_AT_LIMIT_COST if as_port else _JOINT_AT_LIMIT_COST
+        self.never_falls = as_port and spec.port_never_ends
         self._first_episode = True
         course.place(self)
 
     def _name_parts(self) -> None:
         links = self.world.link_names(self.body)
-        self._feet = [links[name] for name in self.spec.feet]
+        self.feet = [links[name] for name in self.spec.feet]
         # The torso is a link of its own in the planar robots, the base of the body in Ant and Humanoid.
-        self._torso = links.get("torso", -1)
+        self.torso = links.get("torso", -1)
         self._links = list(links.values())
-        self._torso_row = self._links.index(self._torso) if self._torso >= 0 else -1
-        self._part_count = len(self._links) + (self._torso < 0)
+        self._torso_row = self._links.index(self.torso) if self.torso >= 0 else -1
+        self.part_count = len(self._links) + (self.torso < 0)
 
     def _name_joints(self) -> None:
         joints = self.world.joint_names(self.body)
         self.joints = list(joints.values())
-        self._motors = [joints[name] for name in self.spec.motors] or self.joints
+        self.motors = [joints[name] for name in self.spec.motors] or self.joints
         limits = np.array([self.world.joint_limits(self.body, joint) for joint in self.joints])
-        self._limit_low, self._limit_scale = limits[:, 0], 2.0 / (limits[:, 1] - limits[:, 0])
+        self.limit_low, self.limit_scale = limits[:, 0], 2.0 / (limits[:, 1] - limits[:, 0])
         # The port multiplies Humanoid's torques in float32, the others' in float64; chaos makes it matter to parity.
-        self._torques = np.array(self.spec.torques_nm, np.float32 if self.spec.motors else np.float64)
-        self.observation_size = 8 + 2 * len(self.joints) + len(self._feet)
-        self.action_size = len(self._motors)
+        self.torques = np.array(self.spec.torques_nm, np.float32 if self.spec.motors else np.float64)
+        self.observation_size = 8 + 2 * len(self.joints) + len(self.feet)
+        self.action_size = len(self.motors)
 
     def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> FloatArray:
         """Starts an episode with joint angles in ±0.1 rad and returns its first observation."""
         restored = self.world.restore()
         self.world.reset_joints(self.body, self.joints, rng.uniform(-0.1, 0.1, size=len(self.joints)))
-        self._feet_flags = [0.0] * len(self._feet)
+        self._feet_flags = [0.0] * len(self.feet)
         self._standing_z = self.spec.standing_z_m
         if is_seeded:
             self.course.forget()
@@ -82,7 +83,7 @@ class Walker:
             self.world.save()
         if self._as_port and self._first_episode:
             # port: from the first reset on, the floor counts as a part of the robot and pulls the mean to 0, 0.
-            self._part_count += 1
+            self.part_count += 1
             self._first_episode = False
         return observation
 
@@ -97,9 +98,9 @@ class Walker:
             Observation (O,), reward, and whether the robot has fallen.
         """
         p, world, course = self.world.api, self.world, self.course
-        torques = self._torques * np.minimum(np.maximum(action, -1.0), 1.0)
+        torques = self.torques * np.minimum(np.maximum(action, -1.0), 1.0)
         p.setJointMotorControlArray(
-            self.body, self._motors, p.TORQUE_CONTROL, forces=torques.tolist(), physicsClientId=world.client
+            self.body, self.motors, p.TORQUE_CONTROL, forces=torques.tolist(), physicsClientId=world.client
         )
         p.stepSimulation(physicsClientId=world.client)
         observation = self._observe(rng)
@@ -110,19 +111,17 @@ class Walker:
         reward = alive + (self._potential - before) + self._effort(action) + self._joints_cost()
         if not self._as_port:  # port: the feet collision cost is switched off
             reward += _FEET_COLLISION_COST * collisions
-        fallen = (alive < 0 and not self._never_falls) or not math.isfinite(float(observation.sum()))
+        fallen = (alive < 0 and not self.never_falls) or not math.isfinite(float(observation.sum()))
         return observation, float(reward), fallen
 
     def _effort(self, action: NDArray[Any]) -> float:
         scale = self.spec.effort_scale
         electricity = self.course.electricity_factor(self) * _ELECTRICITY_COST * scale
-        count = self.action_size
-        mechanical = float(np.abs(action * self._joint_speeds).sum()) / count
-        return electricity * mechanical + _STALL_TORQUE_COST * scale * float((action * action).sum()) / count
+        mechanical = float(np.abs(action * self._joint_speeds).mean())
+        return electricity * mechanical + _STALL_TORQUE_COST * scale * float((action * action).mean())
 
     def _joints_cost(self) -> float:
-        cost = _PORT_JOINT_AT_LIMIT_COST if self._as_port else _JOINT_AT_LIMIT_COST
-        return cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99))
+        return self.joint_limit_cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99))
 
     @property
     def standing_z(self) -> float:
@@ -139,35 +138,34 @@ class Walker:
     def _read_joints(self) -> None:
         states = self.world.api.getJointStates(self.body, self.joints, physicsClientId=self.world.client)
         raw = np.array([state[:2] for state in states])
-        self._joint_positions = ((raw[:, 0] - self._limit_low) * self._limit_scale - 1.0).astype(np.float32)
+        self._joint_positions = ((raw[:, 0] - self.limit_low) * self.limit_scale - 1.0).astype(np.float32)
         self._joint_speeds = (0.1 * raw[:, 1]).astype(np.float32)
 
     def _read_parts(self) -> None:
         """Reads the torso's pose (m, quaternion) and velocity (m/s), and the mean x, y of all parts."""
         p, client, body = self.world.api, self.world.client, self.body
-        if self._torso >= 0:
+        if self.torso >= 0:
             states = p.getLinkStates(body, self._links, computeLinkVelocity=1, physicsClientId=client)
             torso = states[self._torso_row]
             self.torso_xyz, orientation, self.torso_velocity = torso[0], torso[1], torso[6]
-            x = y = 0.0
+            places = []
         else:
             states = p.getLinkStates(body, self._links, physicsClientId=client)
             self.torso_xyz, orientation = p.getBasePositionAndOrientation(body, physicsClientId=client)
             self.torso_velocity = p.getBaseVelocity(body, physicsClientId=client)[0]
-            x, y = self.torso_xyz[0], self.torso_xyz[1]
-        for state in states:
-            position = state[0]
-            x += position[0]
-            y += position[1]
+            places = [self.torso_xyz]
         self.link_states = states
-        self.mean_x, self.mean_y = x / self._part_count, y / self._part_count
+        # NumPy's sum, rounding included: the port's mean is NumPy's.
+        sums = np.add.reduce(np.array(places + [state[0] for state in states])[:, :2].T.copy(), axis=1)
+        self.mean_x, self.mean_y = (float(total) / self.part_count for total in sums)
         self.roll, self.pitch, self.yaw = p.getEulerFromQuaternion(orientation)
 
     @property
     def target_distance(self) -> float:
         """Distance in m from the mean of the parts to the course's target."""
         target_x, target_y = self.course.target
-        return math.hypot(target_x - self.mean_x, target_y - self.mean_y)
+        x, y = target_x - self.mean_x, target_y - self.mean_y
+        return math.sqrt(x * x + y * y)
 
     def _describe(self) -> FloatArray:
         z = self.torso_xyz[2]
@@ -211,8 +209,8 @@ class Walker:
                     on_other.add(contact[3])
                     if contact[2] == self.body:
                         on_other.add(contact[4])
-        self._feet_flags = [float(foot in on_floor) for foot in self._feet]
-        return sum(foot in on_other for foot in self._feet)
+        self._feet_flags = [float(foot in on_floor) for foot in self.feet]
+        return sum(foot in on_other for foot in self.feet)
 
     @property
     def feet_flags(self) -> list[float]:

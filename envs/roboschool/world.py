@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 STEP_S = 0.0165
-_SOLVER_ITERATIONS = 5
-_CONTACT_ERP = 0.9
-_FLOOR_FRICTION = 0.8
+SOLVER_ITERATIONS = 5
+CONTACT_ERP = 0.9
+FLOOR_FRICTION = 0.8
 
 
 def import_pybullet() -> Any:
@@ -34,35 +34,42 @@ def import_pybullet() -> Any:
 class World:
     """A Bullet simulation of one MJCF robot, with Roboschool's solver settings.
 
+    Args:
+        xml: The robot's file among those of the pybullet wheel.
+        gravity: In m/s², downwards.
+        substeps: Bullet's own steps in a step of 0.0165 s.
+        has_floor: Whether there is one.
+        restitution: Of the floor.
+
     Attributes:
         client: Bullet's number of this DIRECT client.
         bodies: Bullet's numbers of the bodies in the MJCF file, in file order.
         floor: Bullet's number of the floor, or -1.
+        torque_driven: Bodies whose position motors are disabled.
     """
 
     def __init__(self, xml: str, *, gravity: float, substeps: int, has_floor: bool, restitution: float = 0.0) -> None:
+        self.xml, self.gravity, self.substeps, self.restitution = xml, gravity, substeps, restitution
+        self.torque_driven: list[int] = []
         p = self.api = import_pybullet()
         # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a stranger's server.
         self.client: int = p.connect(p.DIRECT)
         client = {"physicsClientId": self.client}
         p.setPhysicsEngineParameter(deterministicOverlappingPairs=1, **client)
         p.setGravity(0, 0, -gravity, **client)
-        p.setDefaultContactERP(_CONTACT_ERP, **client)
+        p.setDefaultContactERP(CONTACT_ERP, **client)
         p.setPhysicsEngineParameter(
-            fixedTimeStep=STEP_S, numSolverIterations=_SOLVER_ITERATIONS, numSubSteps=substeps, **client
+            fixedTimeStep=STEP_S, numSolverIterations=SOLVER_ITERATIONS, numSubSteps=substeps, **client
         )
         self.floor = self._load_floor(restitution) if has_floor else -1
-        flags = (
-            p.URDF_USE_SELF_COLLISION | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS | p.URDF_GOOGLEY_UNDEFINED_COLORS
-        )
-        self.bodies: tuple[int, ...] = p.loadMJCF(data_file("mjcf", xml), flags=flags, **client)
+        self.bodies: tuple[int, ...] = p.loadMJCF(data_file("mjcf", xml), flags=mjcf_flags(p), **client)
         self._saved = -1
 
     def _load_floor(self, restitution: float) -> int:
         floors = self.api.loadSDF(data_file("plane_stadium.sdf"), physicsClientId=self.client)
         for floor in floors:
             self.api.changeDynamics(
-                floor, -1, lateralFriction=_FLOOR_FRICTION, restitution=restitution, physicsClientId=self.client
+                floor, -1, lateralFriction=FLOOR_FRICTION, restitution=restitution, physicsClientId=self.client
             )
         return int(floors[0])
 
@@ -78,12 +85,13 @@ class World:
                 found[name] = i
         return found
 
+    def joint_infos(self, body: int) -> list[tuple[Any, ...]]:
+        """Bullet's getJointInfo of every joint of a body."""
+        count = self.api.getNumJoints(body, physicsClientId=self.client)
+        return [self.api.getJointInfo(body, i, physicsClientId=self.client) for i in range(count)]
+
     def _names(self, body: int) -> list[tuple[str, str]]:
-        infos = [
-            self.api.getJointInfo(body, i, physicsClientId=self.client)
-            for i in range(self.api.getNumJoints(body, physicsClientId=self.client))
-        ]
-        return [(info[1].decode(), info[12].decode()) for info in infos]
+        return [(info[1].decode(), info[12].decode()) for info in self.joint_infos(body)]
 
     def joint_limits(self, body: int, joint: int) -> tuple[float, float]:
         """Lower and upper limit in rad or m; lower > upper means unlimited."""
@@ -92,6 +100,7 @@ class World:
 
     def disable_motors(self, body: int) -> None:
         """Takes the force from Bullet's default position motors, so that torque alone drives the joints."""
+        self.torque_driven.append(body)
         p, count = self.api, self.api.getNumJoints(body, physicsClientId=self.client)
         for i in range(count):
             p.setJointMotorControl2(
@@ -125,6 +134,12 @@ class World:
         if self.client >= 0:
             self.api.disconnect(physicsClientId=self.client)
             self.client = -1
+
+
+def mjcf_flags(p: Any) -> int:
+    """How robots are loaded: their parts collide with each other, but for parents with their children."""
+    flags: int = p.URDF_USE_SELF_COLLISION | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
+    return flags | int(p.URDF_GOOGLEY_UNDEFINED_COLORS)
 
 
 def data_file(*parts: str) -> str:

@@ -1,0 +1,295 @@
+"""Worlds that compiled code steps: built through Bullet's C API after the Python robot, and checked against it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import tempfile
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.roboschool import bullet, kernels
+from envs.roboschool.courses import FlagRun, StraightAhead
+from envs.roboschool.pendulum import DOUBLE_FORCE_N, SINGLE_FORCE_N, DoublePendulum, SinglePendulum
+from envs.roboschool.reacher import TORQUE_NM, Reacher
+from envs.roboschool.robots import Robot, build_robot
+from envs.roboschool.walker import Walker
+from envs.roboschool.walker_specs import WALKERS
+from envs.roboschool.world import (
+    CONTACT_ERP,
+    FLOOR_FRICTION,
+    SOLVER_ITERATIONS,
+    STEP_S,
+    data_file,
+    import_pybullet,
+    mjcf_flags,
+)
+
+# Its cube has no compiled rules: with it, Bullet does not even agree with itself.
+PYTHON_ONLY = ("HumanoidFlagrunHarder",)
+_CHECKED_STEPS = 25
+# Of Bullet's joint infos: where the joint's position and velocity stand in a body's state.
+_POSITION_AT, _SPEED_AT = 3, 4
+_ALIVE_RULES = {
+    "hopper": kernels.HOPS,
+    "walker2d": kernels.HOPS,
+    "halfcheetah": kernels.RUNS_ON_PAWS,
+    "ant": kernels.KEEPS_BELLY_UP,
+    "humanoid": kernels.STANDS,
+}
+
+
+class NativeWorlds:
+    """Bullet worlds of one robot, each in a client of its own.
+
+    Attributes:
+        worlds: (N,) records of `kernels.WORLD`.
+        rngs: The generators that the worlds draw from.
+
+    Args:
+        name: The robot's, as in its env id.
+        count: N.
+        as_port: Whether rules are those of pybullet_envs_gymnasium.
+    """
+
+    def __init__(self, name: str, count: int, *, as_port: bool) -> None:
+        described = _described(name, as_port)
+        self.worlds = np.repeat(described["record"][None], count)
+        self.observation_size, self.action_size = described["sizes"]
+        library = bullet.load()
+        self._clients: list[int] = []
+        for world in self.worlds:
+            client = library.b3ConnectPhysicsDirect()
+            self._clients.append(client)
+            numbers = _furnish(client, described)
+            world["client"], world["body"] = client, numbers[int(world["body"])]
+            world["target_body"] = numbers.get(int(world["target_body"]), -1)
+            world["saved"] = library.b3GetStatusGetStateId(bullet.submit(client, library.b3SaveStateCommandInit(client)))
+        self.seed([None] * count)
+
+    def seed(self, seeds: Sequence[int | None | np.random.Generator]) -> None:
+        """Gives each world a generator of its own."""
+        self.rngs = [np.random.default_rng(seed) for seed in seeds]
+        # The kernels draw from NumPy's own C structure, which lives as long as the generator.
+        self.worlds["bit_generator"] = [rng.bit_generator.ctypes.bit_generator.value for rng in self.rngs]
+
+    def close(self) -> None:
+        """Frees the clients; a second call does nothing."""
+        library = bullet.load()
+        while self._clients:
+            library.b3DisconnectSharedMemory(self._clients.pop())
+
+
+class NativeRobot:
+    """One robot, stepped by compiled code.
+
+    Args:
+        name: As in its env id.
+        as_port: Whether rules are those of pybullet_envs_gymnasium.
+    """
+
+    def __init__(self, name: str, *, as_port: bool) -> None:
+        self._native = NativeWorlds(name, 1, as_port=as_port)
+        self.observation_size, self.action_size = self._native.observation_size, self._native.action_size
+        self._observations = np.zeros((1, self.observation_size), np.float32)
+        self._rng: np.random.Generator | None = None
+
+    def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
+        """Begins an episode."""
+        if rng is not self._rng:
+            self._native.seed([rng])
+            self._rng = rng
+        kernels.reset_all(self._native.worlds, self._observations)
+        return self._observations[0].copy()
+
+    def step(self, action: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
+        """Observation, reward, and whether the rules end the episode."""
+        reward, has_ended = kernels.step_first(self._native.worlds, action, self._observations)
+        return self._observations[0].copy(), reward, has_ended
+
+    def close(self) -> None:
+        """Frees the world."""
+        self._native.close()
+
+
+@functools.cache
+def why_no_native(name: str, *, as_port: bool) -> str | None:
+    """Why a robot cannot be stepped by compiled code in this process, or None where it can.
+
+    Its first steps are compared with the Python robot's, once a process.
+    """
+    if name in PYTHON_ONLY:
+        return "it has no compiled rules"
+    if os.environ.get("SMRL_NATIVE", "") == "0":
+        return "SMRL_NATIVE=0"
+    try:
+        difference = _compare(name, as_port=as_port)
+    except Exception as error:  # a library that is not as expected fails in any way
+        difference = f"{type(error).__name__}: {error}"
+    if difference is not None:
+        warnings.warn(f"{name}: Bullet's C API is not used: {difference}", RuntimeWarning, stacklevel=2)
+    return difference
+
+
+def _compare(name: str, *, as_port: bool) -> str | None:
+    """How the first steps differ between compiled and Python rules; None if they do not."""
+    reference = build_robot(name, as_port=as_port)
+    native = NativeWorlds(name, 1, as_port=as_port)
+    observation = np.empty((1, native.observation_size), np.float32)
+    rng, theirs = np.random.default_rng(0), np.random.default_rng(1)
+    try:
+        native.seed([np.random.default_rng(1)])
+        for step in range(_CHECKED_STEPS):
+            if step % (_CHECKED_STEPS - 5) == 0:
+                kernels.reset_all(native.worlds, observation)
+                expected, reward, ended = reference.reset(theirs, is_seeded=True), 0.0, False
+                mine: tuple[float, bool] = (0.0, False)
+            else:
+                action = rng.uniform(-1.2, 1.2, native.action_size).astype(np.float32)
+                mine = kernels.step_first(native.worlds, action, observation)
+                expected, reward, ended = reference.step(action, theirs)
+            if not np.array_equal(observation[0], expected) or mine != (reward, ended):
+                return f"step {step} differs from the Python API's"
+    finally:
+        native.close()
+        reference.close()
+    return None
+
+
+@functools.cache
+def _described(name: str, as_port: bool) -> dict[str, Any]:
+    """A robot's record and sizes, and what its world is furnished with, read off the Python robot."""
+    robot = build_robot(name, as_port=as_port)
+    world = robot.world
+    try:
+        record = np.zeros((), kernels.WORLD)
+        record["as_port"], record["is_first_episode"], record["floor"] = as_port, 1, world.floor
+        record["tip"] = record["torso"] = -1
+        motors = _describe_rules(record, robot, name)
+        infos = world.joint_infos(int(record["body"]))
+        joints = list(world.joint_names(int(record["body"])).values())
+        record["joints"], record["motors"], record["links"] = len(joints), len(motors), len(infos)
+        _fill(record, "joint_numbers", joints)
+        _fill(record, "joint_positions_at", [infos[joint][_POSITION_AT] for joint in joints])
+        _fill(record, "joint_speeds_at", [infos[joint][_SPEED_AT] for joint in joints])
+        _fill(record, "motors_at", [infos[joint][_SPEED_AT] for joint in motors])
+        driven = {body: world.joint_infos(body) for body in world.torque_driven}
+        return {
+            "record": record,
+            "sizes": (robot.observation_size, robot.action_size),
+            "world": {
+                name: getattr(world, name) for name in ("xml", "gravity", "substeps", "restitution", "floor", "bodies")
+            },
+            "motors_off": {
+                body: [(info[_POSITION_AT], info[_SPEED_AT]) for info in found if info[_SPEED_AT] >= 0]
+                for body, found in driven.items()
+            },
+        }
+    finally:
+        robot.close()
+
+
+def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
+    """What differs between robots; returns the joints that motors drive."""
+    if isinstance(robot, Walker):
+        _describe_walker(record, robot)
+        return robot.motors
+    if isinstance(robot, Reacher):
+        record["kind"], record["body"], record["target_body"] = kernels.REACHER, robot.arm, robot.target
+        record["tip"], record["torso"] = robot.arm_links["fingertip"], robot.target_links["target"]
+        record["torques"] = TORQUE_NM
+        return robot.joints
+    if isinstance(robot, SinglePendulum):
+        record["kind"] = kernels.SWING_UP if robot.swing_up else kernels.PENDULUM
+        record["torques"] = SINGLE_FORCE_N
+    elif isinstance(robot, DoublePendulum):
+        record["kind"], record["tip"] = kernels.DOUBLE_PENDULUM, robot.cart.links["pole2"]
+        record["torques"] = DOUBLE_FORCE_N
+    else:
+        raise NotImplementedError(name)
+    record["body"] = robot.cart.body
+    return robot.cart.joints[:1]
+
+
+def _describe_walker(record: Any, walker: Walker) -> None:
+    spec, course = walker.spec, walker.course
+    straight = course.straight if isinstance(course, FlagRun) else course
+    if not isinstance(straight, StraightAhead):
+        raise NotImplementedError(type(course).__name__)
+    record["kind"], record["body"], record["torso"] = kernels.WALKER, walker.body, walker.torso
+    record["is_flagrun"], record["never_falls"] = isinstance(course, FlagRun), walker.never_falls
+    record["has_float32_torques"] = walker.torques.dtype == np.float32
+    record["alive_rule"] = _ALIVE_RULES[next(key for key, known in WALKERS.items() if known is spec)]
+    record["feet"], record["part_count"] = len(walker.feet), walker.part_count
+    record["fixed_standing_z"] = math.nan if spec.standing_z_m is None else spec.standing_z_m
+    record["start_height"] = math.nan if straight.start_height_m is None else straight.start_height_m
+    record["yaw_spread"], record["effort_scale"] = straight.yaw_spread, spec.effort_scale
+    record["joint_limit_cost"], record["target"][:2] = walker.joint_limit_cost, course.target
+    _fill(record, "foot_links", walker.feet)
+    _fill(record, "torques", walker.torques)
+    _fill(record, "limit_low", walker.limit_low)
+    _fill(record, "limit_scale", walker.limit_scale)
+
+
+def _fill(record: Any, name: str, values: Sequence[float] | NDArray[Any]) -> None:
+    record[name][: len(values)] = values
+
+
+def _furnish(client: int, described: dict[str, Any]) -> dict[int, int]:
+    """Loads floor and robot into an empty world, in the order of `World`.
+
+    Returns:
+        The number here of each body that the Python API numbered; scenery that is left out has none.
+    """
+    library, world = bullet.load(), described["world"]
+    command = library.b3InitPhysicsParamCommand(client)
+    library.b3PhysicsParameterSetDeterministicOverlappingPairs(command, 1)
+    library.b3PhysicsParamSetGravity(command, 0.0, 0.0, -world["gravity"])
+    library.b3PhysicsParamSetDefaultContactERP(command, CONTACT_ERP)
+    library.b3PhysicsParamSetTimeStep(command, STEP_S)
+    library.b3PhysicsParamSetNumSolverIterations(command, SOLVER_ITERATIONS)
+    library.b3PhysicsParamSetNumSubSteps(command, world["substeps"])
+    bullet.submit(client, command)
+    if world["floor"] >= 0:
+        for floor in bullet.load_bodies(client, "Sdf", data_file("plane_stadium.sdf")):
+            command = library.b3InitChangeDynamicsInfo(client)
+            library.b3ChangeDynamicsInfoSetLateralFriction(command, floor, -1, FLOOR_FRICTION)
+            library.b3ChangeDynamicsInfoSetRestitution(command, floor, -1, world["restitution"])
+            bullet.submit(client, command)
+    with _without_scenery(data_file("mjcf", world["xml"])) as path:
+        bodies = bullet.load_bodies(client, "MJCF", path, flags=mjcf_flags(import_pybullet()))
+    numbers = dict(zip(reversed(world["bodies"]), reversed(bodies), strict=False))
+    for body, joints in described["motors_off"].items():
+        for position_at, speed_at in joints:
+            command = library.b3JointControlCommandInit2(client, numbers[body], bullet.CONTROL_POSITION)
+            library.b3JointControlSetDesiredPosition(command, position_at, 0.0)
+            library.b3JointControlSetKp(command, speed_at, 0.1)
+            library.b3JointControlSetDesiredVelocity(command, speed_at, 0.0)
+            library.b3JointControlSetKd(command, speed_at, 0.1)
+            library.b3JointControlSetMaximumForce(command, speed_at, 0.0)
+            bullet.submit(client, command)
+    return numbers
+
+
+@contextlib.contextmanager
+def _without_scenery(path: str) -> Iterator[str]:
+    """A file of the same robot without the walls and planes that touch nothing, and take a third of the arm's time."""
+    tree = ElementTree.parse(path)
+    place = tree.find("worldbody")
+    scenery = [] if place is None else place.findall("geom")
+    if place is None or not scenery or any(item.get("conaffinity") != "0" for item in scenery):
+        yield path
+        return
+    for item in scenery:
+        place.remove(item)
+    with tempfile.TemporaryDirectory() as folder:
+        bare = os.path.join(folder, os.path.basename(path))
+        tree.write(bare)
+        yield bare

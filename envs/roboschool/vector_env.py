@@ -1,0 +1,183 @@
+"""Many copies of a robot stepped by one call, without the GIL, on as many threads as are asked for."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from envs.roboschool.registration import ROBOSCHOOL_IDS
+from envs.roboschool.robots import Robot, build_robot, check_compat
+
+_MOST_THREADS = 16  # Bullet counts threads to 64, and never forgets one
+
+
+class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
+    """N robots of one kind, each in a world of its own (about 29 MB), new episodes begun in the step that ends one.
+
+    Where compiled code may not step them (see `native.why_no_native`), Python does, one after the other.
+
+    Args:
+        robot: Its name in the env id.
+        num_envs: N.
+        compat: As of `RoboschoolEnv`.
+        max_episode_steps: Where episodes are cut; Roboschool's own limit if None.
+        threads: How many share the worlds among them.
+
+    Raises:
+        ValueError: `compat` is neither of its values.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # Gymnasium's way
+
+    def __init__(
+        self,
+        robot: str,
+        num_envs: int = 1,
+        *,
+        compat: str = "roboschool",
+        max_episode_steps: int | None = None,
+        threads: int = 1,
+        render_mode: str | None = None,
+    ) -> None:
+        from envs.roboschool.native import NativeWorlds, why_no_native
+
+        as_port = check_compat(compat) == "bullet"
+        if render_mode is not None:
+            raise ValueError(f"render_mode: got {render_mode!r}; expected None: frames come from a single env.")
+        limit = ROBOSCHOOL_IDS[f"Roboschool{robot}-v1"].max_episode_steps
+        self.max_steps = limit if max_episode_steps is None else max_episode_steps
+        self.num_envs, self.slices = num_envs, list(_slices(num_envs, threads))
+        self.native: NativeWorlds | None = None
+        self._robots: list[Robot] = []
+        if why_no_native(robot, as_port=as_port) is None:
+            self.native = NativeWorlds(robot, num_envs, as_port=as_port)
+            sizes = self.native.observation_size, self.native.action_size
+        else:
+            self._robots = [build_robot(robot, as_port=as_port) for _ in range(num_envs)]
+            sizes = self._robots[0].observation_size, self._robots[0].action_size
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (sizes[0],), np.float32)
+        self.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (sizes[1],), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observations = np.zeros((num_envs, sizes[0]), np.float32)
+        self.last_observations = np.zeros_like(self.observations)
+        self.rewards = np.zeros(num_envs, np.float32)
+        self.terminated, self.truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._sums, self._steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._rngs = [np.random.default_rng() for _ in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begins an episode in every world; world i draws from seed + i."""
+        if seed is not None:
+            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+            if self.native is not None:
+                self.native.seed(seeds)
+            self._rngs = [np.random.default_rng(one) for one in seeds]
+        self.begin(is_seeded=seed is not None)
+        return self.observations.copy(), {}
+
+    def begin(self, *, is_seeded: bool) -> None:
+        """Begins an episode in every world, into `observations`."""
+        if self.native is not None:
+            from envs.roboschool import kernels
+
+            kernels.reset_all(self.native.worlds, self.observations)
+            return
+        self._steps[:], self._sums[:] = 0, 0.0
+        for i, (robot, rng) in enumerate(zip(self._robots, self._rngs, strict=True)):
+            self.observations[i] = robot.reset(rng, is_seeded=is_seeded)
+
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One step of every world; an ended episode's last observation is in `infos["final_obs"]`."""
+        self.advance(np.ascontiguousarray(actions, np.float32))
+        infos: dict[str, Any] = {}
+        ended = self.terminated | self.truncated
+        if ended.any():
+            final = np.full(self.num_envs, None, object)
+            for i in np.flatnonzero(ended):
+                final[i] = self.last_observations[i].copy()
+            infos = {"final_obs": final, "_final_obs": ended, "final_info": {}, "_final_info": ended}
+        return self.observations.copy(), self.rewards.copy(), self.terminated.copy(), self.truncated.copy(), infos
+
+    def advance(self, actions: NDArray[np.float32]) -> None:
+        """One step of every world, into this object's own arrays, which the next step overwrites."""
+        if self.native is None:
+            self._advance_in_python(actions)
+        else:
+            in_threads([functools.partial(self._advance_slice, one, actions) for one in self.slices])
+
+    def _advance_slice(self, one: slice, actions: NDArray[np.float32]) -> None:
+        from envs.roboschool import kernels
+
+        assert self.native is not None
+        kernels.advance(
+            self.native.worlds[one],
+            actions[one],
+            self.observations[one],
+            self.last_observations[one],
+            self.rewards[one],
+            self.terminated[one],
+            self.truncated[one],
+            self.returns[one],
+            self.lengths[one],
+            self.max_steps,
+        )
+
+    def _advance_in_python(self, actions: NDArray[np.float32]) -> None:
+        for i, (robot, rng) in enumerate(zip(self._robots, self._rngs, strict=True)):
+            observation, reward, self.terminated[i] = robot.step(actions[i], rng)
+            self.rewards[i] = reward
+            self._sums[i] += reward
+            self._steps[i] += 1
+            self.truncated[i] = self._steps[i] >= self.max_steps
+            if self.terminated[i] or self.truncated[i]:
+                self.last_observations[i] = observation
+                self.returns[i], self.lengths[i] = self._sums[i], self._steps[i]
+                observation = robot.reset(rng, is_seeded=False)
+                self._sums[i], self._steps[i] = 0.0, 0
+            self.observations[i] = observation
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Frees the worlds; called by Gymnasium's `close`."""
+        if self.native is not None:
+            self.native.close()
+        for robot in self._robots:
+            robot.close()
+
+
+def _slices(count: int, threads: int) -> Iterator[slice]:
+    """Cuts `count` worlds into as many parts as there are threads for."""
+    parts = max(1, min(threads, count, _MOST_THREADS))
+    edges = np.linspace(0, count, parts + 1).astype(int).tolist()
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        yield slice(begin, end)
+
+
+def in_threads(calls: list[Callable[[], None]]) -> None:
+    """Makes calls that do not hold the GIL, each on a thread of its own; the first on this one."""
+    waiting = [_threads().submit(call) for call in calls[1:]]
+    try:
+        calls[0]()
+    finally:
+        for one in waiting:
+            one.result()
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """The process's own: Bullet gives each thread a number for good."""
+    return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="roboschool")

@@ -60,7 +60,7 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode and its sums."""
-        self._return, self._steps = 0.0, 0
+        self.episode_return, self.episode_steps = 0.0, 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -76,10 +76,10 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
                 f"reward of {self._name}: got {reward} from step({action!r}); expected a finite number. "
                 "The last checkpoint is kept; mend the environment and start the job again to go on from it."
             )
-        self._return += reward
-        self._steps += 1
+        self.episode_return += reward
+        self.episode_steps += 1
         if terminated or truncated:
-            info = {**info, "episode": {"r": self._return, "l": self._steps}}
+            info = {**info, "episode": {"r": self.episode_return, "l": self.episode_steps}}
         return observation, reward, terminated, truncated, info
 
 

@@ -17,6 +17,7 @@ TRAINING: dict[str, Setting] = {
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
+    "fast": Setting("bool", "PPO: sample and learn by compiled code where it covers the job; false: by RLlib's own."),
     "export": Setting("bool", "At the end, export the policy as SavedModel, ONNX and Torch program."),
 }
 
@@ -114,8 +115,10 @@ MODEL: dict[str, Setting] = {
     "conv_activation": Setting("text", "Activation of the convolutions.", choices=_ACTIVATIONS),
     "free_log_std": Setting("bool", "One log standard deviation an action, not a function of the state."),
     "initial_log_std": Setting(
-        "float", "Its value before training; needs free_log_std.", low=-10, high=2, none_ok=True
+        "float", "Its value before training; needs free_log_std or use_sde.", low=-10, high=2, none_ok=True
     ),
+    "use_sde": Setting("bool", "Exploration that depends on the state and lasts for some steps (gSDE)."),
+    "sde_sample_freq": Setting("int", "Steps that a draw of such noise lasts.", low=0, above=True),
     "log_std_clip_param": Setting("float", "Bound on the log standard deviation.", low=0, above=True),
     "vf_share_layers": Setting("bool", "One network for policy and value."),
     "use_lstm": Setting("bool", "An LSTM after the encoder."),
@@ -205,6 +208,7 @@ DEFAULTS: dict[str, object] = {
     "checkpoint_freq": 10,
     "checkpoint_at_end": True,
     "video_freq": 20,
+    "fast": True,
     "export": True,
     "config.num_env_runners": "auto",
     "config.observation_filter": "NoFilter",

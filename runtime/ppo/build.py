@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import ray
+import threadpoolctl
 import torch
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
@@ -15,20 +17,26 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from envs import DEEPRACER_ID, UNITY_ID
-from runtime.environments import EnvSpec, make_env
+from runtime.environments import EnvSpec
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
 from runtime.ppo.camera_lidar import CameraLidarModule
+from runtime.ppo.direct_envs import EnvMaker, is_compiled
 from runtime.ppo.episodes import EpisodeReports
+from runtime.ppo.fast_learner import FastLearner
+from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.module import PPOModule
 from runtime.ppo.runner import Runner
 
 _ENV = "smrl"
+# What the fast path overrides is RLlib's inside, and was tried with these.
+_TESTED_RAY = ("2.60.0",)
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
 _NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config"}
 _RACING = {"vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"}
 _ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
-_GAUSSIAN = ("free_log_std", "initial_log_std")
+_GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
+_SDE_SAMPLE_FREQ = 4
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
@@ -43,20 +51,23 @@ def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPO:
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
     # A camera's convolutions are large enough for all cores.
-    is_racing = env.name == DEEPRACER_ID and not count_env_runners(config.algorithm["num_env_runners"], num_cpus)
+    runners = count_env_runners(config.algorithm["num_env_runners"], num_cpus, env)
+    is_racing = env.name == DEEPRACER_ID and not runners
     torch.set_num_threads(num_cpus if is_racing else 1)
+    if not is_racing:
+        threadpoolctl.threadpool_limits(1)
     return rllib_config(config, env, num_cpus=num_cpus).build_algo()
 
 
 def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig:
     """The PPOConfig of a job."""
-    register_env(_ENV, lambda context: make_env(env, context=context))
     settings = config.algorithm
+    register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, num_cpus)))
     rllib = PPOConfig()
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB | _RACING})
     rllib.env_runners(env_runner_cls=Runner)
-    rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], num_cpus))
+    rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], num_cpus, env))
     if settings["observation_filter"] == "MeanStdFilter":
         rllib.env_runners(env_to_module_connector=_filter_observations)
     if "train_batch_size" in settings:
@@ -75,7 +86,44 @@ def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig
         model = model_config(configure_scene(rllib, config, env))
     module_class = CameraLidarModule if model["lidar"] else PPOModule
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
+    if why_stock(config, env) is None:
+        rllib.env_runners(env_runner_cls=FastRunner)
+        rllib.training(learner_class=FastLearner)
     return rllib
+
+
+def why_stock(config: JobConfig, env: EnvSpec) -> str | None:
+    """Why a job samples and learns by RLlib's own code, or None where ours may."""
+    settings = config.algorithm
+    if env.name in (DEEPRACER_ID, UNITY_ID):
+        return f"{env.name} has a runner of its own"
+    asked = {
+        "rl.training.fast": config.values.get("fast") is False,
+        "rl.training.config.use_critic": not settings.get("use_critic", True),
+        "rl.training.config.batch_mode": settings.get("batch_mode", "truncate_episodes") != "truncate_episodes",
+        "rl.training.config.gym_env_vectorize_mode": settings.get("gym_env_vectorize_mode", "sync") != "sync",
+        "rl.training.config.num_learners": settings.get("num_learners", 0) > 1,
+        "rl.training.config.num_gpus_per_learner": settings.get("num_gpus_per_learner", 0) > 0,
+        "rl.training.config.num_gpus_per_env_runner": settings.get("num_gpus_per_env_runner", 0) > 0,
+        "rl.training.config.model.use_lstm": bool(config.model.get("use_lstm")),
+        "rl.training.config.grad_clip_by": settings.get("grad_clip_by", "global_norm") != "global_norm",
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            return name
+    if ray.__version__ not in _TESTED_RAY:
+        return f"ray {ray.__version__} is not one of the tested versions {', '.join(_TESTED_RAY)}"
+    return None
+
+
+def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
+    """One line of how a job samples and learns."""
+    reason = why_stock(config, env)
+    if reason is not None:
+        return f"sampling and learning by RLlib's own code: {reason}"
+    learner = algorithm.learner_group._learner
+    gradients = "compiled" if learner is None or learner.why_stock is None else f"RLlib's ({learner.why_stock})"
+    return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
 
 
 def fit_to_place(
@@ -129,23 +177,31 @@ def _most_runners(config: JobConfig, num_cpus: int) -> int:
     return max(0, int((num_cpus - learners) / each))
 
 
-def count_env_runners(setting: int | str, num_cpus: int) -> int:
-    """Sampling processes beside the main one: a CPU each, none on two CPUs or fewer.
+def count_env_runners(setting: int | str, num_cpus: int, env: EnvSpec) -> int:
+    """Sampling processes beside the main one: a CPU each, none on two CPUs or fewer, nor where threads do it.
 
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """
     if setting != "auto":
         return int(setting)
-    return num_cpus - 1 if num_cpus > 2 else 0
+    return num_cpus - 1 if num_cpus > 2 and not is_compiled(env) else 0
+
+
+def count_threads(config: JobConfig, env: EnvSpec, num_cpus: int) -> int:
+    """Threads that step compiled worlds in each runner."""
+    runners = count_env_runners(config.algorithm["num_env_runners"], num_cpus, env)
+    return num_cpus if runners == 0 else max(1, num_cpus // runners)
 
 
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     """RLlib's network description, with ours added."""
     settings = dict(settings)
-    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "pixel_scale", "lidar", "action_mask")}
+    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")}
     for name, value in settings.items():
         if name.endswith("_activation"):
             settings[name] = _POLICY_ACTIVATIONS.get(value, value)
+    if ours["use_sde"]:
+        settings["free_log_std"], ours["sde_sample_freq"] = True, ours["sde_sample_freq"] or _SDE_SAMPLE_FREQ
     described = dataclasses.asdict(DefaultModelConfig(**settings))
     return {**described, **ours}
 

@@ -26,7 +26,7 @@ from runtime.errors import JobError, PlatformError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
-from runtime.ppo.build import build_algorithm, fit_to_place
+from runtime.ppo.build import build_algorithm, describe_path, fit_to_place
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.stop import Interrupted, StopRequest, reached
@@ -109,6 +109,7 @@ class _Training:
             for note in notes:
                 reporter.note(note)
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
+            reporter.note(describe_path(self._algorithm, config, job.env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)

@@ -6,16 +6,19 @@ from typing import Any
 
 import torch
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
 from torch import nn
 
 from runtime.pixels import ExactLinear, PixelScale
 from runtime.ppo.masks import apply_mask
 
 _MEAN_SCALE = 0.01  # length of each row of weights
+VARIANCE_FLOOR = 1e-6
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO network with `initial_log_std`, the width of exploration before training, and `pixel_scale`.
+    """RLlib's PPO network with `initial_log_std`, the width of exploration before training, `use_sde` and `pixel_scale`.
 
     A batch's column `action_mask` says which discrete choices are allowed; the others are never drawn.
 
@@ -27,6 +30,10 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         """Builds the network; called by RLlib."""
         super().setup()
         initial = self.model_config.get("initial_log_std")
+        self._noise: torch.Tensor | None = None
+        self._noise_age = 0
+        if self.model_config.get("use_sde"):
+            self.pi = StateDependentNoiseHead(self.pi.net)
         if initial is not None and hasattr(self.pi, "log_std"):
             with torch.no_grad():
                 self.pi.log_std.fill_(float(initial))
@@ -46,5 +53,56 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return apply_mask(batch, super()._forward(batch, **kwargs))
 
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """RLlib draws an action at a time, which noise that lasts cannot be: such actions are drawn here."""
+        if not isinstance(self.pi, StateDependentNoiseHead):
+            found: dict[str, Any] = super()._forward_exploration(batch, **kwargs)
+            return found
+        features = self.pi.features(self.encoder(batch)[ENCODER_OUT][ACTOR])
+        inputs = self.pi.distribution_inputs(features)
+        every = self.model_config["sde_sample_freq"]
+        if self._noise is None or len(self._noise) != len(features) or self._noise_age % every == 0:
+            self._noise = torch.randn(len(features), *self.pi.log_std.shape) * self.pi.log_std.exp()
+            self._noise_age = 0
+        self._noise_age += 1
+        means = inputs[:, : self.pi.log_std.shape[1]]
+        actions = means + torch.bmm(features[:, None], self._noise)[:, 0]
+        logp = self.get_exploration_action_dist_cls().from_logits(inputs).logp(actions)
+        return {Columns.ACTION_DIST_INPUTS: inputs, Columns.ACTIONS: actions, Columns.ACTION_LOGP: logp}
+
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return apply_mask(batch, super()._forward_train(batch, **kwargs))
+
+
+class StateDependentNoiseHead(nn.Module):
+    """A policy head whose exploration is a random linear function of what its last layer sees (gSDE).
+
+    One function lasts for some steps, so that a robot leans one way instead of trembling. As a distribution, each
+    action is normal, with the variance that such functions have at the state; it does not train the features.
+
+    Args:
+        net: RLlib's layers of the head: to (B, A) means.
+
+    Source: Raffin et al. 2021, Smooth exploration for robotic reinforcement learning.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        last = net.mlp[-1]
+        self.log_std = nn.Parameter(torch.zeros(last.in_features, last.out_features))
+
+    def features(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(B, F) of what the last layer sees."""
+        for layer in self.net.mlp[:-1]:
+            embeddings = layer(embeddings)
+        return embeddings
+
+    def distribution_inputs(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, 2 A) means and log standard deviations."""
+        variance = features.detach().square() @ (2 * self.log_std).exp()
+        return torch.cat([self.net.mlp[-1](features), (variance + VARIANCE_FLOOR).log() / 2], dim=-1)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(B, 2 A) inputs of the action distribution; called by RLlib."""
+        return self.distribution_inputs(self.features(embeddings))

@@ -47,9 +47,14 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
 def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:
     """Return and length of each episode that ended in an iteration."""
     runners = result.get("env_runners", {})
-    # A series of one item arrives as the bare item.
-    returns, lengths = (np.atleast_1d(runners.get(name, ())) for name in (RETURNS, LENGTHS))
+    returns, lengths = (_flat(runners.get(name, ())) for name in (RETURNS, LENGTHS))
     return [(float(r), int(length)) for r, length in zip(returns, lengths, strict=True)]
+
+
+def _flat(series: Any) -> list[float]:
+    """A series' items are episodes, or arrays of them; a series of one item arrives as the bare item."""
+    items = series if isinstance(series, list | tuple) else [series]
+    return [value for item in items for value in np.atleast_1d(item).tolist()]
 
 
 def has_nan_loss(result: Mapping[str, Any]) -> bool:

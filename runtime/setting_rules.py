@@ -92,7 +92,14 @@ def _check_network(values: dict[str, Any], sources: dict[str, str], notes: dict[
     hidden, width = "config.model.fcnet_hiddens", "config.model.initial_log_std"
     if values.get(hidden) == []:
         problems.add(_ROOT + hidden, [], sources[hidden], expected="at least one layer")
-    if values.get(width) is None or values.get("config.model.free_log_std"):
+    has_sde = bool(values.get("config.model.use_sde"))
+    frequency = "config.model.sde_sample_freq"
+    if values.get(frequency) is not None and not has_sde:
+        problems.add(_ROOT + frequency, values[frequency], sources[frequency], expected="model.use_sde to be true too")
+    if has_sde and values.get("config.model.use_lstm"):
+        where = "config.model.use_sde"
+        problems.add(_ROOT + where, True, sources[where], expected="model.use_lstm to be false beside it")
+    if values.get(width) is None or values.get("config.model.free_log_std") or has_sde:
         return
     if sources[width].startswith("preset "):
         del values[width]

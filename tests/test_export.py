@@ -49,6 +49,7 @@ POLICIES: dict[str, tuple[spaces.Box, gymnasium.Space[Any], dict[str, Any], dict
     "silu and a head": (PLANE, REACH, {"fcnet_activation": "swish", "head_fcnet_hiddens": [16]}, {}),
     "layer norm": (PLANE, REACH, {"fcnet_use_layernorm": True}, {}),
     "free log std": (PLANE, REACH, {"free_log_std": True}, {}),
+    "state-dependent noise": (PLANE, REACH, {"use_sde": True}, {}),
     "clipped, not scaled": (PLANE, REACH, {}, {"normalize_actions": False, "clip_actions": True}),
     "raw": (PLANE, REACH, {}, {"normalize_actions": False}),
     "unbounded actions": (PLANE, FREE, {}, {}),

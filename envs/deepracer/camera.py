@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.deepracer.compiled import exact, fast
+from envs.compiled import exact, fast
 from envs.deepracer.kernels import (
     OBJECT_HEIGHT,
     OBJECT_LENGTH,

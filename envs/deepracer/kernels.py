@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.deepracer.compiled import exact
+from envs.compiled import exact
 
 # State.
 X, Y, YAW, SPEED, STEERING = range(5)  # of the car's origin: metres, radians, m/s at the rear wheels, radians

@@ -12,17 +12,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from envs.compiled import without_gil
 from envs.roboschool.world import import_pybullet
 
 _POINTER, _INT, _DOUBLE = types.intp, types.int32, types.float64
@@ -138,13 +137,8 @@ _load_state = _hot("b3LoadStateCommandInit")
 _state_number = _hot("b3LoadStateSetStateId")
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compiles without the GIL and with C's own arithmetic; kept on disk for the next process."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
 def _read(kind: types.Type) -> Any:
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
     def read(typing_context: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = builder.inttoptr(arguments[0], context.get_value_type(kind).as_pointer())
@@ -158,7 +152,7 @@ def _read(kind: types.Type) -> Any:
 _read_double, _read_pointer, _read_int = _read(types.float64), _read(types.intp), _read(types.int32)
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]  # numba has no types
 def next_double(typing_context: Any, bit_generator: Any) -> Any:
     """A uniform number in 0..1 of a NumPy bit generator, by the address of its C structure."""
 
@@ -174,13 +168,13 @@ def next_double(typing_context: Any, bit_generator: Any) -> Any:
     return types.float64(types.intp), generate
 
 
-@compiled
+@without_gil
 def uniform(bit_generator: int, low: float, high: float) -> float:
     """What `Generator.uniform(low, high)` draws, bit for bit."""
     return low + (high - low) * next_double(bit_generator)
 
 
-@compiled
+@without_gil
 def step(client: int, body: int, motors: Any, torques: Any, count: int) -> None:
     """Applies `count` torques (Nm) at velocity indices `motors`, and steps the world."""
     command = _control(client, np.int32(body), np.int32(1))
@@ -190,7 +184,7 @@ def step(client: int, body: int, motors: Any, torques: Any, count: int) -> None:
     _submit(client, _begin_step(client))
 
 
-@compiled
+@without_gil
 def read_state(client: int, body: int, links_velocity: int, found: Any) -> None:
     """Asks for a body's state.
 
@@ -209,32 +203,32 @@ def read_state(client: int, body: int, links_velocity: int, found: Any) -> None:
     _get_state(status, 0, 0, 0, 0, 0, at, at + 8, 0, 0, 0, at + 16, at + 24)
 
 
-@compiled
+@without_gil
 def position(found: Any, index: int) -> float:
     """Base position and quaternion at 0..6, then joints by their position index."""
     return _read_double(found[0] + 8 * index)
 
 
-@compiled
+@without_gil
 def speed(found: Any, index: int) -> float:
     """Base velocity at 0..5, then joints by their velocity index."""
     return _read_double(found[1] + 8 * index)
 
 
-@compiled
+@without_gil
 def link_pose(found: Any, link: int, index: int) -> float:
     """Position (m) at 0..2 and quaternion at 3..6 of a link's centre of mass."""
     return _read_double(found[2] + 8 * (7 * link + index))
 
 
-@compiled
+@without_gil
 def link_speed(found: Any, link: int, index: int) -> float:
     """Velocity (m/s) of a link's centre of mass at 0..2."""
     return _read_double(found[3] + 8 * (6 * link + index))
 
 
-@compiled
-def read_contacts(client: int, body: int, other: int, found: Any) -> int:
+@without_gil
+def read_contacts(client: int, body: int, other: int, found: Any) -> Any:
     """Asks for a body's contacts, with one other body alone if that is not -1.
 
     Returns:
@@ -249,15 +243,15 @@ def read_contacts(client: int, body: int, other: int, found: Any) -> int:
     return np.int64(_read_int(found.ctypes.data))
 
 
-@compiled
-def contact(found: Any, number: int) -> tuple[int, int, int]:
+@without_gil
+def contact(found: Any, number: int) -> Any:
     """Own link, other body, and its link, of a contact."""
     at = found[1] + _CONTACT_SIZE * number
     link, other, other_link = _read_int(at + _LINK_A_AT), _read_int(at + _BODY_B_AT), _read_int(at + _LINK_B_AT)
     return np.int64(link), np.int64(other), np.int64(other_link)
 
 
-@compiled
+@without_gil
 def pose_joints(client: int, body: int, joints: Any, positions: Any, count: int) -> None:
     """Puts joints at positions (rad or m) at rest."""
     command = _pose(client, np.int32(body))
@@ -267,7 +261,7 @@ def pose_joints(client: int, body: int, joints: Any, positions: Any, count: int)
     _submit(client, command)
 
 
-@compiled
+@without_gil
 def pose_base(client: int, body: int, height: float, x: float, y: float, z: float, w: float) -> None:
     """Puts a base above the origin (m) with an orientation, at rest."""
     command = _pose(client, np.int32(body))
@@ -276,7 +270,7 @@ def pose_base(client: int, body: int, height: float, x: float, y: float, z: floa
     _submit(client, command)
 
 
-@compiled
+@without_gil
 def restore(client: int, state: int) -> None:
     """Returns to a saved state."""
     command = _load_state(client)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from envs.roboschool.robots import Robot, build_robot, check_compat
 
+
 class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """A Roboschool robot under Roboschool's own rules.
 
@@ -43,7 +44,11 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.render_size = render_width, render_height
         self.robot_name = robot
-        self.robot = _build(robot, as_port=as_port, is_filmed=render_mode is not None)
+        self.robot: Robot
+        if render_mode is None:
+            self.robot = _build(robot, as_port=as_port)
+        else:  # Bullet's camera is asked through the Python API, whose worlds are bit for bit equal
+            self.robot = self._filmed = build_robot(robot, as_port=as_port)
         self._camera: Any = None
         ones = np.ones(self.robot.action_size, np.float32)
         self.action_space = gymnasium.spaces.Box(-ones, ones, dtype=np.float32)
@@ -68,8 +73,8 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self._camera is None:
             from envs.roboschool.camera import Camera, view_of
 
-            self._camera = Camera(self.robot.world, view_of(self.robot_name), self.render_size)
-        frame: NDArray[np.uint8] = self._camera.take(self.robot.camera_target())
+            self._camera = Camera(self._filmed.world, view_of(self.robot_name), self.render_size)
+        frame: NDArray[np.uint8] = self._camera.take(self._filmed.camera_target())
         return frame
 
     def close(self) -> None:
@@ -77,11 +82,10 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.robot.close()
 
 
-def _build(name: str, *, as_port: bool, is_filmed: bool) -> Robot:
-    """Compiled where it may be; Bullet's camera is asked through the Python API, whose worlds are bit for bit equal."""
-    if not is_filmed:
-        from envs.roboschool.native import NativeRobot, why_no_native
+def _build(name: str, *, as_port: bool) -> Robot:
+    """Compiled where it may be."""
+    from envs.roboschool.native import NativeRobot, why_no_native
 
-        if why_no_native(name, as_port=as_port) is None:
-            return NativeRobot(name, as_port=as_port)
+    if why_no_native(name, as_port=as_port) is None:
+        return NativeRobot(name, as_port=as_port)
     return build_robot(name, as_port=as_port)

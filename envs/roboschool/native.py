@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool import bullet, kernels
+from envs.roboschool import bullet, kernels, world_record
 from envs.roboschool.courses import FlagRun, StraightAhead
 from envs.roboschool.pendulum import DOUBLE_FORCE_N, SINGLE_FORCE_N, DoublePendulum, SinglePendulum
 from envs.roboschool.reacher import TORQUE_NM, Reacher
@@ -38,11 +38,11 @@ _CHECKED_STEPS = 25
 # Of Bullet's joint infos: where the joint's position and velocity stand in a body's state.
 _POSITION_AT, _SPEED_AT = 3, 4
 _ALIVE_RULES = {
-    "hopper": kernels.HOPS,
-    "walker2d": kernels.HOPS,
-    "halfcheetah": kernels.RUNS_ON_PAWS,
-    "ant": kernels.KEEPS_BELLY_UP,
-    "humanoid": kernels.STANDS,
+    "hopper": world_record.HOPS,
+    "walker2d": world_record.HOPS,
+    "halfcheetah": world_record.RUNS_ON_PAWS,
+    "ant": world_record.KEEPS_BELLY_UP,
+    "humanoid": world_record.STANDS,
 }
 
 
@@ -50,7 +50,7 @@ class NativeWorlds:
     """Bullet worlds of one robot, each in a client of its own.
 
     Attributes:
-        worlds: (N,) records of `kernels.WORLD`.
+        worlds: (N,) records of `world_record.WORLD`.
         rngs: The generators that the worlds draw from.
 
     Args:
@@ -71,10 +71,12 @@ class NativeWorlds:
             numbers = _furnish(client, described)
             world["client"], world["body"] = client, numbers[int(world["body"])]
             world["target_body"] = numbers.get(int(world["target_body"]), -1)
-            world["saved"] = library.b3GetStatusGetStateId(bullet.submit(client, library.b3SaveStateCommandInit(client)))
+            world["saved"] = library.b3GetStatusGetStateId(
+                bullet.submit(client, library.b3SaveStateCommandInit(client))
+            )
         self.seed([None] * count)
 
-    def seed(self, seeds: Sequence[int | None | np.random.Generator]) -> None:
+    def seed(self, seeds: Sequence[int | np.random.Generator | None]) -> None:
         """Gives each world a generator of its own."""
         self.rngs = [np.random.default_rng(seed) for seed in seeds]
         # The kernels draw from NumPy's own C structure, which lives as long as the generator.
@@ -103,16 +105,21 @@ class NativeRobot:
 
     def reset(self, rng: np.random.Generator, *, is_seeded: bool) -> NDArray[np.float32]:
         """Begins an episode."""
-        if rng is not self._rng:
-            self._native.seed([rng])
-            self._rng = rng
+        self._draw_from(rng)
         kernels.reset_all(self._native.worlds, self._observations)
-        return self._observations[0].copy()
+        observation: NDArray[np.float32] = self._observations[0].copy()
+        return observation
 
     def step(self, action: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
         """Observation, reward, and whether the rules end the episode."""
+        self._draw_from(rng)
         reward, has_ended = kernels.step_first(self._native.worlds, action, self._observations)
         return self._observations[0].copy(), reward, has_ended
+
+    def _draw_from(self, rng: np.random.Generator) -> None:
+        if rng is not self._rng:
+            self._native.seed([rng])
+            self._rng = rng
 
     def close(self) -> None:
         """Frees the world."""
@@ -169,7 +176,7 @@ def _described(name: str, as_port: bool) -> dict[str, Any]:
     robot = build_robot(name, as_port=as_port)
     world = robot.world
     try:
-        record = np.zeros((), kernels.WORLD)
+        record = np.zeros((), world_record.WORLD)
         record["as_port"], record["is_first_episode"], record["floor"] = as_port, 1, world.floor
         record["tip"] = record["torso"] = -1
         motors = _describe_rules(record, robot, name)
@@ -202,15 +209,15 @@ def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
         _describe_walker(record, robot)
         return robot.motors
     if isinstance(robot, Reacher):
-        record["kind"], record["body"], record["target_body"] = kernels.REACHER, robot.arm, robot.target
+        record["kind"], record["body"], record["target_body"] = world_record.REACHER, robot.arm, robot.target
         record["tip"], record["torso"] = robot.arm_links["fingertip"], robot.target_links["target"]
         record["torques"] = TORQUE_NM
         return robot.joints
     if isinstance(robot, SinglePendulum):
-        record["kind"] = kernels.SWING_UP if robot.swing_up else kernels.PENDULUM
+        record["kind"] = world_record.SWING_UP if robot.swing_up else world_record.PENDULUM
         record["torques"] = SINGLE_FORCE_N
     elif isinstance(robot, DoublePendulum):
-        record["kind"], record["tip"] = kernels.DOUBLE_PENDULUM, robot.cart.links["pole2"]
+        record["kind"], record["tip"] = world_record.DOUBLE_PENDULUM, robot.cart.links["pole2"]
         record["torques"] = DOUBLE_FORCE_N
     else:
         raise NotImplementedError(name)
@@ -223,7 +230,7 @@ def _describe_walker(record: Any, walker: Walker) -> None:
     straight = course.straight if isinstance(course, FlagRun) else course
     if not isinstance(straight, StraightAhead):
         raise NotImplementedError(type(course).__name__)
-    record["kind"], record["body"], record["torso"] = kernels.WALKER, walker.body, walker.torso
+    record["kind"], record["body"], record["torso"] = world_record.WALKER, walker.body, walker.torso
     record["is_flagrun"], record["never_falls"] = isinstance(course, FlagRun), walker.never_falls
     record["has_float32_torques"] = walker.torques.dtype == np.float32
     record["alive_rule"] = _ALIVE_RULES[next(key for key, known in WALKERS.items() if known is spec)]

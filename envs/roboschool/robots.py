@@ -15,7 +15,6 @@ from envs.roboschool.walker import Walker
 from envs.roboschool.walker_specs import WALKERS
 from envs.roboschool.world import World
 
-
 COMPATS = ("roboschool", "bullet")
 
 

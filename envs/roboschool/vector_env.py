@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -162,12 +163,11 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
 def _slices(count: int, threads: int) -> Iterator[slice]:
     """Cuts `count` worlds into as many parts as there are threads for."""
     parts = max(1, min(threads, count, _MOST_THREADS))
-    edges = np.linspace(0, count, parts + 1).astype(int).tolist()
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(np.linspace(0, count, parts + 1).astype(int).tolist()):
         yield slice(begin, end)
 
 
-def in_threads(calls: list[Callable[[], None]]) -> None:
+def in_threads(calls: Sequence[Callable[[], None]]) -> None:
     """Makes calls that do not hold the GIL, each on a thread of its own; the first on this one."""
     waiting = [_threads().submit(call) for call in calls[1:]]
     try:

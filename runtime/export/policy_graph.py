@@ -17,6 +17,7 @@ from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
+from runtime.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
 from runtime.policy import Policy
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -69,6 +70,8 @@ def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
 
 def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
     """The inputs of the action distribution, and how many they are."""
+    if isinstance(head, StateDependentNoiseHead):
+        return _noise_head(graph, head, x)
     layers = head.net.mlp if isinstance(head, (TorchMLPHead, TorchFreeLogStdMLPHead)) else None
     if layers is None:
         raise refuse("pi", head, "a TorchMLPHead or a TorchFreeLogStdMLPHead")
@@ -89,6 +92,18 @@ def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
     mean, log_std = (graph.add("columns", x, start=start, count=size // 2) for start in (0, size // 2))
     log_std = add_clip(graph, log_std, np.array([-bound], np.float32), np.array([bound], np.float32))
     return graph.add("concat", mean, log_std), size
+
+
+def _noise_head(graph: Graph, head: StateDependentNoiseHead, x: str) -> tuple[str, int]:
+    """As its own `distribution_inputs`."""
+    layers = head.net.mlp
+    features = add_layers(graph, layers[:-1], x, where="pi.net.mlp")
+    mean = add_layers(graph, layers[-1:], features, where="pi.net.mlp")
+    squares = graph.add("multiply", features, features)
+    variance = graph.add("matmul", squares, graph.constant(np.exp(2 * to_numpy(head.log_std))))
+    variance = graph.add("add", variance, graph.constant(VARIANCE_FLOOR))
+    log_std = graph.add("multiply", graph.constant(0.5), graph.add("log", variance))
+    return graph.add("concat", mean, log_std), 2 * layers[-1].out_features
 
 
 def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[str, Any, tuple[int, ...]], str]:

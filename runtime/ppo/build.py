@@ -36,6 +36,7 @@ _NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_s
 _RACING = {"vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"}
 _ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
 _GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
+_OWN_MODEL_SETTINGS = ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")
 _SDE_SAMPLE_FREQ = 4
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
@@ -196,7 +197,7 @@ def count_threads(config: JobConfig, env: EnvSpec, num_cpus: int) -> int:
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     """RLlib's network description, with ours added."""
     settings = dict(settings)
-    ours = {name: settings.pop(name, None) for name in ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")}
+    ours = {name: settings.pop(name, None) for name in _OWN_MODEL_SETTINGS}
     for name, value in settings.items():
         if name.endswith("_activation"):
             settings[name] = _POLICY_ACTIVATIONS.get(value, value)

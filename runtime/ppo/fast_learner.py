@@ -26,9 +26,11 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from runtime.ppo import kernels
+from runtime.ppo.descent_kernels import UPDATE, descend, gradient_of
 from runtime.ppo.flat import FlatNetwork, NotCoveredError, flatten
+from runtime.ppo.network_kernels import CATEGORICAL, values_of
 from runtime.ppo.rollout import Rollout
+from runtime.ppo.sampling_kernels import advantages
 
 # Metric of a learner: 1 while compiled gradients are used, 0 after they were found wrong.
 COMPILED = "compiled_gradients"
@@ -134,7 +136,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
             cut = np.ascontiguousarray(rollout.last_observations[rollout.truncated])
             following[rollout.truncated] = self._values(flat, parameters, cut)
         gains = np.empty_like(rollout.rewards)
-        kernels.advantages(
+        advantages(
             rollout.rewards,
             np.concatenate([values, last[None]]),
             following,
@@ -153,14 +155,14 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         found, scratch = np.empty(len(observations), np.float32), flat.scratch(_VALUED_AT_ONCE)
         for begin in range(0, len(observations), _VALUED_AT_ONCE):
             part = observations[begin : begin + _VALUED_AT_ONCE]
-            kernels.values_of(flat.table[0], parameters, part, scratch, found[begin : begin + _VALUED_AT_ONCE])
+            values_of(flat.table[0], parameters, part, scratch, found[begin : begin + _VALUED_AT_ONCE])
         return found
 
     def _numbers(self) -> NDArray[Any]:
-        """(1,) of `kernels.UPDATE`, as schedules and KL penalty have them now."""
+        """(1,) of `UPDATE`, as schedules and KL penalty have them now."""
         config, group = self.config, self.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]
         entropy = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
-        found = np.zeros(1, kernels.UPDATE)
+        found = np.zeros(1, UPDATE)
         found["clip"], found["value_clip"] = config.clip_param, config.vf_clip_param
         found["value_weight"], found["entropy_weight"] = config.vf_loss_coeff, float(entropy)
         if config.use_kl_loss:
@@ -184,7 +186,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         parameters, first, second = flat.gather(), flat.gather(firsts), flat.gather(seconds)
         update["steps"] = float(state[flat.parameters[0]]["step"])
         columns = tuple(batch[name] for name in ("actions", "logp", "inputs", "gains", "targets"))
-        kernels.descend(flat.table, update, parameters, first, second, batch["observations"], columns, order)
+        descend(flat.table, update, parameters, first, second, batch["observations"], columns, order)
         flat.scatter(parameters)
         flat.scatter(first, firsts)
         flat.scatter(second, seconds)
@@ -202,7 +204,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
     def _as_rllib(self, rows: dict[str, NDArray[np.float32]]) -> dict[str, torch.Tensor]:
         columns = {name: torch.from_numpy(column) for name, column in rows.items()}
         assert self._flat is not None
-        is_choice = self._flat.kind == kernels.CATEGORICAL
+        is_choice = self._flat.kind == CATEGORICAL
         return {
             Columns.OBS: columns["observations"],
             Columns.ACTIONS: columns["actions"][:, 0].long() if is_choice else columns["actions"],
@@ -221,15 +223,13 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         return self._why_stock is None
 
     def _compare(self, flat: FlatNetwork, update: NDArray[Any], rows: dict[str, NDArray[np.float32]]) -> None:
-        """Compares compiled gradients of a minibatch with RLlib's own, just computed; if they differ, RLlib takes over."""
+        """Compares compiled gradients of a minibatch with RLlib's, just computed; if they differ, RLlib takes over."""
         zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in flat.parameters]
         theirs, ours = flat.gather(zeros), np.zeros(sum(p.numel() for p in flat.parameters), np.float32)
         size = len(rows["logp"])
         columns = tuple(rows[name] for name in ("actions", "logp", "inputs", "gains", "targets"))
         scratch, deltas = flat.scratch(size), flat.scratch(size)
-        kernels.gradient_of(
-            flat.table[0], update[0], flat.gather(), rows["observations"], columns, scratch, deltas, ours
-        )
+        gradient_of(flat.table[0], update[0], flat.gather(), rows["observations"], columns, scratch, deltas, ours)
         difference = float(np.linalg.norm(ours - theirs) / (np.linalg.norm(theirs) + 1e-12))
         if not difference <= _TOLERANCE:  # NaN is a difference too
             self._why_stock = f"compiled gradients differ from RLlib's by {difference:.2g} of their norm"

@@ -1,4 +1,4 @@
-"""RLlib's env runner with sampling on arrays: no episode objects, no connectors, and no Python where it can be done without.
+"""RLlib's env runner with sampling on arrays: without episode objects, without connectors, without Python if possible.
 
 Roboschool's robots are stepped, observed and acted on by one compiled call for each of the runner's threads; other
 environments one after the other, by Python, between compiled calls of the network; networks that are not compiled by
@@ -26,7 +26,6 @@ from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MAX,
     EPISODE_RETURN_MEAN,
     EPISODE_RETURN_MIN,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     SAMPLE_TIMER,
     TIME_BETWEEN_SAMPLING,
     WEIGHTS_SEQ_NO,
@@ -35,12 +34,13 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv, in_threads
 from runtime.environments import EnvironmentFaultError
-from runtime.ppo import kernels
-from runtime.ppo.direct_envs import DirectEnvs, build_envs
+from runtime.ppo.direct_envs import build_envs
 from runtime.ppo.episodes import LENGTHS, RETURNS
 from runtime.ppo.flat import FlatNetwork, NotCoveredError, flatten
+from runtime.ppo.network_kernels import CATEGORICAL, STATE_DEPENDENT, act
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.runner import Runner
+from runtime.ppo.sampling_kernels import collect, normalize, to_environment
 
 _CLIP = 10.0  # of normalised observations, as RLlib's MeanStdFilter
 _SMALL = 1e-8
@@ -80,8 +80,9 @@ class FastRunner(Runner):
         force_reset: bool = False,
     ) -> list[Any]:
         """One rollout of at least so many steps, or several with at least so many ended episodes."""
-        if self._time_after_sampling is not None:
-            self.metrics.log_value(TIME_BETWEEN_SAMPLING, time.perf_counter() - self._time_after_sampling)
+        before: float | None = self._time_after_sampling
+        if before is not None:
+            self.metrics.log_value(TIME_BETWEEN_SAMPLING, time.perf_counter() - before)
         self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
         explores = self.config.explore if explore is None else explore
         with self.metrics.log_time(SAMPLE_TIMER):
@@ -96,7 +97,7 @@ class FastRunner(Runner):
                 rollout, ended = self._collect(max(1, steps), explores=explores)
                 self._report(rollout.env_steps(), ended)
                 rollouts = [rollout]
-        self._time_after_sampling = time.perf_counter()
+        self._time_after_sampling: float | None = time.perf_counter()
         return rollouts
 
     def _sample_episodes(self, count: int, *, explores: bool) -> list[Rollout]:
@@ -229,14 +230,14 @@ class _CompiledSampling(_Sampling):
         shape = self.env.single_observation_space.shape
         self.rollout = Rollout.empty(steps, runner.num_envs, shape, flat.action_size, inputs)
         self.every = 1
-        if flat.kind == kernels.STATE_DEPENDENT:
+        if flat.kind == STATE_DEPENDENT:
             self.every = int(self.module.model_config["sde_sample_freq"])
         self.noise = self._draw(runner.num_envs)
 
     def _draw(self, count: int) -> NDArray[np.float32]:
-        """(T / every, N, …) for `kernels.act`."""
+        """(T / every, N, …) for `act`."""
         shape = -(-self.steps // self.every), count, self.flat.noise_size
-        is_choice = self.flat.kind == kernels.CATEGORICAL
+        is_choice = self.flat.kind == CATEGORICAL
         if not self.explores:
             return np.full(shape, -1.0 if is_choice else 0.0, np.float32)
         if is_choice:
@@ -266,7 +267,7 @@ class _CompiledSampling(_Sampling):
             *(self.raws, one.observations, one.actions, one.logp, one.inputs, one.rewards),
             *(one.terminated, one.truncated, one.last_observations, self.returns, self.lengths),
         )
-        kernels.collect(
+        collect(
             self.flat.table[0],
             self.parameters,
             filtered,
@@ -285,12 +286,12 @@ class _CompiledSampling(_Sampling):
         env, one, flat = self.env, self.rollout, self.flat
         scratch, (mean, deviation, clip) = flat.scratch(env.num_envs), self.filter_numbers()
         moves = np.empty_like(one.actions[0])
-        is_choice = flat.kind == kernels.CATEGORICAL
+        is_choice = flat.kind == CATEGORICAL
         for t in range(begin, end):
             self.raws[t] = env.observations
-            kernels.normalize(env.observations, mean, deviation, clip, one.observations[t])
+            normalize(env.observations, mean, deviation, clip, one.observations[t])
             drawn = self.noise[t // self.every]
-            kernels.act(
+            act(
                 flat.table[0],
                 self.parameters,
                 one.observations[t],
@@ -303,7 +304,7 @@ class _CompiledSampling(_Sampling):
             if is_choice:
                 env.advance(one.actions[t, :, 0].astype(np.int64))
             else:
-                kernels.to_environment(one.actions[t], *self.scaling, moves)
+                to_environment(one.actions[t], *self.scaling, moves)
                 env.advance(moves)
             yield from record_step(one, env, t)
 
@@ -352,7 +353,7 @@ class _TorchSampling(_Sampling):
         if actions.dtype.kind in "iu":
             return actions
         moves = np.empty_like(actions)
-        kernels.to_environment(actions, *self.scaling, moves)
+        to_environment(actions, *self.scaling, moves)
         return moves
 
 
@@ -388,7 +389,7 @@ def _scaling(space: gymnasium.Space[Any], config: Any) -> tuple[NDArray[np.float
     """Lower bound and half the range (A,) of actions that a policy of ±1 is scaled to; a range of 0 scales nothing."""
     if not isinstance(space, gymnasium.spaces.Box):
         return np.zeros(1, np.float32), np.zeros(1, np.float32)
-    low, high = space.low.reshape(-1).astype(np.float32), space.high.reshape(-1).astype(np.float32)
+    low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
     if config.normalize_actions and space.is_bounded("both"):
-        return low, (high - low) / 2
+        return low, np.asarray((high - low) / 2, np.float32)
     return np.zeros_like(low), np.zeros_like(low)

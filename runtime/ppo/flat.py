@@ -13,11 +13,23 @@ from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchML
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 from torch import nn
 
-from runtime.ppo import kernels
-from runtime.ppo.module import PPOModule, StateDependentNoiseHead
+from runtime.noise_head import StateDependentNoiseHead
+from runtime.ppo.module import PPOModule
+from runtime.ppo.network_kernels import (
+    CATEGORICAL,
+    FREE_GAUSSIAN,
+    GAUSSIAN,
+    INPUTS,
+    LINEAR,
+    MOST_LAYERS,
+    NETWORK,
+    OUTPUTS,
+    RELU,
+    STATE_DEPENDENT,
+    TANH,
+)
 
-_MOST_LAYERS = 16
-_ACTIVATIONS = {nn.Tanh: kernels.TANH, nn.ReLU: kernels.RELU}
+_ACTIVATIONS = {nn.Tanh: TANH, nn.ReLU: RELU}
 
 
 class NotCoveredError(Exception):
@@ -29,7 +41,7 @@ class FlatNetwork:
     """Where a module's numbers stand.
 
     Attributes:
-        table: (1,) of `kernels.NETWORK`.
+        table: (1,) of `NETWORK`.
         parameters: The module's own, in the order of the flat numbers.
     """
 
@@ -38,27 +50,27 @@ class FlatNetwork:
 
     @property
     def kind(self) -> int:
-        """Of the action distribution, as in `kernels`."""
+        """Of the action distribution, as in `network_kernels`."""
         return int(self.table[0]["kind"])
 
     @property
     def noise_size(self) -> int:
         """Numbers that a draw of an action needs."""
         row = self.table[0]
-        if self.kind == kernels.CATEGORICAL:
+        if self.kind == CATEGORICAL:
             return 1
-        return int(row["actions"]) * (self.features if self.kind == kernels.STATE_DEPENDENT else 1)
+        return int(row["actions"]) * (self.features if self.kind == STATE_DEPENDENT else 1)
 
     @property
     def action_size(self) -> int:
         """Numbers of an action; a choice is one."""
-        return 1 if self.kind == kernels.CATEGORICAL else int(self.table[0]["actions"])
+        return 1 if self.kind == CATEGORICAL else int(self.table[0]["actions"])
 
     @property
     def features(self) -> int:
         """What the policy's last layer sees."""
         row = self.table[0]
-        return int(row["layers"][row["policy_end"] - 1, kernels.INPUTS])
+        return int(row["layers"][row["policy_end"] - 1, INPUTS])
 
     def scratch(self, rows: int) -> NDArray[np.float32]:
         """Room for a pass of (rows, I)."""
@@ -107,7 +119,7 @@ class _Reader:
         self._size = self._width = 0
 
     def read(self, action_space: gymnasium.Space[Any]) -> FlatNetwork:
-        table = np.zeros(1, kernels.NETWORK)
+        table = np.zeros(1, NETWORK)
         row, module = table[0], self._module
         encoder = module.encoder
         if not isinstance(encoder, TorchActorCriticEncoder):
@@ -124,8 +136,8 @@ class _Reader:
                 self._add_encoder(encoder.critic_encoder)
             self._add_layers(module.vf.net.mlp)
         row["value_end"] = len(self._layers)
-        if len(self._layers) > _MOST_LAYERS:
-            raise NotCoveredError(f"it has {len(self._layers)} layers, and the kernels take {_MOST_LAYERS}")
+        if len(self._layers) > MOST_LAYERS:
+            raise NotCoveredError(f"it has {len(self._layers)} layers, and the kernels take {MOST_LAYERS}")
         row["layers"][: len(self._layers)] = self._layers
         row["parameters"], row["width"] = self._size, self._width
         return FlatNetwork(table, self._parameters)
@@ -140,20 +152,20 @@ class _Reader:
             raise NotCoveredError(f"its policy head is a {type(head).__name__}")
         begin = len(self._layers)
         self._add_layers(head.net.mlp)
-        outputs = self._layers[-1][kernels.OUTPUTS]
+        outputs = self._layers[-1][OUTPUTS]
         row["log_std_bound"] = np.inf
         if isinstance(space, gymnasium.spaces.Discrete):
-            row["kind"], row["actions"], row["distribution_inputs"] = kernels.CATEGORICAL, outputs, outputs
+            row["kind"], row["actions"], row["distribution_inputs"] = CATEGORICAL, outputs, outputs
             return
         if not isinstance(space, gymnasium.spaces.Box) or space.dtype not in (np.float32, np.float64):
             raise NotCoveredError(f"its actions are {space}")
         is_noise = isinstance(head, StateDependentNoiseHead)
         if not is_noise and head.clip_log_std:
-            row["log_std_bound"] = float(head.log_std_clip_param_const[0])
+            row["log_std_bound"] = float(torch.as_tensor(head.log_std_clip_param_const))
         if isinstance(head, TorchMLPHead):
-            row["kind"], row["actions"] = kernels.GAUSSIAN, outputs // 2
+            row["kind"], row["actions"] = GAUSSIAN, outputs // 2
         else:
-            row["kind"] = kernels.STATE_DEPENDENT if is_noise else kernels.FREE_GAUSSIAN
+            row["kind"] = STATE_DEPENDENT if is_noise else FREE_GAUSSIAN
             row["actions"], row["log_std_at"] = outputs, self._add_parameter(head.log_std)
         row["distribution_inputs"] = 2 * row["actions"]
         if is_noise and len(self._layers) == begin + 1 and begin == 0:
@@ -162,10 +174,10 @@ class _Reader:
     def _add_layers(self, layers: Any) -> None:
         for layer in layers:
             if isinstance(layer, nn.Linear) and layer.bias is not None:
-                at = self._add_parameter(layer.weight), self._add_parameter(layer.bias)
-                self._layers.append((layer.in_features, layer.out_features, kernels.LINEAR, *at, self._width))
+                at = tuple(self._add_parameter(parameter) for parameter in layer.parameters())  # weight, then bias
+                self._layers.append((layer.in_features, layer.out_features, LINEAR, *at, self._width))
                 self._width += layer.out_features
-            elif type(layer) in _ACTIVATIONS and self._layers and self._layers[-1][2] == kernels.LINEAR:
+            elif type(layer) in _ACTIVATIONS and self._layers and self._layers[-1][2] == LINEAR:
                 *begin, _, weights_at, biases_at, scratch_at = self._layers[-1]
                 self._layers[-1] = (*begin, _ACTIVATIONS[type(layer)], weights_at, biases_at, scratch_at)
             else:

@@ -10,19 +10,20 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
 from torch import nn
 
+from runtime.noise_head import StateDependentNoiseHead
 from runtime.pixels import ExactLinear, PixelScale
 from runtime.ppo.masks import apply_mask
 
 _MEAN_SCALE = 0.01  # length of each row of weights
-VARIANCE_FLOOR = 1e-6
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO network with `initial_log_std`, the width of exploration before training, `use_sde` and `pixel_scale`.
+    """RLlib's PPO network, with `initial_log_std`, the width of exploration before training, and two settings more.
 
     A batch's column `action_mask` says which discrete choices are allowed; the others are never drawn.
 
-    RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise. A pixel scale takes
+    RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise. `use_sde` makes noise
+    that depends on the state and lasts for `sde_sample_freq` steps (`StateDependentNoiseHead`). `pixel_scale` takes
     whole numbers as they come from a camera, so that a rollout keeps one byte a pixel.
     """
 
@@ -33,7 +34,7 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         self._noise: torch.Tensor | None = None
         self._noise_age = 0
         if self.model_config.get("use_sde"):
-            self.pi = StateDependentNoiseHead(self.pi.net)
+            self.pi: Any = StateDependentNoiseHead(self.pi.net)
         if initial is not None and hasattr(self.pi, "log_std"):
             with torch.no_grad():
                 self.pi.log_std.fill_(float(initial))
@@ -72,37 +73,3 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return apply_mask(batch, super()._forward_train(batch, **kwargs))
-
-
-class StateDependentNoiseHead(nn.Module):
-    """A policy head whose exploration is a random linear function of what its last layer sees (gSDE).
-
-    One function lasts for some steps, so that a robot leans one way instead of trembling. As a distribution, each
-    action is normal, with the variance that such functions have at the state; it does not train the features.
-
-    Args:
-        net: RLlib's layers of the head: to (B, A) means.
-
-    Source: Raffin et al. 2021, Smooth exploration for robotic reinforcement learning.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-        last = net.mlp[-1]
-        self.log_std = nn.Parameter(torch.zeros(last.in_features, last.out_features))
-
-    def features(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, F) of what the last layer sees."""
-        for layer in self.net.mlp[:-1]:
-            embeddings = layer(embeddings)
-        return embeddings
-
-    def distribution_inputs(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, 2 A) means and log standard deviations."""
-        variance = features.detach().square() @ (2 * self.log_std).exp()
-        return torch.cat([self.net.mlp[-1](features), (variance + VARIANCE_FLOOR).log() / 2], dim=-1)
-
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, 2 A) inputs of the action distribution; called by RLlib."""
-        return self.distribution_inputs(self.features(embeddings))

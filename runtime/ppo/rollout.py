@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import gymnasium
@@ -70,7 +71,7 @@ class Rollout:
         steps, count = self.rewards.shape
         for i in range(count):
             edges = [0, *(np.flatnonzero(self.terminated[:, i] | self.truncated[:, i]) + 1).tolist(), steps]
-            for begin, end in zip(edges[:-1], edges[1:], strict=True):
+            for begin, end in itertools.pairwise(edges):
                 if begin < end:
                     found.append(self._episode(i, begin, end, observation_space, action_space))
         return found

@@ -1,0 +1,249 @@
+"""The walkers' rules compiled: what `walker`, `walker_specs` and `courses` do, on Bullet's C API, bit for bit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from envs.compiled import without_gil
+from envs.roboschool import bullet
+from envs.roboschool.world import STEP_S
+from envs.roboschool.world_record import (
+    HOPS,
+    KEEPS_BELLY_UP,
+    MOST_FEET,
+    MOST_JOINTS,
+    RUNS_ON_PAWS,
+    draw,
+    pose_at_random,
+    push,
+)
+
+
+@without_gil
+def _lay_down(world: Any, height: float, yaw: float) -> None:
+    """Upright at a height (m), turned by a yaw (rad); pybullet's own quaternion, rounding included."""
+    half = yaw * 0.5
+    sine, cosine = math.sin(half), math.cos(half)
+    length = math.sqrt(sine * sine + cosine * cosine)
+    bullet.pose_base(world.client, world.body, height, 0.0, 0.0, sine / length, cosine / length)
+
+
+@without_gil
+def _move_flag(world: Any, x: float, y: float) -> None:
+    world.target[0], world.target[1] = x, y
+    world.flag_steps_left = 150
+
+
+@without_gil
+def _move_flag_anywhere(world: Any) -> None:
+    x = draw(world, -26.25, 26.25)
+    y = draw(world, -12.5, 12.5)
+    _move_flag(world, x * 0.5, y * 0.5)
+
+
+@without_gil
+def _target_distance(world: Any) -> float:
+    x, y = world.target[0] - world.mean[0], world.target[1] - world.mean[1]
+    return math.sqrt(x * x + y * y)
+
+
+@without_gil
+def _mean_place(world: Any, axis: int) -> float:
+    """Mean of all parts along x or y (m), summed as NumPy sums: by eights where there are as many."""
+    has_base = 1 if world.torso < 0 else 0
+    total = np.zeros(8)
+    parts = world.links + has_base
+    blocked = parts - parts % 8
+    for part in range(blocked):
+        total[part % 8] += _part_place(world, part - has_base, axis)
+    mean = ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]))
+    for part in range(blocked, parts):
+        mean += _part_place(world, part - has_base, axis)
+    return mean / world.part_count
+
+
+@without_gil
+def _part_place(world: Any, link: int, axis: int) -> float:
+    return bullet.position(world.found, axis) if link < 0 else bullet.link_pose(world.found, link, axis)
+
+
+@without_gil
+def _read_joints(world: Any) -> None:
+    for i in range(world.joints):
+        raw = bullet.position(world.found, world.joint_positions_at[i])
+        world.joint_positions[i] = (raw - world.limit_low[i]) * world.limit_scale[i] - 1.0
+        world.joint_speeds[i] = 0.1 * bullet.speed(world.found, world.joint_speeds_at[i])
+
+
+@without_gil
+def _flag_has_moved(world: Any) -> bool:
+    """Counts down and moves the flag where it is reached or too old."""
+    if not world.is_flagrun:
+        return False
+    world.flag_steps_left -= 1
+    has_moved = _target_distance(world) < 1.0 or world.flag_steps_left <= 0
+    if has_moved:
+        _move_flag_anywhere(world)
+    return has_moved
+
+
+@without_gil
+def _observe_walker(world: Any, observation: Any) -> bool:
+    """Reads joints and parts, moves the flag, and describes it all.
+
+    Returns:
+        Whether the flag has moved.
+    """
+    found, torso = world.found, world.torso
+    bullet.read_state(world.client, world.body, 1, found)
+    _read_joints(world)
+    pose, velocity = np.empty(7), np.empty(3)
+    for i in range(7):
+        pose[i] = bullet.position(found, i) if torso < 0 else bullet.link_pose(found, torso, i)
+    for i in range(3):
+        velocity[i] = bullet.speed(found, i) if torso < 0 else bullet.link_speed(found, torso, i)
+    world.mean[0], world.mean[1] = _mean_place(world, 0), _mean_place(world, 1)
+    has_moved = _flag_has_moved(world)
+    roll, pitch, yaw = euler(pose[3], pose[4], pose[5], pose[6])
+    world.pitch = pitch
+    if math.isnan(world.standing_z):
+        world.standing_z = pose[2]
+    angle = math.atan2(world.target[1] - world.mean[1], world.target[0] - world.mean[0]) - yaw
+    cosine, sine = math.cos(yaw), math.sin(yaw)
+    observation[0] = pose[2] - world.standing_z
+    observation[1], observation[2] = math.sin(angle), math.cos(angle)
+    observation[3] = 0.3 * (cosine * velocity[0] + sine * velocity[1])
+    observation[4] = 0.3 * (cosine * velocity[1] - sine * velocity[0])
+    observation[5] = 0.3 * velocity[2]
+    observation[6], observation[7] = roll, pitch
+    at = 8
+    for i in range(world.joints):
+        observation[at], observation[at + 1] = world.joint_positions[i], world.joint_speeds[i]
+        at += 2
+    for i in range(world.feet):
+        observation[at + i] = world.foot_flags[i]
+    for i in range(at + world.feet):
+        if observation[i] > 5.0:
+            observation[i] = 5.0
+        elif observation[i] < -5.0:
+            observation[i] = -5.0
+    return has_moved
+
+
+@without_gil
+def euler(x: float, y: float, z: float, w: float) -> tuple[float, float, float]:
+    """Roll, pitch and yaw (rad) of a quaternion, as pybullet's getEulerFromQuaternion has them."""
+    sine = -2.0 * (x * z - w * y)
+    if sine <= -0.99999:
+        return 0.0, -0.5 * math.pi, 2.0 * math.atan2(x, -y)
+    if sine >= 0.99999:
+        return 0.0, 0.5 * math.pi, 2.0 * math.atan2(-x, y)
+    roll = math.atan2(2.0 * (y * z + w * x), w * w - x * x - y * y + z * z)
+    yaw = math.atan2(2.0 * (x * y + w * z), w * w + x * x - y * y - z * z)
+    return roll, math.asin(sine), yaw
+
+
+@without_gil
+def reset_walker(world: Any, observation: Any) -> None:
+    """Begins an episode."""
+    bullet.restore(world.client, world.saved)
+    pose_at_random(world, -0.1, 0.1, 0, 0.0)
+    world.foot_flags[:] = 0.0
+    world.standing_z = world.fixed_standing_z
+    if not math.isnan(world.start_height):
+        _lay_down(world, world.start_height, draw(world, -world.yaw_spread, world.yaw_spread))
+    if world.is_flagrun:
+        if not world.as_port and draw(world, 0.0, 1.0) < 0.5:
+            _move_flag(world, draw(world, 13.125, 26.25), 0.0)
+        else:
+            _move_flag_anywhere(world)
+    _observe_walker(world, observation)
+    world.potential = -_target_distance(world) / STEP_S
+    if world.as_port and world.is_first_episode:
+        world.part_count += 1  # the floor counts as a part of the robot, says the port
+
+
+@without_gil
+def _is_alive(world: Any, z: float) -> float:
+    feet = world.foot_flags
+    if world.alive_rule == HOPS:
+        return 1.0 if z > 0.8 and abs(world.pitch) < 1.0 else -1.0
+    if world.alive_rule == RUNS_ON_PAWS:
+        on_knees = feet[1] + feet[2] + feet[4] + feet[5] > 0
+        return 1.0 if abs(world.pitch) < 1.0 and not on_knees else -1.0
+    if world.alive_rule == KEEPS_BELLY_UP:
+        return 1.0 if z > 0.26 else -1.0
+    return 2.0 if z > 0.78 else -1.0
+
+
+@without_gil
+def _feel_feet(world: Any) -> int:
+    """Notes which feet touch the floor; returns how many touch anything else."""
+    other = world.floor if world.as_port else -1
+    count = bullet.read_contacts(world.client, world.body, other, world.found)
+    touching = np.zeros(MOST_FEET, np.int64)
+    world.foot_flags[:] = 0.0
+    for number in range(count):
+        link, body, body_link = bullet.contact(world.found, number)
+        for i in range(world.feet):
+            if body == world.floor and not (world.as_port and body_link != -1):
+                if link == world.foot_links[i]:
+                    world.foot_flags[i] = 1.0
+            elif link == world.foot_links[i] or (body == world.body and body_link == world.foot_links[i]):
+                touching[i] = 1
+    return touching.sum()
+
+
+@without_gil
+def _sum_float32(values: Any, count: int) -> float:
+    """The sum of float32 numbers as NumPy takes it."""
+    total = np.zeros(8, np.float32)
+    blocked = count - count % 8
+    for i in range(blocked):
+        total[i % 8] += values[i]
+    found = ((total[0] + total[1]) + (total[2] + total[3])) + ((total[4] + total[5]) + (total[6] + total[7]))
+    for i in range(blocked, count):
+        found = np.float32(found + values[i])
+    return found
+
+
+@without_gil
+def _walkers_costs(world: Any, action: Any) -> tuple[float, float]:
+    """Electricity, and joints at their limits."""
+    count = world.motors
+    works, squares = np.empty(MOST_JOINTS, np.float32), np.empty(MOST_JOINTS, np.float32)
+    for i in range(count):
+        works[i] = abs(action[i] * world.joint_speeds[i])
+        squares[i] = action[i] * action[i]
+    factor = 0.5 if world.is_flagrun and not world.as_port else 1.0
+    mechanical = np.float64(np.float32(_sum_float32(works, count) / np.float32(count)))
+    electricity = factor * -2.0 * world.effort_scale
+    stall = np.float64(np.float32(_sum_float32(squares, count) / np.float32(count)))
+    effort = electricity * mechanical + -0.1 * world.effort_scale * stall
+    at_limit = 0
+    for i in range(world.joints):
+        at_limit += abs(world.joint_positions[i]) > np.float32(0.99)
+    return effort, world.joint_limit_cost * at_limit
+
+
+@without_gil
+def step_walker(world: Any, action: Any, observation: Any) -> tuple[float, bool]:
+    """One step: reward, and whether the robot has fallen."""
+    push(world, action)
+    has_moved = _observe_walker(world, observation)
+    alive = _is_alive(world, np.float64(observation[0]) + world.standing_z)
+    after = -_target_distance(world) / STEP_S
+    before = after if has_moved and not world.as_port else world.potential
+    world.potential = after
+    collisions = _feel_feet(world)
+    effort, limits = _walkers_costs(world, action)
+    reward = alive + (after - before) + effort + limits
+    if not world.as_port:
+        reward += -1.0 * collisions
+    total = np.float32(0.0)
+    for i in range(8 + 2 * world.joints + world.feet):
+        total += observation[i]
+    return reward, (alive < 0 and not world.never_falls) or not math.isfinite(total)

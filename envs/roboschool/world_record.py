@@ -1,0 +1,100 @@
+"""What compiled code knows of a world, and what it does in all of them: draw, push, and pose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from envs.compiled import without_gil
+from envs.roboschool import bullet
+
+REACHER, PENDULUM, SWING_UP, DOUBLE_PENDULUM, WALKER = range(5)
+HOPS, RUNS_ON_PAWS, KEEPS_BELLY_UP, STANDS = range(4)
+MOST_JOINTS, MOST_FEET = 20, 6
+
+# One world of its own: which (handles and numbers in Bullet), its robot's rules, and its episode so far.
+WORLD = np.dtype(
+    [
+        ("client", np.int64),
+        ("bit_generator", np.int64),
+        ("saved", np.int64),
+        ("found", np.int64, 4),
+        ("kind", np.int64),
+        ("body", np.int64),
+        ("target_body", np.int64),
+        ("floor", np.int64),
+        ("as_port", np.int64),
+        ("is_flagrun", np.int64),
+        ("has_float32_torques", np.int64),
+        ("alive_rule", np.int64),
+        ("never_falls", np.int64),
+        ("links", np.int64),
+        ("torso", np.int64),
+        ("tip", np.int64),
+        ("joints", np.int64),
+        ("motors", np.int64),
+        ("feet", np.int64),
+        ("joint_numbers", np.int64, MOST_JOINTS),
+        ("joint_positions_at", np.int64, MOST_JOINTS),
+        ("joint_speeds_at", np.int64, MOST_JOINTS),
+        ("motors_at", np.int64, MOST_JOINTS),
+        ("foot_links", np.int64, MOST_FEET),
+        ("torques", np.float64, MOST_JOINTS),
+        ("limit_low", np.float64, MOST_JOINTS),
+        ("limit_scale", np.float64, MOST_JOINTS),
+        ("fixed_standing_z", np.float64),
+        ("start_height", np.float64),
+        ("yaw_spread", np.float64),
+        ("effort_scale", np.float64),
+        ("joint_limit_cost", np.float64),
+        ("part_count", np.int64),
+        ("is_first_episode", np.int64),
+        ("target", np.float64, 3),
+        ("flag_steps_left", np.int64),
+        ("standing_z", np.float64),
+        ("potential", np.float64),
+        ("pitch", np.float64),
+        ("mean", np.float64, 2),
+        ("foot_flags", np.float64, MOST_FEET),
+        ("joint_positions", np.float32, MOST_JOINTS),
+        ("joint_speeds", np.float32, MOST_JOINTS),
+        ("steps", np.int64),
+        ("episode_return", np.float64),
+    ],
+    align=True,
+)
+
+
+@without_gil
+def clip(value: float) -> float:
+    """Within ±1."""
+    return min(max(value, -1.0), 1.0)
+
+
+@without_gil
+def draw(world: Any, low: float, high: float) -> float:
+    """A uniform number of the world's own generator."""
+    return bullet.uniform(world.bit_generator, low, high)
+
+
+@without_gil
+def push(world: Any, action: Any) -> None:
+    """Clipped torques, and one step of the world."""
+    torques = np.empty(MOST_JOINTS)
+    for i in range(world.motors):
+        if world.has_float32_torques:
+            torques[i] = np.float32(world.torques[i]) * np.float32(clip(action[i]))
+        else:
+            torques[i] = world.torques[i] * clip(action[i])
+    bullet.step(world.client, world.body, world.motors_at, torques, world.motors)
+
+
+@without_gil
+def pose_at_random(world: Any, low: float, high: float, first: int, middle: float) -> None:
+    """Joints from `first` on at random around `middle`; the others stay."""
+    positions = np.empty(MOST_JOINTS)
+    count = world.joints - first
+    for i in range(count):
+        positions[i] = middle + draw(world, low, high)
+    bullet.pose_joints(world.client, world.body, world.joint_numbers[first:], positions, count)

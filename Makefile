@@ -45,8 +45,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# PPO against its peers, into benchmarks/RESULTS.md: about an hour. make bench PARTS="speed limits" for some of it.
 bench: install
-	$(BIN)/python benchmarks/env_steps.py
+	test -x .venv/bench/bin/python || $(BIN)/python -m venv .venv/bench
+	.venv/bench/bin/pip install --quiet --requirement benchmarks/ppo_peers/requirements.txt
+	$(BIN)/python -m benchmarks.ppo $(PARTS)
 
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -1,113 +1,112 @@
-"""Env steps a second of every Roboschool robot against pybullet_envs_gymnasium 0.6.0, and against Bullet alone.
+"""Env steps a second of every Roboschool robot: compiled and by Python, against the PyBullet port and MuJoCo.
 
-Run: make bench (writes benchmarks/env_steps.md and prints it). One CPU core, CPU seconds, interleaved rounds in one
-process; read the ratios, the rates move with the machine.
+One CPU core, CPU seconds, interleaved rounds; read the ratios, the rates move with the machine. Part of `make bench`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 import envs
+from benchmarks.ppo_peers.counting import PORT_IDS, quiet
+from envs.roboschool.robots import build_robot
+from envs.roboschool.vector_env import RoboschoolVectorEnv
 
-_STEPS, _ROUNDS = 2000, 5
-_PORT_IDS = {"RoboschoolWalker2d-v1": "Walker2DBulletEnv-v0"}
+_STEPS, _ROUNDS, _WORLDS = 2000, 5, 8
+# Robots that are alike; MuJoCo's joints, masses and time steps are their own.
+MUJOCO_IDS = {
+    "RoboschoolReacher-v1": "Reacher-v5",
+    "RoboschoolHopper-v1": "Hopper-v5",
+    "RoboschoolWalker2d-v1": "Walker2d-v5",
+    "RoboschoolHalfCheetah-v1": "HalfCheetah-v5",
+    "RoboschoolAnt-v1": "Ant-v5",
+    "RoboschoolHumanoid-v1": "Humanoid-v5",
+}
 
 
-def main() -> None:
-    """Measures and writes the table."""
+def measure(mujoco: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Medians by env id: rates of `one` env, of `eight` in one call (each), by `python`, of the `port`; and `ratio`.
+
+    Args:
+        mujoco: Rates by Gymnasium's id, measured elsewhere on the same core.
+    """
     warnings.simplefilter("ignore")  # the port's registrations are out of date, says Gymnasium
-    with _quiet():
+    with quiet():
         import pybullet_envs_gymnasium  # noqa: F401  # registers the port
-    lines = [
-        "# Env steps a second: ours against the PyBullet port",
-        "",
-        f"`make bench` on {_machine()}; one core, random actions, auto-reset, median of {_ROUNDS} rounds of {_STEPS}"
-        " steps. *Bullet's share* is the part of our step that is Bullet's own `stepSimulation`.",
-        "",
-        "| env | ours (steps/s) | port (steps/s) | ratio | Bullet's share |",
-        "|---|---|---|---|---|",
-    ]
-    for env_id in envs.ROBOSCHOOL_IDS:
-        lines.append(_row(env_id))
-        print(lines[-1], flush=True)
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {env_id: _measure_robot(env_id, mujoco) for env_id in envs.ROBOSCHOOL_IDS}
 
 
-def _row(env_id: str) -> str:
-    port_id = _PORT_IDS.get(env_id, env_id.removeprefix("Roboschool").replace("-v1", "BulletEnv-v0"))
-    with _quiet():
-        ours = gymnasium.make(env_id, compat="bullet", disable_env_checker=True).unwrapped
-        port = gymnasium.make(port_id, disable_env_checker=True).unwrapped
-        rates = [(_rate(ours), _rate(port)) for _ in range(_ROUNDS)]
-        share = _share_of_bullet(ours)
-    ratio = statistics.median(a / b for a, b in rates)
-    mine, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
-    return f"| {env_id} | {mine:,.0f} | {theirs:,.0f} | {ratio:.2f} | {share:.0%} |"
+def _measure_robot(env_id: str, mujoco: dict[str, float]) -> dict[str, float]:
+    name = env_id.removeprefix("Roboschool").removesuffix("-v1")
+    with quiet():
+        one: Any = gymnasium.make(env_id, compat="bullet", disable_env_checker=True).unwrapped
+        eight = RoboschoolVectorEnv(name, _WORLDS, compat="bullet")
+        eight.reset(seed=0)
+        port_id = PORT_IDS.get(env_id, f"{name}BulletEnv-v0")
+        port: Any = gymnasium.make(port_id, disable_env_checker=True).unwrapped
+        python = _Python(name, one.action_space)
+        rounds = [(rate_of(one), _rate_of_eight(eight), rate_of(python), rate_of(port)) for _ in range(_ROUNDS)]
+        for env in (one, eight, python, port):
+            env.close()
+    columns = dict(zip(("one", "eight", "python", "port"), zip(*rounds, strict=True), strict=True))
+    found = {column: statistics.median(rates) for column, rates in columns.items()}
+    found["ratio"] = statistics.median(a / b for a, b in zip(columns["eight"], columns["port"], strict=True))
+    if MUJOCO_IDS.get(env_id) in mujoco:
+        found["mujoco"] = mujoco[MUJOCO_IDS[env_id]]
+    return found
 
 
-def _rate(env: Any) -> float:
-    actions = np.random.default_rng(0).uniform(-1, 1, (_STEPS, *env.action_space.shape)).astype(np.float32)
+class _Python:
+    """A robot stepped by pybullet's own API."""
+
+    def __init__(self, name: str, action_space: Any) -> None:
+        self.action_space, self._robot = action_space, build_robot(name, as_port=True)
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, *, seed: int | None = None) -> None:
+        self._robot.reset(self._rng, is_seeded=False)
+
+    def step(self, action: Any) -> Any:
+        return self._robot.step(action, self._rng)
+
+    def close(self) -> None:
+        self._robot.close()
+
+
+def rate_of(env: Any, steps: int = _STEPS) -> float:
+    """Steps a CPU second with random actions and resets."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, *env.action_space.shape)).astype(np.float32)
     env.reset(seed=0)
     started = time.process_time()
     for number, action in enumerate(actions):
         if env.step(action)[2] or number % 1000 == 999:
             env.reset()
+    return steps / (time.process_time() - started)
+
+
+def _rate_of_eight(env: RoboschoolVectorEnv) -> float:
+    shape = _STEPS // _WORLDS, *(env.action_space.shape or ())
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    started = time.process_time()
+    for action in actions:
+        env.advance(action)
     return _STEPS / (time.process_time() - started)
 
 
-def _share_of_bullet(env: Any) -> float:
-    """CPU time inside stepSimulation over all of a round's."""
-    world, spent = env.robot.world, 0.0
-    api = world.api
-
-    class Timed:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(api, name)
-
-        def stepSimulation(self, **kwargs: Any) -> None:  # noqa: N802  # Bullet's name
-            nonlocal spent
-            started = time.process_time()
-            api.stepSimulation(**kwargs)
-            spent += time.process_time() - started
-
-    world.api = Timed()
-    try:
-        seconds = _STEPS / _rate(env)
-    finally:
-        world.api = api
-    return spent / seconds
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Bullet and the port write on the process's own stdout and stderr."""
-    kept = os.dup(1), os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        for number, handle in zip((1, 2), kept, strict=True):
-            os.dup2(handle, number)
-            os.close(handle)
-        os.close(null)
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}"
-
-
-if __name__ == "__main__":
-    main()
+def table(found: dict[str, dict[str, float]]) -> list[str]:
+    """As Markdown."""
+    lines = [
+        "| env | ours, 8 worlds | ours, one env | ours, Python API | port | ours / port | MuJoCo | ours / MuJoCo |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for env_id, row in found.items():
+        cells = [f"{row[name]:,.0f}" for name in ("eight", "one", "python", "port")]
+        mujoco = [f"{row['mujoco']:,.0f}", f"{row['eight'] / row['mujoco']:.2f}"] if "mujoco" in row else ["", ""]
+        lines.append(f"| {env_id} | {' | '.join(cells)} | {row['ratio']:.2f} | {' | '.join(mujoco)} |")
+    return lines

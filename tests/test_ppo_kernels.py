@@ -334,7 +334,7 @@ def _rllibs_targets(module: PPOModule, episodes: list[Any], *, gamma: float, lam
         ({"fcnet_activation": "swish"}, BOX, "SiLU"),
         ({"use_lstm": True}, BOX, "Encoder"),
         ({}, spaces.MultiDiscrete([2, 3]), "MultiDiscrete"),
-        ({"fcnet_hiddens": [4] * 8}, CHOICE, "layers"),
+        ({"fcnet_hiddens": [4] * 8, "vf_share_layers": False}, CHOICE, "layers"),
     ],
 )
 def test_what_is_not_covered_is_named(network: dict[str, Any], space: gymnasium.Space[Any], why: str) -> None:

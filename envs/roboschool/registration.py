@@ -39,6 +39,7 @@ def register_roboschool() -> None:
             gymnasium.register(
                 env_id,
                 entry_point="envs.roboschool.env:RoboschoolEnv",
+                vector_entry_point="envs.roboschool.vector_env:RoboschoolVectorEnv",
                 max_episode_steps=row.max_episode_steps,
                 reward_threshold=row.reward_threshold,
                 kwargs={"robot": env_id.removeprefix("Roboschool").removesuffix("-v1")},

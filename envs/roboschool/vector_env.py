@@ -37,6 +37,8 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         ValueError: `compat` is neither of its values.
     """
 
+    native: Any = None
+    _robots: Sequence[Robot] = ()
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # Gymnasium's way
 
     def __init__(
@@ -57,8 +59,6 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         limit = ROBOSCHOOL_IDS[f"Roboschool{robot}-v1"].max_episode_steps
         self.max_steps = limit if max_episode_steps is None else max_episode_steps
         self.num_envs, self.slices = num_envs, list(_slices(num_envs, threads))
-        self.native: NativeWorlds | None = None
-        self._robots: list[Robot] = []
         if why_no_native(robot, as_port=as_port) is None:
             self.native = NativeWorlds(robot, num_envs, as_port=as_port)
             sizes = self.native.observation_size, self.native.action_size
@@ -124,7 +124,6 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     def _advance_slice(self, one: slice, actions: NDArray[np.float32]) -> None:
         from envs.roboschool import kernels
 
-        assert self.native is not None
         kernels.advance(
             self.native.worlds[one],
             actions[one],

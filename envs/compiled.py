@@ -41,6 +41,11 @@ def _compile(function: _Function, **options: Any) -> _Function:
     return cast(_Function, dispatcher)
 
 
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Whether a compiled function of today's code is on disk."""
+    return bool(cast(Any, function)._cache._cache_file._load_index())
+
+
 @functools.cache
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, time and size of every file that compiled code of a folder may come from."""

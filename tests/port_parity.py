@@ -12,10 +12,15 @@ import numpy as np
 import envs  # noqa: F401  # registers the Roboschool ids
 
 PORT_IDS = {"RoboschoolWalker2d-v1": "Walker2DBulletEnv-v0"}
+LAST_BITS = {
+    "RoboschoolInvertedDoublePendulum-v1": 4e-15,
+    "RoboschoolHumanoidFlagrun-v1": 1e-12,
+    "RoboschoolHumanoidFlagrunHarder-v1": 1e-12,
+}
 
 
 def main(env_id: str) -> None:
-    """Two episodes of up to 200 steps: observations and rewards within 1e-6, the same ends."""
+    """Two episodes of up to 200 steps: the same observations, rewards and ends, bit for bit."""
     warnings.simplefilter("ignore")  # the port registers ids that Gymnasium calls out of date
     import pybullet_envs_gymnasium  # noqa: F401  # registers them
 
@@ -24,14 +29,15 @@ def main(env_id: str) -> None:
     theirs: Any = gymnasium.make(port_id, disable_env_checker=True).unwrapped
     rng, compared = np.random.default_rng(0), 0
     for seed in range(2):
-        np.testing.assert_allclose(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0], atol=1e-6)
+        np.testing.assert_array_equal(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0])
         for _ in range(200):
             action = rng.uniform(-1.2, 1.2, ours.action_space.shape).astype(np.float32)
             mine, reference = ours.step(action), theirs.step(action)
             if env_id.endswith("Harder-v1") and is_near_cube(ours):
                 break  # from here on Bullet does not agree with itself
-            np.testing.assert_allclose(mine[0], reference[0], atol=1e-6)
-            np.testing.assert_allclose(mine[1], reference[1], rtol=0, atol=1e-6)
+            np.testing.assert_array_equal(mine[0], reference[0])
+            # Its squares and lengths are libm's and BLAS's, of which the last bit may differ from a product's.
+            assert abs(mine[1] - reference[1]) <= LAST_BITS.get(env_id, 0.0)
             assert mine[2] == reference[2]
             compared += 1
     assert compared > 20

@@ -58,6 +58,7 @@ LAYERS = [
     {"unity.runner"},
     {"unity.building", "unity.evaluating"},
     {"ppo.flat", "ppo.direct_envs"},
+    {"ppo.warm"},
     {"ppo.fast_runner", "ppo.fast_learner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},

@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 
 import envs
 from envs.roboschool import native
+from envs.roboschool.camera import Camera, view_of
 from envs.roboschool.robots import build_robot
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 
@@ -129,14 +130,28 @@ def test_a_library_that_differs_is_not_used() -> None:
     native._described.cache_clear()
 
 
-def test_frames_show_the_same_robot() -> None:
-    filmed: Any = gymnasium.make("RoboschoolHopper-v1", render_mode="rgb_array").unwrapped
-    compiled: Any = gymnasium.make("RoboschoolHopper-v1").unwrapped
-    np.testing.assert_array_equal(filmed.reset(seed=1)[0], compiled.reset(seed=1)[0])
-    action = np.full(3, 0.3, np.float32)
-    np.testing.assert_array_equal(filmed.step(action)[0], compiled.step(action)[0])
-    assert filmed.render().std() > 10
-    assert compiled.render() is None
+@pytest.mark.parametrize("name", COMPILED)
+def test_frames_are_those_of_the_python_robot(name: str) -> None:
+    """Although Bullet's camera looks at a double."""
+    env: Any = gymnasium.make(f"Roboschool{name}-v1", render_mode="rgb_array").unwrapped
+    reference, rng = build_robot(name, as_port=False), np.random.default_rng(2)
+    env.reset(seed=2)
+    reference.reset(rng, is_seeded=True)
+    camera = Camera(reference.world, view_of(name), env.render_size)
+    action = np.full(env.action_space.shape, 0.4, np.float32)
+    for step in range(16):
+        env.step(action)
+        reference.step(action, rng)
+        if step % 5 == 0:
+            expected = camera.take(reference.camera_target())
+            # After a step, planar robots' links are a substep late for Bullet's camera (5 mm); a posed one's are not.
+            assert (env.render() != expected).any(axis=-1).mean() < 0.02
+    assert expected.std() > 10
+    env.close()
+    reference.close()
+    bare: Any = gymnasium.make(f"Roboschool{name}-v1").unwrapped
+    assert bare.render() is None
+    bare.close()
 
 
 def test_memory_stays_as_it_is() -> None:

@@ -30,6 +30,9 @@ class Course(Protocol):
     def place(self, walker: Walker) -> None:
         """Adds the course's bodies to the robot's world, once."""
 
+    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
+        """Puts what marks the target where it is in another world."""
+
     def forget(self) -> None:
         """Drops what earlier episodes left behind, before one with a new seed."""
 
@@ -61,6 +64,9 @@ class StraightAhead:
 
     def place(self, walker: Walker) -> None:
         """Needs no bodies."""
+
+    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
+        """Shows nothing."""
 
     def forget(self) -> None:
         """Remembers nothing."""
@@ -107,6 +113,10 @@ class FlagRun:
         """Adds a red ball that touches nothing, as the flag."""
         p, client = walker.world.api, walker.world.client
         self._ball = p.loadURDF(data_file("sphere2red_nocol.urdf"), (0, 0, _FLAG_HEIGHT_M), physicsClientId=client)
+
+    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
+        """Puts the ball there."""
+        self._move_flag(walker, *target)
 
     def forget(self) -> None:
         """Remembers nothing."""

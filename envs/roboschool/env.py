@@ -44,11 +44,8 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.render_mode = render_mode
         self.render_size = render_width, render_height
         self.robot_name = robot
-        self.robot: Robot
-        if render_mode is None:
-            self.robot = _build(robot, as_port=as_port)
-        else:  # Bullet's camera is asked through the Python API, whose worlds are bit for bit equal
-            self.robot = self._filmed = build_robot(robot, as_port=as_port)
+        self._as_port = as_port
+        self.robot: Robot = _build(robot, as_port=as_port)
         self._camera: Any = None
         ones = np.ones(self.robot.action_size, np.float32)
         self.action_space = gymnasium.spaces.Box(-ones, ones, dtype=np.float32)
@@ -70,16 +67,26 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """A frame (height, width, 3) uint8 in `"rgb_array"` mode, else None."""
         if self.render_mode is None:
             return None
+        from envs.roboschool.native import NativeRobot
+
         if self._camera is None:
             from envs.roboschool.camera import Camera, view_of
 
+            # Bullet's camera is asked through the Python API: compiled worlds are seen through a double's pose.
+            self._filmed: Any = self.robot
+            if isinstance(self.robot, NativeRobot):
+                self._filmed = build_robot(self.robot_name, as_port=self._as_port)
             self._camera = Camera(self._filmed.world, view_of(self.robot_name), self.render_size)
+        if isinstance(self.robot, NativeRobot):
+            self.robot.pose_double(self._filmed)
         frame: NDArray[np.uint8] = self._camera.take(self._filmed.camera_target())
         return frame
 
     def close(self) -> None:
-        """Frees the world; harmless when called again."""
+        """Frees the worlds; harmless when called again."""
         self.robot.close()
+        if self._camera is not None:
+            self._filmed.close()
 
 
 def _build(name: str, *, as_port: bool) -> Robot:

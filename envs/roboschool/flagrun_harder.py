@@ -41,6 +41,10 @@ class FlagRunHarder:
         self.forget()
         self._begin()
 
+    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
+        """Puts the ball there."""
+        self._flags.show_target(walker, target)
+
     def forget(self) -> None:
         """Drops the record of which tasks failed."""
         self._task, self._steps = _WALK, 0

@@ -133,6 +133,17 @@ def step_one(world: Any, action: Any, observation: Any) -> tuple[float, bool]:
 
 
 @without_gil
+def read_pose(worlds: Any, body: int, base: Any, joints_at: Any, joints: Any) -> None:
+    """Position and quaternion (7,) of a body's base in the first world, and its joints at position indices."""
+    found = worlds[0].found
+    bullet.read_state(worlds[0].client, body, 0, found)
+    for i in range(7):
+        base[i] = bullet.position(found, i)
+    for i in range(len(joints_at)):
+        joints[i] = bullet.position(found, joints_at[i])
+
+
+@without_gil
 def step_first(worlds: Any, action: Any, observations: Any) -> tuple[float, bool]:
     """`step_one` of the first world, for Python."""
     return step_one(worlds[0], action, observations[0])

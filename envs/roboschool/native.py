@@ -19,14 +19,17 @@ from envs.roboschool import bullet, kernels, world_record
 from envs.roboschool.courses import FlagRun, StraightAhead
 from envs.roboschool.pendulum import DOUBLE_FORCE_N, SINGLE_FORCE_N, DoublePendulum, SinglePendulum
 from envs.roboschool.reacher import TORQUE_NM, Reacher
-from envs.roboschool.robots import Robot, build_robot
+from envs.roboschool.robots import FilmedRobot, Robot, build_robot
 from envs.roboschool.walker import Walker
 from envs.roboschool.walker_specs import WALKERS
 from envs.roboschool.world import (
     CONTACT_ERP,
     FLOOR_FRICTION,
+    POSITION_AT,
     SOLVER_ITERATIONS,
+    SPEED_AT,
     STEP_S,
+    BodyPose,
     data_file,
     import_pybullet,
     mjcf_flags,
@@ -36,8 +39,6 @@ from envs.roboschool.world import (
 PYTHON_ONLY = ("HumanoidFlagrunHarder",)
 # The second of two episodes is short; the first is long enough for every robot to come down on its feet.
 _CHECKED_STEPS, _FIRST_EPISODE = 70, 60
-# Of Bullet's joint infos: where the joint's position and velocity stand in a body's state.
-_POSITION_AT, _SPEED_AT = 3, 4
 _ALIVE_RULES = {
     "hopper": world_record.HOPS,
     "walker2d": world_record.HOPS,
@@ -52,6 +53,7 @@ class NativeWorlds:
 
     Attributes:
         worlds: (N,) records of `world_record.WORLD`.
+        theirs: The same of the Python robot, whose bodies may have other numbers.
         rngs: The generators that the worlds draw from.
 
     Args:
@@ -62,6 +64,7 @@ class NativeWorlds:
 
     def __init__(self, name: str, count: int, *, as_port: bool) -> None:
         described = _described(name, as_port=as_port)
+        self.theirs = described["record"]
         self.worlds = np.repeat(described["record"][None], count)
         self.observation_size, self.action_size = described["sizes"]
         library = bullet.load()
@@ -116,6 +119,20 @@ class NativeRobot:
         self._draw_from(rng)
         reward, has_ended = kernels.step_first(self._native.worlds, action, self._observations)
         return self._observations[0].copy(), reward, has_ended
+
+    def pose_double(self, double: FilmedRobot) -> None:
+        """Puts the bodies of a Python robot of the same name where these are."""
+        mine, theirs = self._native.worlds[0], self._native.theirs
+        names = ["body", "target_body"] if mine["kind"] == world_record.REACHER else ["body"]
+        bodies = {}
+        for name in names:
+            body = int(theirs[name])
+            infos, joints = double.world.joint_infos(body), double.world.moving_joints(body)
+            base, positions = np.empty(7), np.empty(len(joints))
+            joints_at = np.array([infos[joint][POSITION_AT] for joint in joints])
+            kernels.read_pose(self._native.worlds, int(mine[name]), base, joints_at, positions)
+            bodies[body] = BodyPose(base.tolist(), positions.tolist())
+        double.pose(bodies, (float(mine["target"][0]), float(mine["target"][1])))
 
     def _draw_from(self, rng: np.random.Generator) -> None:
         if rng is not self._rng:
@@ -185,9 +202,9 @@ def _described(name: str, *, as_port: bool) -> dict[str, Any]:
         joints = list(world.joint_names(int(record["body"])).values())
         record["joints"], record["motors"], record["links"] = len(joints), len(motors), len(infos)
         _fill(record, "joint_numbers", joints)
-        _fill(record, "joint_positions_at", [infos[joint][_POSITION_AT] for joint in joints])
-        _fill(record, "joint_speeds_at", [infos[joint][_SPEED_AT] for joint in joints])
-        _fill(record, "motors_at", [infos[joint][_SPEED_AT] for joint in motors])
+        _fill(record, "joint_positions_at", [infos[joint][POSITION_AT] for joint in joints])
+        _fill(record, "joint_speeds_at", [infos[joint][SPEED_AT] for joint in joints])
+        _fill(record, "motors_at", [infos[joint][SPEED_AT] for joint in motors])
         driven = {body: world.joint_infos(body) for body in world.torque_driven}
         return {
             "record": record,
@@ -196,7 +213,7 @@ def _described(name: str, *, as_port: bool) -> dict[str, Any]:
                 name: getattr(world, name) for name in ("xml", "gravity", "substeps", "restitution", "floor", "bodies")
             },
             "motors_off": {
-                body: [(info[_POSITION_AT], info[_SPEED_AT]) for info in found if info[_SPEED_AT] >= 0]
+                body: [(info[POSITION_AT], info[SPEED_AT]) for info in found if info[SPEED_AT] >= 0]
                 for body, found in driven.items()
             },
         }

@@ -7,12 +7,13 @@ attribute was overwritten, so that it ran the plain pendulum; the PyBullet port 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool.world import World
+from envs.roboschool.world import BodyPose, World
 
 _FALLEN_RAD = 0.2
 SINGLE_FORCE_N, DOUBLE_FORCE_N = 100.0, 200.0
@@ -74,6 +75,10 @@ class SinglePendulum:
         (x, vx), (self._theta, theta_dot) = self.cart.read()
         return np.array((x, vx, math.cos(self._theta), math.sin(self._theta), theta_dot), np.float32)
 
+    def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
+        """Puts the bodies where those of another world are."""
+        self.world.pose(bodies)
+
     def camera_target(self) -> tuple[float, float, float]:
         """The middle of the rail, in m."""
         return 0.0, 0.0, 0.3
@@ -117,6 +122,10 @@ class DoublePendulum:
         self._pole_x, self._pole_z = pole[0], pole[2]
         angles = (math.cos(theta), math.sin(theta), theta_dot, math.cos(gamma), math.sin(gamma), gamma_dot)
         return np.array((x, vx, self._pole_x, *angles), np.float32)
+
+    def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
+        """Puts the bodies where those of another world are."""
+        self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
         """The middle of the rail, in m."""

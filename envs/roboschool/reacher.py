@@ -6,12 +6,13 @@ Source of the numbers: openai/roboschool 1.0.49.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool.world import World
+from envs.roboschool.world import BodyPose, World
 
 _TARGET_HALF_RANGE_M = 0.27
 TORQUE_NM = 0.05
@@ -100,6 +101,10 @@ class Reacher:
             ),
             np.float32,
         )
+
+    def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
+        """Puts the bodies where those of another world are."""
+        self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
         """The middle of the arena, in m."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from envs.roboschool.pendulum import DoublePendulum, SinglePendulum
 from envs.roboschool.reacher import Reacher
 from envs.roboschool.walker import Walker
 from envs.roboschool.walker_specs import WALKERS
-from envs.roboschool.world import World
+from envs.roboschool.world import BodyPose, World
 
 COMPATS = ("roboschool", "bullet")
 
@@ -38,6 +39,9 @@ class FilmedRobot(Robot, Protocol):
     """A robot on pybullet's own API, whose world a camera can look into."""
 
     world: World
+
+    def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
+        """Puts bodies, and a flag where there is one, where those of another world are."""
 
     def camera_target(self) -> tuple[float, float, float]:
         """Where a camera should look, in m."""

@@ -7,6 +7,7 @@ whose differences from Roboschool are marked "port" below.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from envs.roboschool.courses import Course
 from envs.roboschool.walker_specs import WalkerSpec
-from envs.roboschool.world import World
+from envs.roboschool.world import BodyPose, World
 
 FloatArray = NDArray[np.float32]
 
@@ -222,6 +223,12 @@ class Walker:
         p, client = self.world.api, self.world.client
         turn = p.getQuaternionFromEuler((roll, pitch, yaw))
         p.resetBasePositionAndOrientation(self.body, (0.0, 0.0, height_m), turn, physicsClientId=client)
+
+    def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
+        """Puts the bodies, and the flag where there is one, where those of another world are."""
+        self.world.pose(bodies)
+        self.course.show_target(self, target)
+        self._read_parts()
 
     def camera_target(self) -> tuple[float, float, float]:
         """What a camera should follow, in m: the torso, at a fixed height so that the picture does not bob."""

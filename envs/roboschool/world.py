@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 STEP_S = 0.0165
 SOLVER_ITERATIONS = 5
 CONTACT_ERP = 0.9
 FLOOR_FRICTION = 0.8
+# Of Bullet's joint infos: where the joint's position and velocity stand in a body's state.
+POSITION_AT, SPEED_AT = 3, 4
 
 
 def import_pybullet() -> Any:
@@ -29,6 +31,18 @@ def import_pybullet() -> Any:
         os.close(kept)
         os.close(null)
     return pybullet
+
+
+class BodyPose(NamedTuple):
+    """Where a body is.
+
+    Attributes:
+        base: Position in m and quaternion.
+        joints: Of each joint that moves, sensed or not, in order, in rad or m.
+    """
+
+    base: Sequence[float]
+    joints: Sequence[float]
 
 
 class World:
@@ -90,6 +104,10 @@ class World:
         count = self.api.getNumJoints(body, physicsClientId=self.client)
         return [self.api.getJointInfo(body, i, physicsClientId=self.client) for i in range(count)]
 
+    def moving_joints(self, body: int) -> list[int]:
+        """Numbers of the joints that move; planar robots have some that nothing senses."""
+        return [joint for joint, info in enumerate(self.joint_infos(body)) if info[SPEED_AT] >= 0]
+
     def _names(self, body: int) -> list[tuple[str, str]]:
         return [(info[1].decode(), info[12].decode()) for info in self.joint_infos(body)]
 
@@ -116,6 +134,13 @@ class World:
             targetVelocities=[[0.0]] * len(joints),
             physicsClientId=self.client,
         )
+
+    def pose(self, bodies: Mapping[int, BodyPose]) -> None:
+        """Puts bodies, at rest, where those of another world are."""
+        for body, pose in bodies.items():
+            base = pose.base[:3], pose.base[3:]
+            self.api.resetBasePositionAndOrientation(body, *base, physicsClientId=self.client)
+            self.reset_joints(body, self.moving_joints(body), pose.joints)
 
     def restore(self) -> bool:
         """Returns to the saved state; false when none was saved yet."""

@@ -31,11 +31,14 @@ from runtime.ppo.flat import FlatNetwork, NotCoveredError, flatten
 from runtime.ppo.network_kernels import CATEGORICAL, values_of
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.sampling_kernels import advantages
+from runtime.ppo.warm import compile_learning
 
 # Metric of a learner: 1 while compiled gradients are used, 0 after they were found wrong.
 COMPILED = "compiled_gradients"
 _TOLERANCE = 1e-3  # of the gradient's norm; float32 leaves 1e-6
 _VALUED_AT_ONCE = 1024
+# Of a batch, as the kernels take them beside the observations.
+_COLUMNS = ("actions", "logp", "inputs", "gains", "targets")
 _logger = logging.getLogger(__name__)
 
 
@@ -49,8 +52,10 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._why_stock: str | None = None
         self._is_first = True
         try:
-            self._flat = flatten(self.module[DEFAULT_MODULE_ID].unwrapped(), self._net.action_space)
+            flat = flatten(self._net, self._net.action_space)
             _require_plain_adam(self.get_optimizer(DEFAULT_MODULE_ID))
+            compile_learning(flat)
+            self._flat = flat
         except NotCoveredError as error:
             self._why_stock = str(error)
 
@@ -185,7 +190,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         firsts, seconds = ([state[p][name] for p in flat.parameters] for name in ("exp_avg", "exp_avg_sq"))
         parameters, first, second = flat.gather(), flat.gather(firsts), flat.gather(seconds)
         update["steps"] = float(state[flat.parameters[0]]["step"])
-        columns = tuple(batch[name] for name in ("actions", "logp", "inputs", "gains", "targets"))
+        columns = tuple(batch[name] for name in _COLUMNS)
         descend(flat.table, update, parameters, first, second, batch["observations"], columns, order)
         flat.scatter(parameters)
         flat.scatter(first, firsts)
@@ -227,7 +232,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in flat.parameters]
         theirs, ours = flat.gather(zeros), np.zeros(sum(p.numel() for p in flat.parameters), np.float32)
         size = len(rows["logp"])
-        columns = tuple(rows[name] for name in ("actions", "logp", "inputs", "gains", "targets"))
+        columns = tuple(rows[name] for name in _COLUMNS)
         scratch, deltas = flat.scratch(size), flat.scratch(size)
         gradient_of(flat.table[0], update[0], flat.gather(), rows["observations"], columns, scratch, deltas, ours)
         difference = float(np.linalg.norm(ours - theirs) / (np.linalg.norm(theirs) + 1e-12))

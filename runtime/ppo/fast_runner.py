@@ -41,6 +41,7 @@ from runtime.ppo.network_kernels import CATEGORICAL, STATE_DEPENDENT, act
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.runner import Runner
 from runtime.ppo.sampling_kernels import collect, normalize, to_environment
+from runtime.ppo.warm import compile_acting, compile_collecting
 
 _CLIP = 10.0  # of normalised observations, as RLlib's MeanStdFilter
 _SMALL = 1e-8
@@ -69,6 +70,10 @@ class FastRunner(Runner):
         except NotCoveredError as error:
             logging.getLogger(__name__).info("sampling by PyTorch: %s", error)
         self._scaling = _scaling(self.env.single_action_space, self.config)
+        if self._flat is not None and isinstance(self.env, RoboschoolVectorEnv) and self.env.native is not None:
+            compile_collecting(self._flat, self.env)
+        elif self._flat is not None:
+            compile_acting(self._flat)
 
     def sample(
         self,

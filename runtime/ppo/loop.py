@@ -26,9 +26,10 @@ from runtime.errors import JobError, PlatformError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
-from runtime.ppo.build import build_algorithm, describe_path, fit_to_place
+from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
+from runtime.ppo.warm import is_warm
 from runtime.stop import Interrupted, StopRequest, reached
 from runtime.video import Recorder
 
@@ -108,6 +109,8 @@ class _Training:
             config, notes = fit_to_place(job.config, self._spaces[1], num_cpus=job.num_cpus, num_gpus=job.num_gpus)
             for note in notes:
                 reporter.note(note)
+            if why_stock(config, job.env) is None and not is_warm():
+                reporter.note("compiling for this processor, once: about half a minute")
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
             reporter.note(describe_path(self._algorithm, config, job.env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))

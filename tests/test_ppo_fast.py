@@ -1,0 +1,383 @@
+"""The fast path inside RLlib: what runs on it, what does not, how it falls back, and that all of RLlib's works."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.ppo import PPO
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from runtime.environments import EnvSpec
+from runtime.hyperparameters import Source, resolve
+from runtime.policy import Policy
+from runtime.ppo import descent_kernels, fast_learner
+from runtime.ppo.build import build_algorithm, describe_path, why_stock
+from runtime.ppo.fast_learner import COMPILED, FastLearner
+from runtime.ppo.fast_runner import FastRunner, push
+from runtime.ppo.rollout import Rollout
+from runtime.ppo.rows import finished_episodes, to_row
+
+pytestmark = pytest.mark.ray
+
+SMALL = {
+    "rl.training.config.num_envs_per_env_runner": 4,
+    "rl.training.config.train_batch_size": 256,
+    "rl.training.config.minibatch_size": 64,
+    "rl.training.config.num_epochs": 3,
+    "rl.training.config.num_env_runners": 0,
+    "rl.training.config.seed": 1,
+    "rl.training.config.model.fcnet_hiddens": [16, 16],
+}
+Build = Callable[..., PPO]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    from runtime.ray_session import prepare_environment, ray_session
+
+    prepare_environment()
+    with ray_session(num_cpus=4, num_gpus=0):
+        yield
+
+
+def job(env: str, **settings: Any) -> tuple[Any, EnvSpec]:
+    words = {"rl.training.env": env, **SMALL}
+    words |= {f"rl.training.{name.replace('__', '.')}": value for name, value in settings.items()}
+    config = resolve([Source("test", words)], extras={})
+    return config, EnvSpec(config.env, config.env_config, config.algorithm.get("horizon"))
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    built: list[PPO] = []
+
+    def make(env: str = "CartPole-v1", **settings: Any) -> PPO:
+        config, spec = job(env, **settings)
+        built.append(build_algorithm(config, spec, num_cpus=2))
+        return built[-1]
+
+    yield make
+    for algorithm in built:
+        algorithm.stop()
+    built.clear()
+    gc.collect()
+
+
+def learner_of(algorithm: PPO) -> Any:
+    return algorithm.learner_group._learner
+
+
+def weights_of(algorithm: PPO) -> np.ndarray[Any, Any]:
+    module = learner_of(algorithm).module[DEFAULT_MODULE_ID]
+    return torch.cat([p.detach().reshape(-1) for p in module.parameters()]).numpy()
+
+
+def is_compiled(result: dict[str, Any]) -> bool:
+    return bool(result["learners"][DEFAULT_MODULE_ID][COMPILED])
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("CartPole-v1", {}),
+        ("CartPole-v1", {"config__observation_filter": "NoFilter", "config__model__vf_share_layers": True}),
+        ("CartPole-v1", {"config__kl_coeff": 0.3, "config__entropy_coeff": [[0, 0.1], [1000, 0.0]]}),
+        ("CartPole-v1", {"config__lr": [[0, 1e-3], [1000, 1e-4]], "config__grad_clip": None}),
+        ("CartPole-v1", {"config__minibatch_size": 50, "config__shuffle_batch_per_epoch": False}),
+        ("Pendulum-v1", {}),
+        ("Pendulum-v1", {"config__model__free_log_std": True, "config__horizon": 17}),
+        ("RoboschoolReacher-v1", {}),
+        ("RoboschoolHopper-v1", {"config__model__use_sde": True, "config__env_config": {"compat": "bullet"}}),
+        ("RoboschoolHumanoidFlagrunHarder-v1", {"config__model__free_log_std": True}),
+    ],
+)
+def test_what_is_covered_learns_with_compiled_gradients(build: Build, env: str, settings: dict[str, Any]) -> None:
+    algorithm = build(env, **settings)
+    before = weights_of(algorithm)
+    for _ in range(3):
+        result = algorithm.train()
+        assert is_compiled(result)
+    assert np.isfinite(weights_of(algorithm)).all()
+    assert not np.array_equal(before, weights_of(algorithm))
+    row = to_row(result, finished_episodes(result) or [(0.0, 1)])
+    assert row["timesteps_total"] == 3 * 256
+    assert {"total_loss", "policy_loss", "vf_loss", "vf_explained_var", "kl", "entropy", "cur_lr"} <= set(row)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"fast": False}, "rl.training.fast"),
+        ({"config__batch_mode": "complete_episodes"}, "batch_mode"),
+        ({"config__model__use_lstm": True}, "use_lstm"),
+        ({"config__gym_env_vectorize_mode": "async"}, "vectorize_mode"),
+        ({"config__grad_clip_by": "value"}, "grad_clip_by"),
+    ],
+)
+def test_what_is_not_covered_is_rllibs_own_and_says_why(build: Build, settings: dict[str, Any], why: str) -> None:
+    config, spec = job("CartPole-v1", **settings)
+    assert why in (why_stock(config, spec) or "")
+    algorithm = build(**settings)
+    assert why in describe_path(algorithm, config, spec)
+    assert not isinstance(algorithm.env_runner, FastRunner)
+    assert not isinstance(learner_of(algorithm), FastLearner)
+    assert COMPILED not in algorithm.train()["learners"][DEFAULT_MODULE_ID]
+
+
+def test_a_ray_that_was_not_tried_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.__version__", "2.99.0")
+    assert "ray 2.99.0 is not one of the tested versions" in (why_stock(*job("CartPole-v1")) or "")
+
+
+@pytest.mark.parametrize("network", [{"fcnet_activation": "swish"}, {"fcnet_use_layernorm": True}])
+def test_networks_that_are_not_compiled_are_sampled_on_arrays_all_the_same(build: Build, network: Any) -> None:
+    settings = {f"config__model__{name}": value for name, value in network.items()}
+    algorithm = build(**settings)
+    assert "RLlib's (it has a layer" in describe_path(algorithm, *job("CartPole-v1", **settings))
+    before = weights_of(algorithm)
+    result = algorithm.train()
+    assert not is_compiled(result)
+    assert result[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 256
+    assert not np.array_equal(before, weights_of(algorithm))
+
+
+class Camera(gymnasium.Env[Any, Any]):
+    """A picture whose bright half says where to go."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (16, 16, 1), np.float32)
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._look(), {}
+
+    def _look(self) -> Any:
+        self._side = int(self.np_random.integers(2))
+        picture = np.zeros((16, 16, 1), np.float32)
+        picture[:, 8 * self._side : 8 * self._side + 8] = 1.0
+        return picture
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action.dtype.kind == "i"
+        reward = float(action[0] == self._side)
+        self._steps += 1
+        return self._look(), reward, self._steps >= 20, False, {}
+
+
+def test_pictures_and_several_choices_are_learned_from(build: Build) -> None:
+    algorithm = build(
+        f"{__name__}:Camera",
+        config__observation_filter="NoFilter",
+        config__lr=3e-3,
+        config__model__conv_filters=[[4, 4, 4], [8, 4, 4]],
+    )
+    episodes = [episode for _ in range(8) for episode in finished_episodes(algorithm.train())]
+    assert len(episodes) > 80
+    assert np.mean([value for value, _ in episodes[-20:]]) > 15  # half of 20 by chance
+
+
+def test_rows_count_every_episode_once(build: Build) -> None:
+    algorithm = build("RoboschoolReacher-v1", config__horizon=10)
+    for iteration in range(1, 4):
+        result = algorithm.train()
+        episodes = finished_episodes(result)
+        # 64 steps of each of 4 environments, episodes of 10.
+        assert len(episodes) == 4 * (64 * iteration // 10 - 64 * (iteration - 1) // 10)
+        assert {length for _, length in episodes} == {10}
+
+
+def test_equal_seeds_give_equal_weights_however_many_threads_there_are(build: Build) -> None:
+    settings: dict[str, Any] = {"config__num_envs_per_env_runner": 8, "config__observation_filter": "MeanStdFilter"}
+    found = []
+    for num_cpus in (1, 2, 2):
+        config, spec = job("RoboschoolHopper-v1", **settings)
+        algorithm = build_algorithm(config, spec, num_cpus=num_cpus)
+        for _ in range(2):
+            algorithm.train()
+        found.append(weights_of(algorithm))
+        assert len(algorithm.env_runner.env.slices) == num_cpus
+        algorithm.stop()
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_both_paths_restore_each_others_checkpoints(build: Build, tmp_path: Path) -> None:
+    """Weights, Adam's state and the observation filter."""
+    fast = build("Pendulum-v1")
+    for _ in range(2):
+        fast.train()
+    path = fast.save_to_path(str(tmp_path / "fast"))
+    stock = build("Pendulum-v1", fast=False)
+    stock.restore_from_path(path)
+    np.testing.assert_array_equal(weights_of(fast), weights_of(stock))
+    states = [learner_of(a).get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"] for a in (fast, stock)]
+    assert states[0][0]["step"] == 2 * 3 * 4
+    for number, mine in states[0].items():
+        for name, tensor in mine.items():
+            assert torch.equal(tensor, states[1][number][name])
+    observation = np.array([[0.3, -0.2, 1.0]], np.float32)
+    logits = [Policy.of_algorithm(a, gymnasium.spaces.Box(-2, 2, (1,))).logits(observation) for a in (fast, stock)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    stock.train()
+    again = stock.save_to_path(str(tmp_path / "stock"))
+    fast.restore_from_path(again)
+    np.testing.assert_array_equal(weights_of(fast), weights_of(stock))
+    assert is_compiled(fast.train())
+    # Steps of Adam go on from those of RLlib's learner.
+    step = learner_of(fast).get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"][0]["step"]
+    assert step > states[0][0]["step"] + 12
+
+
+def test_runners_of_their_own_share_one_filter(build: Build) -> None:
+    settings = {"config__num_env_runners": 2, "config__num_envs_per_env_runner": 2}
+    algorithm = build(**settings, config__observation_filter="MeanStdFilter")
+    for _ in range(2):
+        result = algorithm.train()
+    assert is_compiled(result)
+    assert result[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 512
+    counts = algorithm.env_runner_group.foreach_env_runner(
+        lambda runner: runner.observation_stats().num_pushes, local_env_runner=False
+    )
+    assert counts == [512, 512]
+
+
+def test_a_killed_runner_is_replaced(build: Build) -> None:
+    algorithm = build(config__num_env_runners=2, config__num_envs_per_env_runner=2)
+    algorithm.train()
+    import ray
+
+    ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
+    steps, deadline = [0], time.monotonic() + 120
+    while algorithm.env_runner_group.num_healthy_remote_workers() < 2 or len(steps) < 4:
+        assert time.monotonic() < deadline
+        steps.append(algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+        time.sleep(0.1)
+    assert steps == sorted(set(steps))
+
+
+class Fragile(gymnasium.Env[Any, Any]):
+    """Raises in its fifth step, the first time that it is made."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self._is_fragile, self._steps = self.made <= 4, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._is_fragile and self._steps == 5:
+            raise ConnectionError("gone")
+        return np.zeros(2, np.float32), 1.0, self._steps % 8 == 0, False, {}
+
+
+def test_an_environment_that_raises_is_made_anew_where_that_is_asked_for(build: Build) -> None:
+    Fragile.made = 0
+    algorithm = build(f"{__name__}:Fragile", config__restart_failed_sub_environments=True)
+    result = algorithm.train()
+    assert result[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 256
+    assert Fragile.made == 8
+    assert sorted({length for _, length in finished_episodes(result)}) == [4, 8]
+    Fragile.made = 0
+    with pytest.raises(ConnectionError, match="gone"):
+        build(f"{__name__}:Fragile").train()
+
+
+def test_rllibs_evaluation_plays_so_many_episodes(build: Build) -> None:
+    runner = build().env_runner
+    rollouts = runner.sample(num_episodes=5, explore=False)
+    assert all(isinstance(one, Rollout) for one in rollouts)
+    assert runner.get_metrics()["num_episodes"].peek() >= 5
+    greedy = rollouts[0]
+    np.testing.assert_array_equal(greedy.actions[..., 0], greedy.inputs.argmax(axis=-1))
+
+
+def test_broken_kernels_are_noticed_and_training_learns_on(
+    build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chaos: the gradient's sign turns in the third update; from the fourth on, RLlib's learner does all."""
+    real, calls = descent_kernels.gradient_of, []
+
+    def turned(*args: Any) -> None:
+        real(*args)
+        calls.append(0)
+        if len(calls) > 3:  # the first is the check before the first update
+            args[-1][:] *= -1
+
+    algorithm = build(config__train_batch_size=1024, config__num_epochs=6, config__lr=1e-3)
+    monkeypatch.setattr(fast_learner, "gradient_of", turned)
+    found = []
+    with caplog.at_level(logging.ERROR, logger="runtime.ppo.fast_learner"):
+        for _ in range(14):
+            found.append(algorithm.train())
+    assert [is_compiled(result) for result in found] == [True, True, False] + [False] * 11
+    assert "compiled gradients differ from RLlib's by 2 of their norm: RLlib's own are used from now on" in caplog.text
+    returns = [np.mean([value for value, _ in finished_episodes(result)]) for result in found]
+    assert np.mean(returns[-3:]) > 2 * returns[0]
+
+
+def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = build()
+    monkeypatch.setattr(fast_learner, "gradient_of", lambda *args: args[-1].fill(1.0))
+    monkeypatch.setattr(fast_learner, "descend", lambda *args: pytest.fail("a wrong kernel was used"))
+    assert not is_compiled(algorithm.train())
+    assert "RLlib's (compiled gradients differ" in describe_path(algorithm, *job("CartPole-v1"))
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    from ray.rllib.utils.filter import RunningStat
+
+    rows = np.random.default_rng(0).normal(3, 2, (500, 4)).astype(np.float32)
+    parts, whole = RunningStat((4,)), RunningStat((4,))
+    for part in np.split(rows, [1, 3, 100, 101]):
+        push(parts, part)
+    for row in rows:
+        whole.push(row)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.std, whole.std, rtol=1e-6)
+    assert parts.num_pushes == parts.num_pushes_delta == 500
+    other = RunningStat((4,))
+    other.update(parts)
+    np.testing.assert_allclose(other.mean, whole.mean, rtol=1e-12)
+
+
+def test_tune_runs_it(tmp_path: Path) -> None:
+    from ray import tune
+
+    from runtime.ppo.build import rllib_config
+
+    config = rllib_config(*job("CartPole-v1"), num_cpus=1)
+    config.training(lr=tune.grid_search([1e-3, 1e-4]))
+    results = tune.Tuner(
+        PPO,
+        param_space=config,
+        run_config=tune.RunConfig(
+            stop={"training_iteration": 2},
+            storage_path=str(tmp_path),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+        ),
+    ).fit()
+    assert not results.errors
+    assert len(results) == 2
+    for result in results:
+        assert result.metrics[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 512
+        assert result.metrics["learners"][DEFAULT_MODULE_ID][COMPILED] == 1
+        assert result.checkpoint is not None

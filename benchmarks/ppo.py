@@ -125,7 +125,8 @@ def _run_smrl(env_id: str, seed: int, steps: int, *, goal: float | None, is_fast
     words["stop.timesteps_total"] = steps
     command = ["train"]
     if goal is None:
-        words |= {f"config.{name}": value for name, value in _EQUAL.items()} | {"env": env_id}
+        words |= {f"config.{name}": value for name, value in _EQUAL.items()}
+        words |= {"env": env_id, "stop.episode_reward_mean": 1e9}
         if env_id.startswith("Roboschool"):
             words |= {"config.env_config.compat": "bullet", "config.model.free_log_std": True}
     else:

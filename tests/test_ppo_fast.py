@@ -20,7 +20,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from runtime.environments import EnvSpec
 from runtime.hyperparameters import Source, resolve
 from runtime.policy import Policy
-from runtime.ppo import descent_kernels, fast_learner
+from runtime.ppo import compiled_steps, descent_kernels
 from runtime.ppo.build import build_algorithm, describe_path, why_stock
 from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner, push
@@ -143,7 +143,7 @@ def test_a_ray_that_was_not_tried_is_taken_as_it_is(monkeypatch: pytest.MonkeyPa
 def test_networks_that_are_not_compiled_are_sampled_on_arrays_all_the_same(build: Build, network: Any) -> None:
     settings = {f"config__model__{name}": value for name, value in network.items()}
     algorithm = build(**settings)
-    assert "RLlib's (it has a layer" in describe_path(algorithm, *job("CartPole-v1", **settings))
+    assert "PyTorch's (it has a layer" in describe_path(algorithm, *job("CartPole-v1", **settings))
     before = weights_of(algorithm)
     result = algorithm.train()
     assert not is_compiled(result)
@@ -322,23 +322,23 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
             args[-1][:] *= -1
 
     algorithm = build(config__train_batch_size=1024, config__num_epochs=6, config__lr=1e-3)
-    monkeypatch.setattr(fast_learner, "gradient_of", turned)
+    monkeypatch.setattr(compiled_steps, "gradient_of", turned)
     found = []
     with caplog.at_level(logging.ERROR, logger="runtime.ppo.fast_learner"):
         for _ in range(14):
             found.append(algorithm.train())
     assert [is_compiled(result) for result in found] == [True, True, False] + [False] * 11
-    assert "compiled gradients differ from RLlib's by 2 of their norm: RLlib's own are used from now on" in caplog.text
+    assert "gradients are RLlib's (compiled ones differ by 2 of their norm) from now on" in caplog.text
     returns = [np.mean([value for value, _ in finished_episodes(result)]) for result in found]
     assert np.mean(returns[-3:]) > 2 * returns[0]
 
 
 def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = build()
-    monkeypatch.setattr(fast_learner, "gradient_of", lambda *args: args[-1].fill(1.0))
-    monkeypatch.setattr(fast_learner, "descend", lambda *args: pytest.fail("a wrong kernel was used"))
+    monkeypatch.setattr(compiled_steps, "gradient_of", lambda *args: args[-1].fill(1.0))
+    monkeypatch.setattr(compiled_steps, "descend", lambda *args: pytest.fail("a wrong kernel was used"))
     assert not is_compiled(algorithm.train())
-    assert "RLlib's (compiled gradients differ" in describe_path(algorithm, *job("CartPole-v1"))
+    assert "RLlib's (compiled ones differ" in describe_path(algorithm, *job("CartPole-v1"))
 
 
 def test_statistics_of_parts_are_those_of_the_whole() -> None:

@@ -123,7 +123,7 @@ def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
     if reason is not None:
         return f"sampling and learning by RLlib's own code: {reason}"
     learner = algorithm.learner_group._learner
-    gradients = "compiled" if learner is None or learner.why_stock is None else f"RLlib's ({learner.why_stock})"
+    gradients = "compiled" if learner is None else learner.how
     return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
 
 

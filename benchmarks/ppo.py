@@ -37,6 +37,8 @@ _GOALS = {
     "RoboschoolReacher-v1": (18, "reacher", 500_000),
     "RoboschoolHopper-v1": (2000, "hopper", 1_000_000),
 }
+# Steps after which returns of the presets are compared.
+_LEARNED = {"CartPole-v1": 40_000, "RoboschoolReacher-v1": 100_000}
 _NAMES = {"ours": "ours", "rllib": "RLlib", "sb3": "Stable-Baselines3", "single_file": "one file"}
 _SEEDS, _GOAL_SEEDS, _STARTS = 3, 5, 5
 _EQUAL = {
@@ -88,6 +90,18 @@ def _goals() -> list[dict[str, Any]]:
         for env_id, (goal, _, most_steps) in _GOALS.items():
             for implementation in ("ours", "sb3"):
                 run = _run(implementation, env_id, seed, most_steps, goal=goal)
+                runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
+                _say(runs[-1])
+    return runs
+
+
+def _returns() -> list[dict[str, Any]]:
+    """The presets for so many steps, on the fast path and on RLlib's own: what they reach."""
+    runs = []
+    for seed in range(_GOAL_SEEDS):
+        for env_id, steps in _LEARNED.items():
+            for implementation in ("ours", "rllib"):
+                run = _run_smrl(env_id, seed, steps, goal=1e9, is_fast=implementation == "ours")
                 runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
                 _say(runs[-1])
     return runs
@@ -194,7 +208,10 @@ def _say(run: dict[str, Any]) -> None:
 
 
 # In an order in which a part that takes a core for itself comes last.
-_PARTS = {"speed": _speed, "goals": _goals, "starts": _starts, "env_steps": _env_rates, "limits": _limits}
+_PARTS = {
+    **{"speed": _speed, "goals": _goals, "returns": _returns, "starts": _starts},
+    **{"env_steps": _env_rates, "limits": _limits},
+}
 
 
 def _machine() -> dict[str, Any]:
@@ -225,6 +242,8 @@ def _page(found: dict[str, Any]) -> list[str]:
         lines += ["", "## Steps a second, end to end, on one core", "", *_speed_table(found)]
     if "goals" in found:
         lines += ["", "## Time to a return, each with its own best-known settings", "", *_goals_table(found["goals"])]
+    if "returns" in found:
+        lines += ["", "## Mean return of the presets after equal steps", "", *_returns_table(found["returns"])]
     if "starts" in found:
         seconds = sorted(found["starts"])
         lines += ["", "## From the command to the first env step", ""]
@@ -277,6 +296,18 @@ def _speed_table(found: dict[str, Any]) -> list[str]:
             means = [r["mean"] for r in found["speed"] if (r["env"], r["implementation"]) == (env_id, key)]
             cells.append(" ".join(f"{mean:,.0f}" for mean in means))
         lines.append(f"| {env_id} | {steps:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def _returns_table(runs: list[dict[str, Any]]) -> list[str]:
+    lines = ["| env | steps | path | mean over seeds | seeds |", "|---|---|---|---|---|"]
+    for env_id in _LEARNED:
+        for key in ("ours", "rllib"):
+            mine = [run for run in runs if (run["env"], run["implementation"]) == (env_id, key)]
+            means = [run["mean"] for run in mine]
+            cells = f"{statistics.mean(means):,.1f} ± {statistics.stdev(means):.1f}"
+            each = ", ".join(f"{mean:,.1f}" for mean in means)
+            lines.append(f"| {env_id} | {mine[0]['steps']:,} | {_NAMES[key]} | {cells} | {each} |")
     return lines
 
 

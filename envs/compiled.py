@@ -48,6 +48,6 @@ def is_kept(function: Callable[..., Any]) -> bool:
 
 @functools.cache
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, time and size of every file that compiled code of a folder may come from."""
-    files = {*folder.glob("*.py"), *_HERE.rglob("*.py")}
+    """Name, time and size of every file that compiled code of a folder may come from: those that name this module."""
+    files = [path for path in {*folder.glob("*.py"), *_HERE.rglob("*.py")} if b"envs.compiled" in path.read_bytes()]
     return tuple(sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))

@@ -59,8 +59,14 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self.robot.reset(self.np_random, is_seeded=seed is not None), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """One step of 0.0165 s; the step limit is the TimeLimit wrapper's."""
-        observation, reward, terminated = self.robot.step(np.asarray(action, np.float32), self.np_random)
+        """One step of 0.0165 s; the step limit is the TimeLimit wrapper's.
+
+        Raises:
+            ValueError: The action has another size than the robot's.
+        """
+        # Of this very form: compiled code does not look at the end of an array.
+        moves = np.ascontiguousarray(action, np.float32).reshape(self.action_space.shape or ())
+        observation, reward, terminated = self.robot.step(moves, self.np_random)
         return observation, reward, terminated, False, {}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium leaves the frame's type open

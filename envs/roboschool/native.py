@@ -152,8 +152,6 @@ def why_no_native(name: str, *, as_port: bool) -> str | None:
     """
     if name in PYTHON_ONLY:
         return "it has no compiled rules"
-    if os.environ.get("SMRL_NATIVE", "") == "0":
-        return "SMRL_NATIVE=0"
     try:
         difference = _compare(name, as_port=as_port)
     except Exception as error:  # a library that is not as expected fails in any way

@@ -103,8 +103,12 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One step of every world; an ended episode's last observation is in `infos["final_obs"]`."""
-        self.advance(np.ascontiguousarray(actions, np.float32))
+        """One step of every world; an ended episode's last observation is in `infos["final_obs"]`.
+
+        Raises:
+            ValueError: There are not N actions of the robot's size.
+        """
+        self.advance(np.ascontiguousarray(actions, np.float32).reshape(self.action_space.shape or ()))
         infos: dict[str, Any] = {}
         ended = self.terminated | self.truncated
         if ended.any():
@@ -115,7 +119,11 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         return self.observations.copy(), self.rewards.copy(), self.terminated.copy(), self.truncated.copy(), infos
 
     def advance(self, actions: NDArray[np.float32]) -> None:
-        """One step of every world, into this object's own arrays, which the next step overwrites."""
+        """One step of every world, into this object's own arrays, which the next step overwrites.
+
+        Args:
+            actions: (N, A), contiguous; it is not looked at whether they are.
+        """
         if self.native is None:
             self._advance_in_python(actions)
         else:

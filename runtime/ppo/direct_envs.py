@@ -81,8 +81,9 @@ class DirectEnvs:
 
     def advance(self, actions: NDArray[Any]) -> None:
         """Steps each, into this object's own arrays."""
-        is_choice = isinstance(self.single_action_space, gymnasium.spaces.Discrete)
-        moves = actions.tolist() if is_choice else actions
+        space = self.single_action_space
+        is_choice = isinstance(space, gymnasium.spaces.Discrete)
+        moves = actions.tolist() if is_choice else actions.astype(space.dtype)
         for i, env in enumerate(self._envs):
             try:
                 observation, reward, terminated, truncated, info = env.step(moves[i])

@@ -45,6 +45,7 @@ from runtime.ppo.warm import compile_acting, compile_collecting
 
 _CLIP = 10.0  # of normalised observations, as RLlib's MeanStdFilter
 _SMALL = 1e-8
+_SEEDS_APART = 10_000  # of runners' environments
 _EVALUATED_STEPS = 64  # of each environment, between looks at how many episodes have ended
 
 
@@ -54,6 +55,7 @@ class FastRunner(Runner):
     def make_env(self) -> None:
         """Builds the environments; called by RLlib."""
         maker = _global_registry.get(ENV_CREATOR, self.config.env)
+        self.env_name = maker.spec.name
         self.env: Any = build_envs(maker, self.config, worker_index=self.worker_index or 0)
         self.num_envs = self.env.num_envs
         self._needs_initial_reset = True
@@ -92,7 +94,7 @@ class FastRunner(Runner):
         explores = self.config.explore if explore is None else explore
         with self.metrics.log_time(SAMPLE_TIMER):
             if force_reset or self._needs_initial_reset or num_episodes is not None:
-                self.env.reset(seed=self._seed if self._needs_initial_reset else None)
+                self.env.reset(seed=self._first_seed() if self._needs_initial_reset else None)
                 self._needs_initial_reset = num_episodes is not None
             if num_episodes is not None:
                 rollouts = self._sample_episodes(num_episodes, explores=explores)
@@ -104,6 +106,10 @@ class FastRunner(Runner):
                 rollouts = [rollout]
         self._time_after_sampling: float | None = time.perf_counter()
         return rollouts
+
+    def _first_seed(self) -> int | None:
+        """Of the first environment, the others' following; far from those of the next runner."""
+        return None if self._seed is None else self._seed + _SEEDS_APART * (self.worker_index or 0)
 
     def _sample_episodes(self, count: int, *, explores: bool) -> list[Rollout]:
         rollouts: list[Rollout] = []
@@ -165,7 +171,7 @@ class _Sampling:
     """
 
     def __init__(self, runner: FastRunner, steps: int, *, explores: bool) -> None:
-        self.env, self.module, self.explores = runner.env, runner.module, explores
+        self.env, self.module, self.explores, self.name = runner.env, runner.module, explores, runner.env_name
         self.steps, self.scaling = steps, runner._scaling
         self.stats = runner.observation_stats()
         shape = self.env.single_observation_space.shape
@@ -183,8 +189,8 @@ class _Sampling:
         rollout = self.rollout
         if not np.isfinite(rollout.rewards).all():
             raise EnvironmentFaultError(
-                "reward: got NaN or an infinite one from the environment; expected finite numbers. The last checkpoint "
-                "is kept; mend the environment and start the job again to go on from it."
+                f"reward of {self.name}: got NaN or an infinite one; expected finite numbers. The last checkpoint is "
+                "kept; mend the environment and start the job again to go on from it."
             )
         rollout.truncated &= ~rollout.terminated
         rollout.following[:] = self.filtered(self.env.observations)

@@ -13,7 +13,7 @@ from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchML
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 from torch import nn
 
-from runtime.noise_head import StateDependentNoiseHead
+from runtime.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
 from runtime.ppo.module import PPOModule
 from runtime.ppo.network_kernels import (
     CATEGORICAL,
@@ -153,7 +153,7 @@ class _Reader:
         begin = len(self._layers)
         self._add_layers(head.net.mlp)
         outputs = self._layers[-1][OUTPUTS]
-        row["log_std_bound"] = np.inf
+        row["log_std_bound"], row["variance_floor"] = np.inf, VARIANCE_FLOOR
         if isinstance(space, gymnasium.spaces.Discrete):
             row["kind"], row["actions"], row["distribution_inputs"] = CATEGORICAL, outputs, outputs
             return

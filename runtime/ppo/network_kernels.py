@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from envs.compiled import fused_without_gil
-from runtime.noise_head import VARIANCE_FLOOR
 
 CATEGORICAL, FREE_GAUSSIAN, GAUSSIAN, STATE_DEPENDENT = range(4)
 LINEAR, TANH, RELU = range(3)
@@ -33,6 +32,7 @@ NETWORK = np.dtype(
         ("distribution_inputs", np.int64),
         ("log_std_at", np.int64),
         ("log_std_bound", np.float64),
+        ("variance_floor", np.float64),
         ("parameters", np.int64),
         ("width", np.int64),
     ],
@@ -152,7 +152,7 @@ def _state_dependent_log_std(network: Any, parameters: Any, features: Any, found
     found_variances = np.dot(squares, variances)
     for row in range(len(features)):
         for j in range(actions):
-            variance = found_variances[row, j] + np.float32(VARIANCE_FLOOR)
+            variance = found_variances[row, j] + np.float32(network.variance_floor)
             found[row, actions + j] = np.float32(0.5) * np.float32(math.log(variance))
 
 

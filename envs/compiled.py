@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _HERE = Path(__file__).resolve().parent
@@ -33,21 +36,24 @@ def fused_without_gil(function: _Function) -> _Function:
     return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
+def is_kept(function: Callable[..., Any]) -> bool:
+    """Whether a compiled function of today's code is on disk."""
+    cache = cast(Any, function)._cache
+    return isinstance(cache, FunctionCache) and bool(cache._cache_file._load_index())
+
+
 def _compile(function: _Function, **options: Any) -> _Function:
-    dispatcher = numba.njit(cache=True, **options)(function)
-    # numba asks of a function's own file alone whether the cache is out of date, and not of those that it calls into.
-    cache = dispatcher._cache._cache_file
-    cache._source_stamp = cache._source_stamp, _stamp(Path(function.__code__.co_filename).parent)
+    dispatcher = numba.njit(**options)(function)
+    with contextlib.suppress(RuntimeError):  # there is no place for a cache that can be written
+        dispatcher.enable_caching()
+        # numba asks for the time of a function's own file, which an image's layers round, and of no other file.
+        dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
     return cast(_Function, dispatcher)
 
 
-def is_kept(function: Callable[..., Any]) -> bool:
-    """Whether a compiled function of today's code is on disk."""
-    return bool(cast(Any, function)._cache._cache_file._load_index())
-
-
 @functools.cache
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, time and size of every file that compiled code of a folder may come from: those that name this module."""
-    files = [path for path in {*folder.glob("*.py"), *_HERE.rglob("*.py")} if b"envs.compiled" in path.read_bytes()]
-    return tuple(sorted((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+def _stamp(folder: Path) -> str:
+    """Digest of every file that compiled code of a folder may come from: those that name this module."""
+    texts = {path.name: path.read_bytes() for path in {*folder.glob("*.py"), *_HERE.rglob("*.py")}}
+    named = sorted((name, text) for name, text in texts.items() if b"envs.compiled" in text)
+    return hashlib.sha256(repr(named).encode()).hexdigest()

@@ -59,7 +59,7 @@ LAYERS = [
     {"unity.building", "unity.evaluating"},
     {"ppo.flat", "ppo.direct_envs"},
     {"ppo.warm"},
-    {"ppo.compiled_steps"},
+    {"ppo.compiled_steps", "ppo.sampling"},
     {"ppo.fast_runner", "ppo.fast_learner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -23,9 +23,10 @@ from runtime.policy import Policy
 from runtime.ppo import compiled_steps, descent_kernels
 from runtime.ppo.build import build_algorithm, describe_path, why_stock
 from runtime.ppo.fast_learner import COMPILED, FastLearner
-from runtime.ppo.fast_runner import FastRunner, push
+from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.rows import finished_episodes, to_row
+from runtime.ppo.sampling import push
 
 pytestmark = pytest.mark.ray
 
@@ -318,7 +319,7 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
     def turned(*args: Any) -> None:
         real(*args)
         calls.append(0)
-        if len(calls) > 3:  # the first is the check before the first update
+        if len(calls) > 5:  # three before the first update, and one in each of two
             args[-1][:] *= -1
 
     algorithm = build(config__train_batch_size=1024, config__num_epochs=6, config__lr=1e-3)
@@ -381,3 +382,84 @@ def test_tune_runs_it(tmp_path: Path) -> None:
         assert result.metrics[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 512
         assert result.metrics["learners"][DEFAULT_MODULE_ID][COMPILED] == 1
         assert result.checkpoint is not None
+
+
+class Smooth(gymnasium.Env[Any, Any]):
+    """Keeps its last action, as penalties of jerks do, and seeds NumPy, as old environments do."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-2, 3, (1,), np.float64)
+    changes: ClassVar[list[float]] = []
+    taken: ClassVar[list[float]] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        np.random.seed(0)
+        self._last, self._steps = np.zeros(1), 0
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action.dtype == np.float64
+        self.changes.append(float(np.abs(action - self._last).sum()))
+        self.taken.append(float(action[0]))
+        self._last, self._steps = action, self._steps + 1
+        return np.zeros(2), 0.0, self._steps >= 20, False, {}
+
+
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_environments_get_actions_of_their_own_within_bounds(build: Build, is_scaled: bool) -> None:
+    Smooth.changes.clear()
+    Smooth.taken.clear()
+    build(f"{__name__}:Smooth", config__normalize_actions=is_scaled, config__clip_actions=not is_scaled).train()
+    assert np.mean(Smooth.changes) > 0.5
+    assert min(Smooth.taken) == -2
+    assert max(Smooth.taken) <= 3
+
+
+def test_an_environment_that_seeds_numpy_does_not_repeat_the_exploration(build: Build) -> None:
+    runner = build(f"{__name__}:Smooth").env_runner
+    first, second = (runner.sample()[0].actions for _ in range(2))
+    assert np.abs(first - second).mean() > 0.1
+
+
+def test_pictures_are_filtered_pixel_by_pixel(build: Build) -> None:
+    algorithm = build(
+        f"{__name__}:Camera",
+        config__observation_filter="MeanStdFilter",
+        config__model__conv_filters=[[4, 4, 4], [8, 4, 4]],
+    )
+    algorithm.train()
+    stats = algorithm.env_runner.observation_stats()
+    assert stats.num_pushes == 256
+    assert stats.mean.shape == (16, 16, 1)
+    assert 0.3 < stats.mean[:, :8].mean() < 0.7
+
+
+def test_the_first_step_is_filtered_by_what_it_starts_from(build: Build) -> None:
+    runner = build("RoboschoolReacher-v1", config__observation_filter="MeanStdFilter").env_runner
+    first = runner.sample()[0].observations[0]
+    assert np.abs(first).max() < 3  # not divided by next to nothing
+
+
+def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One minibatch whose gradient differs, as where rounding puts a row on the other side of the clip."""
+    algorithm = build()
+    real, calls = descent_kernels.gradient_of, []
+
+    def now_and_then(*args: Any) -> None:
+        real(*args)
+        calls.append(0)
+        if len(calls) % 4 == 0:
+            args[-1][:] *= 1.01
+
+    monkeypatch.setattr(compiled_steps, "gradient_of", now_and_then)
+    assert all(is_compiled(algorithm.train()) for _ in range(6))
+    assert len(calls) > 8
+
+
+def test_robots_without_compiled_rules_keep_runners_of_their_own() -> None:
+    from runtime.ppo.build import count_env_runners
+
+    assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoidFlagrunHarder-v1")) == 7
+    assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoid-v1")) == 0
+    assert count_env_runners("auto", 8, EnvSpec("Pendulum-v1")) == 7

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +153,50 @@ def test_frames_are_those_of_the_python_robot(name: str) -> None:
     bare: Any = gymnasium.make(f"Roboschool{name}-v1").unwrapped
     assert bare.render() is None
     bare.close()
+
+
+def test_what_compiled_code_would_read_past_is_refused() -> None:
+    env: Any = gymnasium.make("RoboschoolHopper-v1").unwrapped
+    vector = RoboschoolVectorEnv("Hopper", 2)
+    env.reset(seed=0)
+    vector.reset(seed=np.int64(0))  # type: ignore[arg-type]  # as users have it
+    with pytest.raises(ValueError, match="cannot reshape array of size 2"):
+        env.step(np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match="cannot reshape array of size 3"):
+        vector.step(np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="seed: got 1 seeds; expected one, or 2"):
+        vector.reset(seed=[1])
+    env.close()
+    vector.close()
+    for call in (
+        env.reset,
+        vector.reset,
+        lambda: env.step(np.zeros(3)),
+        lambda: vector.step(np.zeros((2, 3), np.float32)),
+    ):
+        with pytest.raises(RuntimeError, match="this environment is closed"):
+            call()
+
+
+def test_threads_are_there_in_a_forked_process() -> None:
+    env = RoboschoolVectorEnv("InvertedPendulum", 2, threads=2)
+    env.reset(seed=0)
+    env.step(np.zeros((2, 1), np.float32))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        env.step(np.zeros((2, 1), np.float32))
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    env.close()
+
+
+def test_without_a_place_for_the_cache_it_compiles_each_time(tmp_path: Path) -> None:
+    script = "import envs.compiled as c; f = c.exact(lambda x: x + 1); print(f(1), c.is_kept(f))"
+    (tmp_path / "sub").write_text("")
+    where = {**os.environ, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null/x", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=where, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
 
 
 def test_memory_stays_as_it_is() -> None:

@@ -86,6 +86,15 @@ class NativeWorlds:
         # The kernels draw from NumPy's own C structure, which lives as long as the generator.
         self.worlds["bit_generator"] = [rng.bit_generator.ctypes.bit_generator.value for rng in self.rngs]
 
+    def require_open(self) -> None:
+        """To be called before compiled code is, which does not look.
+
+        Raises:
+            RuntimeError: The worlds are closed.
+        """
+        if not self._clients:
+            raise RuntimeError("this environment is closed; make another")
+
     def close(self) -> None:
         """Frees the clients; a second call does nothing."""
         library = bullet.load()
@@ -122,6 +131,7 @@ class NativeRobot:
 
     def pose_double(self, double: FilmedRobot) -> None:
         """Puts the bodies of a Python robot of the same name where these are."""
+        self._native.require_open()
         mine, theirs = self._native.worlds[0], self._native.theirs
         names = ["body", "target_body"] if mine["kind"] == world_record.REACHER else ["body"]
         bodies = {}
@@ -135,6 +145,7 @@ class NativeRobot:
         double.pose(bodies, (float(mine["target"][0]), float(mine["target"][1])))
 
     def _draw_from(self, rng: np.random.Generator) -> None:
+        self._native.require_open()
         if rng is not self._rng:
             self._native.seed([rng])
             self._rng = rng

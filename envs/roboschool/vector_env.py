@@ -80,9 +80,15 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins an episode in every world; world i draws from seed + i."""
+        """Begins an episode in every world; world i draws from seed + i, or from the seed of its own.
+
+        Raises:
+            ValueError: There are several seeds, and not N of them.
+        """
         if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+            seeds = list(seed) if isinstance(seed, list) else [int(seed) + i for i in range(self.num_envs)]
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"seed: got {len(seeds)} seeds; expected one, or {self.num_envs}.")
             if self.native is not None:
                 self.native.seed(seeds)
             self._rngs = [np.random.default_rng(one) for one in seeds]
@@ -94,6 +100,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         if self.native is not None:
             from envs.roboschool import kernels
 
+            self.native.require_open()
             kernels.reset_all(self.native.worlds, self.observations)
             return
         self._steps[:], self._sums[:] = 0, 0.0
@@ -127,6 +134,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         if self.native is None:
             self._advance_in_python(actions)
         else:
+            self.native.require_open()
             in_threads([functools.partial(self._advance_slice, one, actions) for one in self.slices])
 
     def _advance_slice(self, one: slice, actions: NDArray[np.float32]) -> None:
@@ -188,3 +196,7 @@ def in_threads(calls: Sequence[Callable[[], None]]) -> None:
 def _threads() -> ThreadPoolExecutor:
     """The process's own: Bullet gives each thread a number for good."""
     return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="roboschool")
+
+
+# A child has the pool but not its threads.
+os.register_at_fork(after_in_child=_threads.cache_clear)

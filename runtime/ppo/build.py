@@ -122,8 +122,8 @@ def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
     reason = why_stock(config, env)
     if reason is not None:
         return f"sampling and learning by RLlib's own code: {reason}"
-    learner = algorithm.learner_group._learner
-    gradients = "compiled" if learner is None else learner.how
+    asked = algorithm.learner_group.foreach_learner(lambda learner: learner.how)
+    gradients = next((one.get() for one in asked if one.ok), "the learner's own")
     return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 
 from envs import ROBOSCHOOL_IDS
+from envs.roboschool.native import why_no_native
+from envs.roboschool.robots import COMPATS
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import JobError, find_cause
@@ -81,30 +84,35 @@ class DirectEnvs:
 
     def advance(self, actions: NDArray[Any]) -> None:
         """Steps each, into this object's own arrays."""
-        space = self.single_action_space
-        is_choice = isinstance(space, gymnasium.spaces.Discrete)
-        moves = actions.tolist() if is_choice else actions.astype(space.dtype)
-        for i, env in enumerate(self._envs):
+        moves = actions.astype(self.single_action_space.dtype)  # a copy: an environment may keep its last action
+        for i in range(self.num_envs):
             try:
-                observation, reward, terminated, truncated, info = env.step(moves[i])
+                self._step(i, moves[i])
             except Exception as error:
                 self._start_anew(i, error)
-                continue
-            self.rewards[i], self.terminated[i], self.truncated[i] = reward, terminated, truncated
-            if terminated or truncated:
-                self.last_observations[i] = observation
-                self.returns[i], self.lengths[i] = info["episode"]["r"], info["episode"]["l"]
-                observation = env.reset()[0]
-            self.observations[i] = observation
+
+    def _step(self, i: int, action: Any) -> None:
+        env = self._envs[i]
+        self.terminated[i] = self.truncated[i] = False
+        observation, self.rewards[i], terminated, truncated, info = env.step(action)
+        self.terminated[i], self.truncated[i] = terminated, truncated
+        if terminated or truncated:
+            self.last_observations[i] = observation
+            self.returns[i], self.lengths[i] = info["episode"]["r"], info["episode"]["l"]
+            observation = env.reset()[0]
+        self.observations[i] = observation
 
     def _start_anew(self, i: int, error: Exception) -> None:
         if not self._restarts or find_cause(error, JobError) is not None:
             raise error
         _logger.warning("an environment raised %s: %s; it is made anew", type(error).__name__, error)
         monitor = self._envs[i]
-        self.last_observations[i] = self.observations[i]
-        self.rewards[i], self.terminated[i], self.truncated[i] = 0.0, False, True
-        self.returns[i], self.lengths[i] = monitor.episode_return, monitor.episode_steps
+        if not (self.terminated[i] or self.truncated[i]):  # else it was the reset, after an episode that counts
+            self.last_observations[i] = self.observations[i]
+            self.rewards[i], self.truncated[i] = 0.0, True
+            self.returns[i], self.lengths[i] = monitor.episode_return, monitor.episode_steps
+        with contextlib.suppress(Exception):
+            monitor.close()
         self._envs[i] = self._makers[i]()
         self.observations[i] = self._envs[i].reset()[0]
 
@@ -115,17 +123,29 @@ class DirectEnvs:
 
 
 def is_compiled(spec: EnvSpec) -> bool:
-    """Whether an environment is one of ours that compiled code may step."""
+    """Whether an environment is stepped by compiled code in this process."""
+    if not _is_robot(spec):
+        return False
+    compat = spec.config.get("compat", COMPATS[0])
+    return compat in COMPATS and why_no_native(_robot_of(spec), as_port=compat == "bullet") is None
+
+
+def _is_robot(spec: EnvSpec) -> bool:
+    """Whether it is one of Roboschool's that its vector environment can make."""
     return spec.creator is None and spec.name in ROBOSCHOOL_IDS and set(spec.config) <= {"compat"}
+
+
+def _robot_of(spec: EnvSpec) -> str:
+    return spec.name.removeprefix("Roboschool").removesuffix("-v1")
 
 
 def build_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> DirectEnvs | RoboschoolVectorEnv:
     """A runner's environments, as RLlib's config asks for them."""
     spec, count = maker.spec, config.num_envs_per_env_runner
-    if is_compiled(spec):
+    if _is_robot(spec):
         limit = ROBOSCHOOL_IDS[spec.name].max_episode_steps
         return RoboschoolVectorEnv(
-            spec.name.removeprefix("Roboschool").removesuffix("-v1"),
+            _robot_of(spec),
             count,
             **spec.config,
             max_episode_steps=limit if spec.horizon is None else min(limit, spec.horizon),

@@ -63,7 +63,9 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         inputs = self.pi.distribution_inputs(features)
         every = self.model_config["sde_sample_freq"]
         if self._noise is None or len(self._noise) != len(features) or self._noise_age % every == 0:
-            self._noise = torch.randn(len(features), *self.pi.log_std.shape) * self.pi.log_std.exp()
+            self._noise = (
+                torch.randn(len(features), *self.pi.log_std.shape, device=features.device) * self.pi.log_std.exp()
+            )
             self._noise_age = 0
         self._noise_age += 1
         means = inputs[:, : self.pi.log_std.shape[1]]

@@ -20,15 +20,14 @@ def normalize(raw: Any, mean: Any, deviation: Any, clip: float, found: Any) -> N
 
 
 @fused_without_gil
-def to_environment(actions: Any, low: Any, half_range: Any, found: Any) -> None:
-    """Actions of ±1 in the environment's units, and within its bounds; as they are where there is no range."""
+def to_environment(actions: Any, low: Any, high: Any, half_range: Any, found: Any) -> None:
+    """Actions of ±1 in the environment's units where there is a range, and within bounds, which may be infinite."""
     for row in range(len(actions)):
         for i in range(actions.shape[1]):
+            value = actions[row, i]
             if half_range[i] > 0:
-                high = low[i] + 2.0 * half_range[i]
-                found[row, i] = min(max(low[i] + (actions[row, i] + 1.0) * half_range[i], low[i]), high)
-            else:
-                found[row, i] = actions[row, i]
+                value = low[i] + (value + np.float32(1.0)) * half_range[i]
+            found[row, i] = min(max(value, low[i]), high[i])
 
 
 @fused_without_gil
@@ -52,7 +51,7 @@ def collect(
         network: Of `NETWORK`.
         parameters: (P,).
         filtered: Mean, deviation (I,) and clip of the observation filter.
-        ranges: Lower bound and half the range (A,) of the environment's actions.
+        ranges: Bounds and half the range (A,) of the environment's actions, as of `to_environment`.
         worlds: (N,) of the environment's own records.
         state: Observations (N, I) and last observations (N, I), kept from call to call.
         buffers: Of the rollout, (T, N, …): raw and seen observations, actions, logp, distribution inputs, rewards,
@@ -77,7 +76,7 @@ def collect(
         act(network, parameters, seen, drawn, scratch, action, logp, found)
         seens[t, first:behind], actions[t, first:behind] = seen, action
         logps[t, first:behind], founds[t, first:behind] = logp, found
-        to_environment(action, ranges[0], ranges[1], moves)
+        to_environment(action, ranges[0], ranges[1], ranges[2], moves)
         advance(
             worlds,
             moves,

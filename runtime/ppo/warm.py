@@ -51,7 +51,7 @@ def compile_acting(flat: FlatNetwork) -> None:
     normalize(seen, seen[0], np.ones_like(seen[0]), 1.0, seen)
     act(flat.table[0], flat.gather(), seen, noise, flat.scratch(1), one.actions[0], one.logp[0], one.inputs[0])
     zeros = np.zeros(flat.action_size, np.float32)
-    to_environment(one.actions[0], zeros, zeros, one.actions[0])
+    to_environment(one.actions[0], zeros, zeros, zeros, one.actions[0])
 
 
 def compile_collecting(flat: FlatNetwork, env: RoboschoolVectorEnv) -> None:
@@ -64,10 +64,8 @@ def compile_collecting(flat: FlatNetwork, env: RoboschoolVectorEnv) -> None:
     )
     filtered, state = (zeros, zeros, 1.0), (env.observations, env.last_observations)
     noise = np.zeros((1, 1, flat.noise_size), np.float32)
-    worlds, span, most_steps = env.native.worlds, (0, 0), env.max_steps
-    collect(
-        flat.table[0], flat.gather(), filtered, (ones, ones), worlds, state, buffers, noise, 1, (0, 1), span, most_steps
-    )
+    worlds, span, ranges, limit = env.native.worlds, (0, 0), (ones, ones, ones), env.max_steps
+    collect(flat.table[0], flat.gather(), filtered, ranges, worlds, state, buffers, noise, 1, (0, 1), span, limit)
 
 
 def _rollout(flat: FlatNetwork) -> Rollout:

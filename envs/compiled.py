@@ -54,6 +54,9 @@ def _compile(function: _Function, **options: Any) -> _Function:
 @functools.cache
 def _stamp(folder: Path) -> str:
     """Digest of every file that compiled code of a folder may come from: those that name this module."""
-    texts = {path.name: path.read_bytes() for path in {*folder.glob("*.py"), *_HERE.rglob("*.py")}}
-    named = sorted((name, text) for name, text in texts.items() if b"envs.compiled" in text)
-    return hashlib.sha256(repr(named).encode()).hexdigest()
+    found = hashlib.sha256()
+    for path in sorted({*folder.glob("*.py"), *_HERE.rglob("*.py")}):
+        text = path.read_bytes()
+        if b"envs.compiled" in text:
+            found.update(text)
+    return found.hexdigest()

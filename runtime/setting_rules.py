@@ -93,19 +93,20 @@ def _check_network(values: dict[str, Any], sources: dict[str, str], notes: dict[
     if values.get(hidden) == []:
         problems.add(_ROOT + hidden, [], sources[hidden], expected="at least one layer")
     has_sde = bool(values.get("config.model.use_sde"))
-    frequency = "config.model.sde_sample_freq"
-    if values.get(frequency) is not None and not has_sde:
-        problems.add(_ROOT + frequency, values[frequency], sources[frequency], expected="model.use_sde to be true too")
     if has_sde and values.get("config.model.use_lstm"):
         where = "config.model.use_sde"
         problems.add(_ROOT + where, True, sources[where], expected="model.use_lstm to be false beside it")
-    if values.get(width) is None or values.get("config.model.free_log_std") or has_sde:
-        return
-    if sources[width].startswith("preset "):
-        del values[width]
-        notes[f"{_ROOT}{width} of the preset left out: free_log_std is false"] = None
-    else:
-        problems.add(_ROOT + width, values[width], sources[width], expected="model.free_log_std to be true beside it")
+    needs = {"config.model.sde_sample_freq": "use_sde" if not has_sde else None}
+    if not (values.get("config.model.free_log_std") or has_sde):
+        needs[width] = "free_log_std"
+    for name, needed in needs.items():
+        if needed is None or values.get(name) is None:
+            continue
+        if sources[name].startswith("preset "):
+            del values[name]
+            notes[f"{_ROOT}{name} of the preset left out: {needed} is false"] = None
+        else:
+            problems.add(_ROOT + name, values[name], sources[name], expected=f"model.{needed} to be true beside it")
 
 
 def _switch_kl_loss_on(values: dict[str, Any], sources: dict[str, str], notes: dict[str, None]) -> None:

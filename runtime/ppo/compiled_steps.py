@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.ppo.descent_kernels import UPDATE, descend, gradient_of
+from runtime.ppo.descent_kernels import UPDATE, descend, gradient_of, step
 from runtime.ppo.flat import NotCoveredError, flatten
 from runtime.ppo.network_kernels import values_of
 from runtime.ppo.warm import compile_learning
@@ -44,7 +46,19 @@ class CompiledSteps:
         return np.concatenate(found)
 
     def descend(self, batch: Batch, order: NDArray[np.int64], numbers: dict[str, float]) -> None:
-        """A step of Adam on each of (M, minibatch) rows; its state is in the optimiser, as if torch had made them."""
+        """A step of Adam on each of (M, minibatch) rows."""
+        with self._adam(numbers) as (update, parameters, first, second):
+            columns = _columns(batch)
+            descend(self._flat.table, update, parameters, first, second, batch["observations"], columns, order)
+
+    def step(self, numbers: dict[str, float]) -> None:
+        """A step of Adam on the gradient that PyTorch left in the parameters, clipped already."""
+        with self._adam({**numbers, "grad_clip": 0.0}) as (update, parameters, first, second):
+            step(update, parameters, self.torchs_gradient(), first, second)
+
+    @contextlib.contextmanager
+    def _adam(self, numbers: dict[str, float]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """(1,) of `UPDATE`, then parameters and Adam's two means (P,); written back, as if torch had changed them."""
         flat, state = self._flat, self._optimizer.state
         for parameter in flat.parameters:
             if not state[parameter]:
@@ -54,7 +68,7 @@ class CompiledSteps:
         parameters, first, second = flat.gather(), flat.gather(firsts), flat.gather(seconds)
         update = self._update(numbers)
         update["steps"] = float(state[flat.parameters[0]]["step"])
-        descend(flat.table, update, parameters, first, second, batch["observations"], _columns(batch), order)
+        yield update, parameters, first, second
         flat.scatter(parameters)
         flat.scatter(first, firsts)
         flat.scatter(second, seconds)
@@ -101,3 +115,14 @@ def _require_plain_adam(optimizer: torch.optim.Optimizer) -> None:
         raise NotCoveredError("the optimiser is not one Adam")
     if groups[0]["weight_decay"] or groups[0]["amsgrad"] or groups[0]["maximize"]:
         raise NotCoveredError("Adam has settings of its own")
+
+
+def keep_dynamo_out() -> None:
+    """Spares a start the second in which PyTorch imports its compiler, of which optimisers only ask to be left alone.
+
+    PyTorch 2.13: a method of theirs asks at its first call, unless it has its answer.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        code = getattr(method, "__code__", None)
+        if code is not None and code.co_filename == torch._compile.__file__:
+            method.__wrapped__.__dynamo_disable = method.__wrapped__

@@ -248,6 +248,20 @@ def _adam(update: Any, parameters: Any, gradient: Any, first: Any, second: Any) 
 
 
 @fused_without_gil
+def step(updates: Any, parameters: Any, gradient: Any, first: Any, second: Any) -> None:
+    """One step of Adam, on a gradient that is there already.
+
+    Args:
+        updates: (1,) of `UPDATE`; `steps` goes on.
+        parameters: (P,), changed.
+        gradient: (P,), changed where it is not finite.
+        first: (P,) Adam's mean, changed.
+        second: (P,) Adam's mean square, changed.
+    """
+    _adam(updates[0], parameters, gradient, first, second)
+
+
+@fused_without_gil
 def descend(
     networks: Any, updates: Any, parameters: Any, first: Any, second: Any, inputs: Any, batch: Any, order: Any
 ) -> None:

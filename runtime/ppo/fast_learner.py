@@ -1,7 +1,7 @@
 """RLlib's PPO learner on arrays: no connectors, no copies of minibatches, gradient steps compiled where they can be.
 
-The last minibatch of every update goes through RLlib's loss and optimiser: its metrics are RLlib's, and its gradient is
-compared with the compiled one. Where they differ, RLlib's learner does all of it from then on.
+The last minibatch of every update goes through RLlib's loss: its metrics are RLlib's, and its gradient is compared with
+the compiled one. Where they differ, RLlib's learner does all of it from then on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from runtime.ppo.compiled_steps import Batch, CompiledSteps, rows_of
+from runtime.ppo.compiled_steps import Batch, CompiledSteps, keep_dynamo_out, rows_of
 from runtime.ppo.flat import NotCoveredError
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.sampling_kernels import advantages
@@ -45,6 +45,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
 
     def build(self) -> None:
         """Called by RLlib."""
+        keep_dynamo_out()
         super().build()
         self._steps: CompiledSteps | None = None
         self._is_checked = self._is_broken = False
@@ -104,13 +105,13 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         else:
             for picked in order[:-1]:
                 self._gradients(rows_of(batch, picked))
-                self.apply_gradients(self.postprocess_gradients(self._found))
+                self._apply()
         last = rows_of(batch, order[-1])
         loss = self._gradients(last)
         if self._differs_by(last) > _TOLERANCE:
             self._check(batch, order)  # what differs, is not used from the next update on
             loss = self._gradients(last)
-        self.apply_gradients(self.postprocess_gradients(self._found))
+        self._apply()
         self._log(loss, len(batch["logp"]) * num_epochs, order)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
@@ -195,6 +196,16 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._found = self.compute_gradients(losses)
         loss: torch.Tensor = losses[DEFAULT_MODULE_ID]
         return loss
+
+    def _apply(self) -> None:
+        """A step of Adam on the gradients found, clipped by RLlib."""
+        clipped = self.postprocess_gradients(self._found)
+        if self._steps is None:
+            self.apply_gradients(clipped)
+            return
+        for name, gradient in clipped.items():
+            self._params[name].grad = gradient
+        self._steps.step(self._numbers())
 
     def _differs_by(self, rows: Batch) -> float:
         """By how much of its norm the compiled gradient of a minibatch differs from RLlib's, just computed."""

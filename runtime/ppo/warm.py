@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from envs.compiled import is_kept
 from envs.roboschool.vector_env import RoboschoolVectorEnv
-from runtime.ppo.descent_kernels import UPDATE, descend, gradient_of
+from runtime.ppo.descent_kernels import UPDATE, descend, gradient_of, step
 from runtime.ppo.flat import FlatNetwork, flatten
 from runtime.ppo.module import PPOModule
 from runtime.ppo.network_kernels import act, values_of
@@ -41,6 +41,7 @@ def compile_learning(flat: FlatNetwork) -> None:
     columns = one.actions[:, 0], one.logp[:, 0], one.inputs[:, 0], gains[:, 0], values[0]
     update = np.zeros(1, UPDATE)
     gradient_of(flat.table[0], update[0], parameters, seen, columns, scratch, deltas, gradient)
+    step(update.copy(), parameters, gradient, first, second)
     descend(flat.table, update, parameters, first, second, seen, columns, np.zeros((1, 1), np.int64))
 
 

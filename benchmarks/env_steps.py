@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 import envs
-from benchmarks.ppo_peers.counting import PORT_IDS, quiet
+from benchmarks.ppo_peers.counting import PORT_IDS, quiet, rate_of
 from envs.roboschool.robots import build_robot
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 
@@ -51,7 +51,10 @@ def _measure_robot(env_id: str, mujoco: dict[str, float]) -> dict[str, float]:
         port_id = PORT_IDS.get(env_id, f"{name}BulletEnv-v0")
         port: Any = gymnasium.make(port_id, disable_env_checker=True).unwrapped
         python = _Python(name, one.action_space)
-        rounds = [(rate_of(one), _rate_of_eight(eight), rate_of(python), rate_of(port)) for _ in range(_ROUNDS)]
+        rounds = [
+            (rate_of(one, _STEPS), _rate_of_eight(eight), rate_of(python, _STEPS), rate_of(port, _STEPS))
+            for _ in range(_ROUNDS)
+        ]
         for env in (one, eight, python, port):
             env.close()
     columns = dict(zip(("one", "eight", "python", "port"), zip(*rounds, strict=True), strict=True))
@@ -77,17 +80,6 @@ class _Python:
 
     def close(self) -> None:
         self._robot.close()
-
-
-def rate_of(env: Any, steps: int = _STEPS) -> float:
-    """Steps a CPU second with random actions and resets."""
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, *env.action_space.shape)).astype(np.float32)
-    env.reset(seed=0)
-    started = time.process_time()
-    for number, action in enumerate(actions):
-        if env.step(action)[2] or number % 1000 == 999:
-            env.reset()
-    return steps / (time.process_time() - started)
 
 
 def _rate_of_eight(env: RoboschoolVectorEnv) -> float:

@@ -73,37 +73,36 @@ def main(parts: list[str]) -> None:
         path.with_suffix(".md").write_text("\n".join(_page(found)) + "\n", encoding="utf-8")
 
 
+# An environment, an implementation, steps, and a goal if it is out for one.
+_Job = tuple[str, str, int, float | None]
+
+
 def _speed() -> list[dict[str, Any]]:
-    runs = []
-    for seed in range(_SEEDS):
-        for env_id, (steps, _, _) in _ENVS.items():
-            for implementation in _NAMES:
-                run = _run(implementation, env_id, seed, steps, goal=None)
-                runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
-                _say(runs[-1])
-    return runs
+    jobs: list[_Job] = [(env_id, name, row[0], None) for env_id, row in _ENVS.items() for name in _NAMES]
+    return _take_turns(_SEEDS, jobs)
 
 
 def _goals() -> list[dict[str, Any]]:
-    runs = []
-    for seed in range(_GOAL_SEEDS):
-        for env_id, (goal, _, most_steps) in _GOALS.items():
-            for implementation in ("ours", "sb3"):
-                run = _run(implementation, env_id, seed, most_steps, goal=goal)
-                runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
-                _say(runs[-1])
-    return runs
+    jobs: list[_Job] = [
+        (env_id, name, most_steps, goal) for env_id, (goal, _, most_steps) in _GOALS.items() for name in ("ours", "sb3")
+    ]
+    return _take_turns(_GOAL_SEEDS, jobs)
 
 
 def _returns() -> list[dict[str, Any]]:
     """The presets for so many steps, on the fast path and on RLlib's own: what they reach."""
+    jobs: list[_Job] = [(env_id, name, steps, 1e9) for env_id, steps in _LEARNED.items() for name in ("ours", "rllib")]
+    return _take_turns(_GOAL_SEEDS, jobs)
+
+
+def _take_turns(seeds: int, jobs: list[_Job]) -> list[dict[str, Any]]:
     runs = []
-    for seed in range(_GOAL_SEEDS):
-        for env_id, steps in _LEARNED.items():
-            for implementation in ("ours", "rllib"):
-                run = _run_smrl(env_id, seed, steps, goal=1e9, is_fast=implementation == "ours")
-                runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
-                _say(runs[-1])
+    for seed in range(seeds):
+        for env_id, implementation, steps, goal in jobs:
+            run = _run(implementation, env_id, seed, steps, goal=goal)
+            runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
+            told = {key: round(value, 1) if isinstance(value, float) else value for key, value in runs[-1].items()}
+            print(told, flush=True)
     return runs
 
 
@@ -201,10 +200,6 @@ def _on_one_core() -> None:
 
 def _one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def _say(run: dict[str, Any]) -> None:
-    print({key: round(value, 1) if isinstance(value, float) else value for key, value in run.items()}, flush=True)
 
 
 # In an order in which a part that takes a core for itself comes last.

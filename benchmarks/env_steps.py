@@ -52,12 +52,14 @@ def _measure_robot(env_id: str, mujoco: dict[str, float]) -> dict[str, float]:
         port: Any = gymnasium.make(port_id, disable_env_checker=True).unwrapped
         python = _Python(name, one.action_space)
         rounds = [
+            (*(rate_of(env, _STEPS) for env in (one, python, port)), _rate_of_eight(eight)) for _ in range(_ROUNDS)
+        ]
             (rate_of(one, _STEPS), _rate_of_eight(eight), rate_of(python, _STEPS), rate_of(port, _STEPS))
             for _ in range(_ROUNDS)
         ]
         for env in (one, eight, python, port):
             env.close()
-    columns = dict(zip(("one", "eight", "python", "port"), zip(*rounds, strict=True), strict=True))
+    columns = dict(zip(("one", "python", "port", "eight"), zip(*rounds, strict=True), strict=True))
     found = {column: statistics.median(rates) for column, rates in columns.items()}
     found["ratio"] = statistics.median(a / b for a, b in zip(columns["eight"], columns["port"], strict=True))
     if MUJOCO_IDS.get(env_id) in mujoco:

@@ -54,9 +54,6 @@ def _measure_robot(env_id: str, mujoco: dict[str, float]) -> dict[str, float]:
         rounds = [
             (*(rate_of(env, _STEPS) for env in (one, python, port)), _rate_of_eight(eight)) for _ in range(_ROUNDS)
         ]
-            (rate_of(one, _STEPS), _rate_of_eight(eight), rate_of(python, _STEPS), rate_of(port, _STEPS))
-            for _ in range(_ROUNDS)
-        ]
         for env in (one, eight, python, port):
             env.close()
     columns = dict(zip(("one", "python", "port", "eight"), zip(*rounds, strict=True), strict=True))

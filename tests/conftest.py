@@ -91,7 +91,8 @@ class OptMl:
         code.mkdir(parents=True, exist_ok=True)
         for source in sources:
             if source.is_dir():
-                ignore = shutil.ignore_patterns("__pycache__")
+                # With what numba has compiled: half a minute that no test here is about.
+                ignore = shutil.ignore_patterns("*.pyc")
                 shutil.copytree(source, code / source.name, dirs_exist_ok=True, ignore=ignore)
             else:
                 shutil.copy(source, code)

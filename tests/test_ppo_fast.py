@@ -17,7 +17,7 @@ from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from runtime.environments import EnvSpec
+from runtime.environments import EnvironmentFaultError, EnvSpec
 from runtime.hyperparameters import Source, resolve
 from runtime.policy import Policy
 from runtime.ppo import compiled_steps, descent_kernels
@@ -463,3 +463,19 @@ def test_robots_without_compiled_rules_keep_runners_of_their_own() -> None:
     assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoidFlagrunHarder-v1")) == 7
     assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoid-v1")) == 0
     assert count_env_runners("auto", 8, EnvSpec("Pendulum-v1")) == 7
+
+
+@pytest.mark.parametrize("env", ["FrozenLake-v1", "tests.environments:Grid"])
+def test_observations_of_other_kinds_are_learned_from(build: Build, env: str) -> None:
+    assert build(env).train()[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 256
+
+
+def test_a_reward_that_is_no_number_is_told(build: Build) -> None:
+    algorithm = build("tests.environments:NanReward")
+    with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.environments:NanReward: got nan"):
+        _train_on(algorithm)
+
+
+def _train_on(algorithm: PPO) -> None:
+    for _ in range(9):
+        algorithm.train()

@@ -116,30 +116,22 @@ def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path
     assert len(read_rows(tmp_path / "further" / "metrics.jsonl")) == 11
 
 
-def test_a_remote_runner_counts_every_step_and_the_filter_every_observation(tmp_path: Path) -> None:
+def test_as_many_runners_as_there_are_cpus_count_every_step_and_the_filter_every_observation(tmp_path: Path) -> None:
     done = train(
-        *("--preset", "reacher", "rl.training.stop.training_iteration=3", "rl.training.config.num_env_runners=1"),
+        *("--preset", "reacher", "rl.training.stop.training_iteration=3", "rl.training.config.num_env_runners=500"),
         out=tmp_path / "remote",
     )
     assert done.returncode == 0, done.stderr
+    assert re.search(r"500 env runners asked for, \d+ used: this machine has \d+ CPUs", done.stderr)
     rows = read_rows(tmp_path / "remote" / "metrics.jsonl")
-    assert rows[-1]["timesteps_total"] == 3 * 64
+    steps = rows[-1]["timesteps_total"]
+    assert steps >= 3 * 64
     checkpoint = checkpoints_in(tmp_path / "remote" / "checkpoints")[-1]
     path = checkpoint / "env_runner" / "env_to_module_connector" / "MeanStdFilter" / "state.pkl"
     statistics = pickle.loads(path.read_bytes())[None]["running_stats"][0]
-    # Each step's observation, and the first one of each environment's episode.
-    assert 3 * 64 <= statistics["num_pushes"] <= 3 * 64 + 2 + rows[-1]["episodes_total"]
+    assert statistics["num_pushes"] == steps
     evaluated = run_smrl("evaluate", str(tmp_path / "remote"), "evaluate_episodes=1", cwd=tmp_path)
     assert "Mean Reward" in evaluated.stdout, evaluated.stderr
-
-
-def test_more_runners_than_cpus_are_cut_down_and_said_to_be(tmp_path: Path) -> None:
-    done = train(
-        *("--preset", "reacher", "rl.training.stop.training_iteration=1", "rl.training.config.num_env_runners=500"),
-        out=tmp_path / "many",
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"500 env runners asked for, \d+ used: this machine has \d+ CPUs", done.stderr)
 
 
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -184,10 +176,9 @@ def test_a_policy_learns_what_pays(tmp_path: Path) -> None:
     assert "Mean Reward: 10.0" in evaluated.stdout, evaluated.stderr
 
 
-@pytest.mark.parametrize("runners", [0, 1])
-def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(runners: int, tmp_path: Path) -> None:
+def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     done = train(
-        f"rl.training.config.num_env_runners={runners}",
+        "rl.training.config.num_env_runners=1",
         *("rl.training.env=tests.environments:NanReward", "rl.training.stop.training_iteration=50"),
         *("rl.training.checkpoint_freq=1", NO_VIDEO),
         out=tmp_path / "out",
@@ -199,11 +190,10 @@ def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(runners: int, 
     assert [s.training_iteration for s in states][-1] >= 3
 
 
-@pytest.mark.parametrize("runners", [0, 1])
-def test_an_environment_that_raises_ends_the_job_with_its_own_words(runners: int, tmp_path: Path) -> None:
+def test_an_environment_that_raises_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
     done = train(
         *("rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2"),
-        *(f"rl.training.config.num_env_runners={runners}", "rl.training.config.restart_failed_env_runners=true"),
+        *("rl.training.config.num_env_runners=1", "rl.training.config.restart_failed_env_runners=true"),
         out=tmp_path / "o",
     )
     assert done.returncode == 1
@@ -242,9 +232,9 @@ def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env", ["FrozenLake-v1", "tests.environments:Image", "tests.environments:Grid"])
-def test_observations_of_any_kind_train(env: str, tmp_path: Path) -> None:
-    done = train(f"rl.training.env={env}", "rl.training.stop.training_iteration=1", NO_VIDEO, out=tmp_path / "o")
+def test_pictures_are_trained_on(tmp_path: Path) -> None:
+    words = ("rl.training.env=tests.environments:Image", "rl.training.stop.training_iteration=1", NO_VIDEO)
+    done = train(*words, out=tmp_path / "o")
     assert done.returncode == 0, done.stderr[-2000:]
 
 

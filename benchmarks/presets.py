@@ -1,6 +1,7 @@
 """What each preset reaches: seeds, steps and seconds to its goal, into benchmarks/presets.md.
 
-Run: .venv/bin/python benchmarks/presets.py [PRESET:SEEDS[:SECONDS] …]; without words, all presets as below. A preset's
+Run: .venv/bin/python benchmarks/presets.py [PRESET:SEEDS[:SECONDS] …]; without words, all presets as below; cartpole,
+reacher and hopper are in `make bench`. A preset's
 `expected_return` and `minutes` are this table's. Goals are means over 100 episodes of the exploring policy.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 # Preset, seeds, and seconds after which a run is cut (0: only its own stop criteria).
 _PLAN = (
-    *(("reacher", 5, 0), ("cartpole", 5, 0), ("hopper", 3, 0), ("inverted-pendulum", 2, 0)),
+    ("inverted-pendulum", 2, 0),
     *(("inverted-double-pendulum", 1, 0), ("walker2d", 1, 0), ("ant", 1, 0), ("halfcheetah", 1, 0)),
     *(("inverted-pendulum-swingup", 1, 300), ("humanoid", 1, 600)),
 )

@@ -175,6 +175,10 @@ def test_a_job_goes_on_from_its_checkpoint_as_if_never_stopped(folder: Path) -> 
     assert len(pandas.read_csv(folder / "resumed" / COACH_CSV)) == 4
     smrl(*words, "--out", "through", "rl.training.stop.training_iteration=4", cwd=folder)
     assert read_rows(folder / "through") == rows
+    said = fail(*words, "--out", "through", "rl.training.run=DDQN", "rl.training.config.gamma=0.5", cwd=folder)
+    assert "algorithm: got 'DDQN' for " in said
+    assert "gamma: got 0.5 for " in said
+    assert "start afresh with another --out" in said
 
 
 def test_a_job_goes_on_by_the_episodes_that_it_began_with(folder: Path) -> None:
@@ -329,12 +333,3 @@ def test_episodes_that_were_not_played_to_their_end_stay_open(folder: Path) -> N
     data = read_transitions(folder / "cut.csv")
     np.testing.assert_array_equal(data.next_rows[3::4], np.full(9, UNKNOWN))
     assert "9 of 9 episodes were cut off, not ended" in data.notes[0]
-
-
-def test_another_algorithm_does_not_go_on_in_the_same_folder(folder: Path) -> None:
-    words = ("train", "--data", "data/cartpole.csv", "--out", "one", *QUICK)
-    smrl(*words, cwd=folder)
-    said = fail(*words, "rl.training.run=DDQN", "rl.training.config.gamma=0.5", cwd=folder)
-    assert "algorithm: got 'DDQN' for " in said
-    assert "gamma: got 0.5 for " in said
-    assert "start afresh with another --out" in said

@@ -43,9 +43,7 @@ NETWORKS: dict[str, tuple[gymnasium.Space[Any], dict[str, Any]]] = {
 # What the loss may hold beside clipping.
 LOSSES: dict[str, dict[str, float]] = {
     "plain": {},
-    "entropy": {"entropy_weight": 0.03},
     "kl": {"kl_weight": 0.7},
-    "value clip": {"value_clip": 0.4},
     "all": {"entropy_weight": 0.02, "kl_weight": 0.2, "value_clip": 0.6, "value_weight": 0.25, "clip": 0.1},
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -111,3 +111,71 @@ class OfOldGym:
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
         self._steps += 1
         return np.zeros(2, np.float32), float(action[0]), self._steps >= self._length, {}
+
+
+class Camera(gymnasium.Env[Any, Any]):
+    """A picture whose bright half says where to go."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (16, 16, 1), np.float32)
+    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._look(), {}
+
+    def _look(self) -> Any:
+        self._side = int(self.np_random.integers(2))
+        picture = np.zeros((16, 16, 1), np.float32)
+        picture[:, 8 * self._side : 8 * self._side + 8] = 1.0
+        return picture
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action.dtype.kind == "i"
+        reward = float(action[0] == self._side)
+        self._steps += 1
+        return self._look(), reward, self._steps >= 20, False, {}
+
+
+class Fragile(gymnasium.Env[Any, Any]):
+    """Raises in its fifth step, the first time that it is made."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self) -> None:
+        type(self).made += 1
+        self._is_fragile, self._steps = self.made <= 4, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._steps += 1
+        if self._is_fragile and self._steps == 5:
+            raise ConnectionError("gone")
+        return np.zeros(2, np.float32), 1.0, self._steps % 8 == 0, False, {}
+
+
+class Smooth(gymnasium.Env[Any, Any]):
+    """Keeps its last action, as penalties of jerks do, and seeds NumPy, as old environments do."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-2, 3, (1,), np.float64)
+    changes: ClassVar[list[float]] = []
+    taken: ClassVar[list[float]] = []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        np.random.seed(0)
+        self._last, self._steps = np.zeros(1), 0
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action.dtype == np.float64
+        self.changes.append(float(np.abs(action - self._last).sum()))
+        self.taken.append(float(action[0]))
+        self._last, self._steps = action, self._steps + 1
+        return np.zeros(2), 0.0, self._steps >= 20, False, {}

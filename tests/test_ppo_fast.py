@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -26,7 +26,7 @@ from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.rows import finished_episodes, to_row
-from runtime.ppo.sampling import push
+from tests.environments import Fragile, Smooth
 
 pytestmark = pytest.mark.ray
 
@@ -152,33 +152,9 @@ def test_networks_that_are_not_compiled_are_sampled_on_arrays_all_the_same(build
     assert not np.array_equal(before, weights_of(algorithm))
 
 
-class Camera(gymnasium.Env[Any, Any]):
-    """A picture whose bright half says where to go."""
-
-    observation_space = gymnasium.spaces.Box(0, 1, (16, 16, 1), np.float32)
-    action_space = gymnasium.spaces.MultiDiscrete([2, 3])
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._steps = 0
-        return self._look(), {}
-
-    def _look(self) -> Any:
-        self._side = int(self.np_random.integers(2))
-        picture = np.zeros((16, 16, 1), np.float32)
-        picture[:, 8 * self._side : 8 * self._side + 8] = 1.0
-        return picture
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert action.dtype.kind == "i"
-        reward = float(action[0] == self._side)
-        self._steps += 1
-        return self._look(), reward, self._steps >= 20, False, {}
-
-
 def test_pictures_and_several_choices_are_learned_from(build: Build) -> None:
     algorithm = build(
-        f"{__name__}:Camera",
+        "tests.environments:Camera",
         config__observation_filter="NoFilter",
         config__lr=3e-3,
         config__model__conv_filters=[[4, 4, 4], [8, 4, 4]],
@@ -267,38 +243,16 @@ def test_a_killed_runner_is_replaced(build: Build) -> None:
     assert steps == sorted(set(steps))
 
 
-class Fragile(gymnasium.Env[Any, Any]):
-    """Raises in its fifth step, the first time that it is made."""
-
-    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gymnasium.spaces.Discrete(2)
-    made = 0
-
-    def __init__(self) -> None:
-        type(self).made += 1
-        self._is_fragile, self._steps = self.made <= 4, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._steps += 1
-        if self._is_fragile and self._steps == 5:
-            raise ConnectionError("gone")
-        return np.zeros(2, np.float32), 1.0, self._steps % 8 == 0, False, {}
-
-
 def test_an_environment_that_raises_is_made_anew_where_that_is_asked_for(build: Build) -> None:
     Fragile.made = 0
-    algorithm = build(f"{__name__}:Fragile", config__restart_failed_sub_environments=True)
+    algorithm = build("tests.environments:Fragile", config__restart_failed_sub_environments=True)
     result = algorithm.train()
     assert result[NUM_ENV_STEPS_SAMPLED_LIFETIME] == 256
     assert Fragile.made == 8
     assert sorted({length for _, length in finished_episodes(result)}) == [4, 8]
     Fragile.made = 0
     with pytest.raises(ConnectionError, match="gone"):
-        build(f"{__name__}:Fragile").train()
+        build("tests.environments:Fragile").train()
 
 
 def test_rllibs_evaluation_plays_so_many_episodes(build: Build) -> None:
@@ -342,23 +296,6 @@ def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monk
     assert "RLlib's (compiled ones differ" in describe_path(algorithm, *job("CartPole-v1"))
 
 
-def test_statistics_of_parts_are_those_of_the_whole() -> None:
-    from ray.rllib.utils.filter import RunningStat
-
-    rows = np.random.default_rng(0).normal(3, 2, (500, 4)).astype(np.float32)
-    parts, whole = RunningStat((4,)), RunningStat((4,))
-    for part in np.split(rows, [1, 3, 100, 101]):
-        push(parts, part)
-    for row in rows:
-        whole.push(row)
-    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
-    np.testing.assert_allclose(parts.std, whole.std, rtol=1e-6)
-    assert parts.num_pushes == parts.num_pushes_delta == 500
-    other = RunningStat((4,))
-    other.update(parts)
-    np.testing.assert_allclose(other.mean, whole.mean, rtol=1e-12)
-
-
 def test_tune_runs_it(tmp_path: Path) -> None:
     from ray import tune
 
@@ -384,47 +321,25 @@ def test_tune_runs_it(tmp_path: Path) -> None:
         assert result.checkpoint is not None
 
 
-class Smooth(gymnasium.Env[Any, Any]):
-    """Keeps its last action, as penalties of jerks do, and seeds NumPy, as old environments do."""
-
-    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float64)
-    action_space = gymnasium.spaces.Box(-2, 3, (1,), np.float64)
-    changes: ClassVar[list[float]] = []
-    taken: ClassVar[list[float]] = []
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        np.random.seed(0)
-        self._last, self._steps = np.zeros(1), 0
-        return np.zeros(2), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert action.dtype == np.float64
-        self.changes.append(float(np.abs(action - self._last).sum()))
-        self.taken.append(float(action[0]))
-        self._last, self._steps = action, self._steps + 1
-        return np.zeros(2), 0.0, self._steps >= 20, False, {}
-
-
 @pytest.mark.parametrize("is_scaled", [True, False])
 def test_environments_get_actions_of_their_own_within_bounds(build: Build, is_scaled: bool) -> None:
     Smooth.changes.clear()
     Smooth.taken.clear()
-    build(f"{__name__}:Smooth", config__normalize_actions=is_scaled, config__clip_actions=not is_scaled).train()
+    build("tests.environments:Smooth", config__normalize_actions=is_scaled, config__clip_actions=not is_scaled).train()
     assert np.mean(Smooth.changes) > 0.5
     assert min(Smooth.taken) == -2
     assert max(Smooth.taken) <= 3
 
 
 def test_an_environment_that_seeds_numpy_does_not_repeat_the_exploration(build: Build) -> None:
-    runner = build(f"{__name__}:Smooth").env_runner
+    runner = build("tests.environments:Smooth").env_runner
     first, second = (runner.sample()[0].actions for _ in range(2))
     assert np.abs(first - second).mean() > 0.1
 
 
 def test_pictures_are_filtered_pixel_by_pixel(build: Build) -> None:
     algorithm = build(
-        f"{__name__}:Camera",
+        "tests.environments:Camera",
         config__observation_filter="MeanStdFilter",
         config__model__conv_filters=[[4, 4, 4], [8, 4, 4]],
     )

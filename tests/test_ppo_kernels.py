@@ -352,3 +352,22 @@ def test_tanh_is_tanh() -> None:
     _tanh(found)
     expected = np.array([math.tanh(value) for value in x.tolist()])
     assert np.abs(found - expected).max() < 4e-7
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    from ray.rllib.utils.filter import RunningStat
+
+    from runtime.ppo.sampling import push
+
+    rows = np.random.default_rng(0).normal(3, 2, (500, 4)).astype(np.float32)
+    parts, whole = RunningStat((4,)), RunningStat((4,))
+    for part in np.split(rows, [1, 3, 100, 101]):
+        push(parts, part)
+    for row in rows:
+        whole.push(row)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.std, whole.std, rtol=1e-6)
+    assert parts.num_pushes == parts.num_pushes_delta == 500
+    other = RunningStat((4,))
+    other.update(parts)
+    np.testing.assert_allclose(other.mean, whole.mean, rtol=1e-12)

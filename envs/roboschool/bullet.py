@@ -177,7 +177,7 @@ def uniform(bit_generator: int, low: float, high: float) -> float:
 @without_gil
 def step(client: int, body: int, motors: Any, torques: Any, count: int) -> None:
     """Applies `count` torques (Nm) at velocity indices `motors`, and steps the world."""
-    command = _control(client, np.int32(body), np.int32(1))
+    command = _control(client, np.int32(body), np.int32(CONTROL_TORQUE))
     for i in range(count):
         _set_torque(command, np.int32(motors[i]), torques[i])
     _submit(client, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +26,7 @@ _CLIP = 10.0  # of normalised observations, as RLlib's MeanStdFilter
 _SMALL = 1e-8
 
 
-class Sampling:
+class Sampling(abc.ABC):
     """What all ways of sampling share: buffers, the observation filter, and how long it may stay as it is.
 
     Args:
@@ -71,9 +72,9 @@ class Sampling:
             rollout.last_observations[rollout.truncated] = self.filtered(cut)
         return rollout, ended
 
+    @abc.abstractmethod
     def go(self, begin: int, end: int) -> list[tuple[float, int]]:
         """Steps `begin` to `end`, with one state of the filter."""
-        raise NotImplementedError
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Spans of steps in which the filter stays as it is: never more than it has seen before."""

@@ -21,7 +21,7 @@ from runtime.environments import EnvironmentFaultError, EnvSpec
 from runtime.hyperparameters import Source, resolve
 from runtime.policy import Policy
 from runtime.ppo import compiled_steps, descent_kernels
-from runtime.ppo.build import build_algorithm, describe_path, why_stock
+from runtime.ppo.build import build_algorithm, count_env_runners, describe_path, why_stock
 from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
@@ -373,8 +373,6 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
 
 
 def test_robots_without_compiled_rules_keep_runners_of_their_own() -> None:
-    from runtime.ppo.build import count_env_runners
-
     assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoidFlagrunHarder-v1")) == 7
     assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoid-v1")) == 0
     assert count_env_runners("auto", 8, EnvSpec("Pendulum-v1")) == 7
@@ -388,9 +386,13 @@ def test_observations_of_other_kinds_are_learned_from(build: Build, env: str) ->
 def test_a_reward_that_is_no_number_is_told(build: Build) -> None:
     algorithm = build("tests.environments:NanReward")
     with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.environments:NanReward: got nan"):
-        _train_on(algorithm)
+        _ = [algorithm.train() for _ in range(9)]
 
 
-def _train_on(algorithm: PPO) -> None:
-    for _ in range(9):
-        algorithm.train()
+def test_what_a_cut_episode_ends_with_is_filtered_too(build: Build) -> None:
+    runner = build("Pendulum-v1", config__horizon=64, config__observation_filter="MeanStdFilter").env_runner
+    (one,) = runner.sample()  # of 64 steps, so that all are cut at the last
+    assert one.truncated[-1].all()
+    stats, raw = runner.observation_stats(), runner.env.last_observations
+    expected = np.clip((raw - stats.mean) / (stats.std + 1e-8), -10, 10)
+    np.testing.assert_allclose(one.last_observations[-1], expected, rtol=1e-4, atol=1e-5)

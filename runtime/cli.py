@@ -74,6 +74,22 @@ def _parser() -> argparse.ArgumentParser:
     transform.add_argument("--output", type=_folder, required=True, help="folder for an .out file for each input file")
     transform.add_argument("--join", choices=("input",), help="write each record with its input, as JoinSource=Input")
     transform.set_defaults(command=_transform)
+    tune = commands.add_parser(
+        "tune", help="tune hyperparameters on this machine, as SageMaker's tuner does in the cloud"
+    )
+    tune.add_argument("job", nargs="?", type=Path, help="tuning job, JSON or YAML; the container's channel if absent")
+    tune.add_argument("--preset", help="name of a preset, or path of a .yaml file")
+    tune.add_argument("--out", type=_folder, help="results folder; one that holds a tuning is gone on with")
+    tune.set_defaults(command=_tune)
+    report = commands.add_parser("report", help="draw a page of results, or one that compares several")
+    report.add_argument("results", nargs="+", type=Path, help="results folders")
+    report.add_argument("--out", type=_folder, help="file to write; report.html in the folder, or comparison.html here")
+    report.set_defaults(command=_report)
+    watch = commands.add_parser("watch", help="serve the page of results while their job runs")
+    watch.add_argument("results", type=Path, help="results folder")
+    watch.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 if not given")
+    watch.add_argument("--port", type=_positive, default=8081, help="8081 if not given")
+    watch.set_defaults(command=_watch)
     _add_deepracer(commands)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
@@ -217,6 +233,33 @@ def _collect(arguments: argparse.Namespace) -> int:
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
     return run_job(lambda container, stop: run_collect(request, stop))
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from runtime.job import run_job
+    from runtime.tuning.run import TuningRequest, run_tuning
+
+    overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
+    if arguments.preset:
+        overrides["preset"] = arguments.preset
+    request = TuningRequest(arguments.job, overrides, arguments.out)
+    return run_job(lambda container, stop: run_tuning(container, stop, request))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from runtime.report.command import run_report
+
+    _refuse_settings(arguments.settings)
+    print(run_report(arguments.results, arguments.out))
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from runtime.report.watch import run_watch
+
+    _refuse_settings(arguments.settings)
+    run_watch(arguments.results, host=arguments.host, port=arguments.port)
+    return 0
 
 
 def _tracks(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,13 @@ def evaluate(argv: Sequence[str]) -> int:
     return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
 
 
+def tune(argv: Sequence[str]) -> int:
+    """Tunes as the container's tuning job says; returns the exit code."""
+    from runtime.tuning.run import TuningRequest, run_tuning
+
+    return run_job(lambda container, stop: run_tuning(container, stop, TuningRequest(None, _settings(argv, container))))
+
+
 def train_deepracer(argv: Sequence[str]) -> int:
     """Trains as DeepRacer's notebook asks; returns the exit code."""
     from runtime.deepracer.worker import run_worker

@@ -21,6 +21,8 @@ from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, check_env_name, make_env
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.hyperparameters import Source, resolve
+from runtime.report.command import write_report
+from runtime.report.results import CONFIG
 from runtime.schema import EVALUATION, RACE_EVALUATION
 from runtime.stop import Interrupted, StopRequest
 
@@ -71,6 +73,9 @@ def run_evaluation(
     places = _find_places(container, model, out)
     with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
         _evaluate(chosen, places, Path(scratch), stop)
+    layout = Layout.of_results(places.model) if out is None and container.layout is None else container.layout
+    if layout is not None and (layout.data / CONFIG).is_file():  # of a training, whose page now has its evaluation
+        write_report(layout, Reporter())
 
 
 def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict[str, Any]:

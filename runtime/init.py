@@ -17,7 +17,21 @@ import signal
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("train", "serve", "evaluate", "collect", "transform", "export", "tracks", "reward-check", "presets", "smrl")
+COMMANDS = (
+    "train",
+    "serve",
+    "evaluate",
+    "collect",
+    "transform",
+    "export",
+    "tracks",
+    "reward-check",
+    "presets",
+    "tune",
+    "report",
+    "watch",
+    "smrl",
+)
 # Not handed on: what the kernel says of a fault in this very process, and of its children and its terminal.
 _OWN = {"SIGCHLD", "SIGTTIN", "SIGTTOU", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGABRT"}
 _UNBLOCKABLE = {"SIGKILL", "SIGSTOP"}

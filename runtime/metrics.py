@@ -55,6 +55,33 @@ class MetricsLog:
         for name, value in row.items():
             self._events.add_scalar(name, value, int(row[self._step]))
 
+    def describe(self, settings: Mapping[str, Any], *, objective: str) -> None:
+        """Writes the job's settings for TensorBoard's HParams tab, where jobs are compared.
+
+        Args:
+            settings: Values by name; what is neither number nor text is written as text.
+            objective: The metric that the tab lists beside them.
+        """
+        from tensorboardX.summary import hparams
+
+        values = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
+        for summary in hparams(values, {objective: 0.0}):
+            self._events.file_writer.add_summary(summary)
+
+    def add_film(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
+        """Writes a film for TensorBoard's Images tab, which plays GIFs.
+
+        Args:
+            name: Of the picture.
+            gif: The file's bytes.
+            size: Its width and height.
+            step: TensorBoard's step.
+        """
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=gif)
+        self._events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+
     def close(self) -> None:
         """Flushes the events."""
         self._events.close()

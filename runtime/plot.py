@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FILE = "learning_curve.png"
+BLUE, RED = "#4c78a8", "#d62728"
+# From so many iterations on a curve is noisy enough to be smoothed, over this share of them.
+_SMOOTH_FROM, _SMOOTH_SHARE = 20, 0.1
 
 
 def plot_learning_curve(path: Path, rows: Sequence[dict[str, Any]], *, title: str, goal: float | None) -> bool:
@@ -30,19 +36,47 @@ def plot_learning_curve(path: Path, rows: Sequence[dict[str, Any]], *, title: st
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    steps = [row["timesteps_total"] for row in scored]
-    means = [row["episode_reward_mean"] for row in scored]
-    lows = [row.get("episode_reward_min", mean) for row, mean in zip(scored, means, strict=True)]
-    highs = [row.get("episode_reward_max", mean) for row, mean in zip(scored, means, strict=True)]
-    axes.fill_between(steps, lows, highs, color="#4c78a8", alpha=0.18, linewidth=0, label="min to max of 100 episodes")
-    axes.plot(steps, means, color="#4c78a8", linewidth=2, marker="o" if len(steps) < 3 else "", label="mean return")
+    draw_learning_curve(axes, scored, goal=goal)
+    axes.set_title(title)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def draw_learning_curve(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    goal: float | None,
+    label: str = "mean return",
+    color: str = BLUE,
+) -> None:
+    """Draws rows that have a mean return: the mean, smoothed where it is noisy, and the band from min to max."""
+    steps = [row["timesteps_total"] for row in rows]
+    means = [row["episode_reward_mean"] for row in rows]
+    lows = [row.get("episode_reward_min", mean) for row, mean in zip(rows, means, strict=True)]
+    highs = [row.get("episode_reward_max", mean) for row, mean in zip(rows, means, strict=True)]
+    is_alone = label == "mean return"
+    band = "min to max of 100 episodes" if is_alone else None
+    axes.fill_between(steps, lows, highs, color=color, alpha=0.18 if is_alone else 0.08, linewidth=0, label=band)
+    is_smoothed = len(rows) >= _SMOOTH_FROM
+    if is_smoothed:
+        axes.plot(steps, means, color=color, linewidth=0.8, alpha=0.5, label="mean return" if is_alone else None)
+        label, means = "smoothed" if is_alone else label, smooth(means)
+    axes.plot(steps, means, color=color, linewidth=2, marker="o" if len(steps) < 3 else "", label=label)
     if goal is not None:
-        axes.axhline(goal, color="#d62728", linewidth=1, linestyle="--", label=f"goal {goal:g}")
+        axes.axhline(goal, color=RED, linewidth=1, linestyle="--", label=f"goal {goal:g}")
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
-    axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path, dpi=120)
-    return True
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """The mean of each value and its neighbours, fewer of them at the ends."""
+    reach = max(1, int(_SMOOTH_SHARE * len(values)) // 2)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    ends = [(max(0, at - reach), min(len(values), at + reach + 1)) for at in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in ends]

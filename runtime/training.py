@@ -21,6 +21,9 @@ from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
 from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
+from runtime.manifest import write_json
+from runtime.report.command import write_report
+from runtime.report.results import CONFIG
 from runtime.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -40,22 +43,26 @@ class Request:
     """A training as it was asked for.
 
     Attributes:
-        overrides: From the command line, by dotted name.
+        overrides: By dotted name.
+        source: Where those are from, for messages.
         results: Results folder on a laptop; None for a new one under `results/`.
         experiment: A launcher's nested experiment config, or None.
         find_creator: Finds a launcher's environment creator by name; None finds none.
         ray_options: A launcher's arguments of ray.init.
         records: How a DeepRacer training is recorded, where that is not the usual way.
         env_config: The environment's settings on this machine, where those are not the config's.
+        reporter: Who is told of each iteration; None for the terminal's or the pipe's own.
     """
 
     overrides: Mapping[str, Any]
+    source: str = "the command line"
     results: Path | None = None
     experiment: Mapping[str, Any] | None = None
     find_creator: Callable[[str], EnvCreator | None] = lambda name: None
     ray_options: Mapping[str, Any] | None = None
     records: RecordSettings | None = None
     env_config: Mapping[str, Any] | None = None
+    reporter: Reporter | None = None
 
 
 def run_training(
@@ -90,13 +97,14 @@ def run_training(
         config, found = settle_scene(config, container)
         request = replace(request, env_config=found)
     layout = _find_layout(config, container, request)
-    reporter = make_reporter(
+    reporter = request.reporter or make_reporter(
         f"smrl train {config.preset or config.env or 'logged data'}",
         config.stop,
         in_container=container.base is not None,
     )
     try:
         with _only_writer(layout), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+            write_config(layout, config)
             start = _find_start(config, container, layout, Path(scratch))
             for note in config.notes:
                 reporter.note(note)
@@ -109,6 +117,8 @@ def run_training(
                 summary = _summarise(config, layout, outcome)
         wall = {"seconds": f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"}
         exports = {"exports": _describe_exports(layout.model)}
+        if (report := write_report(layout, reporter)) is not None:
+            exports["report"] = str(report)
         reporter.finish(replace(summary, facts={**summary.facts, **wall, **exports}))
     finally:
         reporter.close()
@@ -119,7 +129,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     if request.experiment is not None:
         sources.insert(0, Source("get_experiment_config()", {"rl": request.experiment}, is_old_script=True))
-    sources.append(Source("the command line", request.overrides))
+    sources.append(Source(request.source, request.overrides))
 
     def check_env(where: str, name: str, source: str, problems: Problems) -> None:
         if request.find_creator(name) is None:
@@ -133,6 +143,24 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     return config
 
 
+def write_config(layout: Layout, config: JobConfig) -> None:
+    """Writes config.json: the resolved settings with their sources, for whoever looks while the job runs.
+
+    Raises:
+        PlatformError: The disk is full.
+    """
+    described = {
+        "preset": config.preset,
+        "values": dict(config.values),
+        "sources": dict(config.sources),
+        "notes": list(config.notes),
+    }
+    try:
+        write_json(layout.data / CONFIG, described)
+    except OSError as error:
+        raise PlatformError(f"{layout.data / CONFIG}: could not be written: {error.strerror or error}.") from None
+
+
 def _find_layout(config: JobConfig, container: Container, request: Request) -> Layout:
     """Where to write: the folder that was asked for, the container's, or a new one under `results/`."""
     if request.results is not None:
@@ -143,7 +171,7 @@ def _find_layout(config: JobConfig, container: Container, request: Request) -> L
                 f"--out: got {str(request.results)!r}, which cannot be made ({error.strerror}); expected a folder."
             ) from None
         return Layout.of_results(request.results)
-    return container.layout or Layout.of_results(_new_results_folder(config))
+    return container.layout or Layout.of_results(new_results_folder(config))
 
 
 def _train(
@@ -231,7 +259,7 @@ def _make_hand_over(config: JobConfig, layout: Layout, reporter: Reporter, save_
             with only_writer(layout.model):
                 write_model(layout.model, checkpoint, config, spaces=spaces, worth=worth)
                 if config.values["export"]:
-                    _export(layout.model, reporter)
+                    export_or_note(layout.model, reporter)
 
         if save_model is None:
             write()
@@ -241,7 +269,7 @@ def _make_hand_over(config: JobConfig, layout: Layout, reporter: Reporter, save_
     return hand_over
 
 
-def _export(model: Path, reporter: Reporter) -> None:
+def export_or_note(model: Path, reporter: Reporter) -> None:
     """Exports the policy; whatever goes wrong is noted, as the model directory with its checkpoint stands already."""
     from runtime.export.exporter import export_model
     from runtime.manifest import note_exports
@@ -317,10 +345,10 @@ def _open(place: Path, where: str, scratch: Path) -> Path:
         raise UserError(f"{where}: {error}") from None
 
 
-def _new_results_folder(config: JobConfig) -> Path:
-    """Makes `results/<preset>-<time>`, numbered where two jobs start in one second."""
+def new_results_folder(config: JobConfig, *, prefix: str = "") -> Path:
+    """Makes `results/<prefix><preset>-<time>`, numbered where two jobs start in one second."""
     stem = Path(config.preset or config.env or "batch-rl").stem.replace(":", "-")
-    name = f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{prefix}{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in itertools.count(1):
         folder = Path("results") / (name if number == 1 else f"{name}-{number}")
         try:

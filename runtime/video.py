@@ -106,6 +106,34 @@ class Recorder:
             self._env.close()
 
 
+def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[bytes, tuple[int, int]]:
+    """An mp4 as a small GIF.
+
+    Args:
+        path: The mp4.
+        height: Of the GIF; its width follows.
+        most_frames: Frames are left out evenly above that.
+
+    Returns:
+        The bytes, and width and height.
+    """
+    import io
+
+    import av
+    from PIL import Image
+
+    with av.open(str(path)) as film:
+        stream = film.streams.video[0]
+        every = max(1, math.ceil((stream.frames or most_frames) / most_frames))
+        size = (round(stream.width * height / stream.height), height)
+        kept = [frame for number, frame in enumerate(film.decode(stream)) if number % every == 0]
+        frames = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
+        fps = float(stream.average_rate or _DEFAULT_FPS)
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * every / fps), loop=0)
+    return file.getvalue(), size
+
+
 class _Playing:
     """An episode being played."""
 

@@ -63,7 +63,17 @@ LAYERS = [
     {"ppo.fast_runner", "ppo.fast_learner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
+    {"tuning.ranges"},
+    {"tuning.job", "tuning.sdk"},
+    {"tuning.records"},
+    {"report.results", "report.figures"},
+    {"report.page"},
+    {"report.command", "report.watch"},
     {"training", "evaluation"},
+    {"tuning.display", "tuning.search"},
+    {"tuning.pictures", "tuning.trial"},
+    {"tuning.engine"},
+    {"tuning.run"},
     {"deepracer.worker", "deepracer.evaluation_worker"},
     {"launcher", "cli", "init"},
     {
@@ -92,6 +102,10 @@ LIGHT_MODULES = {
     "cli",
     "setting_rules",
     "stop",
+    "tuning.job",
+    "tuning.ranges",
+    "tuning.records",
+    "tuning.run",
     "manifest",
 }
 

@@ -31,7 +31,7 @@ from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.ppo.warm import is_warm
 from runtime.stop import Interrupted, StopRequest, reached
-from runtime.video import Recorder
+from runtime.video import Recorder, as_gif
 
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
@@ -118,6 +118,7 @@ class _Training:
             self._restore(job.resume_from)
         self._state.policy = _policy_settings(config)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
+        self._metrics.describe(job.config.values, objective="episode_reward_mean")
         self._recorder = Recorder(job.env, why_not=why_no_video)
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
@@ -289,6 +290,8 @@ class _Training:
         self._filming_s += self._last_film_s
         if episode is not None:
             self._last_video = path
+            with contextlib.suppress(OSError, ValueError):  # of a full disk; the film itself is there
+                self._metrics.add_film("rollout", *as_gif(path), self._state.timesteps_total)
 
 
 def _policy_settings(config: JobConfig) -> dict[str, Any]:

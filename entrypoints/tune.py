@@ -1,0 +1,11 @@
+"""Tunes hyperparameters within one container, as the tuning job of its `tuning` channel says."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runtime.entry import tune
+
+if __name__ == "__main__":
+    sys.exit(tune(sys.argv[1:]))

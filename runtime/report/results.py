@@ -1,0 +1,141 @@
+"""What a results folder holds, read as far as it has been written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.container import Layout
+from runtime.errors import UserError
+from runtime.metrics import JSONL, read_rows
+from runtime.tuning.job import TuningJob, restore_job
+from runtime.tuning.records import FILE as TUNING_LOG
+from runtime.tuning.records import Trial, gather_trials, read_records
+
+CONFIG = "config.json"
+_MOST_VIDEOS = 4
+
+
+@dataclass(frozen=True)
+class Video:
+    """A film: its file, and what it shows."""
+
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """A job's results.
+
+    Attributes:
+        name: Of the folder.
+        rows: Rows of metrics.jsonl.
+        config: `{preset, values, sources, notes}` of a training; empty for results of an earlier version.
+        manifest: Of the model directory; empty while the job runs.
+        evaluation: evaluation.json, or empty.
+        estimates: ope.json of a job on logged data, or empty.
+        videos: The newest, at most four.
+        pictures: PNG files by caption: estimates, driven lines, importance.
+        tuning: The tuning job, where this is one's.
+        trials: Its trials.
+    """
+
+    name: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    estimates: Mapping[str, Any] = field(default_factory=dict)
+    videos: tuple[Video, ...] = ()
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    tuning: TuningJob | None = None
+    trials: tuple[Trial, ...] = ()
+
+    @property
+    def env(self) -> str:
+        """Name of the environment, as far as anything says it."""
+        return str(self.config.get("values", {}).get("env") or self.manifest.get("env") or "")
+
+    @property
+    def goal(self) -> float | None:
+        """Mean return that the training was to stop at."""
+        found = self.config.get("values", {}).get("stop.episode_reward_mean")
+        return None if found is None else float(found)
+
+
+def read_results(layout: Layout) -> Results:
+    """Reads what is there.
+
+    Raises:
+        UserError: It is no results folder.
+    """
+    data = layout.data
+    evaluated = [data / "evaluation", layout.model / "evaluation", data]
+    tuning = _read(data / "tuning.json")
+    results = Results(
+        name=layout.root.resolve().name,
+        rows=read_rows(data / JSONL),
+        config=_read(data / CONFIG),
+        manifest=_read(layout.model / "manifest.json"),
+        evaluation=next((found for place in evaluated if (found := _read(place / "evaluation.json"))), {}),
+        estimates=_read(data / "ope.json"),
+        videos=_find_videos(layout, evaluated),
+        pictures=_find_pictures(layout, evaluated),
+        tuning=restore_job(tuning["job"]) if tuning else None,
+        trials=tuple(gather_trials(read_records(data))) if (data / TUNING_LOG).is_file() else (),
+    )
+    if not (results.rows or results.config or results.manifest or results.evaluation or results.tuning):
+        raise UserError(
+            f"report: got {str(layout.root)!r}, which holds no {JSONL}, {CONFIG} or {TUNING_LOG}; expected the results "
+            "folder of a training, an evaluation or a tuning."
+        )
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or being written
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _find_videos(layout: Layout, evaluated: list[Path]) -> tuple[Video, ...]:
+    """The evaluation's first, then the training's from its end backwards; the middle is left out."""
+    found = [Video(path, _describe(path, "evaluation")) for place in evaluated for path in sorted(place.glob("*.mp4"))]
+    found += [
+        Video(path, _describe(path, "race")) for place in evaluated for path in sorted(place.glob("mp4/**/*.mp4"))
+    ]
+    training = sorted(layout.videos.glob("iteration-*.mp4"), reverse=True)
+    last = layout.videos / "last.mp4"
+    ordered = [*([last] if last.is_file() else []), *training]
+    room = max(1, _MOST_VIDEOS - len(found))
+    chosen = ordered if len(ordered) <= room else [*ordered[: room - 1], ordered[-1]]
+    unique = {
+        video.path.resolve(): video for video in [*found[:_MOST_VIDEOS], *(Video(p, _describe(p, "")) for p in chosen)]
+    }
+    return tuple(unique.values())
+
+
+def _describe(path: Path, kind: str) -> str:
+    if path.name == "last.mp4":
+        return "the trained policy"
+    number = re.fullmatch(r"iteration-0*(\d+)", path.stem)
+    if number:
+        return f"after iteration {number[1]}"
+    return kind if path.stem == kind else f"{kind}: {path.stem}"
+
+
+def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
+    found = {"What the held-out episodes say of each iteration": layout.data / "ope.png"}
+    for place in evaluated:
+        for path in sorted(place.glob("**/driven_lines.png")):
+            found.setdefault("Driven lines", path)
+    found["What each hyperparameter matters"] = layout.data / "importance.png"
+    found["Every trial through its hyperparameters"] = layout.data / "parallel_coordinates.png"
+    return {caption: path for caption, path in found.items() if path.is_file()}

@@ -1,0 +1,190 @@
+"""Trials on Ray Tune: as many at a time as the job says, each process kept for the next, bad ones ended early."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from runtime.container import Container
+from runtime.ray_session import ray_session
+from runtime.stop import StopRequest
+from runtime.tuning.display import TuningLines
+from runtime.tuning.job import TuningJob
+from runtime.tuning.records import Plan, Record, State, append_record
+from runtime.tuning.search import PointSearch
+from runtime.tuning.trial import LOG, TrialJob
+
+# A process that dies (memory, a kill) is started again; its job goes on from its checkpoint.
+_RESTARTS = 2
+# So many failures before the first success are the job's fault, not a hyperparameter's.
+_FAILURES_AT_FIRST = 3
+_REDUCTION = 3  # of Hyperband: one in three goes on from each rung
+
+
+def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines) -> str:
+    """Runs what is left of a tuning; `prepare_tune` must have been called before Ray Tune was imported.
+
+    Returns:
+        Why it ended.
+    """
+    parallel = max(1, min(plan.job.max_parallel, container.num_cpus))
+    if parallel < plan.job.max_parallel:
+        display.note(f"{plan.job.max_parallel} training jobs at a time asked for, {parallel} run: one a CPU")
+    search = PointSearch(plan.job, plan.trials, plan.parents, seeds=plan.seeds, random_seed=plan.random_seed)
+    log = _Log(plan, search, stop, display)
+    each = container.num_cpus // parallel
+    fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each, "gpus": 0}
+    if container.num_gpus:
+        fixed["gpus"] = max(1, container.num_gpus // parallel)
+    resources = {"cpu": each, "gpu": container.num_gpus / parallel}
+    with (
+        ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus),
+        tempfile.TemporaryDirectory(prefix="smrl-tune-") as scratch,
+    ):
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own lines tell of failures
+        stop.arm()
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
+            tune_config=tune.TuneConfig(
+                search_alg=search,
+                scheduler=_make_scheduler(plan.job),
+                num_samples=-1,
+                max_concurrent_trials=parallel,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tuning",
+                storage_path=scratch,
+                callbacks=[log],
+                stop=_Ends(log.why_stop),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+                # Our own checkpoints are in the results folders.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+            ),
+        ).fit()
+    return log.why_stop() or search.why_finished
+
+
+def _make_scheduler(job: TuningJob) -> TrialScheduler:
+    """What ends training jobs early.
+
+    Source: Li et al. 2018 (asynchronous successive halving); Golovin et al. 2017 (the median rule).
+    """
+    how = {"metric": "objective", "mode": "max" if job.maximize else "min"}
+    if job.resources is not None:
+        low, high = job.resources  # which the jobs end at by themselves
+        return ASHAScheduler(
+            time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=_REDUCTION, **how
+        )
+    if job.stops_early:
+        return MedianStoppingRule(time_attr="iteration", grace_period=1, min_samples_required=3, **how)
+    return FIFOScheduler()
+
+
+class _Ends(tune.Stopper):  # type: ignore[misc]
+    """Ends the whole tuning, never a single trial."""
+
+    def __init__(self, why: Callable[[], str]) -> None:
+        self._why = why
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._why())
+
+    def __reduce__(self) -> Any:  # Ray Tune saves what it was given; nothing here is restored from that
+        return (_Ends, (str,))
+
+
+class _Log(tune.Callback):  # type: ignore[misc]
+    """Writes down what becomes of each training job, tells the search, and shows it."""
+
+    def __init__(self, plan: Plan, search: PointSearch, stop: StopRequest, display: TuningLines) -> None:
+        self._plan, self._search, self._stop, self._display = plan, search, stop, display
+        self._running: dict[tuple[int, int], Record] = {}
+        self._failures = 0
+        self._started = time.monotonic()
+
+    def __reduce__(self) -> Any:  # likewise
+        return (tune.Callback, ())
+
+    def why_stop(self) -> str:
+        """Why no more is to be done, or nothing."""
+        job = self._plan.job
+        if self._stop.is_set:
+            return f"stopped by {self._stop.signal_name}"
+        if job.max_runtime_s is not None and time.monotonic() - self._started > job.max_runtime_s:
+            return f"MaxRuntimeInSeconds {job.max_runtime_s:g} reached"
+        if self._failures >= _FAILURES_AT_FIRST and not any(trial.objectives for trial in self._search.trials.values()):
+            return f"the first {self._failures} training jobs failed"
+        return f"TargetObjectiveMetricValue {job.target:g} reached" if self._search.has_reached_target else ""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A training job begins, or goes on after its process died."""
+        record = self._to_record(trial, "started")
+        jobs = self._search.trials[record.trial].jobs
+        if record.seed not in jobs:
+            jobs[record.seed] = record
+            append_record(self._plan.root, record)
+        self._show()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An iteration."""
+        record = self._to_record(trial, "started")
+        self._running[record.trial, record.seed] = record
+        self._show()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A training job has ended, or was ended."""
+        result = trial.last_result or {}
+        most = self._plan.job.resources[1] if self._plan.job.resources else math.inf
+        has_ended = result.get("has_ended", False) or result.get("iteration", 0) >= most
+        if not has_ended and self.why_stop():
+            return  # it is gone on with when the tuning is started again
+        reason = result.get("fault", "")
+        if not reason and self._plan.job.read_objective(result.get("row", {})) is None:
+            names = ", ".join(sorted(result.get("row", {})))
+            reason = f"its metrics have no {self._plan.job.objective}: {names or 'no iteration ended'}"
+        self._end(trial, "failed" if reason else "completed" if has_ended else "stopped", reason)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The process of a training job died too often."""
+        self._end(trial, "failed", f"its process died {_RESTARTS + 1} times; see {LOG} in its folder, and the memory")
+
+    def _end(self, trial: Any, state: State, reason: str) -> None:
+        record = self._to_record(trial, state, reason)
+        self._failures += state == "failed"
+        self._running.pop((record.trial, record.seed), None)
+        append_record(self._plan.root, record)
+        self._search.end(record)
+        self._display.ended(record)
+        self._show()
+
+    def _show(self) -> None:
+        self._display.progress(list(self._search.trials.values()), self._running)
+
+    def _to_record(self, trial: Any, state: State, reason: str = "") -> Record:
+        row = (trial.last_result or {}).get("row", {})
+        return Record(
+            trial=trial.config["trial"],
+            seed=trial.config["seed"],
+            state=state,
+            hyperparameters=trial.config["point"],
+            folder=trial.config["folder"],
+            objective=self._plan.job.read_objective(row),
+            training_iteration=int(row.get("training_iteration", 0)),
+            timesteps_total=int(row.get("timesteps_total", 0)),
+            time_total_s=float(row.get("time_total_s", 0.0)),
+            reason=reason,
+        )

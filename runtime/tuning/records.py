@@ -1,0 +1,143 @@
+"""tuning.jsonl: every training job of a tuning as it starts and ends, from which a killed tuning goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from runtime.metrics import read_rows
+from runtime.tuning.job import TuningJob
+
+FILE = "tuning.jsonl"
+State = Literal["started", "completed", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line: one training job of one trial.
+
+    Attributes:
+        trial: Number of the trial, from 1.
+        seed: Of the training job.
+        state: What became of it; "stopped" is stopped early by the tuning.
+        hyperparameters: The trial's own.
+        folder: Results folder below the tuning's.
+        objective: Its last value, None if the job has not come to one.
+        training_iteration: Iterations done.
+        timesteps_total: Environment steps, where the job plays an environment.
+        time_total_s: Seconds of training.
+        reason: Why it failed.
+    """
+
+    trial: int
+    seed: int
+    state: State
+    hyperparameters: Mapping[str, Any]
+    folder: str
+    objective: float | None = None
+    training_iteration: int = 0
+    timesteps_total: int = 0
+    time_total_s: float = 0.0
+    reason: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return self.state != "started"
+
+
+def append_record(folder: Path, record: Record) -> None:
+    """Adds a line, on disk before this returns."""
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The last line of each training job, in the order in which they began."""
+    latest: dict[tuple[int, int], Record] = {}
+    for row in read_rows(folder / FILE):
+        record = Record(**row)
+        latest[record.trial, record.seed] = record
+    return list(latest.values())
+
+
+@dataclass
+class Trial:
+    """One point of the search space and its training jobs.
+
+    Attributes:
+        number: From 1.
+        hyperparameters: The point.
+        jobs: Of each seed that has begun.
+    """
+
+    number: int
+    hyperparameters: Mapping[str, Any]
+    jobs: dict[int, Record] = field(default_factory=dict)
+
+    @property
+    def objectives(self) -> list[float]:
+        """Of the training jobs that ended with one."""
+        return [job.objective for job in self.jobs.values() if job.has_ended and job.objective is not None]
+
+    @property
+    def objective(self) -> float | None:
+        """The mean over seeds; None while a job runs, and of a trial with a failed one."""
+        ended = [job for job in self.jobs.values() if job.has_ended and job.state != "failed"]
+        whole = len(ended) == len(self.jobs) and len(self.objectives) == len(self.jobs) > 0
+        return statistics.fmean(self.objectives) if whole else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over seeds, None for fewer than two."""
+        return statistics.stdev(self.objectives) if len(self.objectives) > 1 else None
+
+    @property
+    def state(self) -> State:
+        """Of the whole: the first of failed, started, stopped that any of its jobs is in."""
+        states = {job.state for job in self.jobs.values()}
+        return next((state for state in ("failed", "started", "stopped") if state in states), "completed")
+
+
+def gather_trials(records: Iterable[Record]) -> list[Trial]:
+    """Records by trial, in the order of their numbers."""
+    trials: dict[int, Trial] = {}
+    for record in records:
+        trial = trials.setdefault(record.trial, Trial(record.trial, record.hyperparameters))
+        trial.jobs[record.seed] = record
+    return [trials[number] for number in sorted(trials)]
+
+
+def best_trial(trials: Iterable[Trial], *, seeds: int, maximize: bool) -> Trial | None:
+    """The trial with the best objective over all of its seeds; those that were ended early come last."""
+    scored = [trial for trial in trials if len(trial.jobs) == seeds and trial.objective is not None]
+    sign = 1 if maximize else -1
+    return max(scored, key=lambda trial: (trial.state == "completed", sign * (trial.objective or 0.0)), default=None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tuning that was checked and may begin.
+
+    Attributes:
+        job: What is tuned.
+        seeds: Of each trial's training jobs.
+        random_seed: Of the search.
+        root: Where everything goes.
+        trials: Those of an earlier start.
+        parents: Those of other tunings.
+    """
+
+    job: TuningJob
+    seeds: tuple[int, ...]
+    random_seed: int
+    root: Path
+    trials: list[Trial]
+    parents: list[Trial]

@@ -1,0 +1,203 @@
+"""Which point is tried next: Optuna's samplers behind Ray Tune's interface, each point once a seed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from runtime.tuning.job import TuningJob
+from runtime.tuning.records import Record, Trial, best_trial
+
+FINISHED = str(Searcher.FINISHED)
+# Points that are drawn at random before the search learns from them.
+_STARTUP_TRIALS = 8
+
+
+class PointSearch(Searcher):  # type: ignore[misc]
+    """Suggests training jobs: a point of the search space, and a seed.
+
+    Everything that it knows it can be told again from records, which is how a killed tuning goes on and how one
+    starts from another's results.
+
+    Args:
+        job: What is tuned.
+        trials: Of this tuning, before it was killed.
+        parents: Trials of other tunings.
+        seeds: Of the training jobs of each point.
+        random_seed: Of the sampler.
+    """
+
+    def __init__(
+        self,
+        job: TuningJob,
+        trials: Sequence[Trial],
+        parents: Sequence[Trial],
+        *,
+        seeds: Sequence[int],
+        random_seed: int,
+    ) -> None:
+        super().__init__(metric="objective", mode="max" if job.maximize else "min")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._job, self._seeds = job, tuple(seeds)
+        self._space = {one.name: one.distribution for one in job.ranges}
+        # What was drawn before a kill is not drawn again.
+        sampler = _make_sampler(job, random_seed + len(trials))
+        self._study = optuna.create_study(direction="maximize" if job.maximize else "minimize", sampler=sampler)
+        self.trials = {trial.number: trial for trial in trials}
+        self._asked: dict[int, optuna.trial.Trial] = {}
+        self._handed_out: set[tuple[int, int]] = set()
+        # Where bad jobs are ended early, a trial's first seed is judged so, and the others follow if it stands.
+        self._screens = job.stops_early or job.resources is not None
+        self._grid = _list_grid(job) if job.strategy == "Grid" else None
+        for trial in parents:
+            self._add_ended(trial)
+        for trial in trials:
+            if self._left(trial):
+                self._go_on_with(trial)
+            else:
+                self._add_ended(trial)
+
+    def _drawn(self, trial: Trial) -> dict[str, Any] | None:
+        """The point as Optuna would have drawn it; None where it is outside the space."""
+        drawn = {one.name: one.from_hyperparameter(trial.hyperparameters.get(one.name)) for one in self._job.ranges}
+        return None if any(value is None for value in drawn.values()) else drawn
+
+    def _add_ended(self, trial: Trial) -> None:
+        drawn, value = self._drawn(trial), trial.objective
+        if drawn is None or value is None:
+            return
+        iteration = min(job.training_iteration for job in trial.jobs.values())
+        state = TrialState.COMPLETE if trial.state == "completed" else TrialState.PRUNED
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                params=drawn,
+                distributions=self._space,
+                value=value,
+                state=state,
+                intermediate_values={iteration: value},
+            )
+        )
+
+    def _go_on_with(self, trial: Trial) -> None:
+        drawn = self._drawn(trial)
+        if drawn is not None:
+            self._study.enqueue_trial(drawn)
+        self._asked[trial.number] = self._study.ask(self._space)
+
+    def _left(self, trial: Trial) -> list[int]:
+        """Seeds that a trial still wants, those that run included."""
+        states = {seed: job.state for seed, job in trial.jobs.items()}
+        first = states.get(self._seeds[0], "started") if self._seeds else "completed"
+        if "failed" in states.values() or (self._screens and first == "stopped"):
+            return [seed for seed, state in states.items() if state == "started"]
+        if self._screens and first == "started":
+            return [self._seeds[0]]
+        return [seed for seed in self._seeds if states.get(seed, "started") == "started"]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next training job; None if one that runs may bring more, or FINISHED."""
+        waiting = self._find_waiting()
+        if waiting is None and self._begin_trial():
+            waiting = self._find_waiting()
+        if waiting is None:
+            return None if self._asked else FINISHED
+        self._handed_out.add(waiting)
+        number, seed = waiting
+        folder = f"trials/{number:03d}" + (f"/seed-{seed}" if len(self._seeds) > 1 else "")
+        point, is_judged = dict(self.trials[number].hyperparameters), seed == self._seeds[0]
+        return {"trial": number, "seed": seed, "point": point, "folder": folder, "is_judged": is_judged}
+
+    def _find_waiting(self) -> tuple[int, int] | None:
+        wanted = ((number, seed) for number in self._asked for seed in self._left(self.trials[number]))
+        return next((one for one in wanted if one not in self._handed_out), None)
+
+    def _begin_trial(self) -> bool:
+        number = max(self.trials, default=0) + 1
+        if number > self._job.max_trials or self._has_stagnated():
+            return False
+        if self._grid is not None:
+            if number > len(self._grid):
+                return False
+            self._study.enqueue_trial(self._grid[number - 1])
+        asked = self._asked[number] = self._study.ask(self._space)
+        point = {one.name: one.to_hyperparameter(asked.params[one.name]) for one in self._job.ranges}
+        self.trials[number] = Trial(number, point)
+        return True
+
+    @property
+    def why_finished(self) -> str:
+        """Why there is nothing more to try."""
+        if self._has_stagnated():
+            return f"no better trial in {self._job.patience}"
+        return f"all {len(self.trials)} trials have ended"
+
+    def _has_stagnated(self) -> bool:
+        if self._job.patience is None:
+            return False
+        best = best_trial(self.trials.values(), seeds=len(self._seeds), maximize=self._job.maximize)
+        ended = [trial for trial in self.trials.values() if trial.state in ("completed", "stopped") and trial.jobs]
+        return best is not None and sum(trial.number > best.number for trial in ended) >= self._job.patience
+
+    @property
+    def has_reached_target(self) -> bool:
+        """Whether a whole trial is as good as the job asks for."""
+        best = best_trial(self.trials.values(), seeds=len(self._seeds), maximize=self._job.maximize)
+        if best is None or best.objective is None or self._job.target is None:
+            return False
+        return best.objective >= self._job.target if self._job.maximize else best.objective <= self._job.target
+
+    def end(self, record: Record) -> None:
+        """Notes how a training job ended; with a trial's last one, the search learns from the trial."""
+        trial = self.trials[record.trial]
+        trial.jobs[record.seed] = record
+        if self._left(trial):
+            return
+        asked, value = self._asked.pop(trial.number), trial.objective
+        if value is None:
+            self._study.tell(asked, state=TrialState.FAIL)
+        elif trial.state == "completed":
+            self._study.tell(asked, value)
+        else:
+            asked.report(value, min(job.training_iteration for job in trial.jobs.values()))
+            self._study.tell(asked, state=TrialState.PRUNED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: `end` is told more than Ray Tune tells here."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: tuning.jsonl holds all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+def _make_sampler(job: TuningJob, seed: int) -> optuna.samplers.BaseSampler:
+    if job.strategy in ("Random", "Grid"):
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, constant_liar=True, n_startup_trials=min(_STARTUP_TRIALS, job.max_trials // 3 + 1)
+    )
+
+
+def _list_grid(job: TuningJob) -> list[dict[str, Any]]:
+    names = [one.name for one in job.ranges]
+    return [dict(zip(names, point, strict=True)) for point in itertools.product(*(one.values for one in job.ranges))]
+
+
+def importances(job: TuningJob, trials: Sequence[Trial]) -> dict[str, float]:
+    """How much of the objective's variation each hyperparameter explains, by fANOVA; empty for too few trials.
+
+    Source: Hutter et al. 2014, as Optuna has it.
+    """
+    search = PointSearch(job, (), trials, seeds=(), random_seed=0)
+    done = [trial for trial in search._study.get_trials() if trial.state == TrialState.COMPLETE]
+    values = {trial.value for trial in done}
+    if len(done) < 4 or len(values) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(search._study, evaluator=evaluator))

@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
+SDK3 := .venv/sdk3
 
 .PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-unity clean
 
@@ -16,7 +17,8 @@ deepracer: install
 	$(BIN)/smrl train --preset deepracer --out results/deepracer $(ARGS)
 	$(BIN)/smrl evaluate results/deepracer
 
-test: lint $(PEERS)/.installed
+test: install
+	$(MAKE) --jobs 2 lint $(PEERS)/.installed $(SDK3)/.installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 # Runs the CPU image's own build steps in Debian roots, as root, with debootstrap; no container engine is needed.
@@ -68,7 +70,7 @@ install: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(BIN)/python -m runtime.ppo.warm
@@ -77,7 +79,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.
 $(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
 	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt
+	touch $@
+
+$(SDK3)/.installed: tests/peers/sdk3.txt $(STAMP)
+	test -x $(SDK3)/bin/python || $(BIN)/python -m venv $(SDK3)
+	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
 	touch $@
 
 clean:

@@ -107,6 +107,15 @@ class Container:
             self.base, self.base / "model", output / "data", intermediate, self.base / "checkpoints", intermediate
         )
 
+    def find_input(self, name: str) -> Path | None:
+        """A file or folder as named, a channel of that name, or one in a channel or beside the code; None if absent."""
+        if name in self.channels and not Path(name).exists():
+            return self.channels[name].resolve()
+        folders = [Path(), *self.channels.values()]
+        if self.base is not None:
+            folders.append(self.base / "code")
+        return next(((folder / name).resolve() for folder in folders if (folder / name).exists()), None)
+
     def write_failure(self, reason: str) -> None:
         """Writes SageMaker's failure file; its first line is the reason. Does nothing on a laptop."""
         if self.base is None:

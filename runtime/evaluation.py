@@ -43,7 +43,7 @@ _SETTINGS = "env_config"  # of the environment, as hyperparameters of training n
 class Places:
     """Where an evaluation finds its model and what else it needs, and where it puts its results."""
 
-    channels: Mapping[str, Path]
+    container: Container
     model: Path
     data: Path
     videos: Path
@@ -93,9 +93,9 @@ def _find_places(container: Container, model: Path | None, out: Path | None) -> 
         if model is None:
             raise UserError("channel model: got no such channel; expected one that holds what training wrote.")
     if out is None and container.layout is not None:
-        return Places(container.channels, model, container.layout.data, container.layout.videos)
+        return Places(container, model, container.layout.data, container.layout.videos)
     folder = out or (model if model.is_dir() else model.parent) / "evaluation"
-    return Places(container.channels, model, folder, folder)
+    return Places(container, model, folder, folder)
 
 
 def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: StopRequest) -> None:
@@ -188,7 +188,8 @@ def _race(
         scratch = scratch / "against"
         scratch.mkdir()
         try:
-            other = open_model(Path(chosen["against"]), scratch=scratch, checkpoint=chosen.get("checkpoint"))
+            against = places.container.find_input(chosen["against"]) or Path(chosen["against"])
+            other = open_model(against, scratch=scratch, checkpoint=chosen.get("checkpoint"))
         except UserError as error:
             raise UserError(f"against: {error}") from None
         checkpoints.append(other)
@@ -211,7 +212,9 @@ def _open_scene(
     from runtime.video import Recorder
 
     (reporter, stop), state = listeners, read_state(checkpoint)
-    settings = settle_evaluation(chosen, state.policy["env_config"], places.channels, logs=places.videos / "unity")
+    settings = settle_evaluation(
+        chosen, state.policy["env_config"], places.container.channels, logs=places.videos / "unity"
+    )
     spec = EnvSpec(UNITY_ID, settings)
     with stop:
         scene = open_scene(settings)

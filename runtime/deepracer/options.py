@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from envs.deepracer.racing import read_options
 from runtime.container import Container
@@ -11,6 +12,8 @@ from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
 
 TRACKS_CHANNEL = "tracks"
+# Settings that name a file, which may come in a channel.
+_FILES = ("reward_function", "model_metadata")
 # What RLlib's own runner and learner would heed.
 _WITHOUT_EFFECT = (
     *("train_batch_size", "rollout_fragment_length", "batch_mode", "num_envs_per_env_runner", "horizon"),
@@ -32,6 +35,10 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
     settings = config.env_config
     if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
+    for name in _FILES:
+        given = settings.get(name)
+        if isinstance(given, str) and (found := container.find_input(given)) is not None and not Path(given).exists():
+            settings[name] = str(found)
     try:
         options = read_options(**settings)
         network_settings(options.metadata)

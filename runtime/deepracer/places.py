@@ -66,10 +66,7 @@ class Places:
 
     def find(self, name: str) -> Path | None:
         """A local file or folder: as named, in a channel, or beside the code."""
-        folders = [Path(), *self._container.channels.values()]
-        if self._container.base is not None:
-            folders.append(self._container.base / "code")
-        return next(((folder / name).resolve() for folder in folders if (folder / name).exists()), None)
+        return self._container.find_input(name)
 
     def fetch(self, asked: str | None, usual: str) -> Path | None:
         """A file by the key or path that is asked for, else by its usual name, where there is one."""

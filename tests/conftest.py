@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.warm_smrl import WarmSmrl
 
 if TYPE_CHECKING:
     from runtime.policy import Policy
@@ -46,12 +50,17 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PATH": f"{BIN}{os.pathsep}{kept.get('PATH', '')}"}
 
 
+@functools.cache
+def warm_smrl() -> WarmSmrl:
+    """What runs this process's commands; it ends with it."""
+    return WarmSmrl(ROOT, clean_environment())
+
+
 def run_smrl(*words: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
     """Runs `smrl WORDS`."""
-    command = [str(BIN / "smrl"), *words]
-    return subprocess.run(
-        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        code, out, err = warm_smrl().run(list(words), cwd=cwd, scratch=Path(scratch), timeout_s=timeout_s)
+    return subprocess.CompletedProcess(["smrl", *words], code, out, err)
 
 
 def run_peer(*words: str | Path, timeout_s: float = 120) -> str:

@@ -217,9 +217,3 @@ def test_a_branch_of_env_config_cannot_also_be_a_leaf() -> None:
 def test_values_beyond_any_range_are_refused(name: str, raw: str) -> None:
     with pytest.raises(UserError, match="expected"):
         from_json({name: raw})
-
-
-def test_the_page_of_hyperparameters_is_the_schemas() -> None:
-    from runtime.settings_page import page
-
-    assert (ROOT / "docs" / "hyperparameters.md").read_text() == page()

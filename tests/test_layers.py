@@ -28,7 +28,7 @@ LAYERS = [
     {"container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
     {"old_names", "ray_session", "job", "manifest", "setting_rules", "export.bcq_graph"},
     {"hyperparameters", "old_gym", "policy", "toolkit", "offline.network_policy"},
-    {"environments", "preset_listing", "model", "settings_page", "export.parity", "export.verify"},
+    {"environments", "preset_listing", "model", "settings_page", "presets_page", "export.parity", "export.verify"},
     {"export.policy_graph", "export.saved_model", "export.onnx_file", "export.torch_program"},
     {"export.exporter"},
     {"video", "export.command"},

@@ -1,0 +1,116 @@
+"""A process that has imported what jobs import, and forks for each `smrl` that a test runs: 3 s less a command.
+
+What a command does is the same: its arguments, folder, environment and streams are its own, and it ends as Python
+does. Tests of the start itself, of signals and of servers start `smrl` from the shell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+_SERVER = [sys.executable, "-m", "tests.warm_smrl"]
+
+
+class WarmSmrl:
+    """Runs `smrl` commands in forks of a warm process.
+
+    Args:
+        root: Of the repository.
+        environment: That commands run in.
+    """
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        path = f"{root}{os.pathsep}{environment.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+        self._process = subprocess.Popen(
+            _SERVER,
+            cwd=root,
+            env={**environment, "PYTHONPATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, words: list[str], *, cwd: Path, scratch: Path, timeout_s: float) -> tuple[int, str, str]:
+        """Runs a command; returns its exit code, stdout and stderr.
+
+        Raises:
+            subprocess.TimeoutExpired: It took too long, and was killed.
+        """
+        streams = [scratch / "stdout", scratch / "stderr"]
+        request = {"words": words, "cwd": str(cwd), "streams": list(map(str, streams)), "timeout_s": timeout_s}
+        commands, answers = self._process.stdin, self._process.stdout
+        assert commands is not None
+        assert answers is not None
+        commands.write(json.dumps(request) + "\n")
+        commands.flush()
+        code = json.loads(answers.readline())
+        if code is None:
+            raise subprocess.TimeoutExpired(words, timeout_s)
+        out, err = (path.read_text(errors="replace") for path in streams)
+        return code, out, err
+
+
+def _import_all() -> None:
+    from runtime.ray_session import prepare_environment
+
+    prepare_environment()
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+    import runtime.evaluation
+    import runtime.export.exporter
+    import runtime.offline.bcq
+    import runtime.offline.job
+    import runtime.offline.run
+    import runtime.ppo.loop
+    import runtime.report.page
+    import runtime.training  # noqa: F401
+
+
+def _serve(requests: IO[str]) -> None:
+    for line in requests:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            sys.exit(_run(request))
+        print(json.dumps(_wait(child, request["timeout_s"])), flush=True)
+
+
+def _run(request: dict[str, Any]) -> int:
+    os.setsid()
+    os.chdir(request["cwd"])
+    for number, path in zip((1, 2), request["streams"], strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # As the console script has it, which the current folder is no part of.
+    sys.path[:] = [path for path in sys.path if path]
+    sys.argv = ["smrl", *request["words"]]
+    from runtime.cli import main
+
+    return main()
+
+
+def _wait(child: int, timeout_s: float) -> int | None:
+    import signal
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    _import_all()
+    _serve(sys.stdin)

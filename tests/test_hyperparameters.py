@@ -8,7 +8,6 @@ from runtime.environments import check_env_name
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig, Source, resolve
 from runtime.presets import preset_names
-from tests.conftest import ROOT
 
 
 def from_json(values: dict[str, Any]) -> JobConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -53,7 +54,9 @@ def clean_environment() -> dict[str, str]:
 @functools.cache
 def warm_smrl() -> WarmSmrl:
     """What runs this process's commands; it ends with it."""
-    return WarmSmrl(ROOT, clean_environment())
+    warm = WarmSmrl(ROOT, clean_environment())
+    atexit.register(warm.close)
+    return warm
 
 
 def run_smrl(*words: str, cwd: Path, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:

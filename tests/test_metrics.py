@@ -52,6 +52,23 @@ def test_tensorboard_reads_the_events_that_we_write(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("episode_reward_mean")] == [(100, 1.5), (200, 2.5)]
 
 
+def test_tensorboards_hparams_tab_finds_every_setting(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    log = MetricsLog(tmp_path, [])
+    log.describe({"config.lr": 0.5, "config.use_gae": True, "config.model.fcnet_hiddens": [8, 8]}, objective="kl")
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = events.PluginTagToContent("hparams")
+    start = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info.hparams
+    assert (start["config.lr"].number_value, start["config.use_gae"].bool_value) == (0.5, True)
+    assert start["config.model.fcnet_hiddens"].string_value == "[8, 8]"
+    experiment = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment
+    assert [one.name.tag for one in experiment.metric_infos] == ["kl"]
+
+
 def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"training_iteration": 1}\n{"training_it')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -69,6 +70,18 @@ def test_a_training_ends_with_its_page(exported_results: Path) -> None:
     assert base64.b64decode(film[1]) == (exported_results / "videos" / "last.mp4").read_bytes()
     assert "tensorflow-savedmodel" in page
     assert re.search(r"rl.training.config.seed</code></td><td><code>8</code></td><td><code>the command line", page)
+
+
+def test_tensorboard_has_the_film(exported_results: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(exported_results / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    film = events.Images("rollout")[-1]
+    with Image.open(io.BytesIO(film.encoded_image_string)) as picture:
+        assert (picture.format, picture.size) == ("GIF", (film.width, film.height))
+        assert getattr(picture, "n_frames", 1) > 10
 
 
 def test_what_others_wrote_is_shown_and_not_run(results: Path) -> None:

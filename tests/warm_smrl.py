@@ -54,6 +54,11 @@ class WarmSmrl:
         out, err = (path.read_text(errors="replace") for path in streams)
         return code, out, err
 
+    def close(self) -> None:
+        """Ends the process."""
+        with self._process:  # closes its pipes, which ends it, and waits
+            pass
+
 
 def _import_all() -> None:
     from runtime.ray_session import prepare_environment

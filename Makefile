@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
 
-.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-unity clean
+.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-tuning bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -62,6 +62,9 @@ bench-offline: install
 
 bench-deepracer: install
 	$(BIN)/python -m benchmarks.deepracer
+
+bench-tuning: install
+	$(BIN)/python -m benchmarks.tuning
 
 bench-unity: install
 	$(BIN)/python -m benchmarks.unity

@@ -25,7 +25,7 @@ h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 0 0 12px;
 section { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 18px 20px; margin-top: 18px; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 18px; }
 .fact { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px; }
-.fact b { display: block; font-size: 20px; font-weight: 600; overflow-wrap: anywhere; }
+.fact b { display: block; font-size: 18px; font-weight: 600; overflow-wrap: anywhere; }
 .fact span { color: var(--quiet); font-size: 13px; }
 img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; }

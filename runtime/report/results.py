@@ -128,6 +128,8 @@ def _describe(path: Path, kind: str) -> str:
     number = re.fullmatch(r"iteration-0*(\d+)", path.stem)
     if number:
         return f"after iteration {number[1]}"
+    if kind == "race":  # DeepRacer's cameras write files of one name into folders of theirs
+        return f"race: {path.parent.name}"
     return kind if path.stem == kind else f"{kind}: {path.stem}"
 
 

@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     watch = commands.add_parser("watch", help="serve the page of results while their job runs")
     watch.add_argument("results", type=Path, help="results folder")
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 if not given")
-    watch.add_argument("--port", type=_positive, default=8081, help="8081 if not given")
+    watch.add_argument("--port", type=_port, help="8081 if not given")
     watch.set_defaults(command=_watch)
     _add_deepracer(commands)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
@@ -141,6 +141,12 @@ def _folder(text: str) -> Path:
 def _positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a port, 1 to 65535")
     return int(text)
 
 
@@ -255,10 +261,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from runtime.report.watch import run_watch
+    from runtime.report.watch import PORT, run_watch
 
     _refuse_settings(arguments.settings)
-    run_watch(arguments.results, host=arguments.host, port=arguments.port)
+    run_watch(arguments.results, host=arguments.host, port=arguments.port or PORT)
     return 0
 
 

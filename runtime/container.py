@@ -29,7 +29,7 @@ _TRUE, _FALSE = ("1", "true"), ("", "0", "false")
 # Content types that the server answers in.
 ANSWER_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
 # Names that SageMaker and its SDK put among the hyperparameters for themselves.
-_PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_module_name")
+PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_module_name")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def read_container() -> Container:
     hosts = tuple(sorted(resources.get("hosts") or ["localhost"]))
     return Container(
         base=base,
-        hyperparameters={name: value for name, value in values.items() if not name.startswith(_PLATFORM_PREFIXES)},
+        hyperparameters={name: value for name, value in values.items() if not name.startswith(PLATFORM_PREFIXES)},
         hyperparameters_source=source,
         channels=_find_channels(base, env),
         hosts=hosts,

@@ -83,10 +83,11 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: got a folder that another process is writing to; wait for its end.") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: got a folder that another process is writing to; wait for its end.") from None
     finally:
         os.close(handle)
 

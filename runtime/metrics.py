@@ -91,9 +91,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.jsonl; a last line cut by a kill is dropped."""
     rows = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
     return rows

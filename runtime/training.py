@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envs import DEEPRACER_ID, UNITY_ID
-from runtime.checkpoint import checkpoints_in
 from runtime.coercion import Setting
 from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
@@ -24,14 +23,13 @@ from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.manifest import write_json
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
+from runtime.starting import Start, find_start
 from runtime.stop import StopRequest
 
 if TYPE_CHECKING:
     from runtime.deepracer.observer import RecordSettings
     from runtime.offline.run import HandOver
     from runtime.ppo.loop import Observe, Outcome
-
-_CHANNELS = ("checkpoint", "model")
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
 # What scripts for Coach send along.
@@ -80,21 +78,10 @@ def run_training(
         UserError: The settings, the environment or a checkpoint are at fault.
         PlatformError: The machine is.
     """
-    if len(container.hosts) > 1:
-        raise UserError(
-            f"resourceconfig.json: got the hosts {', '.join(container.hosts)}; expected one. Training on several "
-            "hosts is not available yet; set instance_count to 1."
-        )
+    refuse_several_hosts(container)
     started = time.perf_counter()
-    config = resolve_config(container, request)
-    if config.env == DEEPRACER_ID and not config.is_offline:
-        from runtime.deepracer.options import settle_environment
-
-        config = settle_environment(config, container)
-    elif config.env == UNITY_ID and not config.is_offline:
-        from runtime.unity.options import settle_scene
-
-        config, found = settle_scene(config, container)
+    config, found = settle(resolve_config(container, request), container)
+    if found is not None:
         request = replace(request, env_config=found)
     layout = _find_layout(config, container, request)
     reporter = request.reporter or make_reporter(
@@ -105,7 +92,7 @@ def run_training(
     try:
         with _only_writer(layout), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
             write_config(layout, config)
-            start = _find_start(config, container, layout, Path(scratch))
+            start = find_start(config, container, layout, Path(scratch))
             for note in config.notes:
                 reporter.note(note)
             hand_over = _make_hand_over(config, layout, reporter, save_model)
@@ -122,6 +109,36 @@ def run_training(
         reporter.finish(replace(summary, facts={**summary.facts, **wall, **exports}))
     finally:
         reporter.close()
+
+
+def refuse_several_hosts(container: Container) -> None:
+    """Says what is not there yet.
+
+    Raises:
+        UserError: There are several hosts.
+    """
+    if len(container.hosts) > 1:
+        raise UserError(
+            f"resourceconfig.json: got the hosts {', '.join(container.hosts)}; expected one. Training on several "
+            "hosts is not available yet; set instance_count to 1."
+        )
+
+
+def settle(config: JobConfig, container: Container) -> tuple[JobConfig, Mapping[str, Any] | None]:
+    """The config with its environment's files found and checked, and the environment's settings on this machine.
+
+    Raises:
+        UserError: They do not fit; all problems are listed.
+    """
+    if config.env == DEEPRACER_ID and not config.is_offline:
+        from runtime.deepracer.options import settle_environment
+
+        return settle_environment(config, container), None
+    if config.env == UNITY_ID and not config.is_offline:
+        from runtime.unity.options import settle_scene
+
+        return settle_scene(config, container)
+    return config, None
 
 
 def resolve_config(container: Container, request: Request) -> JobConfig:
@@ -310,39 +327,6 @@ def _only_writer(layout: Layout) -> Iterator[None]:
                 "Choose another --out, or wait."
             ) from None
         yield
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a job goes on from: a checkpoint or None, and whether that is its own."""
-
-    checkpoint: Path | None
-    is_same_job: bool = False
-
-
-def _find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
-    """This job's own checkpoints first, then what it was told to restore, then channels."""
-    own = checkpoints_in(layout.checkpoints)
-    if own:
-        return Start(own[-1], is_same_job=True)
-    if (restore := config.values.get("restore")) is not None:
-        where = f"rl.training.restore (from {config.sources['restore']})"
-        return Start(_open(Path(restore), where, scratch))
-    for name in _CHANNELS:
-        if name in container.channels:
-            return Start(_open(container.channels[name], f"channel {name}", scratch))
-    return Start(None)
-
-
-def _open(place: Path, where: str, scratch: Path) -> Path:
-    from runtime.model import open_model
-
-    if place.is_dir() and not any(place.iterdir()):
-        raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
-    try:
-        return open_model(place, scratch=scratch)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
 
 
 def new_results_folder(config: JobConfig, *, prefix: str = "") -> Path:

@@ -63,7 +63,7 @@ LAYERS = [
     {"ppo.fast_runner", "ppo.fast_learner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
-    {"tuning.ranges"},
+    {"tuning.ranges", "starting"},
     {"tuning.job", "tuning.sdk"},
     {"tuning.records"},
     {"report.results", "report.figures"},

@@ -108,8 +108,8 @@ def _head(results: Results) -> str:
         facts |= _tuning_facts(results)
     if "episode_reward_mean" in last:
         facts["mean return"] = f"{last['episode_reward_mean']:.2f}"
-    if results.evaluation:
-        facts["evaluated"] = f"{results.evaluation.get('mean_reward', 0):.2f}"
+    if mean := _number(results.evaluation.get("mean_reward")):
+        facts["evaluated"] = mean
     for name, words in (("timesteps_total", "steps"), ("training_iteration", "iterations"), ("updates", "updates")):
         if name in last:
             facts[words] = f"{last[name]:,}"
@@ -147,8 +147,8 @@ def _estimates(results: Results) -> str | None:
         one = found.get(key)
         if isinstance(one, Mapping):
             rows.append([words, *(_number(one.get(part)) for part in ("value", "low", "high"))])
-    chosen = f"<p class=quiet>Iteration {found.get('chosen_iteration')}: {html.escape(str(found.get('rule', '')))}.</p>"
-    return _table(["", "return", "95 % from", "to"], rows) + chosen
+    chosen = html.escape(f"Iteration {found.get('chosen_iteration')}: {found.get('rule', '')}.")
+    return _table(["", "return", "95 % from", "to"], rows) + f"<p class=quiet>{chosen}</p>"
 
 
 def _trials(results: Results) -> str | None:
@@ -273,6 +273,9 @@ def _summary_cells(run: Results) -> list[str]:
 
 def _differences(names: Sequence[str], runs: Sequence[Results]) -> str | None:
     values = [run.config.get("values", {}) for run in runs]
+    if not all(values):
+        without = ", ".join(name for name, one in zip(names, values, strict=True) if not one)
+        return f"<p class=quiet>Not compared: {html.escape(without)} has no config.json, as a tuning's trials have.</p>"
     paths = sorted({path for one in values for path in one})
     rows = []
     for path in paths:

@@ -78,7 +78,7 @@ def read_results(layout: Layout) -> Results:
     evaluated = [data / "evaluation", layout.model / "evaluation", data]
     tuning = _read(data / "tuning.json")
     results = Results(
-        name=layout.root.resolve().name,
+        name=layout.root.resolve().name if layout.data == layout.root else "job",
         rows=read_rows(data / JSONL),
         config=_read(data / CONFIG),
         manifest=_read(layout.model / "manifest.json"),
@@ -86,7 +86,7 @@ def read_results(layout: Layout) -> Results:
         estimates=_read(data / "ope.json"),
         videos=_find_videos(layout, evaluated),
         pictures=_find_pictures(layout, evaluated),
-        tuning=restore_job(tuning["job"]) if tuning else None,
+        tuning=_restore(tuning),
         trials=tuple(gather_trials(read_records(data))) if (data / TUNING_LOG).is_file() else (),
     )
     if not (results.rows or results.config or results.manifest or results.evaluation or results.tuning):
@@ -95,6 +95,13 @@ def read_results(layout: Layout) -> Results:
             "folder of a training, an evaluation or a tuning."
         )
     return results
+
+
+def _restore(described: Mapping[str, Any]) -> TuningJob | None:
+    try:
+        return restore_job(described["job"])
+    except (KeyError, TypeError):  # absent, or not ours
+        return None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -136,7 +143,7 @@ def _describe(path: Path, kind: str) -> str:
 def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
     found = {"What the held-out episodes say of each iteration": layout.data / "ope.png"}
     for place in evaluated:
-        for path in sorted(place.glob("**/driven_lines.png")):
+        for path in sorted([*place.glob("driven_lines.png"), *place.glob("*/driven_lines.png")]):
             found.setdefault("Driven lines", path)
     found["What each hyperparameter matters"] = layout.data / "importance.png"
     found["Every trial through its hyperparameters"] = layout.data / "parallel_coordinates.png"

@@ -37,13 +37,8 @@ setInterval(async () => {
 </script>""".replace("EVERY", str(1000 * _EVERY_S))
 # What the page is made of; a newer one of these makes a newer page.
 _PARTS = (
-    "metrics.jsonl",
-    "config.json",
-    "tuning.jsonl",
-    "ope.json",
-    "model/manifest.json",
-    "**/evaluation.json",
-    "**/*.mp4",
+    *("metrics.jsonl", "config.json", "tuning.jsonl", "ope.json", "*.png", "model/manifest.json"),
+    *("videos/*.mp4", "evaluation/evaluation.json", "evaluation/*.mp4", "evaluation/mp4/**/*.mp4"),
 )
 
 
@@ -84,11 +79,10 @@ class Watcher(http.server.ThreadingHTTPServer):
         """Changes when anything does that the page is made of."""
         stamps = []
         for pattern in _PARTS:
-            for path in self.folder.glob(pattern):
-                try:
-                    stamps.append(path.stat().st_mtime_ns)
-                except OSError:  # it was there a moment ago
-                    continue
+            try:
+                stamps += [path.stat().st_mtime_ns for path in self.folder.glob(pattern)]
+            except OSError:  # something was there a moment ago
+                continue
         return f"{max(stamps, default=0)}-{len(stamps)}"
 
     def page(self) -> tuple[str, str]:
@@ -102,12 +96,12 @@ class Watcher(http.server.ThreadingHTTPServer):
     def _draw(self, version: str) -> str:
         try:
             text = render_report(read_results(Layout.of_results(self.folder)), embed=self._address)
-        except UserError:
+        except (UserError, OSError):
             text = "<!doctype html><html><body><main><h1>Nothing is written yet</h1></main></body></html>"
         return text.replace("<body>", f'<body data-version="{version}">').replace("</body>", f"{_SCRIPT}</body>")
 
     def _address(self, path: Path) -> str:
-        place = path.resolve().relative_to(self.folder).as_posix()
+        place = path.relative_to(self.folder).as_posix()
         return f"/{urllib.parse.quote(place)}?{path.stat().st_mtime_ns}"
 
 
@@ -117,11 +111,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         address = urllib.parse.urlsplit(self.path)
-        if address.path == "/":
-            self._send_page(urllib.parse.parse_qs(address.query).get("since", [""])[0])
-        elif address.path.endswith(".mp4"):
-            self._send_film(urllib.parse.unquote(address.path.lstrip("/")))
-        else:
+        try:
+            if address.path == "/":
+                self._send_page(urllib.parse.parse_qs(address.query).get("since", [""])[0])
+            elif address.path.endswith(".mp4"):
+                self._send_film(urllib.parse.unquote(address.path.lstrip("/")))
+            else:
+                self.send_error(HTTPStatus.NOT_FOUND)
+        except ConnectionError:  # the browser has gone on
+            return
+        except (OSError, ValueError):  # a name that no file can have
             self.send_error(HTTPStatus.NOT_FOUND)
 
     def _send_page(self, since: str) -> None:
@@ -170,6 +169,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def _range(text: str, size: int) -> tuple[int, int]:
     """First and last byte that a Range header asks for; all of them where it asks for what there is not."""
     first, _, last = text.removeprefix("bytes=").partition("-")
+    if text.startswith("bytes=-") and last.isdigit() and int(last):
+        return max(0, size - int(last)), size - 1
+    if last.isdigit() and first.isdigit() and int(last) < int(first):
+        return 0, size - 1
     if text.startswith("bytes=") and first.isdigit() and int(first) < size:
         return int(first), min(int(last), size - 1) if last.isdigit() else size - 1
     return 0, size - 1

@@ -6,25 +6,27 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from runtime.container import Container
+from runtime.errors import PlatformError
 from runtime.ray_session import ray_session
 from runtime.stop import StopRequest
 from runtime.tuning.display import TuningLines
 from runtime.tuning.job import TuningJob
 from runtime.tuning.records import Plan, Record, State, append_record
 from runtime.tuning.search import PointSearch
-from runtime.tuning.trial import LOG, TrialJob
+from runtime.tuning.trial import LOG, TrialJob, ask_to_stop, forget_stops
 
 # A process that dies (memory, a kill) is started again; its job goes on from its checkpoint.
 _RESTARTS = 2
 # So many failures before the first success are the job's fault, not a hyperparameter's.
 _FAILURES_AT_FIRST = 3
+_JUDGED_FROM = 5  # iterations, before the median rule says anything: first returns are of chance
 _REDUCTION = 3  # of Hyperband: one in three goes on from each rung
 
 
@@ -33,6 +35,9 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
 
     Returns:
         Why it ended.
+
+    Raises:
+        PlatformError: The machine failed a training job.
     """
     parallel = max(1, min(plan.job.max_parallel, container.num_cpus))
     if parallel < plan.job.max_parallel:
@@ -40,10 +45,11 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
     search = PointSearch(plan.job, plan.trials, plan.parents, seeds=plan.seeds, random_seed=plan.random_seed)
     log = _Log(plan, search, stop, display)
     each = container.num_cpus // parallel
-    fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each, "gpus": 0}
-    if container.num_gpus:
-        fixed["gpus"] = max(1, container.num_gpus // parallel)
-    resources = {"cpu": each, "gpu": container.num_gpus / parallel}
+    gpus = container.num_gpus // parallel or container.num_gpus / parallel  # Ray shares one GPU, but not 1.5
+    fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each}
+    fixed["gpus"] = math.ceil(gpus)
+    resources = {"cpu": each, "gpu": gpus}
+    forget_stops(plan.root)
     with (
         ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus),
         tempfile.TemporaryDirectory(prefix="smrl-tune-") as scratch,
@@ -54,7 +60,7 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
             tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=_make_scheduler(plan.job),
+                scheduler=_make_scheduler(plan.job, plan.root),
                 num_samples=-1,
                 max_concurrent_trials=parallel,
                 reuse_actors=True,
@@ -63,17 +69,18 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
                 name="tuning",
                 storage_path=scratch,
                 callbacks=[log],
-                stop=_Ends(log.why_stop),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=_RESTARTS),
                 # Our own checkpoints are in the results folders.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
             ),
         ).fit()
+    if log.platform_fault:
+        raise PlatformError(f"{log.platform_fault} Then start the tuning again: it goes on with {plan.root}.")
     return log.why_stop() or search.why_finished
 
 
-def _make_scheduler(job: TuningJob) -> TrialScheduler:
+def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
     """What ends training jobs early.
 
     Source: Li et al. 2018 (asynchronous successive halving); Golovin et al. 2017 (the median rule).
@@ -81,28 +88,41 @@ def _make_scheduler(job: TuningJob) -> TrialScheduler:
     how = {"metric": "objective", "mode": "max" if job.maximize else "min"}
     if job.resources is not None:
         low, high = job.resources  # which the jobs end at by themselves
-        return ASHAScheduler(
-            time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=_REDUCTION, **how
+        return _Halving(
+            root, time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=_REDUCTION, **how
         )
     if job.stops_early:
-        return MedianStoppingRule(time_attr="iteration", grace_period=1, min_samples_required=3, **how)
+        return _Median(root, time_attr="iteration", grace_period=_JUDGED_FROM, min_samples_required=3, **how)
     return FIFOScheduler()
 
 
-class _Ends(tune.Stopper):  # type: ignore[misc]
-    """Ends the whole tuning, never a single trial."""
+class _Asks(TrialScheduler):  # type: ignore[misc]
+    """Asks a job to end in the place of ending it, as Ray Tune gives a process ten seconds to write its results."""
 
-    def __init__(self, why: Callable[[], str]) -> None:
-        self._why = why
+    def __init__(self, root: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self._root = root
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """What the rule says, but to stop."""
+        action = super().on_trial_result(tune_controller, trial, result)
+        if action != TrialScheduler.STOP:
+            return str(action)
+        ask_to_stop(self._root / trial.config["folder"])
+        return str(TrialScheduler.CONTINUE)
 
-    def stop_all(self) -> bool:
-        return bool(self._why())
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Jobs without an objective of their own, and further seeds, are not judged by."""
+        if "objective" in result:
+            super().on_trial_complete(tune_controller, trial, result)
 
-    def __reduce__(self) -> Any:  # Ray Tune saves what it was given; nothing here is restored from that
-        return (_Ends, (str,))
+
+class _Halving(_Asks, ASHAScheduler):  # type: ignore[misc]
+    pass
+
+
+class _Median(_Asks, MedianStoppingRule):  # type: ignore[misc]
+    pass
 
 
 class _Log(tune.Callback):  # type: ignore[misc]
@@ -111,22 +131,38 @@ class _Log(tune.Callback):  # type: ignore[misc]
     def __init__(self, plan: Plan, search: PointSearch, stop: StopRequest, display: TuningLines) -> None:
         self._plan, self._search, self._stop, self._display = plan, search, stop, display
         self._running: dict[tuple[int, int], Record] = {}
-        self._failures = 0
+        self._failed: set[int] = set()
+        self.platform_fault = ""
         self._started = time.monotonic()
 
-    def __reduce__(self) -> Any:  # likewise
+    def __reduce__(self) -> Any:  # Ray Tune saves what it was given; nothing here is restored from that
         return (tune.Callback, ())
 
     def why_stop(self) -> str:
         """Why no more is to be done, or nothing."""
         job = self._plan.job
+        if self.platform_fault:
+            return self.platform_fault
         if self._stop.is_set:
             return f"stopped by {self._stop.signal_name}"
         if job.max_runtime_s is not None and time.monotonic() - self._started > job.max_runtime_s:
             return f"MaxRuntimeInSeconds {job.max_runtime_s:g} reached"
-        if self._failures >= _FAILURES_AT_FIRST and not any(trial.objectives for trial in self._search.trials.values()):
-            return f"the first {self._failures} training jobs failed"
+        if len(self._failed) >= _FAILURES_AT_FIRST and not self._has_succeeded:
+            return f"the first {len(self._failed)} trials failed"
         return f"TargetObjectiveMetricValue {job.target:g} reached" if self._search.has_reached_target else ""
+
+    @property
+    def _has_succeeded(self) -> bool:
+        jobs = (job for trial in self._search.trials.values() for job in trial.jobs.values())
+        return any(job.state in ("completed", "stopped") for job in jobs)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """A turn of Ray Tune's loop: once there is a reason to end, every job that runs is asked to."""
+        if self.why_stop() and not self._search.is_over:
+            self._search.is_over = True
+            for trial in trials:
+                if not trial.is_finished():
+                    ask_to_stop(self._plan.root / trial.config["folder"])
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A training job begins, or goes on after its process died."""
@@ -150,9 +186,12 @@ class _Log(tune.Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         most = self._plan.job.resources[1] if self._plan.job.resources else math.inf
         has_ended = result.get("has_ended", False) or result.get("iteration", 0) >= most
-        if not has_ended and self.why_stop():
+        if not has_ended and self._search.is_over:
             return  # it is gone on with when the tuning is started again
         reason = result.get("fault", "")
+        if reason and result.get("is_platforms"):  # a full disk is no fault of the point: it is tried again
+            self.platform_fault = self.platform_fault or reason
+            return
         if not reason and self._plan.job.read_objective(result.get("row", {})) is None:
             names = ", ".join(sorted(result.get("row", {})))
             reason = f"its metrics have no {self._plan.job.objective}: {names or 'no iteration ended'}"
@@ -164,7 +203,8 @@ class _Log(tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any, state: State, reason: str) -> None:
         record = self._to_record(trial, state, reason)
-        self._failures += state == "failed"
+        if state == "failed":
+            self._failed.add(record.trial)
         self._running.pop((record.trial, record.seed), None)
         append_record(self._plan.root, record)
         self._search.end(record)

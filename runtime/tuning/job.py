@@ -13,21 +13,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.container import PLATFORM_PREFIXES
 from runtime.errors import Problems, UserError, suggest
 from runtime.metrics import metric_line
 from runtime.tuning.ranges import SCALINGS, Kind, Range, choose_scaling
 
+_SEED = "rl.training.config.seed"
 STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
-# What a trial does where the job does not say: it samples in its own process, as trials run side by side, and leaves
-# filming and exports, which last longer than a short training, to the best one.
+# What a trial does where the job does not say: it leaves filming and exports, which last longer than a short training,
+# to the best one.
 TRIAL_DEFAULTS: dict[str, Any] = {
-    "rl.training.config.num_env_runners": 0,
     "rl.training.video_freq": 0,
     "rl.training.export": False,
 }
 _EARLY_STOPPING = ("Off", "Auto")
 _TYPES = ("Maximize", "Minimize")
-_PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
 _CONFIG, _DEFINITION = "HyperParameterTuningJobConfig", "TrainingJobDefinition"
 # The request's parts, and our one addition.
 _TOP = (
@@ -50,6 +50,20 @@ _IN_CONFIG = (
     "TuningJobCompletionCriteria",
     "RandomSeed",
 )
+_WITHIN: dict[str, tuple[str, ...]] = {
+    "HyperParameterTuningJobObjective": ("Type", "MetricName"),
+    "ResourceLimits": ("MaxNumberOfTrainingJobs", "MaxParallelTrainingJobs", "MaxRuntimeInSeconds"),
+    "StrategyConfig": ("HyperbandStrategyConfig",),
+    "TuningJobCompletionCriteria": ("TargetObjectiveMetricValue", "BestObjectiveNotImproving", "ConvergenceDetected"),
+    "WarmStartConfig": ("ParentHyperParameterTuningJobs", "WarmStartType"),
+    _DEFINITION: (
+        *("StaticHyperParameters", "AlgorithmSpecification", "StoppingCondition", "DefinitionName", "RoleArn"),
+        *("TuningObjective", "HyperParameterRanges", "InputDataConfig", "VpcConfig", "OutputDataConfig"),
+        *("ResourceConfig", "HyperParameterTuningResourceConfig", "EnableNetworkIsolation", "CheckpointConfig"),
+        *("EnableInterContainerTrafficEncryption", "EnableManagedSpotTraining", "RetryStrategy", "Environment"),
+    ),
+}
+_IN_RANGE = ("Name", "MinValue", "MaxValue", "ScalingType", "Values")
 _RANGE_LISTS: dict[str, Kind] = {
     "ContinuousParameterRanges": "continuous",
     "IntegerParameterRanges": "integer",
@@ -120,7 +134,10 @@ class TuningJob:
         if self.regex:
             found = re.findall(self.regex, metric_line(row))
             texts = [match[0] if isinstance(match, tuple) else match for match in found]
-            return float(texts[-1]) if texts else None
+            try:
+                return float(texts[-1]) if texts else None
+            except ValueError:  # the regex found some other text
+                return None
         value = row.get(self.objective)
         return None if value is None or not math.isfinite(value) else float(value)
 
@@ -184,6 +201,9 @@ class _Reader:
         config = self._tree(words, _CONFIG)
         self._check_names(_CONFIG, config, _IN_CONFIG)
         definition = self._tree(words, _DEFINITION)
+        for where, words_of in _WITHIN.items():
+            tree = definition if where == _DEFINITION else self._tree(words if where in words else config, where)
+            self._check_names(where, tree, words_of)
         objective = self._tree(config, "HyperParameterTuningJobObjective")
         limits, criteria = self._tree(config, "ResourceLimits"), self._tree(config, "TuningJobCompletionCriteria")
         name = str(objective.get("MetricName", "episode_reward_mean"))
@@ -218,12 +238,12 @@ class _Reader:
     def _check_names(self, where: str, words: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for name in words:
             if name not in known:
-                at = f"{where}.{name}" if where else name
+                at = f"{where}.{name}" if where else str(name)
                 self._wrong(
                     at,
                     words[name],
                     f"a word of CreateHyperParameterTuningJob: {', '.join(known)}",
-                    suggest(name, known),
+                    suggest(str(name), known),
                 )
 
     def _tree(self, words: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -235,6 +255,7 @@ class _Reader:
 
     def _choice(self, words: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str:
         found = words.get(name, choices[0])
+        found = "Off" if found is False else found  # as YAML reads it without quotes
         if found not in choices:
             self._wrong(name, found, f"one of {', '.join(choices)}", suggest(str(found), choices))
             return choices[0]
@@ -278,6 +299,8 @@ class _Reader:
                 elif not isinstance(one, Mapping):
                     self._wrong(name, one, "a mapping with Name and its values")
         names = [one.name for one in found]
+        if _SEED in names:
+            self._wrong(_SEED, "a range", "none, as a seed is no hyperparameter; SeedsPerTrial trains with several")
         for name in {name for name in names if names.count(name) > 1}:
             self._wrong(name, f"{names.count(name)} ranges", "one")
         if not any(words.get(name) for name in _RANGE_LISTS):
@@ -285,6 +308,7 @@ class _Reader:
         return tuple(found)
 
     def _read_range(self, words: Mapping[str, Any], where: str, kind: Kind) -> Range | None:
+        self._check_names(where, words, _IN_RANGE)
         name = str(words.get("Name", ""))
         if not name:
             self._wrong(where, dict(words), "a range with a Name")
@@ -323,7 +347,11 @@ class _Reader:
 
     def _read_static(self, definition: Mapping[str, Any], ranges: tuple[Range, ...]) -> dict[str, Any]:
         static = self._tree(definition, "StaticHyperParameters")
-        kept = {name: value for name, value in static.items() if not name.startswith(_PLATFORM_PREFIXES)}
+        kept = {
+            name: value
+            for name, value in ((str(key), found) for key, found in static.items())
+            if not name.startswith(PLATFORM_PREFIXES)
+        }
         for name in sorted({one.name for one in ranges} & kept.keys()):
             self._wrong(f"StaticHyperParameters.{name}", kept[name], "no value, as ParameterRanges has it too")
         longest = self._tree(definition, "StoppingCondition").get("MaxRuntimeInSeconds")
@@ -356,8 +384,13 @@ class _Reader:
 
     def _read_parents(self, words: Mapping[str, Any]) -> tuple[str, ...]:
         listed = words.get("ParentHyperParameterTuningJobs") or []
-        names = [one.get("HyperParameterTuningJobName") for one in listed if isinstance(one, Mapping)]
-        return tuple(str(name) for name in names if name)
+        if not isinstance(listed, list) or not all(
+            isinstance(one, Mapping) and set(one) == {"HyperParameterTuningJobName"} for one in listed
+        ):
+            expected = "a list of mappings with HyperParameterTuningJobName, a results folder of smrl tune"
+            self._wrong("ParentHyperParameterTuningJobs", listed, expected)
+            return ()
+        return tuple(str(one["HyperParameterTuningJobName"]) for one in listed)
 
 
 def _as_text(value: object) -> str:

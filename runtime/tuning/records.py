@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from runtime.errors import UserError
 from runtime.metrics import read_rows
 from runtime.tuning.job import TuningJob
 
@@ -59,11 +60,26 @@ def append_record(folder: Path, record: Record) -> None:
         os.fsync(file.fileno())
 
 
+def mend_log(folder: Path) -> None:
+    """Takes off a last line that a kill has cut, which the next one would be glued to."""
+    path = folder / FILE
+    if path.is_file() and not (text := path.read_bytes()).endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(text.rfind(b"\n") + 1)
+
+
 def read_records(folder: Path) -> list[Record]:
-    """The last line of each training job, in the order in which they began."""
+    """The last line of each training job, in the order in which they began.
+
+    Raises:
+        UserError: The file is not smrl's.
+    """
     latest: dict[tuple[int, int], Record] = {}
     for row in read_rows(folder / FILE):
-        record = Record(**row)
+        try:
+            record = Record(**row)
+        except TypeError as error:
+            raise UserError(f"{folder / FILE}: got a line that is no record of a tuning ({error}).") from None
         latest[record.trial, record.seed] = record
     return list(latest.values())
 

@@ -12,23 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from runtime.checkpoint import replace_folder
+from runtime.coercion import parse_text
 from runtime.console import Summary
 from runtime.container import Container, Layout
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.hyperparameters import JobConfig
 from runtime.manifest import only_writer, write_json
+from runtime.metrics import JSONL, read_rows
 from runtime.report.command import write_report
+from runtime.report.results import CONFIG
 from runtime.stop import StopRequest
-from runtime.training import Request, export_or_note, new_results_folder, resolve_config
+from runtime.training import (
+    Request,
+    export_or_note,
+    new_results_folder,
+    refuse_several_hosts,
+    resolve_config,
+    settle,
+)
 from runtime.tuning.display import TuningLines, make_display, show_value
 from runtime.tuning.job import TRIAL_DEFAULTS, TuningJob, parse_job, read_job
-from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, read_records
+from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, mend_log, read_records
 
 JOB, PRESET = "tuning.json", "best.yaml"
 _CHANNEL, _HYPERPARAMETER = "tuning", "tuning"
-_SEED = "rl.training.config.seed"
+_RUNNERS = "rl.training.config.num_env_runners"
 # What another start of the same tuning may not change, as its trials would no longer be comparable.
-_FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds")
+_FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds", "strategy", "resources", "stops_early")
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,9 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
         UserError: The tuning job or a hyperparameter is at fault.
         PlatformError: The machine is.
     """
+    refuse_several_hosts(container)
     started = time.perf_counter()
-    job = _read(container, request)
-    config = _check_ranges(job, container)
+    job, config = _check_ranges(_read(container, request), container)
     root = _find_root(container, request, config)
     with only_writer(root):
         plan = _make_plan(job, config, root)
@@ -86,11 +96,10 @@ def _read(container: Container, request: TuningRequest) -> TuningJob:
     if request.job is not None:
         job = read_job(request.job)
     elif words is not None:
-        text = words if isinstance(words, str) else json.dumps(words)
-        is_path = not text.lstrip().startswith("{")
-        job = (
-            read_job(Path(text)) if is_path else parse_job(json.loads(text), source=f"hyperparameter {_HYPERPARAMETER}")
-        )
+        found = parse_text(words) if isinstance(words, str) else words  # which the SDK may have quoted twice
+        found = parse_text(found) if isinstance(found, str) else found
+        is_path = isinstance(found, str) and not found.lstrip().startswith("{")
+        job = read_job(Path(found)) if is_path else parse_job(found, source=f"hyperparameter {_HYPERPARAMETER}")
     else:
         job = read_job(_find_in_channel(container))
     static = {**job.static, **given, **request.overrides}
@@ -115,11 +124,11 @@ def _find_in_channel(container: Container) -> Path:
     return found[0]
 
 
-def _check_ranges(job: TuningJob, container: Container) -> JobConfig:
+def _check_ranges(job: TuningJob, container: Container) -> tuple[TuningJob, JobConfig]:
     """Resolves the settings with each range's ends, so that no trial fails for a value of the wrong kind.
 
     Returns:
-        The settings of a trial in the middle of nothing: with the first end of each range.
+        The job, whose trials sample in their own process, as they run side by side; and a trial's settings.
     """
     problems = Problems("the hyperparameters of this tuning")
     first = {one.name: one.ends[0] for one in job.ranges}
@@ -139,13 +148,16 @@ def _check_ranges(job: TuningJob, container: Container) -> JobConfig:
     problems.raise_if_any()
     assert found is not None
     runners = found.algorithm.get("num_env_runners")
-    if isinstance(runners, int) and runners > 0:
+    if isinstance(runners, int) and runners > 0 and not found.is_offline:
         source = found.sources["config.num_env_runners"]
         raise UserError(
             f"rl.training.config.num_env_runners: got {runners} from {source}; expected 0 in a tuning job, whose "
             "trials run side by side instead. Leave it out, and set MaxParallelTrainingJobs."
         )
-    return found
+    settle(found, container)
+    if found.is_offline or _RUNNERS in job.static:
+        return job, found
+    return replace(job, static={**job.static, _RUNNERS: 0}), found
 
 
 def _resolve(container: Container, overrides: Mapping[str, Any]) -> JobConfig:
@@ -174,7 +186,7 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
     path = root / JOB
     kept: dict[str, Any] = {}
     if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = _read_kept(path)
         now = job.as_json()
         changed = [name for name in _FIXED if kept["job"].get(name) != now[name]]
         if changed:
@@ -187,10 +199,21 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
         raise UserError(f"{root}: got the results of another job; expected a new folder, or one of a tuning.")
     random_seed = kept.get("random_seed", job.random_seed if job.random_seed is not None else secrets.randbelow(2**31))
     first = kept.get("first_seed", config.algorithm["seed"])
+    mend_log(root)
     write_json(path, {"job": job.as_json(), "random_seed": random_seed, "first_seed": first})
     seeds = tuple((first + number) % 2**32 for number in range(job.seeds))
     parents = [trial for place in job.parents for trial in _read_parent(Path(place))]
     return Plan(job, seeds, random_seed, root, gather_trials(read_records(root)), parents)
+
+
+def _read_kept(path: Path) -> dict[str, Any]:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(kept["job"], dict):
+            return kept
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: got a file that is no tuning's of this program. Choose another --out.")
 
 
 def _read_parent(place: Path) -> list[Trial]:
@@ -207,29 +230,29 @@ def _hand_over(
     plan: Plan, container: Container, trials: list[Trial], outcome: tuple[str, float], display: TuningLines
 ) -> None:
     """The best trial's model and preset, the pictures, and the last screen."""
-    from runtime.tuning.pictures import write_pictures
-    from runtime.tuning.search import importances
-
     job, root = plan.job, plan.root
     best = best_trial(trials, seeds=len(plan.seeds), maximize=job.maximize)
     if best is None or best.objective is None:
         reasons = {record.reason for trial in trials for record in trial.jobs.values() if record.reason}
-        if reasons:
+        if reasons and not any(trial.state == "started" for trial in trials):
             raise UserError(f"no trial of {len(trials)} came to its end; the reasons: {'; '.join(sorted(reasons))}")
-        raise UserError(f"no trial has ended yet ({outcome[0]}); start the tuning again to go on with {root}.")
+        display.note(f"{outcome[0]} before any trial has ended; start the tuning again to go on with {root}")
+        return
     layout = container.layout
-    source = _best_folder(root, best, maximize=job.maximize) / "model"
+    source = _best_folder(root, best, maximize=job.maximize)
     model = root / "model" if layout is None else layout.model
     try:
-        if source.is_dir():
-            _copy_aside(source, model)
-            export_or_note(model, display)
         _write_preset(root / PRESET, best, job, source)
-        pictures = write_pictures(root, job, trials, best, importances(job, trials))
-        report = write_report(Layout.of_results(root), display)
+        if (source / "model").is_dir():
+            _copy_aside(source / "model", model)
+            export_or_note(model, display)
+        else:
+            display.note(f"the best trial was killed before it wrote its model; smrl train --out {source} ends it")
+        pictures = _draw(root, job, trials, best, display)
         if layout is not None:
             ignore = shutil.ignore_patterns("checkpoints", ".*")
             shutil.copytree(root, layout.data, dirs_exist_ok=True, ignore=ignore)
+        report = write_report(layout or Layout.of_results(root), display)
     except OSError as error:
         raise PlatformError(f"{root}: could not be written: {error.strerror or error}. {FILE} is whole.") from error
     states = [trial.state for trial in trials]
@@ -268,40 +291,46 @@ def _copy_aside(source: Path, target: Path) -> None:
     replace_folder(aside, target)
 
 
-def _write_preset(path: Path, best: Trial, job: TuningJob, model: Path) -> None:
+def _draw(root: Path, job: TuningJob, trials: list[Trial], best: Trial, display: TuningLines) -> list[Path]:
+    from runtime.tuning.pictures import write_pictures
+    from runtime.tuning.search import importances
+
+    try:
+        return write_pictures(root, job, trials, best, importances(job, trials))
+    except Exception as error:  # the best model is there; a picture must not turn success into failure
+        display.note(f"no pictures: {type(error).__name__}: {error}")
+        return []
+
+
+def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> None:
     """The best trial as a preset that `smrl train --preset` takes."""
     import yaml
 
-    params = json.loads((model / "params.json").read_text(encoding="utf-8"))
-    training = _without_defaults(params, job)
+    config = json.loads((results / CONFIG).read_text(encoding="utf-8"))
+    training = _without_defaults(config, job)
+    last = (read_rows(results / JSONL) or [{}])[-1]
     seconds = max(record.time_total_s for record in best.jobs.values())
     spread = "" if best.spread is None else f", with a standard deviation of {best.spread:.3g} over {job.seeds} seeds"
     preset = {
         "description": f"{training.get('env') or 'logged data'}, tuned for {job.objective}.",
         "source": f"Trial {best.number} of a tuning: {job.objective} {best.objective:.6g}{spread}.",
-        "expected_return": best.objective,
+        "expected_return": float(last.get("episode_reward_mean", last.get("estimated_return", 0.0))),
         "minutes": round(max(seconds / 60, 0.01), 2),
         "training": training,
     }
     path.write_text(yaml.safe_dump(preset, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _without_defaults(params: Mapping[str, Any], job: TuningJob) -> dict[str, Any]:
-    """The nested settings that are not defaults, without what belongs to one machine or one run."""
-    defaults = [name for name in TRIAL_DEFAULTS if name not in job.static]
-    left_out = {"config.seed", "restore", *(name.removeprefix("rl.training.") for name in defaults)}
+def _without_defaults(config: Mapping[str, Any], job: TuningJob) -> dict[str, Any]:
+    """The nested settings that are not defaults, without what belongs to one machine, one run, or to trials alone."""
+    defaults = [name.removeprefix("rl.training.") for name in TRIAL_DEFAULTS if name not in job.static]
+    left_out = {"config.seed", "config.num_env_runners", "restore", *defaults}
     tree: dict[str, Any] = {}
-    for path, source in params["sources"].items():
-        if source == "default" or path in left_out:
+    for path, value in config["values"].items():
+        if path in left_out or config["sources"].get(path, "default").startswith("default"):
             continue
-        value: Any = params["training"]
-        *parents, leaf = path.split(".")
-        try:
-            for part in (*parents, leaf):
-                value = value[part]
-        except (KeyError, TypeError):
-            continue  # a setting that was switched off
         node = tree
+        *parents, leaf = path.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = value

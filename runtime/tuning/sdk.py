@@ -55,7 +55,7 @@ def describe_tuner(tuner: Any) -> dict[str, Any]:
         "AlgorithmSpecification": {"MetricDefinitions": _plain(tuner.metric_definitions) or []},
     }
     words = {
-        "HyperParameterTuningJobConfig": {name: value for name, value in config.items() if value},
+        "HyperParameterTuningJobConfig": {name: value for name, value in config.items() if value not in (None, {}, [])},
         "TrainingJobDefinition": definition,
         "WarmStartConfig": _plain(getattr(tuner, "warm_start_config", None)),
     }

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from runtime.tuning.job import TuningJob
 from runtime.tuning.records import Record, Trial, best_trial
 
+_MOST_DRAWS = 50  # of a point that is new, where there are few
 FINISHED = str(Searcher.FINISHED)
 # Points that are drawn at random before the search learns from them.
 _STARTUP_TRIALS = 8
@@ -46,9 +47,11 @@ class PointSearch(Searcher):  # type: ignore[misc]
         self._job, self._seeds = job, tuple(seeds)
         self._space = {one.name: one.distribution for one in job.ranges}
         # What was drawn before a kill is not drawn again.
-        sampler = _make_sampler(job, random_seed + len(trials))
-        self._study = optuna.create_study(direction="maximize" if job.maximize else "minimize", sampler=sampler)
+        self._sampler = _make_sampler(job, random_seed + len(trials))
+        self._random = optuna.samplers.RandomSampler(seed=random_seed)
+        self._study = optuna.create_study(direction="maximize" if job.maximize else "minimize", sampler=self._sampler)
         self.trials = {trial.number: trial for trial in trials}
+        self.is_over = False  # set from outside, when no more is to be begun
         self._asked: dict[int, optuna.trial.Trial] = {}
         self._handed_out: set[tuple[int, int]] = set()
         # Where bad jobs are ended early, a trial's first seed is judged so, and the others follow if it stands.
@@ -94,13 +97,16 @@ class PointSearch(Searcher):  # type: ignore[misc]
         states = {seed: job.state for seed, job in trial.jobs.items()}
         first = states.get(self._seeds[0], "started") if self._seeds else "completed"
         if "failed" in states.values() or (self._screens and first == "stopped"):
-            return [seed for seed, state in states.items() if state == "started"]
+            runs = [seed for number, seed in self._handed_out if number == trial.number]
+            return [seed for seed in runs if states.get(seed, "started") == "started"]
         if self._screens and first == "started":
             return [self._seeds[0]]
         return [seed for seed in self._seeds if states.get(seed, "started") == "started"]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next training job; None if one that runs may bring more, or FINISHED."""
+        if self.is_over:
+            return FINISHED
         waiting = self._find_waiting()
         if waiting is None and self._begin_trial():
             waiting = self._find_waiting()
@@ -124,8 +130,17 @@ class PointSearch(Searcher):  # type: ignore[misc]
             if number > len(self._grid):
                 return False
             self._study.enqueue_trial(self._grid[number - 1])
-        asked = self._asked[number] = self._study.ask(self._space)
-        point = {one.name: one.to_hyperparameter(asked.params[one.name]) for one in self._job.ranges}
+        for attempt in range(_MOST_DRAWS):
+            # A sampler that is sure of its best point would draw it again and again.
+            self._study.sampler = self._sampler if attempt < _MOST_DRAWS / 2 else self._random
+            asked = self._study.ask(self._space)
+            point = {one.name: one.to_hyperparameter(asked.params[one.name]) for one in self._job.ranges}
+            if all(dict(trial.hyperparameters) != point for trial in self.trials.values()):
+                break
+            self._study.tell(asked, state=TrialState.FAIL)  # the same point with the same seeds says nothing new
+        else:
+            return False
+        self._asked[number] = asked
         self.trials[number] = Trial(number, point)
         return True
 
@@ -134,13 +149,15 @@ class PointSearch(Searcher):  # type: ignore[misc]
         """Why there is nothing more to try."""
         if self._has_stagnated():
             return f"no better trial in {self._job.patience}"
+        if len(self.trials) < self._job.max_trials:
+            return f"every point that was drawn has been tried: {len(self.trials)} trials"
         return f"all {len(self.trials)} trials have ended"
 
     def _has_stagnated(self) -> bool:
         if self._job.patience is None:
             return False
         best = best_trial(self.trials.values(), seeds=len(self._seeds), maximize=self._job.maximize)
-        ended = [trial for trial in self.trials.values() if trial.state in ("completed", "stopped") and trial.jobs]
+        ended = [trial for trial in self.trials.values() if trial.jobs and not self._left(trial)]
         return best is not None and sum(trial.number > best.number for trial in ended) >= self._job.patience
 
     @property

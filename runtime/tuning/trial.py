@@ -13,15 +13,30 @@ from typing import Any
 
 from ray import tune
 
-from runtime.console import Reporter
+from runtime.console import Reporter, Summary
 from runtime.container import Container
-from runtime.errors import JobError
+from runtime.errors import JobError, PlatformError
 from runtime.metrics import JSONL, read_rows
 from runtime.ray_session import quiet_ray
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
 
 LOG = "log.txt"
+_STOP = ".stop"
+_TUNING = "the tuning"  # which a job says that it was stopped by
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Asks the job of a results folder, in whatever process it runs, to end before its next iteration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _STOP).touch()
+
+
+def forget_stops(root: Path) -> None:
+    """Takes back what an earlier start of a tuning has asked for."""
+    for pattern in (f"trials/*/{_STOP}", f"trials/*/*/{_STOP}"):
+        for path in root.glob(pattern):
+            path.unlink()
 
 
 class _AskedStop(StopRequest):
@@ -32,7 +47,7 @@ class _AskedStop(StopRequest):
 
     def ask(self) -> None:
         """Ends the job after its iteration."""
-        self.signal_name = "the tuning"
+        self.signal_name = _TUNING
 
     def __enter__(self) -> StopRequest:
         return self
@@ -50,8 +65,9 @@ class _AskedStop(StopRequest):
 class _Turns(Reporter):
     """Hands each row over and waits to be told to go on; whatever else is said goes into a file."""
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
+    def __init__(self, log: Path, stop: _AskedStop) -> None:
+        self._log, self._stop = log, stop
+        self.why = ""
         self.rows: queue.Queue[dict[str, float] | None] = queue.Queue()
         self.may_go_on = threading.Semaphore(0)
 
@@ -62,10 +78,15 @@ class _Turns(Reporter):
         with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
+    def finish(self, summary: Summary) -> None:
+        super().finish(summary)
+        self.why = summary.facts.get("ended because", "")
+
     def row(self, row: dict[str, float]) -> None:
         super().row(row)
         self.rows.put(dict(row))
-        self.may_go_on.acquire()
+        if not self._stop.is_set:
+            self.may_go_on.acquire()
 
 
 class _Run(threading.Thread):
@@ -75,14 +96,17 @@ class _Run(threading.Thread):
         super().__init__(name="training", daemon=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._container = container
-        self._turns, self._asked = _Turns(folder / LOG), _AskedStop()
+        self._asked = _AskedStop()
+        self._turns = _Turns(folder / LOG, self._asked)
         self._request = Request(overrides, source="the tuning job", results=folder, reporter=self._turns)
-        self._fault = ""
+        self._fault, self.is_platforms = "", False
         self._is_paused = False
 
     def run(self) -> None:
         try:
             run_training(self._container, self._asked, self._request)
+        except PlatformError as error:
+            self._fault, self.is_platforms = str(error), True
         except JobError as error:
             self._fault = str(error)
         except BaseException as error:  # a reason for the tuning's log; the trace is in the trial's own
@@ -101,12 +125,12 @@ class _Run(threading.Thread):
             self.join()
         return row, self._fault
 
-    def end(self) -> None:
-        """Stops the job after its iteration, and waits until all is written."""
+    def end(self) -> bool:
+        """Stops the job after its iteration, and waits until all is written; whether it was at its end anyway."""
         self._asked.ask()
-        if self._is_paused:
-            self._turns.may_go_on.release()
+        self._turns.may_go_on.release()
         self.join()
+        return bool(self._turns.why) and _TUNING not in self._turns.why
 
 
 class TrialJob(tune.Trainable):  # type: ignore[misc]
@@ -138,17 +162,24 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """An iteration of training, or what ends it."""
         assert self._run is not None
+        if (self._folder / _STOP).exists():
+            run, self._run = self._run, None
+            return self._result("", has_ended=run.end(), done=True)
         row, fault = self._run.advance()
         if row is not None:
             self._row = row
         elif not self._row and not fault:  # it had nothing left to do when it went on
             rows = read_rows(self._folder / JSONL)
             self._row = rows[-1] if rows else {}
+        is_platforms = self._run.is_platforms
+        return self._result(fault, has_ended=row is None, done=row is None, is_platforms=is_platforms)
+
+    def _result(self, fault: str, **how: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"row": self._row, "iteration": int(self._row.get("training_iteration", 0))}
         objective = self._read(self._row)
         if objective is not None and self.config["is_judged"]:  # else the scheduler leaves it alone
             result["objective"] = objective
-        return {**result, "fault": fault, "has_ended": row is None, "done": row is None}
+        return {**result, "fault": fault, **how}
 
     def cleanup(self) -> None:
         """Ends the job, with its model written."""

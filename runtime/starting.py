@@ -1,0 +1,46 @@
+"""What a job goes on from: its own checkpoints, what it was told to restore, or a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.checkpoint import checkpoints_in
+from runtime.container import Container, Layout
+from runtime.errors import UserError
+from runtime.hyperparameters import JobConfig
+
+_CHANNELS = ("checkpoint", "model")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a job goes on from: a checkpoint or None, and whether that is its own."""
+
+    checkpoint: Path | None
+    is_same_job: bool = False
+
+
+def find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
+    """This job's own checkpoints first, then what it was told to restore, then channels."""
+    own = checkpoints_in(layout.checkpoints)
+    if own:
+        return Start(own[-1], is_same_job=True)
+    if (restore := config.values.get("restore")) is not None:
+        where = f"rl.training.restore (from {config.sources['restore']})"
+        return Start(_open(Path(restore), where, scratch))
+    for name in _CHANNELS:
+        if name in container.channels:
+            return Start(_open(container.channels[name], f"channel {name}", scratch))
+    return Start(None)
+
+
+def _open(place: Path, where: str, scratch: Path) -> Path:
+    from runtime.model import open_model
+
+    if place.is_dir() and not any(place.iterdir()):
+        raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
+    try:
+        return open_model(place, scratch=scratch)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 
 from runtime.coercion import parse_text
 from runtime.hyperparameters import Source, resolve
+from runtime.tuning.job import read_job
 from tests.conftest import PEERS, ROOT, SHORT_RACES, TINY, clean_environment
 from tests.unity_stand_in import build_player
 
@@ -128,20 +129,39 @@ def aws() -> Iterator[dict[str, str]]:
     server.stop()
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str], tmp_path: Path) -> None:
-    """By the SDK of that version; moto checks each request against AWS's own model of it."""
+def run_with_sdk(version: int, script: str, aws: dict[str, str], folder: Path, *words: str) -> str:
+    """Runs a script of tests/peers with a version of the SageMaker SDK; returns what it printed."""
     python = PEERS if version == 2 else SDK_3
     if not python.exists():
         pytest.skip(f"{python.parent.parent} is absent; `make test` installs the SageMaker SDKs")
-    config = tmp_path / "sdk.yaml"  # without the telemetry that the SDK would send
+    config = folder / "sdk.yaml"  # without the telemetry that the SDK would send
     config.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
     environment = {**clean_environment(), **aws, "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config)}
-    script = ROOT / "tests" / "peers" / "run_on_sagemaker.py"
-    command = [str(python), str(script), str(tmp_path)]
+    command = [str(python), str(ROOT / "tests" / "peers" / script), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_tuner_of_the_sdk_becomes_a_job_for_this_machine(version: int, aws: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    run_with_sdk(version, "write_tuner.py", aws, tmp_path, str(path))
+    job = read_job(path)
+    assert (job.max_trials, job.max_parallel, job.strategy) == (50, 5, "Bayesian")
+    assert {one.name: (one.low, one.high) for one in job.ranges} == {
+        "rl.training.config.kl_coeff": (0.5, 1.0),
+        "rl.training.config.num_sgd_iter": (3, 50),
+    }
+    assert job.static["preset"] == "hopper"  # of the script train-hopper.py, or as a hyperparameter
+    assert job.static["rl.training.stop.time_total_s"] == "600"
+    assert job.read_objective({"episode_reward_mean": 7.5}) == 7.5
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str], tmp_path: Path) -> None:
+    """By the SDK of that version; moto checks each request against AWS's own model of it."""
+    found = json.loads(run_with_sdk(version, "run_on_sagemaker.py", aws, tmp_path, str(tmp_path)).splitlines()[-1])
     request = found["requests"]["CreateTrainingJob"]
     image = "1.dkr.ecr.us-east-1.amazonaws.com/smrl:cpu"
     assert request["AlgorithmSpecification"]["TrainingImage"] == image
@@ -152,7 +172,7 @@ def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str],
     assert channel["ChannelName"] == "train"
     assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == 86400
     arrived = {name: value for name, value in request["HyperParameters"].items() if not name.startswith("sagemaker_")}
-    assert json.loads(request["HyperParameters"]["sagemaker_program"]) if version == 2 else True
+    assert request["HyperParameters"]["sagemaker_program"].strip('"') == "train.py"
     values = resolve([Source("hyperparameters.json", arrived)], extras={}).values
     assert (values["config.kl_coeff"], values["stop.time_total_s"]) == (0.5, 600)
     assert (values["config.model.fcnet_hiddens"], values["config.use_gae"]) == ([32, 32], True)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from runtime.hyperparameters import Source, resolve
-from tests.conftest import BIN, TINY, OptMl, clean_environment, run_peer, run_smrl
+from tests.conftest import BIN, TINY, OptMl, clean_environment, run_smrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 LR = {"Name": "rl.training.config.lr", "MinValue": "1e-5", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
@@ -108,24 +108,6 @@ def test_a_container_tunes_by_its_channel_and_a_trial_that_fails_is_named(opt_ml
     assert (data / "trials" / "002" / "metrics.jsonl").exists()
     assert (opt_ml.base / "model" / "1" / "saved_model.pb").exists()
     assert json.loads((opt_ml.base / "model" / "params.json").read_text())["training"]["config"]["lr"] == 0.001
-
-
-def test_a_tuner_of_the_sdk_becomes_a_job(tmp_path: Path) -> None:
-    path = tmp_path / "job.json"
-    run_peer("write_tuner.py", path)
-    words = json.loads(path.read_text())
-    config = words["HyperParameterTuningJobConfig"]
-    assert config["ResourceLimits"]["MaxNumberOfTrainingJobs"] == 50
-    assert words["TrainingJobDefinition"]["StaticHyperParameters"]["preset"] == "hopper"
-    from runtime.tuning.job import read_job
-
-    job = read_job(path)
-    assert {one.name: (one.low, one.high) for one in job.ranges} == {
-        "rl.training.config.kl_coeff": (0.5, 1.0),
-        "rl.training.config.num_sgd_iter": (3, 50),
-    }
-    assert job.static["rl.training.stop.time_total_s"] == "600"
-    assert job.read_objective({"episode_reward_mean": 7.5}) == 7.5
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "examples"))
 
-import boto3
 import jobs
-from botocore.awsrequest import AWSResponse
+from aws_session import ROLE, open_session
 
 folder = Path(sys.argv[1])
-session = boto3.Session(region_name="us-east-1")
+session = open_session()
 requests: dict[str, Any] = {}
 
 
@@ -21,23 +20,12 @@ def record(params: dict[str, Any], model: Any, **_: Any) -> None:
     requests.setdefault(model.name, params)
 
 
-def deny(**_: Any) -> Any:
-    """What IAM says to most users; moto has no answer to this call, by which SDK 3 checks the role."""
-    error = {"Code": "AccessDenied", "Message": "not authorized to perform: iam:SimulatePrincipalPolicy"}
-    return AWSResponse("", 403, {}, None), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 403}}
-
-
 session.events.register("provide-client-params.sagemaker", record)
-session.events.register("before-call.iam.SimulatePrincipalPolicy", deny)
-trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
-session.client("iam").create_role(
-    RoleName="trainer", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-)
 session.client("s3").create_bucket(Bucket="bucket")
 place = jobs.choose(
     "sagemaker",
     image="1.dkr.ecr.us-east-1.amazonaws.com/smrl:cpu",
-    role="arn:aws:iam::123456789012:role/trainer",
+    role=ROLE,
     bucket="bucket",
     folder=folder,
     boto_session=session,

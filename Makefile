@@ -73,7 +73,7 @@ install: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(BIN)/python -m runtime.ppo.warm
@@ -82,12 +82,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.
 $(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
 	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install --quiet --requirement tests/peers/requirements.txt
 	touch $@
 
 $(SDK3)/.installed: tests/peers/sdk3.txt $(STAMP)
 	test -x $(SDK3)/bin/python || $(BIN)/python -m venv $(SDK3)
-	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
+	$(SDK3)/bin/pip install --quiet --requirement tests/peers/sdk3.txt
 	touch $@
 
 clean:

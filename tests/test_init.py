@@ -201,7 +201,7 @@ def test_a_job_has_the_terminal_and_a_stop_reaches_one_that_was_suspended() -> N
 @needs_namespace
 def test_a_signal_that_comes_while_it_starts_is_not_lost() -> None:
     for wait_s in (0.0, 0.02, 0.05):
-        process = start("bash", "-c", "trap 'exit 3' TERM; sleep 2 & wait")
+        process = start("bash", "-c", "trap 'exit 3' TERM; sleep 20 & wait")
         init, deadline = _process_1(process.pid), time.monotonic() + 20
         while not _holds(init, signal.SIGTERM):  # until then it is Python's own start, whose process 1 no signal ends
             assert time.monotonic() < deadline

@@ -19,7 +19,7 @@ deepracer: install
 
 test: install
 	$(MAKE) --jobs 2 lint $(PEERS)/.installed $(SDK3)/.installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # Runs the CPU image's own build steps in Debian roots, as root, with debootstrap; no container engine is needed.
 test-image: install

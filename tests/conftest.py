@@ -45,6 +45,20 @@ SHORT_RACES = [
 PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 
 
+# Whole files go to one worker each (--dist loadfile): the long ones begin first, so that none is left for the end.
+LONGEST_FIRST = (
+    *("test_notebooks", "test_unity_job", "test_training", "test_toolkit", "test_offline_job", "test_deepracer_job"),
+    *("test_tuning_engine", "test_tuning", "test_export", "test_deepracer_s3", "test_ppo_fast", "test_init"),
+    *("test_checkpoint", "test_serving", "test_serving_processes", "test_export_bcq", "test_deepracer_learning"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that last longest first."""
+    order = {name: at for at, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without what a surrounding container might have set."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SM_", "SAGEMAKER_", "SMRL_"))}

@@ -15,6 +15,20 @@ REGEX = "episode_reward_mean: ([-+]?[0-9]*[.]?[0-9]+)"
 STATIC = {"rl.training.stop.time_total_s": 600}
 
 
+def describe(continuous: Any, integer: Any) -> dict[str, Any]:
+    """What both versions' tuners are given, beside the job; with a version's own kinds of ranges."""
+    return {
+        "objective_metric_name": "episode_reward_mean",
+        "hyperparameter_ranges": {
+            "rl.training.config.kl_coeff": continuous(0.5, 1.0),
+            "rl.training.config.num_sgd_iter": integer(3, 50),
+        },
+        "metric_definitions": [{"Name": "episode_reward_mean", "Regex": REGEX}],
+        "max_jobs": 50,
+        "max_parallel_jobs": 5,
+    }
+
+
 def build_with_sdk_2() -> Any:
     """As the notebook of 2020 does."""
     import sagemaker
@@ -30,18 +44,7 @@ def build_with_sdk_2() -> Any:
         sagemaker_session=sagemaker.Session(open_session(), default_bucket="bucket"),
         hyperparameters=STATIC,
     )
-    ranges = {
-        "rl.training.config.kl_coeff": ContinuousParameter(0.5, 1.0),
-        "rl.training.config.num_sgd_iter": IntegerParameter(3, 50),
-    }
-    return HyperparameterTuner(
-        estimator,
-        objective_metric_name="episode_reward_mean",
-        hyperparameter_ranges=ranges,
-        metric_definitions=[{"Name": "episode_reward_mean", "Regex": REGEX}],
-        max_jobs=50,
-        max_parallel_jobs=5,
-    )
+    return HyperparameterTuner(estimator, **describe(ContinuousParameter, IntegerParameter))
 
 
 def build_with_sdk_3() -> Any:
@@ -59,18 +62,7 @@ def build_with_sdk_3() -> Any:
         hyperparameters={"preset": "hopper", **STATIC},
         sagemaker_session=Session(open_session(), default_bucket="bucket"),
     )
-    ranges = {
-        "rl.training.config.kl_coeff": ContinuousParameter(0.5, 1.0),
-        "rl.training.config.num_sgd_iter": IntegerParameter(3, 50),
-    }
-    return HyperparameterTuner(
-        trainer,
-        objective_metric_name="episode_reward_mean",
-        hyperparameter_ranges=ranges,
-        metric_definitions=[{"Name": "episode_reward_mean", "Regex": REGEX}],
-        max_jobs=50,
-        max_parallel_jobs=5,
-    )
+    return HyperparameterTuner(trainer, **describe(ContinuousParameter, IntegerParameter))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from envs import DEEPRACER_ID, UNITY_ID
 from runtime.coercion import Setting
@@ -50,6 +50,7 @@ class Request:
         records: How a DeepRacer training is recorded, where that is not the usual way.
         env_config: The environment's settings on this machine, where those are not the config's.
         reporter: Who is told of each iteration; None for the terminal's or the pipe's own.
+        patience_s: How long to wait for a folder that another job is writing to.
     """
 
     overrides: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Request:
     records: RecordSettings | None = None
     env_config: Mapping[str, Any] | None = None
     reporter: Reporter | None = None
+    patience_s: float = 0.0
 
 
 def run_training(
@@ -90,7 +92,7 @@ def run_training(
         in_container=container.base is not None,
     )
     try:
-        with _only_writer(layout), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        with _only_writer(layout, request.patience_s), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
             write_config(layout, config)
             start = find_start(config, container, layout, Path(scratch))
             for note in config.notes:
@@ -301,7 +303,7 @@ def export_or_note(model: Path, reporter: Reporter) -> None:
 
 
 @contextlib.contextmanager
-def _only_writer(layout: Layout) -> Iterator[None]:
+def _only_writer(layout: Layout, patience_s: float) -> Iterator[None]:
     """Holds the folder for this job alone; the lock goes with the process, however it ends.
 
     Raises:
@@ -319,14 +321,23 @@ def _only_writer(layout: Layout) -> Iterator[None]:
             "job's own. Choose another --out, or make room."
         ) from None
     with opened as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "
-                "Choose another --out, or wait."
-            ) from None
+        deadline = time.monotonic() + patience_s
+        while not _is_locked(lock):
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "
+                    "Choose another --out, or wait."
+                )
+            time.sleep(0.1)
         yield
+
+
+def _is_locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def new_results_folder(config: JobConfig, *, prefix: str = "") -> Path:

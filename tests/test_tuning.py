@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from runtime.hyperparameters import Source, resolve
 from tests.conftest import BIN, TINY, OptMl, clean_environment, run_smrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
+HOLD = """
+import fcntl, sys, time
+with open(sys.argv[1], "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    print("held", flush=True)
+    time.sleep(15)
+"""
 LR = {"Name": "rl.training.config.lr", "MinValue": "1e-5", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
 
 
@@ -54,14 +62,23 @@ def test_a_tuning_that_is_killed_goes_on_and_hands_over_the_best(tmp_path: Path)
     with subprocess.Popen(
         command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while not any(line["state"] == "completed" for line in read_log(out)):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
     before = read_log(out)
-    done = run_smrl("tune", "job.json", "--out", "out", cwd=tmp_path)
+    running = {(line["trial"], line["seed"]): line["folder"] for line in before}
+    for line in before:
+        if line["state"] == "completed":
+            del running[line["trial"], line["seed"]]
+    held = out / next(iter(running.values())) / "checkpoints" / ".lock"
+    # A process of the killed tuning that has not noticed yet: it writes into its folder for some seconds more.
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(held)], stdout=subprocess.PIPE) as orphan:
+        assert orphan.stdout is not None
+        assert orphan.stdout.readline() == b"held\n"
+        done = run_smrl("tune", "job.json", "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     log = read_log(out)
     assert log[: len(before)] == before

@@ -23,6 +23,8 @@ from runtime.training import Request, run_training
 
 LOG = "log.txt"
 _STOP = ".stop"
+# The processes of a tuning that was killed end a little after it, and hold their folders until then.
+_PATIENCE_S = 60.0
 _TUNING = "the tuning"  # which a job says that it was stopped by
 
 
@@ -98,7 +100,9 @@ class _Run(threading.Thread):
         self._container = container
         self._asked = _AskedStop()
         self._turns = _Turns(folder / LOG, self._asked)
-        self._request = Request(overrides, source="the tuning job", results=folder, reporter=self._turns)
+        self._request = Request(
+            overrides, source="the tuning job", results=folder, reporter=self._turns, patience_s=_PATIENCE_S
+        )
         self._fault, self.is_platforms = "", False
         self._is_paused = False
 

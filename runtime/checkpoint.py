@@ -37,6 +37,7 @@ class JobState:
         recent_episodes: Return and length of the episodes that the mean is of.
         score: What the best checkpoint has most of, where that is not the mean return.
         racing: What DeepRacer's files tell of a training so far.
+        faults: Counts of processes and hosts that were lost and came back.
         policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
     """
@@ -52,6 +53,7 @@ class JobState:
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
     score: float | None = None
     racing: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
 

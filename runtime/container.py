@@ -6,6 +6,7 @@ Source: sagemaker-training 5.1.4 and the SageMaker training contract.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -78,6 +79,9 @@ class Container:
         num_gpus: GPUs of this host.
         s3_endpoint: URL of the S3 service, None for AWS's own.
         user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
+        network_interface: Name of the network interface that the hosts reach each other by.
+        instance_group: Name of this host's group in a heterogeneous cluster.
+        token: What the hosts of a job know each other by.
     """
 
     base: Path | None = None
@@ -90,6 +94,9 @@ class Container:
     num_gpus: int = 0
     s3_endpoint: str | None = None
     user_args: tuple[str, ...] = ()
+    network_interface: str = ""
+    instance_group: str = ""
+    token: str = ""
 
     @property
     def is_master(self) -> bool:
@@ -154,6 +161,9 @@ def read_container() -> Container:
         num_gpus=_usable_gpus(env),
         s3_endpoint=env.get("S3_ENDPOINT_URL"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
+        network_interface=resources.get("network_interface_name") or "",
+        instance_group=resources.get("current_group_name") or env.get("SM_CURRENT_INSTANCE_GROUP") or "",
+        token=env.get("RAY_AUTH_TOKEN") or _derive_token(env, hosts, values),
     )
 
 
@@ -299,6 +309,15 @@ def _read_hyperparameters(base: Path, env: Mapping[str, str]) -> tuple[dict[str,
             "Write {} there for a job without any."
         )
     return {}, _HYPERPARAMETERS
+
+
+def _derive_token(env: Mapping[str, str], hosts: tuple[str, ...], values: Mapping[str, Any]) -> str:
+    """The same on every host of a job and on no other's: 64 hexadecimal digits.
+
+    Whoever knows the job's ARN and hyperparameters can work it out; a secret of one's own goes into RAY_AUTH_TOKEN.
+    """
+    job = env.get("TRAINING_JOB_ARN") or env.get("TRAINING_JOB_NAME") or ""
+    return hashlib.sha256(json.dumps([job, hosts, values], sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

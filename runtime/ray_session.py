@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from runtime.container import setdefault_environment
+from runtime.errors import UserError
 
-_OBJECT_STORE_BYTES = 512 * 1024 * 1024
+OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,20 +36,46 @@ def prepare_environment() -> None:
     setdefault_environment(_ENVIRONMENT)
 
 
+def require_token(token: str) -> None:
+    """Has Ray refuse whoever does not know a token; to be called on every host before Ray is started."""
+    setdefault_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+
+
+def list_nodes() -> set[str]:
+    """Names of Ray's nodes that are alive."""
+    import ray
+
+    return {node["NodeName"] for node in ray.nodes() if node["Alive"]}
+
+
 def quiet_ray() -> None:
     """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
     for name in ("ray", "ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _read_token() -> None:
+    """Has Ray, which reads its environment when it is imported, read it again; scripts import it first of all."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 @contextmanager
-def ray_session(*, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Runs Ray for the length of a block.
+def ray_session(
+    *, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None, address: str | None = None
+) -> Iterator[str]:
+    """Runs Ray for the length of a block, and gives the address that other hosts can join it at.
 
     Args:
         num_cpus: CPUs that Ray may hand out; it would count the host's.
         num_gpus: GPUs likewise.
         overrides: Arguments of ray.init that a launcher's script asks for.
+        address: Of this host, where others are to join; None keeps Ray to this machine.
+
+    Raises:
+        UserError: The script has started Ray itself, where others are to join.
     """
     prepare_environment()
     import ray
@@ -57,17 +84,25 @@ def ray_session(*, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | 
     options: dict[str, Any] = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
-        "object_store_memory": _OBJECT_STORE_BYTES,
+        "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
         "configure_logging": False,
         "logging_level": logging.ERROR,
         "log_to_driver": False,
     }
+    if address is not None:
+        options["_node_ip_address"] = address
+        _read_token()
     was_running = ray.is_initialized()  # a script of 2020 may have called ray.init itself
+    if was_running and address is not None:
+        raise UserError(
+            "ray.init: called by the script before the training; expected it left out on several hosts, as Ray is "
+            "started for the others to join."
+        )
     if not was_running:
         ray.init(**(options | dict(overrides or {})))
     try:
-        yield
+        yield str(ray.get_runtime_context().gcs_address)
     finally:
         if not was_running:
             ray.shutdown()

@@ -18,6 +18,9 @@ TRAINING: dict[str, Setting] = {
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
     "fast": Setting("bool", "PPO: sample and learn by compiled code where it covers the job; false: by RLlib's own."),
+    "cluster_timeout_s": Setting(
+        "float", "Several hosts: how long they wait for each other before the job fails.", low=0, above=True
+    ),
     "export": Setting("bool", "At the end, export the policy as SavedModel, ONNX and Torch program."),
 }
 
@@ -210,6 +213,7 @@ DEFAULTS: dict[str, object] = {
     "video_freq": 20,
     "fast": True,
     "export": True,
+    "cluster_timeout_s": 600.0,
     "config.num_env_runners": "auto",
     "config.observation_filter": "NoFilter",
     "config.metrics_num_episodes_for_smoothing": 100,

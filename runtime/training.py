@@ -19,6 +19,7 @@ from runtime.console import Reporter, Summary, make_reporter
 from runtime.container import Container, Layout
 from runtime.environments import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
+from runtime.hosts import is_secondary, ray_hosts, refuse_several_hosts, support_first_host
 from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.manifest import write_json
 from runtime.report.command import write_report
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from runtime.ppo.loop import Observe, Outcome
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
-# What scripts for Coach send along.
-_EXTRAS = {"save_model": Setting("bool", "Accepted; the model is always written.")}
+# What scripts for Coach send along, and the two jobs that one training with GPUs and CPUs was made of in 2020.
+_EXTRAS = {
+    "save_model": Setting("bool", "Accepted; the model is always written."),
+    "rl_cluster_type": Setting("text", "Which of two jobs this one was.", choices=("primary", "secondary")),
+    "rl_num_instances_secondary": Setting("int", "Hosts of the other job.", low=0),
+}
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,15 @@ def run_training(
         UserError: The settings, the environment or a checkpoint are at fault.
         PlatformError: The machine is.
     """
-    refuse_several_hosts(container)
     started = time.perf_counter()
     config, found = settle(resolve_config(container, request), container)
+    if config.is_offline:
+        refuse_several_hosts(container, "learns from logged data")
+    if is_secondary(config):
+        return
+    if not container.is_master:
+        support_first_host(config, container, stop_request)
+        return
     if found is not None:
         request = replace(request, env_config=found)
     layout = _find_layout(config, container, request)
@@ -111,19 +122,6 @@ def run_training(
         reporter.finish(replace(summary, facts={**summary.facts, **wall, **exports}))
     finally:
         reporter.close()
-
-
-def refuse_several_hosts(container: Container) -> None:
-    """Says what is not there yet.
-
-    Raises:
-        UserError: There are several hosts.
-    """
-    if len(container.hosts) > 1:
-        raise UserError(
-            f"resourceconfig.json: got the hosts {', '.join(container.hosts)}; expected one. Training on several "
-            "hosts is not available yet; set instance_count to 1."
-        )
 
 
 def settle(config: JobConfig, container: Container) -> tuple[JobConfig, Mapping[str, Any] | None]:
@@ -201,14 +199,13 @@ def _train(
     request: Request,
     hand_over: HandOver,
 ) -> Outcome:
-    from runtime.ray_session import prepare_environment, ray_session
+    from runtime.ray_session import prepare_environment
 
     (layout, start), (reporter, stop_request) = places, listeners
     prepare_environment()
     from runtime.ppo.loop import TrainingJob, train
 
     env = _describe_env(config, request, layout)
-    cpus, gpus = container.num_cpus, container.num_gpus
     job = TrainingJob(
         config,
         env,
@@ -216,15 +213,10 @@ def _train(
         resume_from=start.checkpoint,
         is_same_job=start.is_same_job,
         hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
-        num_cpus=cpus,
-        num_gpus=gpus,
         observe=_find_observer(config, env, request, layout, reporter),
     )
-    with contextlib.ExitStack() as stack:
-        with stop_request:
-            stack.enter_context(ray_session(num_cpus=cpus, num_gpus=gpus, overrides=request.ray_options))
-        stop_request.arm()
-        return train(job, reporter, stop_request)
+    with ray_hosts(config, container, listeners, request.ray_options) as (machines, take_events):
+        return train(replace(job, machines=machines, take_events=take_events), reporter, stop_request)
 
 
 def _describe_env(config: JobConfig, request: Request, layout: Layout) -> EnvSpec:

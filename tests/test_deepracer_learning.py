@@ -25,6 +25,7 @@ from tests.conftest import run_smrl
 @pytest.fixture(scope="module")
 def algorithm() -> Iterator[Any]:
     """A DeepRacer PPO of two episodes an iteration."""
+    from runtime.cluster import Machines
     from runtime.environments import EnvSpec
     from runtime.hyperparameters import Source, resolve
     from runtime.ppo.build import build_algorithm
@@ -34,7 +35,7 @@ def algorithm() -> Iterator[Any]:
     asked = {"preset": "deepracer", "rl.training.config.episodes_per_iteration": 2, "rl.training.config.seed": 0}
     config = resolve([Source("the test", asked)], extras={})
     with ray_session(num_cpus=1, num_gpus=0, overrides=None):
-        built = build_algorithm(config, EnvSpec("DeepRacer-v0", config.env_config), num_cpus=1)
+        built = build_algorithm(config, EnvSpec("DeepRacer-v0", config.env_config), Machines(1))
         yield built
         built.stop()
 

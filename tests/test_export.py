@@ -387,6 +387,7 @@ def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
 
 def test_actions_that_do_not_start_at_0_are_refused() -> None:
     """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in other units than it learnt."""
+    from runtime.cluster import Machines
     from runtime.hyperparameters import Source, resolve
     from runtime.ppo.build import fit_to_place
 
@@ -394,4 +395,4 @@ def test_actions_that_do_not_start_at_0_are_refused() -> None:
     refused: list[gymnasium.Space[Any]] = [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 2], start=[0, 1])]
     for space in refused:
         with pytest.raises(UserError, match=r"expected one whose actions start at 0"):
-            fit_to_place(config, space, num_cpus=2, num_gpus=0)
+            fit_to_place(config, space, Machines(2))

@@ -44,11 +44,12 @@ def _ray() -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Path) -> None:
     """Plays an episode through RLlib's connectors and network, and asks our policy for each action as well."""
+    from runtime.cluster import Machines
     from runtime.ppo.build import build_algorithm
 
     env_id, extra = CASES[case]
     config = resolve([Source("test", {"rl.training.env": env_id, **SETTINGS, **extra})], extras={})
-    algorithm = build_algorithm(config, EnvSpec(env_id), num_cpus=2)
+    algorithm = build_algorithm(config, EnvSpec(env_id), Machines(2))
     algorithm.train()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
     env = gymnasium.make(env_id)

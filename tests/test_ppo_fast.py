@@ -17,6 +17,7 @@ from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from runtime.cluster import Machines
 from runtime.environments import EnvironmentFaultError, EnvSpec
 from runtime.hyperparameters import Source, resolve
 from runtime.policy import Policy
@@ -64,7 +65,7 @@ def build() -> Iterator[Build]:
 
     def make(env: str = "CartPole-v1", **settings: Any) -> PPO:
         config, spec = job(env, **settings)
-        built.append(build_algorithm(config, spec, num_cpus=2))
+        built.append(build_algorithm(config, spec, Machines(2)))
         return built[-1]
 
     yield make
@@ -179,7 +180,7 @@ def test_equal_seeds_give_equal_weights_however_many_threads_there_are(build: Bu
     found = []
     for num_cpus in (1, 2, 2):
         config, spec = job("RoboschoolHopper-v1", **settings)
-        algorithm = build_algorithm(config, spec, num_cpus=num_cpus)
+        algorithm = build_algorithm(config, spec, Machines(num_cpus))
         for _ in range(2):
             algorithm.train()
         found.append(weights_of(algorithm))
@@ -301,7 +302,7 @@ def test_tune_runs_it(tmp_path: Path) -> None:
 
     from runtime.ppo.build import rllib_config
 
-    config = rllib_config(*job("CartPole-v1"), num_cpus=1)
+    config = rllib_config(*job("CartPole-v1"), Machines(1))
     config.training(lr=tune.grid_search([1e-3, 1e-4]))
     results = tune.Tuner(
         PPO,
@@ -373,9 +374,9 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
 
 
 def test_robots_without_compiled_rules_keep_runners_of_their_own() -> None:
-    assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoidFlagrunHarder-v1")) == 7
-    assert count_env_runners("auto", 8, EnvSpec("RoboschoolHumanoid-v1")) == 0
-    assert count_env_runners("auto", 8, EnvSpec("Pendulum-v1")) == 7
+    assert count_env_runners("auto", Machines(8), EnvSpec("RoboschoolHumanoidFlagrunHarder-v1")) == 7
+    assert count_env_runners("auto", Machines(8), EnvSpec("RoboschoolHumanoid-v1")) == 0
+    assert count_env_runners("auto", Machines(8), EnvSpec("Pendulum-v1")) == 7
 
 
 @pytest.mark.parametrize("env", ["FrozenLake-v1", "tests.environments:Grid"])

@@ -32,6 +32,7 @@ pytestmark = [
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
     """Makes runners of stand-in scenes, as RLlib makes the one of the main process, and stops them."""
+    from runtime.cluster import Machines
     from runtime.environments import EnvSpec
     from runtime.ppo.build import rllib_config
     from runtime.unity.runner import UnityRunner
@@ -44,7 +45,7 @@ def runner(tmp_path: Path) -> Any:
         values = {"rl.training.env": "Unity-v0", **{f"rl.training.config.{k}": v for k, v in settings.items()}}
         config = resolve([Source("a test", values)], extras=None)
         env = EnvSpec("Unity-v0", {"file_name": str(path), "log_folder": str(tmp_path / "logs")})
-        rllib = rllib_config(config, env, num_cpus=1)
+        rllib = rllib_config(config, env, Machines(1))
         made.append(UnityRunner(config=rllib, worker_index=0, num_workers=0))
         forget_scene()
         return made[-1]

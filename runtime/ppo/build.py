@@ -17,6 +17,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from envs import DEEPRACER_ID, UNITY_ID
+from runtime.cluster import Machines
 from runtime.environments import EnvSpec
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
@@ -25,6 +26,7 @@ from runtime.ppo.direct_envs import EnvMaker, is_compiled
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.fast_learner import FastLearner
 from runtime.ppo.fast_runner import FastRunner
+from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
 from runtime.ppo.module import PPOModule
 from runtime.ppo.runner import Runner
 
@@ -41,40 +43,41 @@ _SDE_SAMPLE_FREQ = 4
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
-def build_algorithm(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPO:
+def build_algorithm(config: JobConfig, env: EnvSpec, machines: Machines) -> PPO:
     """Builds RLlib's PPO, with Ray already running.
 
     Args:
         config: The job's settings, fit to the machine.
         env: The job's environment.
-        num_cpus: CPUs that sampling and learning may use together.
+        machines: What sampling and learning may use together.
     """
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
     # A camera's convolutions are large enough for all cores.
-    runners = count_env_runners(config.algorithm["num_env_runners"], num_cpus, env)
+    runners = count_env_runners(config.algorithm["num_env_runners"], machines, env)
     is_racing = env.name == DEEPRACER_ID and not runners
-    torch.set_num_threads(num_cpus if is_racing else 1)
+    torch.set_num_threads(machines.cpus if is_racing else 1)
     if not is_racing:
         threadpoolctl.threadpool_limits(1)
-    return rllib_config(config, env, num_cpus=num_cpus).build_algo()
+    return rllib_config(config, env, machines).build_algo()
 
 
-def rllib_config(config: JobConfig, env: EnvSpec, *, num_cpus: int) -> PPOConfig:
+def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines) -> PPOConfig:
     """The PPOConfig of a job."""
     settings = config.algorithm
-    register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, num_cpus)))
-    rllib = PPOConfig()
+    register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, machines)))
+    rllib = PPOConfig(algo_class=FaultTolerantPPO)
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB | _RACING})
     rllib.env_runners(env_runner_cls=Runner)
-    rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], num_cpus, env))
+    rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], machines, env))
     if settings["observation_filter"] == "MeanStdFilter":
         rllib.env_runners(env_to_module_connector=_filter_observations)
     if "train_batch_size" in settings:
         learners = max(1, settings.get("num_learners", 0))
         rllib.training(train_batch_size_per_learner=max(1, settings["train_batch_size"] // learners))
     rllib.callbacks(EpisodeReports)
+    rllib.fault_tolerance(env_runner_health_probe_timeout_s=PROBE_TIMEOUT_S)
     rllib.debugging(seed=settings.get("seed"), log_level="ERROR", log_sys_usage=False)
     model = model_config(config.model)
     if env.name == DEEPRACER_ID:
@@ -128,7 +131,7 @@ def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
 
 
 def fit_to_place(
-    config: JobConfig, action_space: gymnasium.Space[Any], *, num_cpus: int, num_gpus: int
+    config: JobConfig, action_space: gymnasium.Space[Any], machines: Machines
 ) -> tuple[JobConfig, list[str]]:
     """Fits settings to the environment's actions and to the machine.
 
@@ -155,20 +158,29 @@ def fit_to_place(
         for path in left_out:
             del values[path]
         notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners, most = config.algorithm["num_env_runners"], _most_runners(config, num_cpus)
+    runners, most = config.algorithm["num_env_runners"], _most_runners(config, machines.remote_cpus)
     if isinstance(runners, int) and runners > most:
         values["config.num_env_runners"] = most
-        notes.append(f"{runners} env runners asked for, {most} used: this machine has {num_cpus} CPUs")
+        notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
     gpus = float(config.algorithm.get("num_gpus_per_learner", 0))
-    if gpus > num_gpus:
+    if gpus > machines.gpus:
         source = config.sources["config.num_gpus_per_learner"]
         raise UserError(
-            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most {num_gpus}, the "
-            "GPUs of this machine. Leave it out, or choose an instance with GPUs."
+            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most "
+            f"{machines.gpus}, the GPUs that there are. Leave it out, or choose an instance with GPUs."
         )
-    if num_gpus and "config.num_gpus_per_learner" not in values:
+    if machines.gpus and "config.num_gpus_per_learner" not in values:
         values["config.num_gpus_per_learner"] = 1.0
+    if machines.gpus and not machines.own_gpus and not values.get("config.num_learners"):
+        values["config.num_learners"] = 1
+        notes.append("learning in a process of its own, on a host with a GPU, as the first host has none")
     return dataclasses.replace(config, values=values), notes
+
+
+def _describe_cpus(machines: Machines) -> str:
+    if machines.hosts == 1:
+        return f"this machine has {machines.cpus} CPUs"
+    return f"{machines.hosts} hosts have {machines.cpus} CPUs, one of which the first host learns on"
 
 
 def _most_runners(config: JobConfig, num_cpus: int) -> int:
@@ -178,20 +190,22 @@ def _most_runners(config: JobConfig, num_cpus: int) -> int:
     return max(0, int((num_cpus - learners) / each))
 
 
-def count_env_runners(setting: int | str, num_cpus: int, env: EnvSpec) -> int:
-    """Sampling processes beside the main one: a CPU each, none on two CPUs or fewer, nor where threads do it.
+def count_env_runners(setting: int | str, machines: Machines, env: EnvSpec) -> int:
+    """Sampling processes beside the main one: a CPU each; on one host none on two CPUs, nor where threads do it.
 
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """
     if setting != "auto":
         return int(setting)
-    return num_cpus - 1 if num_cpus > 2 and not is_compiled(env) else 0
+    if machines.hosts > 1:
+        return machines.remote_cpus
+    return machines.cpus - 1 if machines.cpus > 2 and not is_compiled(env) else 0
 
 
-def count_threads(config: JobConfig, env: EnvSpec, num_cpus: int) -> int:
+def count_threads(config: JobConfig, env: EnvSpec, machines: Machines) -> int:
     """Threads that step compiled worlds in each runner."""
-    runners = count_env_runners(config.algorithm["num_env_runners"], num_cpus, env)
-    return num_cpus if runners == 0 else max(1, num_cpus // runners)
+    runners = count_env_runners(config.algorithm["num_env_runners"], machines, env)
+    return machines.cpus if runners == 0 else max(1, machines.cpus // runners)
 
 
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from runtime.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from runtime.cluster import Machines
 from runtime.console import Reporter
 from runtime.container import Layout
 from runtime.environments import EnvSpec, make_env
@@ -27,6 +28,7 @@ from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
 from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
+from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.ppo.warm import is_warm
@@ -36,6 +38,7 @@ from runtime.video import Recorder, as_gif
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
 _EMPTY_AT_MOST = 3
+_ATTEMPTS = 2  # to begin again, without an iteration in between
 _FIRST_FILM_S = 1.0  # a guess, until one has been timed
 _LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
 
@@ -58,8 +61,8 @@ class TrainingJob:
         is_same_job: Whether that is this job's own, so that its clock goes on as well.
         hand_over: Writes the model directory from a checkpoint and the policy's spaces.
         observe: Called after each iteration.
-        num_cpus: CPUs that it may use.
-        num_gpus: GPUs that it may use.
+        machines: What it may use now; hosts come and go.
+        take_events: What has happened to hosts since the last call.
     """
 
     config: JobConfig
@@ -68,9 +71,9 @@ class TrainingJob:
     resume_from: Path | None
     is_same_job: bool
     hand_over: Callable[[Path, Spaces], None]
-    num_cpus: int
-    num_gpus: int
     observe: Observe | None = None
+    machines: Callable[[], Machines] = lambda: Machines(1)
+    take_events: Callable[[], list[tuple[str, str]]] = list
 
 
 @dataclass(frozen=True)
@@ -95,34 +98,53 @@ def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome
 
     Raises:
         UserError: The environment is at fault, or the checkpoint does not fit the job.
-        PlatformError: A checkpoint could not be written.
+        PlatformError: A checkpoint could not be written, or processes die again and again.
     """
-    return _Training(job, reporter, request).run()
+    watch, attempts = FaultWatch(reporter, job.take_events), 0
+    while True:
+        training = None
+        try:
+            training = _Training(job, reporter, request, watch)
+            return training.run()
+        except LostError as error:
+            attempts = 1 if training is not None and training.has_advanced else attempts + 1
+            if attempts > _ATTEMPTS:
+                raise PlatformError(
+                    f"training of {job.config.env}: {error}, {attempts} times without an iteration in between; "
+                    "expected processes that stay alive. The last checkpoint is kept; see above for what ended them "
+                    "(memory, a host, or the environment's own code)."
+                ) from None
+            watch.count("training_restarts", f"{error}; from the last checkpoint")
+            written = checkpoints_in(job.layout.checkpoints)
+            if written:
+                job = replace(job, resume_from=written[-1], is_same_job=True)
 
 
 class _Training:
     """One training: the algorithm, its counters and its logs."""
 
-    def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest) -> None:
-        self._job, self._reporter, self._request = job, reporter, request
+    def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest, watch: FaultWatch) -> None:
+        self._job, self._reporter, self._request, self._watch = job, reporter, request, watch
+        machines = job.machines()
         with request, _looked_at(job) as (self._spaces, why_no_video):
-            config, notes = fit_to_place(job.config, self._spaces[1], num_cpus=job.num_cpus, num_gpus=job.num_gpus)
+            config, notes = fit_to_place(job.config, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)
             if why_stock(config, job.env) is None and not is_warm():
                 reporter.note("compiling for this processor, once: about half a minute")
-            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, num_cpus=job.num_cpus))
+            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, machines))
             reporter.note(describe_path(self._algorithm, config, job.env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             self._restore(job.resume_from)
         self._state.policy = _policy_settings(config)
+        watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._metrics.describe(job.config.values, objective="episode_reward_mean")
         self._recorder = Recorder(job.env, why_not=why_no_video)
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
-        self._seconds_before = self._state.time_total_s
+        self._seconds_before, self._began_at = self._state.time_total_s, self._state.training_iteration
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
         self._last_video: Path | None = None
 
@@ -149,6 +171,11 @@ class _Training:
         self._reporter.note(
             f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
         )
+
+    @property
+    def has_advanced(self) -> bool:
+        """Whether an iteration has ended since it began."""
+        return self._state.training_iteration > self._began_at
 
     def run(self) -> Outcome:
         """Trains, then writes the final checkpoint, the model, and the last video, in the order of their worth."""
@@ -181,6 +208,7 @@ class _Training:
                     result = _with_causes(self._algorithm.train)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
+            self._watch.look(self._algorithm)
             if self._came_back_empty(result):
                 continue
             why = self._reached(self._record(result))
@@ -191,17 +219,14 @@ class _Training:
         """Whether no runner returned a step: then it was no iteration.
 
         Raises:
-            PlatformError: That has happened several times in a row.
+            LostError: That has happened several times in a row.
         """
         is_empty = int(result.get("num_env_steps_sampled_lifetime", 0)) <= self._state.timesteps_total
         self._empty_in_a_row = self._empty_in_a_row + 1 if is_empty else 0
         if is_empty:
             self._reporter.note("no env runner returned a step; trying again")
         if self._empty_in_a_row >= _EMPTY_AT_MOST:
-            raise PlatformError(
-                f"env runners: got no step from any in {_EMPTY_AT_MOST} tries; expected processes that stay alive. The "
-                "last checkpoint is kept; see above for what ended them (memory, or the environment's own code)."
-            )
+            raise LostError(f"no step from any env runner in {_EMPTY_AT_MOST} tries")
         return is_empty
 
     def _reached(self, row: dict[str, float]) -> str | None:
@@ -232,6 +257,8 @@ class _Training:
         observe = self._job.observe
         if observe is not None:
             row |= _with_causes(lambda: observe(self._algorithm, result, state))
+        state.faults = dict(self._watch.counts)
+        row |= state.faults
         self._metrics.write(row)
         state.rows = self._metrics.rows
         self._reporter.row(row)
@@ -353,6 +380,8 @@ def _with_causes(call: Callable[[], Any]) -> Any:
                 "training: the network's output became NaN; expected finite observations from the environment and "
                 "finite weights. Look for NaN in the observations, or lower rl.training.config.lr."
             ) from error
+        if (loss := find_loss(error)) is not None:
+            raise LostError(loss) from error
         raise
     raise_reported_fault()
     return result

@@ -16,6 +16,7 @@ from runtime.coercion import parse_text
 from runtime.console import Summary
 from runtime.container import Container, Layout
 from runtime.errors import PlatformError, Problems, UserError
+from runtime.hosts import refuse_several_hosts
 from runtime.hyperparameters import JobConfig
 from runtime.manifest import only_writer, write_json
 from runtime.metrics import JSONL, read_rows
@@ -26,7 +27,6 @@ from runtime.training import (
     Request,
     export_or_note,
     new_results_folder,
-    refuse_several_hosts,
     resolve_config,
     settle,
 )
@@ -63,7 +63,7 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
         UserError: The tuning job or a hyperparameter is at fault.
         PlatformError: The machine is.
     """
-    refuse_several_hosts(container)
+    refuse_several_hosts(container, "tunes")
     started = time.perf_counter()
     job, config = _check_ranges(_read(container, request), container)
     root = _find_root(container, request, config)

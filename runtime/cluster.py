@@ -1,0 +1,318 @@
+"""Several hosts as one Ray cluster: the first is the head; the others find it, join it, stay, and end with it.
+
+SageMaker starts the same program on every host and does no more. A host looks the head up by name, gets Ray's address
+from it, and stays in touch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from types import TracebackType
+from typing import Any
+
+from runtime.container import Container
+from runtime.errors import PlatformError
+from runtime.host_line import SILENCE_S, Line
+from runtime.ray_node import RayNode
+from runtime.stop import Interrupted, StopRequest
+
+PORT = 6390  # of the head; Ray's own ports are drawn
+_TRY_AGAIN_S = 1.0
+_PROGRESS_S = 15.0
+_GOODBYE_S = 10.0
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a job may use.
+
+    Attributes:
+        cpus: CPUs of all hosts.
+        gpus: GPUs of all hosts.
+        hosts: How many hosts there are.
+        own_gpus: GPUs of the host that trains.
+    """
+
+    cpus: int
+    gpus: int = 0
+    hosts: int = 1
+    own_gpus: int = 0
+
+    @property
+    def remote_cpus(self) -> int:
+        """CPUs for other processes: on several hosts the first keeps one for learning, and Ray is not told of it."""
+        return self.cpus - (self.hosts > 1)
+
+
+@dataclass
+class _Member:
+    """A host as the head knows it."""
+
+    cpus: int
+    gpus: int
+    line: Line
+
+
+class Head:
+    """The first host: waits for the others, watches over them, and tells them when the job has ended.
+
+    A context manager; entering begins to listen. Ray must run already: it forks at its start, and threads are in the
+    way of that.
+
+    Args:
+        container: Where we run.
+        address: Of this host.
+        ray_address: Where Ray can be joined.
+        note: Told of each host that comes and goes.
+    """
+
+    def __init__(self, container: Container, address: str, ray_address: str, note: Note) -> None:
+        self._container, self._ray_address, self._note = container, ray_address, note
+        self._others = container.hosts[1:]
+        self._members: dict[str, _Member] = {}
+        self._faults: dict[str, str] = {}
+        self._events: list[tuple[str, str]] = []
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Lock()
+        self._is_over = False
+        try:
+            self._listener = socket.create_server((address, PORT), backlog=len(container.hosts))
+        except OSError as error:
+            raise PlatformError(
+                f"{container.current_host}: port {PORT} of {address} cannot be listened on ("
+                f"{error.strerror or error}); expected it free, for the other hosts to come to."
+            ) from None
+
+    def __enter__(self) -> Head:
+        threading.Thread(target=self._accept, name="hosts", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tells every host that the job has ended, and waits a little until they have heard."""
+        self._is_over = True
+        why = "done" if error is None else f"failed: {str(error).splitlines()[0] if str(error) else kind}"
+        with self._changed:
+            members = list(self._members.values())
+        for member in members:
+            with contextlib.suppress(OSError):  # of a host that is gone
+                member.line.send(end=why)
+        deadline = time.monotonic() + _GOODBYE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._listener.close()
+
+    def gather(self, timeout_s: float, stop: StopRequest, *, list_nodes: Callable[[], set[str]]) -> None:
+        """Waits until every host is part of the cluster.
+
+        Args:
+            timeout_s: How long.
+            stop: A signal ends the waiting.
+            list_nodes: Names of Ray's nodes that are alive.
+
+        Raises:
+            PlatformError: Hosts have not come in time, or could not start Ray; all are named.
+            Interrupted: A stop was requested.
+        """
+        started = spoken = time.monotonic()
+        while missing := sorted(set(self._others) - (list_nodes() & self._members.keys())):
+            if stop.is_set:
+                raise Interrupted
+            if self._faults:
+                faults = "; ".join(f"{host}: {why}" for host, why in sorted(self._faults.items()))
+                raise PlatformError(f"hosts that could not join: {faults}")
+            waited = time.monotonic() - started
+            if waited > timeout_s:
+                raise PlatformError(
+                    f"{', '.join(missing)}: not here after {timeout_s:g} s; expected every host of resourceconfig.json "
+                    f"({', '.join(self._container.hosts)}) to come to {self._container.current_host}, port {PORT}. See "
+                    "their logs, the security group's rules between hosts, or raise rl.training.cluster_timeout_s."
+                )
+            if time.monotonic() - spoken > _PROGRESS_S:
+                spoken = time.monotonic()
+                self._note(f"waiting for {', '.join(missing)}: {waited:.0f} of {timeout_s:g} s")
+            time.sleep(0.1)
+        self._events.clear()
+        machines = self.machines
+        self._note(f"{machines.hosts} hosts, {machines.cpus} CPUs, {machines.gpus} GPUs")
+
+    @property
+    def machines(self) -> Machines:
+        """Of the hosts that are here now."""
+        own = self._container
+        with self._changed:
+            members = list(self._members.values())
+        return Machines(
+            own.num_cpus + sum(member.cpus for member in members),
+            own.num_gpus + sum(member.gpus for member in members),
+            1 + len(members),
+            own.num_gpus,
+        )
+
+    def take_events(self) -> list[tuple[str, str]]:
+        """What has happened since the last call: "host_lost" or "host_rejoined", and the story."""
+        with self._changed:
+            events, self._events = self._events, []
+        return events
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted, (address, _) = self._listener.accept()
+            except OSError:  # closed: the job is over
+                return
+            thread = threading.Thread(target=self._serve, args=(Line(accepted), address), name=address, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, line: Line, address: str) -> None:
+        """Speaks with one host until it has gone."""
+        host, why = "", "its connection was closed"
+        try:
+            line.prove_as_head(self._container.token.encode())
+            hello = line.receive(SILENCE_S)
+            if hello.get("host") not in self._others:
+                self._note(f"{address} was turned away: {hello.get('host')!r} is no host of this job")
+                return
+            host = hello["host"]
+            self._admit(host, hello, line)
+            while True:
+                self._heed(host, line.receive())
+                if not self._is_over:
+                    line.beat()
+        except AuthenticationError:
+            self._note(f"{address} was turned away: it has another job's token or other hyperparameters")
+        except TimeoutError as error:
+            why = str(error)
+        except (EOFError, OSError, ValueError):
+            pass  # gone
+        finally:
+            line.close()
+            if host and not self._is_over:
+                self._dismiss(host, line, why)
+
+    def _admit(self, host: str, hello: Mapping[str, Any], line: Line) -> None:
+        line.send(ray=self._ray_address)
+        cpus, gpus, group = int(hello["cpus"]), int(hello["gpus"]), hello.get("group")
+        with self._changed:
+            self._members[host] = _Member(cpus, gpus, line)
+            count = len(self._members)
+        of_group = f" of group {group}" if group else ""
+        self._note(f"{host}{of_group} has come: {cpus} CPUs, {gpus} GPUs ({count} of {len(self._others)})")
+
+    def _heed(self, host: str, message: Mapping[str, Any]) -> None:
+        if "failed" in message:
+            self._faults[host] = str(message["failed"])
+        elif "rejoined" in message:
+            with self._changed:
+                self._events.append(("host_rejoined", f"{host}: {message['rejoined']}"))
+
+    def _dismiss(self, host: str, line: Line, why: str) -> None:
+        with self._changed:
+            if host not in self._members or self._members[host].line is not line:
+                return  # it has come again since
+            del self._members[host]
+            self._events.append(("host_lost", f"{host}: {why}"))
+
+
+def stay_with_head(
+    container: Container, stop: StopRequest, *, timeout_s: float, object_store_bytes: int, note: Note
+) -> None:
+    """What every host but the first does: joins the head's Ray, and stays until the head ends.
+
+    A stop request changes nothing: the head got it as well, and needs this host until it has saved.
+
+    Args:
+        container: Where we run.
+        stop: A signal ends the looking for the head.
+        timeout_s: How long to look.
+        object_store_bytes: Memory of Ray's object store here.
+        note: Told of progress.
+
+    Raises:
+        PlatformError: The head was not found, or has been lost.
+        Interrupted: A stop was requested before the head was found.
+    """
+    head, deadline = container.hosts[0], time.monotonic() + timeout_s
+    note(f"{container.current_host}: looking for {head}, which trains")
+    line = _find_head(container, stop, (deadline, timeout_s), note)
+    with contextlib.closing(line), tempfile.TemporaryFile("w+") as said:
+        line.send(
+            host=container.current_host,
+            cpus=container.num_cpus,
+            gpus=container.num_gpus,
+            group=container.instance_group,
+        )
+        node: RayNode | None = None
+        try:
+            while True:
+                message = _hear_head(line, head)
+                if "end" in message:
+                    note(f"{head} has ended: {message['end']}")
+                    return
+                if "ray" in message:
+                    note(f"joining Ray at {message['ray']}; staying until {head} ends")
+                    node = RayNode(container, message["ray"], object_store_bytes, said)
+                if node is not None:
+                    node.look_after(line, note)
+                with contextlib.suppress(OSError):  # reading tells why
+                    line.beat()
+                if stop.is_set and node is not None and not node.knows_of_stop:
+                    node.knows_of_stop = True
+                    note(f"{stop.signal_name}: staying until {head} has saved")
+        finally:
+            if node is not None:
+                node.close()
+
+
+def _hear_head(line: Line, head: str) -> dict[str, Any]:
+    try:
+        return line.receive()
+    except (EOFError, OSError) as error:
+        why = f" ({error})" if isinstance(error, TimeoutError) else ""
+        raise PlatformError(
+            f"{head}: lost, the host that trains{why}; expected it to stay until the job's end. See its log; the job "
+            "goes on from its last checkpoint when it is started again."
+        ) from None
+
+
+def _find_head(container: Container, stop: StopRequest, until: tuple[float, float], note: Note) -> Line:
+    (deadline, timeout_s), head, spoken, why = until, container.hosts[0], time.monotonic(), ""
+    while time.monotonic() < deadline:
+        if stop.is_set:
+            raise Interrupted
+        try:
+            line = Line(socket.create_connection((head, PORT), timeout=5.0))
+            try:
+                line.prove_as_member(container.token.encode())
+                return line
+            except BaseException:
+                line.close()
+                raise
+        except socket.gaierror:
+            why = "its name means nothing here"
+        except AuthenticationError:
+            raise PlatformError(
+                f"{head}: it runs another job, or this one with other hyperparameters; expected the same on every host."
+            ) from None
+        except (OSError, EOFError) as error:
+            why = f"{getattr(error, 'strerror', None) or error or 'it closed the connection'}"
+        if time.monotonic() - spoken > _PROGRESS_S:
+            spoken = time.monotonic()
+            note(f"still looking for {head}, port {PORT}: {why}; {deadline - spoken:.0f} s left")
+        time.sleep(_TRY_AGAIN_S)
+    raise PlatformError(
+        f"{head}: not found within {timeout_s:g} s at port {PORT}: {why}; expected the first host of "
+        "resourceconfig.json to wait for the others there. See its log, the security group's rules between hosts, or "
+        "raise rl.training.cluster_timeout_s."
+    )

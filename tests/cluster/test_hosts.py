@@ -1,0 +1,98 @@
+"""Training on three hosts with the real `train`: a runner, a link, a host and the head are lost on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.namespaces import Host, Hosts, hosts, needs_hosts
+from tests.conftest import BIN, TINY, run_smrl
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts]
+JOB = {
+    **{**TINY, "rl.training.config.train_batch_size": "1280", "rl.training.export": "true"},
+    **{"preset": "reacher", "sagemaker_program": "train.py", "rl.training.config.seed": "1"},
+    **{"rl.training.checkpoint_freq": "1", "rl.training.video_freq": "0"},
+    "rl.training.config.min_time_s_per_iteration": "0.5",
+}
+
+
+def count(text: str, name: str) -> int:
+    """The last value of a counter in a log."""
+    found = re.findall(rf"(?<![a-z_]){name}: (\d+)", text)
+    return int(found[-1]) if found else 0
+
+
+def iterations(host: Host) -> int:
+    """Iterations that a host has printed."""
+    return count(host.log, "training_iteration")
+
+
+def start_anew(before: Host, after: Host) -> None:
+    """Gives a machine's checkpoints to another, as SageMaker does when a spot machine was taken away."""
+    for name in ("checkpoints", "output"):
+        shutil.copytree(before.ml / name, after.ml / name, ignore=shutil.ignore_patterns("failure"))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Hosts]:
+    """Three hosts."""
+    with hosts(tmp_path / "first", 3) as made:
+        yield made
+
+
+def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_heads_end(
+    three: Hosts, tmp_path: Path
+) -> None:
+    one, two, three_ = three.hosts
+    three.write({**JOB, "rl.training.stop.training_iteration": "1000"})
+    three.start()
+    three.wait_for(lambda: iterations(one) >= 2)
+    assert "3 hosts, 6 CPUs, 0 GPUs" in one.log
+    listening = one.run("ss", "-Hltn")
+    assert not re.search(r":(8265|10001)\b", listening)  # Ray's dashboard and client server are off
+    runner = next(process for process in two.processes() if process.name().startswith("ray::FastRunner"))
+    runner.kill()
+    three.wait_for(lambda: count(one.log, "env_runners_restarted") == 1)
+    assert count(one.log, "env_runners_lost") == 1
+
+    before = iterations(one)
+    two.set_link("down")
+    time.sleep(20)
+    two.set_link("up")
+    three.wait_for(lambda: iterations(one) >= before + 3)
+    assert count(one.log, "hosts_lost") == 0
+
+    three_.kill()
+    three.wait_for(lambda: count(one.log, "hosts_lost") == 1)
+    before = iterations(one)
+    three.wait_for(lambda: iterations(one) >= before + 3)
+    assert one.rows[-1]["hosts_lost"] == 1
+
+    one.kill()
+    assert two.wait() == 1
+    assert "algo-1: lost, the host that trains" in two.failure
+
+    done = len(one.rows)
+    with hosts(tmp_path / "second", 3) as anew:
+        first = anew.hosts[0]
+        start_anew(one, first)
+        anew.write({**JOB, "rl.training.stop.training_iteration": str(done + 3)})
+        anew.start()
+        assert first.wait() == 0, anew.story()
+        assert [host.wait() for host in anew.hosts[1:]] == [0, 0]
+        assert "algo-1 has ended: done" in anew.hosts[1].log
+        assert [row["training_iteration"] for row in first.rows] == list(range(1, done + 4))
+        steps = [row["timesteps_total"] for row in first.rows]
+        assert steps == sorted(set(steps))
+        assert first.rows[-1]["env_runners_lost"] >= 1  # counters go on
+        assert not any((host.ml / "model").exists() and any((host.ml / "model").iterdir()) for host in anew.hosts[1:])
+        served = run_smrl("evaluate", str(first.ml / "model"), "evaluate_episodes=1", "--out", "evaluation", cwd=tmp_path)
+        assert served.returncode == 0, served.stderr

@@ -52,14 +52,17 @@ def quiet_ray() -> None:
     """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
     for name in ("ray", "ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It tells of each process that died, over several lines; the training does so in one.
+    logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 
 def _read_token() -> None:
     """Has Ray, which reads its environment when it is imported, read it again; scripts import it first of all."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = _raylet  # compiled, and not typed
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class FaultWatch:
         healthy = set(algorithm.env_runner_group.healthy_env_runner_ids())
         lost, back, self._healthy = self._healthy - healthy, healthy - self._healthy, healthy
         for number in sorted(lost):
-            self.count("env_runners_lost", f"env runner {number} has died, {len(healthy)} are left")
+            self.count("env_runners_lost", f"env runner {number} does not answer, {len(healthy)} do")
         for number in sorted(back):
             self.count("env_runners_restarted", f"env runner {number} samples again, one of {len(healthy)}")
 

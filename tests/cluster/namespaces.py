@@ -92,6 +92,8 @@ class Host:
         name: As resourceconfig.json has it.
         namespace: Of its network.
         base: Holds its /opt/ml, `ml`.
+        environment: Variables of what runs in it.
+        cpus: Of this machine that it may use, as taskset has them; all if empty.
         process: What runs in it, if anything.
     """
 
@@ -99,6 +101,7 @@ class Host:
     namespace: str
     base: Path
     environment: Mapping[str, str]
+    cpus: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,7 +128,8 @@ class Host:
 
     def start(self, *words: str) -> None:
         """Starts the images' process 1 in it, with the words after the image's name."""
-        setup = _SETUP.format(base=self.base, name=self.name, command=shlex.join([str(BIN / "smrl-init"), *words]))
+        words = (*(["taskset", "--cpu-list", self.cpus] if self.cpus else []), str(BIN / "smrl-init"), *words)
+        setup = _SETUP.format(base=self.base, name=self.name, command=shlex.join(words))
         command = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup]
         environment = {
             **clean_environment(),

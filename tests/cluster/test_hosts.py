@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.namespaces import Host, Hosts, hosts, needs_hosts
-from tests.conftest import BIN, TINY, run_smrl
+from tests.conftest import TINY, run_smrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts]
 JOB = {
@@ -48,10 +49,50 @@ def three(tmp_path: Path) -> Iterator[Hosts]:
         yield made
 
 
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts of one CPU."""
+    with hosts(tmp_path / "hosts", 2) as made:
+        for number, host in enumerate(made.hosts):
+            host.cpus = str(sorted(os.sched_getaffinity(0))[-number])
+        yield made
+
+
+def test_the_last_host_goes_on_alone_and_saves_when_it_is_asked_to_stop(pair: Hosts) -> None:
+    one, two = pair.hosts
+    pair.write({**JOB, "rl.training.stop.training_iteration": "1000"})
+    pair.start()
+    pair.wait_for(lambda: iterations(one) >= 2)
+    two.kill()
+    pair.wait_for(lambda: count(one.log, "training_restarts") == 1)
+    before = iterations(one)
+    pair.wait_for(lambda: iterations(one) >= before + 2)
+    assert "(algo-2: its connection was closed)" in one.log
+    one.send(signal.SIGTERM)
+    assert one.wait(60) == 0
+    assert "stopped by SIGTERM" in one.log
+    assert one.failure == ""
+    numbers = [row["training_iteration"] for row in one.rows]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert one.rows[-1]["training_restarts"] == 1
+    assert json.loads((one.ml / "model" / "manifest.json").read_text())["exports"]
+
+
+def test_a_host_that_never_comes_is_named(pair: Hosts) -> None:
+    one, two = pair.hosts
+    pair.write({**JOB, "rl.training.cluster_timeout_s": "3"})
+    two.start("train")
+    assert two.wait(60) == 1
+    assert "algo-1: not found within 3 s at port 6390: Connection refused" in two.failure
+    one.start("train")
+    assert one.wait(60) == 1
+    assert "algo-2: not here after 3 s; expected every host of resourceconfig.json (algo-1, algo-2)" in one.failure
+
+
 def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_heads_end(
     three: Hosts, tmp_path: Path
 ) -> None:
-    one, two, three_ = three.hosts
+    one, two, third = three.hosts
     three.write({**JOB, "rl.training.stop.training_iteration": "1000"})
     three.start()
     three.wait_for(lambda: iterations(one) >= 2)
@@ -70,7 +111,7 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
     three.wait_for(lambda: iterations(one) >= before + 3)
     assert count(one.log, "hosts_lost") == 0
 
-    three_.kill()
+    third.kill()
     three.wait_for(lambda: count(one.log, "hosts_lost") == 1)
     before = iterations(one)
     three.wait_for(lambda: iterations(one) >= before + 3)
@@ -94,5 +135,7 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
         assert steps == sorted(set(steps))
         assert first.rows[-1]["env_runners_lost"] >= 1  # counters go on
         assert not any((host.ml / "model").exists() and any((host.ml / "model").iterdir()) for host in anew.hosts[1:])
-        served = run_smrl("evaluate", str(first.ml / "model"), "evaluate_episodes=1", "--out", "evaluation", cwd=tmp_path)
+        served = run_smrl(
+            "evaluate", str(first.ml / "model"), "evaluate_episodes=1", "--out", "evaluation", cwd=tmp_path
+        )
         assert served.returncode == 0, served.stderr

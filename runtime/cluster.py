@@ -110,6 +110,8 @@ class Head:
         deadline = time.monotonic() + _GOODBYE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
         self._listener.close()
 
     def gather(self, timeout_s: float, stop: StopRequest, *, list_nodes: Callable[[], set[str]]) -> None:

@@ -214,17 +214,6 @@ def test_a_model_channel_with_the_archive_that_sagemaker_delivers_is_trained_on(
     assert iterations(done.log) == [9, 10]
 
 
-def test_several_hosts_are_refused_on_the_first_as_well(opt_ml: OptMl) -> None:
-    opt_ml.write({"sagemaker_program": "train.py", "preset": "reacher"})
-    hosts = {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"], "network_interface_name": "lo"}
-    (opt_ml.base / "input" / "config" / "resourceconfig.json").write_text(json.dumps(hosts))
-    opt_ml.environment["SM_STUDIO_LOCAL_MODE"] = "true"  # the toolkit waits for names to resolve otherwise
-    opt_ml.add_code(ROOT / "entrypoints" / "train.py")
-    done = opt_ml.run()
-    assert done.code == 1
-    assert "got the hosts algo-1, algo-2; expected one" in opt_ml.failure
-
-
 def test_a_launchers_hooks_are_called(opt_ml: OptMl) -> None:
     opt_ml.write({**TINY, "sagemaker_program": "train-mine.py", "rl.training.stop.training_iteration": "1"})
     script = opt_ml.base / "code" / "train-mine.py"

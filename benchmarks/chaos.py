@@ -1,6 +1,6 @@
 """A training that is killed 50 times at random instants, against the same training left alone.
 
-python -m benchmarks.chaos [KILLS], about fifteen minutes on 2 cores. A checkpoint is written every iteration. Half of
+python -m benchmarks.chaos [KILLS], about ten minutes on 2 cores. A checkpoint is written every iteration. Half of
 the kills end every process of the job at once, as when a machine is taken away; the others the main process alone,
 whose children then find out by themselves.
 """
@@ -22,11 +22,12 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 SMRL = Path(sys.executable).parent / "smrl"
-SEED, LONGEST_S, ITERATIONS, EPISODES = 1, 14.0, 150, 200
+SEED, LONGEST_S, ITERATIONS, EPISODES = 1, 14.0, 60, 200
 JOB = [
     *("train", "--preset", "reacher", f"rl.training.config.seed={SEED}", "rl.training.checkpoint_freq=1"),
     *("rl.training.config.train_batch_size=32768", "rl.training.config.minibatch_size=1024"),
     *(f"rl.training.stop.training_iteration={ITERATIONS}", "rl.training.stop.episode_reward_mean=1000"),
+    "rl.training.stop.timesteps_total=1000000000",
     *("rl.training.video_freq=0", "rl.training.export=false"),
 ]
 

@@ -87,14 +87,15 @@ def ray_hosts(
     if own.hosts > 1:
         require_token(container.token)
         address = find_own_address(container)
-    with contextlib.ExitStack() as stack:
+    # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
+    with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
         with stop:
             session = ray_session(num_cpus=own.remote_cpus, num_gpus=own.gpus, overrides=ray_options, address=address)
-            ray_address = stack.enter_context(session)
+            ray_address = first.enter_context(session)
         stop.arm()
         if address is None:
             yield lambda: own, list
             return
-        head = stack.enter_context(Head(container, address, ray_address, reporter.note))
+        head = last.enter_context(Head(container, address, ray_address, reporter.note))
         head.gather(config.values["cluster_timeout_s"], stop, list_nodes=list_nodes)
         yield lambda: head.machines, head.take_events

@@ -1,4 +1,4 @@
-"""Hosts that find each other: who is let in, what is said of those that do not come, and what a learner's death costs."""
+"""Hosts that find each other: who is let in, what is said of those that stay away, what a learner's death costs."""
 
 from __future__ import annotations
 

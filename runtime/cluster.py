@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -33,24 +32,40 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Machines:
-    """What a job may use.
+    """What a job may use now.
 
     Attributes:
         cpus: CPUs of all hosts.
         gpus: GPUs of all hosts.
         hosts: How many hosts there are.
-        own_gpus: GPUs of the host that trains.
+        cpus_elsewhere: CPUs of the other hosts.
+        gpus_elsewhere: GPUs of the other hosts.
+        reserved_cpus: CPUs that Ray was not told of: one for learning, where there were several hosts.
+        are_fewer: Whether hosts have left.
     """
 
     cpus: int
     gpus: int = 0
     hosts: int = 1
-    own_gpus: int = 0
+    cpus_elsewhere: int = 0
+    gpus_elsewhere: int = 0
+    reserved_cpus: int = 0
+    are_fewer: bool = False
+
+    @property
+    def own_cpus(self) -> int:
+        """CPUs of the host that trains."""
+        return self.cpus - self.cpus_elsewhere
+
+    @property
+    def own_gpus(self) -> int:
+        """GPUs of the host that trains."""
+        return self.gpus - self.gpus_elsewhere
 
     @property
     def remote_cpus(self) -> int:
-        """CPUs for other processes: on several hosts the first keeps one for learning, and Ray is not told of it."""
-        return self.cpus - (self.hosts > 1)
+        """CPUs for other processes than the main one."""
+        return self.cpus - self.reserved_cpus
 
 
 @dataclass
@@ -73,10 +88,13 @@ class Head:
         address: Of this host.
         ray_address: Where Ray can be joined.
         note: Told of each host that comes and goes.
+        list_nodes: Names of Ray's nodes that are alive.
     """
 
-    def __init__(self, container: Container, address: str, ray_address: str, note: Note) -> None:
-        self._container, self._ray_address, self._note = container, ray_address, note
+    def __init__(
+        self, container: Container, address: str, ray_address: str, note: Note, list_nodes: Callable[[], set[str]]
+    ) -> None:
+        self._container, self._ray_address, self._note, self._list_nodes = container, ray_address, note, list_nodes
         self._others = container.hosts[1:]
         self._members: dict[str, _Member] = {}
         self._faults: dict[str, str] = {}
@@ -101,7 +119,9 @@ class Head:
     ) -> None:
         """Tells every host that the job has ended, and waits a little until they have heard."""
         self._is_over = True
-        why = "done" if error is None else f"failed: {str(error).splitlines()[0] if str(error) else kind}"
+        why = (
+            "done" if error is None else "stopped" if isinstance(error, Interrupted) else f"failed: {_headline(error)}"
+        )
         with self._changed:
             members = list(self._members.values())
         for member in members:
@@ -114,20 +134,19 @@ class Head:
             self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
         self._listener.close()
 
-    def gather(self, timeout_s: float, stop: StopRequest, *, list_nodes: Callable[[], set[str]]) -> None:
+    def gather(self, timeout_s: float, stop: StopRequest) -> None:
         """Waits until every host is part of the cluster.
 
         Args:
             timeout_s: How long.
             stop: A signal ends the waiting.
-            list_nodes: Names of Ray's nodes that are alive.
 
         Raises:
             PlatformError: Hosts have not come in time, or could not start Ray; all are named.
             Interrupted: A stop was requested.
         """
         started = spoken = time.monotonic()
-        while missing := sorted(set(self._others) - (list_nodes() & self._members.keys())):
+        while missing := sorted(set(self._others) - self._here().keys()):
             if stop.is_set:
                 raise Interrupted
             if self._faults:
@@ -151,15 +170,23 @@ class Head:
     @property
     def machines(self) -> Machines:
         """Of the hosts that are here now."""
-        own = self._container
-        with self._changed:
-            members = list(self._members.values())
+        own, members = self._container, self._here().values()
+        cpus, gpus = sum(member.cpus for member in members), sum(member.gpus for member in members)
         return Machines(
-            own.num_cpus + sum(member.cpus for member in members),
-            own.num_gpus + sum(member.gpus for member in members),
+            own.num_cpus + cpus,
+            own.num_gpus + gpus,
             1 + len(members),
-            own.num_gpus,
+            cpus_elsewhere=cpus,
+            gpus_elsewhere=gpus,
+            reserved_cpus=1,
+            are_fewer=len(members) < len(self._others),
         )
+
+    def _here(self) -> dict[str, _Member]:
+        """Hosts that answer, and whose Ray is alive."""
+        nodes = self._list_nodes()
+        with self._changed:
+            return {host: member for host, member in self._members.items() if host in nodes}
 
     def take_events(self) -> list[tuple[str, str]]:
         """What has happened since the last call: "host_lost" or "host_rejoined", and the story."""
@@ -173,9 +200,7 @@ class Head:
                 accepted, (address, _) = self._listener.accept()
             except OSError:  # closed: the job is over
                 return
-            thread = threading.Thread(target=self._serve, args=(Line(accepted), address), name=address, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            threading.Thread(target=self._serve, args=(Line(accepted), address), name=address, daemon=True).start()
 
     def _serve(self, line: Line, address: str) -> None:
         """Speaks with one host until it has gone."""
@@ -186,8 +211,8 @@ class Head:
             if hello.get("host") not in self._others:
                 self._note(f"{address} was turned away: {hello.get('host')!r} is no host of this job")
                 return
+            self._admit(hello, line)
             host = hello["host"]
-            self._admit(host, hello, line)
             while True:
                 self._heed(host, line.receive())
                 if not self._is_over:
@@ -196,18 +221,21 @@ class Head:
             self._note(f"{address} was turned away: it has another job's token or other hyperparameters")
         except TimeoutError as error:
             why = str(error)
-        except (EOFError, OSError, ValueError):
+        except (KeyError, TypeError, ValueError) as error:
+            self._note(f"{address} was turned away: it speaks otherwise ({type(error).__name__}: {error})")
+        except (EOFError, OSError):
             pass  # gone
         finally:
             line.close()
             if host and not self._is_over:
                 self._dismiss(host, line, why)
 
-    def _admit(self, host: str, hello: Mapping[str, Any], line: Line) -> None:
+    def _admit(self, hello: Mapping[str, Any], line: Line) -> None:
+        host, cpus, gpus, group = str(hello["host"]), int(hello["cpus"]), int(hello["gpus"]), hello.get("group")
         line.send(ray=self._ray_address)
-        cpus, gpus, group = int(hello["cpus"]), int(hello["gpus"]), hello.get("group")
         with self._changed:
-            self._members[host] = _Member(cpus, gpus, line)
+            self._members[host] = _Member(cpus, gpus, line)  # an earlier line of the host falls silent by itself
+            self._threads.append(threading.current_thread())
             count = len(self._members)
         of_group = f" of group {group}" if group else ""
         self._note(f"{host}{of_group} has come: {cpus} CPUs, {gpus} GPUs ({count} of {len(self._others)})")
@@ -224,7 +252,11 @@ class Head:
             if host not in self._members or self._members[host].line is not line:
                 return  # it has come again since
             del self._members[host]
-            self._events.append(("host_lost", f"{host}: {why}"))
+            self._events.append(("host_lost", f"{host}: {self._faults.pop(host, why)}"))
+
+
+def _headline(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def stay_with_head(
@@ -245,51 +277,73 @@ def stay_with_head(
         PlatformError: The head was not found, or has been lost.
         Interrupted: A stop was requested before the head was found.
     """
-    head, deadline = container.hosts[0], time.monotonic() + timeout_s
+    head = container.hosts[0]
     note(f"{container.current_host}: looking for {head}, which trains")
-    line = _find_head(container, stop, (deadline, timeout_s), note)
-    with contextlib.closing(line), tempfile.TemporaryFile("w+") as said:
-        line.send(
-            host=container.current_host,
-            cpus=container.num_cpus,
-            gpus=container.num_gpus,
-            group=container.instance_group,
-        )
-        node: RayNode | None = None
-        try:
-            while True:
-                message = _hear_head(line, head)
-                if "end" in message:
-                    note(f"{head} has ended: {message['end']}")
+    with _Guest(container, stop, object_store_bytes, note) as guest:
+        while True:
+            line = _find_head(container, stop, timeout_s, note)
+            with contextlib.closing(line):
+                try:
+                    guest.stay(line)
                     return
-                if "ray" in message:
-                    note(f"joining Ray at {message['ray']}; staying until {head} ends")
-                    node = RayNode(container, message["ray"], object_store_bytes, said)
-                if node is not None:
-                    node.look_after(line, note)
-                with contextlib.suppress(OSError):  # reading tells why
-                    line.beat()
-                if stop.is_set and node is not None and not node.knows_of_stop:
-                    node.knows_of_stop = True
-                    note(f"{stop.signal_name}: staying until {head} has saved")
-        finally:
-            if node is not None:
-                node.close()
+                except TimeoutError:
+                    # A link that is away for long; a head that has ended closes its connections.
+                    note(f"{head}: no word for {SILENCE_S:g} s; looking for it again")
+                    timeout_s = SILENCE_S
+                except (EOFError, OSError, ValueError) as error:
+                    raise PlatformError(
+                        f"{head}: lost, the host that trains ({error or 'it closed the connection'}); expected it to "
+                        "stay until the job's end. See its log; the job goes on from its last checkpoint when it is "
+                        "started again."
+                    ) from None
 
 
-def _hear_head(line: Line, head: str) -> dict[str, Any]:
-    try:
-        return line.receive()
-    except (EOFError, OSError) as error:
-        why = f" ({error})" if isinstance(error, TimeoutError) else ""
-        raise PlatformError(
-            f"{head}: lost, the host that trains{why}; expected it to stay until the job's end. See its log; the job "
-            "goes on from its last checkpoint when it is started again."
-        ) from None
+class _Guest:
+    """This host in the head's cluster."""
+
+    def __init__(self, container: Container, stop: StopRequest, object_store_bytes: int, note: Note) -> None:
+        self._container, self._stop, self._note = container, stop, note
+        self._object_store_bytes = object_store_bytes
+        self._node: RayNode | None = None
+        self._knows_of_stop = False
+
+    def __enter__(self) -> _Guest:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Ends Ray here."""
+        if self._node is not None:
+            self._node.close()
+
+    def stay(self, line: Line) -> None:
+        """Stays until the head says that it has ended.
+
+        Raises:
+            EOFError: The head has gone without a word.
+            OSError: The connection broke; TimeoutError if it fell silent.
+        """
+        own, head = self._container, self._container.hosts[0]
+        line.send(host=own.current_host, cpus=own.num_cpus, gpus=own.num_gpus, group=own.instance_group)
+        while True:
+            message = line.receive()
+            if "end" in message:
+                self._note(f"{head} has ended: {message['end']}")
+                return
+            if "ray" in message and self._node is None:
+                self._note(f"joining Ray at {message['ray']}; staying until {head} ends")
+                self._node = RayNode(own, message["ray"], self._object_store_bytes)
+            if self._node is not None:
+                self._node.look_after(line, self._note)
+            with contextlib.suppress(OSError):  # reading tells why
+                line.beat()
+            if self._stop.is_set and not self._knows_of_stop:
+                self._knows_of_stop = True
+                self._note(f"{self._stop.signal_name}: staying until {head} has saved")
 
 
-def _find_head(container: Container, stop: StopRequest, until: tuple[float, float], note: Note) -> Line:
-    (deadline, timeout_s), head, spoken, why = until, container.hosts[0], time.monotonic(), ""
+def _find_head(container: Container, stop: StopRequest, timeout_s: float, note: Note) -> Line:
+    head, spoken, why = container.hosts[0], time.monotonic(), ""
+    deadline = spoken + timeout_s
     while time.monotonic() < deadline:
         if stop.is_set:
             raise Interrupted

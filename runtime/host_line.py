@@ -60,15 +60,18 @@ class Line:
 
         Raises:
             EOFError: The other side has gone.
-            OSError: The connection broke, or has been silent for too long.
+            OSError: The connection broke; TimeoutError if it has been silent for too long.
+            ValueError: The message is none.
         """
         if not self._connection.poll(timeout_s):
             if time.monotonic() - self._heard > SILENCE_S:
                 raise TimeoutError(f"no word for {SILENCE_S:g} s")
             return {}
         message = json.loads(self._connection.recv_bytes(_LONGEST_MESSAGE))
+        if not isinstance(message, dict):
+            raise ValueError(f"got {type(message).__name__} for a message")
         self._heard = time.monotonic()
-        return dict(message)
+        return message
 
     def close(self) -> None:
         """Ends the connection."""
@@ -76,22 +79,24 @@ class Line:
 
 
 def find_own_address(container: Container) -> str:
-    """The IPv4 address that the other hosts reach this one at: of the container's network interface, by its own name.
+    """The IPv4 address that the other hosts reach this one at: that of its name, or of the container's interface.
 
     Raises:
         PlatformError: There is none.
     """
-    interfaces = psutil.net_if_addrs()
-    of_interface = [
-        one.address for one in interfaces.get(container.network_interface, ()) if one.family == socket.AF_INET
-    ]
+    interfaces = {
+        name: [one.address for one in found if one.family == socket.AF_INET]
+        for name, found in psutil.net_if_addrs().items()
+    }
+    of_interface = interfaces.get(container.network_interface)
     resolved = None
     with contextlib.suppress(OSError):
         resolved = socket.gethostbyname(container.current_host)
-    if resolved in of_interface or (resolved is not None and not of_interface and not resolved.startswith("127.")):
-        return str(resolved)
+    own = {address for found in interfaces.values() for address in found}
+    if resolved is not None and resolved in own and not resolved.startswith("127."):
+        return resolved  # where the others look for it, whatever interface is named
     if of_interface:
-        return str(of_interface[0])
+        return of_interface[0]
     raise PlatformError(
         f"{container.current_host}: got no address: network interface {container.network_interface or '(none named)'} "
         f"of resourceconfig.json has none, and the name means {resolved or 'nothing'}; expected one that the hosts "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from runtime.cluster import Head, Machines, stay_with_head
@@ -82,9 +83,9 @@ def ray_hosts(
         Interrupted: A stop was requested meanwhile.
     """
     reporter, stop = listeners
-    own = Machines(container.num_cpus, container.num_gpus, hosts=len(container.hosts), own_gpus=container.num_gpus)
-    address = None
-    if own.hosts > 1:
+    own, address = Machines(container.num_cpus, container.num_gpus), None
+    if len(container.hosts) > 1:
+        own = replace(own, reserved_cpus=1)
         require_token(container.token)
         address = find_own_address(container)
     # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
@@ -96,6 +97,6 @@ def ray_hosts(
         if address is None:
             yield lambda: own, list
             return
-        head = last.enter_context(Head(container, address, ray_address, reporter.note))
-        head.gather(config.values["cluster_timeout_s"], stop, list_nodes=list_nodes)
+        head = last.enter_context(Head(container, address, ray_address, reporter.note, list_nodes))
+        head.gather(config.values["cluster_timeout_s"], stop)
         yield lambda: head.machines, head.take_events

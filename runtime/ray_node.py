@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from typing import IO
 
 import psutil
 
@@ -16,14 +17,14 @@ from runtime.container import Container
 from runtime.errors import PlatformError
 from runtime.host_line import Line, find_own_address
 
-_RESTARTS = 5
+_RESTARTS, _LASTED_S = 5, 600.0  # as many in a row, none of which lasted
 _ENDS_WITHIN_S = 5.0
 
 
 class RayNode:
     """Ray on this host, as a process that is started anew when it ends."""
 
-    def __init__(self, container: Container, ray_address: str, object_store_bytes: int, said: IO[str]) -> None:
+    def __init__(self, container: Container, ray_address: str, object_store_bytes: int) -> None:
         self._command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"),
             "--include-log-monitor=false",
@@ -31,11 +32,12 @@ class RayNode:
             *(f"--node-name={container.current_host}", f"--num-cpus={container.num_cpus}"),
             *(f"--num-gpus={container.num_gpus}", f"--object-store-memory={object_store_bytes}"),
         ]
-        self._said, self._restarts = said, 0
-        self.knows_of_stop = False
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the node
+        self._restarts = 0
         self._start()
 
     def _start(self) -> None:
+        self._started = time.monotonic()
         # A session of its own: a signal for the job's group is not for Ray, which the head needs until it has saved.
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT, start_new_session=True
@@ -50,7 +52,8 @@ class RayNode:
         code = self._process.poll()
         if code is None:
             return
-        self._restarts += 1
+        has_lasted = time.monotonic() - self._started > _LASTED_S
+        self._restarts = 1 if has_lasted else self._restarts + 1
         if self._restarts > _RESTARTS:
             why = f"Ray has ended {self._restarts} times, last with exit code {code}: {self._last_words()}"
             with contextlib.suppress(OSError):
@@ -80,6 +83,7 @@ class RayNode:
         self._end_processes()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_ENDS_WITHIN_S)
+        self._said.close()
 
 
 def _is_in_session(pid: int, session: int) -> bool:

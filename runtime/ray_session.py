@@ -52,8 +52,6 @@ def quiet_ray() -> None:
     """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
     for name in ("ray", "ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # It tells of each process that died, over several lines; the training does so in one.
-    logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
 
 
 def _read_token() -> None:

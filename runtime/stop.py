@@ -10,10 +10,11 @@ from types import FrameType
 _GRACE_S = 12.0
 
 
-class Interrupted(BaseException):
+class Interrupted(KeyboardInterrupt):
     """Raised in the main thread when an iteration outlasts the grace after a stop request.
 
-    A BaseException, so that no library's `except Exception` swallows it.
+    A KeyboardInterrupt, so that no library's `except Exception` swallows it, and because Ray's calls into C++ let no
+    other exception of a signal handler out.
     """
 
 
@@ -30,7 +31,7 @@ class StopRequest:
     def __init__(self, *, grace_s: float = _GRACE_S) -> None:
         self._grace_s = grace_s
         self.signal_name: str | None = None
-        self._may_interrupt = False
+        self._may_interrupt, self._insists = False, False
         handlers = {signal.SIGTERM: self._on_signal, signal.SIGINT: self._on_signal, signal.SIGALRM: self._on_alarm}
         self._handlers = handlers
         self._before = {number: signal.getsignal(number) for number in handlers}
@@ -43,6 +44,7 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.is_set and number == signal.SIGINT:
+            self._insists = True
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
         if self._may_interrupt:
@@ -63,10 +65,19 @@ class StopRequest:
             self._start_timer()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        """Ends it."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Ends it.
+
+        Raises:
+            Interrupted: It was interrupted inside Ray, which raises exceptions of its own for that.
+        """
         self._may_interrupt = False
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # ray.init takes the signal for itself
+            self.signal_name = self.signal_name or signal.Signals.SIGTERM.name
+            raise Interrupted from None
+        if kind is KeyboardInterrupt and self.is_set and not self._insists:
+            raise Interrupted from None
 
     def arm(self) -> None:
         """Takes the signals; to be done again after `ray.init`, whose C++ side takes SIGTERM for itself."""

@@ -203,7 +203,8 @@ def _train(
 
     (layout, start), (reporter, stop_request) = places, listeners
     prepare_environment()
-    from runtime.ppo.loop import TrainingJob, train
+    from runtime.ppo.loop import TrainingJob
+    from runtime.ppo.restarts import train
 
     env = _describe_env(config, request, layout)
     job = TrainingJob(

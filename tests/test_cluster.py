@@ -22,6 +22,7 @@ from runtime.cluster import PORT, Head, Machines, stay_with_head
 from runtime.container import Container, read_container
 from runtime.errors import PlatformError, UserError
 from runtime.host_line import Line, find_own_address
+from runtime.hyperparameters import JobConfig
 from runtime.stop import Interrupted, StopRequest
 from tests.conftest import BIN, ROOT, TINY, OptMl, clean_environment
 
@@ -32,6 +33,9 @@ HOST = Container(
     token="ab" * 32,
     num_cpus=4,
 )
+
+
+NODES = {"127.0.0.1", "second", "third"}.copy
 
 
 @pytest.fixture
@@ -83,11 +87,11 @@ def wait_until(condition: Any, timeout_s: float = 10) -> None:
 def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
     notes: list[str], stop: StopRequest, in_background: ThreadPoolExecutor
 ) -> None:
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append) as head:
+    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
         second, third = call("second"), call("third", cpus=8)
         assert second.receive(5) == {"ray": "10.0.0.1:7"}
-        head.gather(5, stop, list_nodes=lambda: {"127.0.0.1", "second", "third"})
-        assert head.machines == Machines(cpus=14, gpus=2, hosts=3, own_gpus=0)
+        head.gather(5, stop)
+        assert head.machines == Machines(14, 2, 3, cpus_elsewhere=10, gpus_elsewhere=2, reserved_cpus=1)
         assert notes[-1] == "3 hosts, 14 CPUs, 2 GPUs"
         assert any("third of group runners has come: 8 CPUs, 1 GPUs" in note for note in notes)
         third.close()
@@ -103,7 +107,7 @@ def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
 
 
 def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: ThreadPoolExecutor) -> None:
-    head = Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append)
+    head = Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES)
     with head:
         heard = in_background.submit(wait_for_end, call("second"))
         wait_until(lambda: notes)
@@ -117,7 +121,7 @@ def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: Threa
     [("second", "cd" * 32, "it has another job's token"), ("eighth", HOST.token, "'eighth' is no host of this job")],
 )
 def test_strangers_are_turned_away(host: str, token: str, message: str, notes: list[str]) -> None:
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append) as head:
+    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
         # By the head before the end of the greeting, or after it.
         with pytest.raises((EOFError, OSError, AuthenticationError)):
             call(host, token=token).receive(5)
@@ -127,21 +131,24 @@ def test_strangers_are_turned_away(host: str, token: str, message: str, notes: l
 
 def test_hosts_that_do_not_come_are_all_named_and_so_are_those_that_fail(notes: list[str], stop: StopRequest) -> None:
     message = r"second, third: not here after 0\.3 s; expected every host"
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append) as head, pytest.raises(PlatformError, match=message):
-        head.gather(0.3, stop, list_nodes=set)
+    with (
+        Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head,
+        pytest.raises(PlatformError, match=message),
+    ):
+        head.gather(0.3, stop)
     message = "hosts that could not join: third: Ray has ended 6 times"
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append) as head:
+    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
         third = call("third")
         third.send(failed="Ray has ended 6 times")
         with pytest.raises(PlatformError, match=message):
-            head.gather(20, stop, list_nodes=set)
+            head.gather(20, stop)
         third.close()
 
 
 def test_a_stop_ends_the_waiting_on_both_sides(notes: list[str], stop: StopRequest) -> None:
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Interrupted), Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append) as head:
-        head.gather(20, stop, list_nodes=set)
+    with pytest.raises(Interrupted), Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
+        head.gather(20, stop)
     second = replace(HOST, current_host="second")
     with pytest.raises(Interrupted):
         stay_with_head(second, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
@@ -149,12 +156,12 @@ def test_a_stop_ends_the_waiting_on_both_sides(notes: list[str], stop: StopReque
 
 def test_a_port_that_is_taken_is_named(notes: list[str]) -> None:
     message = rf"localhost: port {PORT} of 127\.0\.0\.1 cannot be listened on"
-    with Head(HOST, "127.0.0.1", "", notes.append), pytest.raises(PlatformError, match=message):
-        Head(HOST, "127.0.0.1", "", notes.append)
+    with Head(HOST, "127.0.0.1", "", notes.append, NODES), pytest.raises(PlatformError, match=message):
+        Head(HOST, "127.0.0.1", "", notes.append, NODES)
 
 
 def test_a_host_of_another_job_says_so(notes: list[str], stop: StopRequest) -> None:
-    with Head(HOST, "127.0.0.1", "", notes.append):
+    with Head(HOST, "127.0.0.1", "", notes.append, NODES):
         other = replace(HOST, current_host="second", token="cd" * 32)
         with pytest.raises(
             PlatformError, match="localhost: it runs another job, or this one with other hyperparameters"
@@ -246,20 +253,36 @@ def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:
     from runtime.ppo.build import count_env_runners, count_threads, fit_to_place
     from runtime.training import Request, resolve_config
 
-    three, reacher = Machines(12, 1, hosts=3), EnvSpec("RoboschoolReacher-v1")
-    assert count_env_runners("auto", three, reacher) == 11
-    assert count_env_runners("auto", Machines(12), reacher) == 0
-    assert count_env_runners(4, three, reacher) == 4
-    config = resolve_config(Container(), Request({"preset": "reacher", "rl.training.config.num_env_runners": 12}))
+    three = Machines(12, 1, 3, cpus_elsewhere=8, gpus_elsewhere=1, reserved_cpus=1)
+    left = Machines(4, reserved_cpus=1, are_fewer=True)
+    reacher, cart = EnvSpec("RoboschoolReacher-v1"), EnvSpec("CartPole-v1")
+
+    def settings(**algorithm: Any) -> JobConfig:
+        given = {f"rl.training.config.{name}": value for name, value in algorithm.items()}
+        return resolve_config(Container(), Request({"preset": "reacher", **given}))
+
+    assert count_env_runners(settings(), three, reacher) == 11
+    assert count_env_runners(settings(num_learners=1), three, reacher) == 10
+    assert count_env_runners(settings(), Machines(12), reacher) == 0
+    assert count_env_runners(settings(num_env_runners=4), three, reacher) == 4
+    assert count_env_runners(settings(), left, cart) == 3
+    assert count_env_runners(settings(num_learners=1), left, cart) == 2
+    assert count_threads(settings(num_env_runners=0), reacher, three) == 4
+    config = settings(num_env_runners=12)
     assert count_threads(config, reacher, three) == 1
     import gymnasium
 
     fitted, notes = fit_to_place(config, gymnasium.make("RoboschoolReacher-v1").action_space, three)
     assert fitted.algorithm["num_env_runners"] == 11
-    assert "12 env runners asked for, 11 used: 3 hosts have 12 CPUs, one of which the first host learns on" in notes
+    assert "12 env runners asked for, 11 used: 3 hosts have 12 CPUs, of which the first host learns on one" in notes
     # The GPU is on another host: so is the learner.
     assert (fitted.algorithm["num_learners"], fitted.algorithm["num_gpus_per_learner"]) == (1, 1.0)
     values = {**config.values, "config.num_gpus_per_learner": 2.0}
     sources = {**config.sources, "config.num_gpus_per_learner": "a test"}
     with pytest.raises(UserError, match="expected at most 1, the GPUs that there are"):
         fit_to_place(replace(config, values=values, sources=sources), gymnasium.spaces.Discrete(2), three)
+    # Two GPUs were there once.
+    fitted, notes = fit_to_place(replace(config, values=values, sources=sources), gymnasium.spaces.Discrete(2), left)
+    assert fitted.algorithm["num_gpus_per_learner"] == 0.0
+    assert "2 GPUs asked for, 0 used: hosts have been lost" in notes
+    assert fitted.algorithm["num_env_runners"] == 3

@@ -82,6 +82,7 @@ LAYERS = [
     {"ppo.fast_runner", "ppo.fast_learner"},
     {"ppo.rows", "ppo.build"},
     {"ppo.loop"},
+    {"ppo.restarts"},
     {"tuning.ranges", "starting"},
     {"tuning.job", "tuning.sdk"},
     {"tuning.records"},

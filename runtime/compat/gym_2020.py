@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  # registers the Roboschool ids
+from runtime.container import in_users_script
 from runtime.old_gym import to_old_space
 from runtime.video import Mp4Writer
 
@@ -208,3 +209,7 @@ class Monitor:
 
 def _is_cube(episode: int) -> bool:
     return round(episode ** (1 / 3)) ** 3 == episode if episode < 1000 else episode % 1000 == 0
+
+
+if in_users_script():  # one of Ray's processes unpickles an OldEnv before anything has imported gym
+    patch(gym)

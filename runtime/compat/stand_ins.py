@@ -132,4 +132,6 @@ class _Patching(Loader):
         is_gym = module.__name__ == "gym"
         with contextlib.redirect_stderr(io.StringIO()) if is_gym else contextlib.nullcontext():
             self._real.exec_module(module)
-        importlib.import_module(self._patch).patch(module)
+        patch = getattr(importlib.import_module(self._patch), "patch", None)
+        if patch is not None:  # else the patch's module is what imports this one, and patches it at its own end
+            patch(module)

@@ -68,6 +68,7 @@ class TrainingRecords:
         self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
         self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
         self._best: tuple[float, dict[str, Any]] | None = None
+        self._seen = -1  # iteration
         for name in ("model", "ip"):
             (settings.folder / name).mkdir(parents=True, exist_ok=True)
         write_json(settings.folder / "model" / "model_metadata.json", self._options.metadata.source)
@@ -114,9 +115,12 @@ class TrainingRecords:
 
     def _go_on_from(self, state: JobState) -> None:
         """What the checkpoint knows: a new machine has no files of the job, an old one perhaps too many rows."""
-        if self._metrics.rows:
+        goes_on = state.training_iteration == self._seen + 1
+        self._seen = state.training_iteration
+        if self._metrics.rows and goes_on:
             return
         self._metrics.go_on_from(list(state.racing.get("metrics", [])))
+        self._best = None
         if best := state.racing.get("best"):
             self._best = float(best[0]), dict(best[1])
 

@@ -54,9 +54,9 @@ def build_algorithm(config: JobConfig, env: EnvSpec, machines: Machines) -> PPO:
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
     # A camera's convolutions are large enough for all cores.
-    runners = count_env_runners(config.algorithm["num_env_runners"], machines, env)
+    runners = count_env_runners(config, machines, env)
     is_racing = env.name == DEEPRACER_ID and not runners
-    torch.set_num_threads(machines.cpus if is_racing else 1)
+    torch.set_num_threads(machines.own_cpus if is_racing else 1)
     if not is_racing:
         threadpoolctl.threadpool_limits(1)
     return rllib_config(config, env, machines).build_algo()
@@ -70,7 +70,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines) -> PPOConf
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB | _RACING})
     rllib.env_runners(env_runner_cls=Runner)
-    rllib.env_runners(num_env_runners=count_env_runners(settings["num_env_runners"], machines, env))
+    rllib.env_runners(num_env_runners=count_env_runners(config, machines, env))
     if settings["observation_filter"] == "MeanStdFilter":
         rllib.env_runners(env_to_module_connector=_filter_observations)
     if "train_batch_size" in settings:
@@ -162,8 +162,18 @@ def fit_to_place(
     if isinstance(runners, int) and runners > most:
         values["config.num_env_runners"] = most
         notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
+    if runners == 0 and machines.hosts > 1:
+        notes.append("rl.training.config.num_env_runners is 0: the other hosts have nothing to do")
+    _fit_gpus(config, machines, values, notes)
+    return dataclasses.replace(config, values=values), notes
+
+
+def _fit_gpus(config: JobConfig, machines: Machines, values: dict[str, Any], notes: list[str]) -> None:
     gpus = float(config.algorithm.get("num_gpus_per_learner", 0))
-    if gpus > machines.gpus:
+    if gpus > machines.gpus and machines.are_fewer:
+        values["config.num_gpus_per_learner"] = float(machines.gpus)
+        notes.append(f"{gpus:g} GPUs asked for, {machines.gpus} used: hosts have been lost")
+    elif gpus > machines.gpus:
         source = config.sources["config.num_gpus_per_learner"]
         raise UserError(
             f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most "
@@ -174,38 +184,39 @@ def fit_to_place(
     if machines.gpus and not machines.own_gpus and not values.get("config.num_learners"):
         values["config.num_learners"] = 1
         notes.append("learning in a process of its own, on a host with a GPU, as the first host has none")
-    return dataclasses.replace(config, values=values), notes
 
 
 def _describe_cpus(machines: Machines) -> str:
     if machines.hosts == 1:
         return f"this machine has {machines.cpus} CPUs"
-    return f"{machines.hosts} hosts have {machines.cpus} CPUs, one of which the first host learns on"
+    return f"{machines.hosts} hosts have {machines.cpus} CPUs, of which the first host learns on one"
 
 
 def _most_runners(config: JobConfig, num_cpus: int) -> int:
     """Remote runners that Ray can place; it would wait for the others for ever."""
-    learners = config.algorithm.get("num_learners", 0) * config.algorithm.get("num_cpus_per_learner", 1)
+    of_learner = config.algorithm.get("num_cpus_per_learner", 0 if config.algorithm.get("num_gpus_per_learner") else 1)
+    learners = config.algorithm.get("num_learners", 0) * of_learner
     each = config.algorithm.get("num_cpus_per_env_runner", 1) or 1e-9
     return max(0, int((num_cpus - learners) / each))
 
 
-def count_env_runners(setting: int | str, machines: Machines, env: EnvSpec) -> int:
+def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
     """Sampling processes beside the main one: a CPU each; on one host none on two CPUs, nor where threads do it.
 
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """
+    setting, most = config.algorithm["num_env_runners"], _most_runners(config, machines.remote_cpus)
     if setting != "auto":
         return int(setting)
     if machines.hosts > 1:
-        return machines.remote_cpus
-    return machines.cpus - 1 if machines.cpus > 2 and not is_compiled(env) else 0
+        return most
+    return min(machines.cpus - 1, most) if machines.cpus > 2 and not is_compiled(env) else 0
 
 
 def count_threads(config: JobConfig, env: EnvSpec, machines: Machines) -> int:
     """Threads that step compiled worlds in each runner."""
-    runners = count_env_runners(config.algorithm["num_env_runners"], machines, env)
-    return machines.cpus if runners == 0 else max(1, machines.cpus // runners)
+    runners = count_env_runners(config, machines, env)
+    return machines.own_cpus if runners == 0 else max(1, machines.cpus // runners)
 
 
 def model_config(settings: dict[str, Any]) -> dict[str, Any]:

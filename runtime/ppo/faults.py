@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,8 @@ class FaultWatch:
 
     def begin(self, algorithm: Any, counts: dict[str, int]) -> None:
         """Looks at a new algorithm, which goes on from a checkpoint's counts."""
+        # It tells of each process that dies, over several lines.
+        logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
         self._healthy = set(algorithm.env_runner_group.healthy_env_runner_ids())
         for name, count in counts.items():
             self.counts[name] = max(count, self.counts.get(name, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from runtime.cluster import Machines
 from runtime.console import Reporter
 from runtime.container import Layout
 from runtime.environments import EnvSpec, make_env
-from runtime.errors import JobError, PlatformError, UserError, find_cause
+from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
@@ -38,7 +38,6 @@ from runtime.video import Recorder, as_gif
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
 _EMPTY_AT_MOST = 3
-_ATTEMPTS = 2  # to begin again, without an iteration in between
 _FIRST_FILM_S = 1.0  # a guess, until one has been timed
 _LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
 
@@ -93,40 +92,26 @@ class Outcome:
     last_video: Path | None
 
 
-def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome:
-    """Trains until a stop criterion is met or a stop is requested; Ray must run.
+class Training:
+    """One training: the algorithm, its counters and its logs; Ray must run.
+
+    Args:
+        job: What it needs.
+        reporter: Told of each iteration.
+        request: Asked whether to stop.
+        watch: Told of processes that die.
 
     Raises:
+        LostError: A process died without which it cannot go on.
         UserError: The environment is at fault, or the checkpoint does not fit the job.
-        PlatformError: A checkpoint could not be written, or processes die again and again.
+        PlatformError: A checkpoint could not be written.
+        Interrupted: A stop was requested.
     """
-    watch, attempts = FaultWatch(reporter, job.take_events), 0
-    while True:
-        training = None
-        try:
-            training = _Training(job, reporter, request, watch)
-            return training.run()
-        except LostError as error:
-            attempts = 1 if training is not None and training.has_advanced else attempts + 1
-            if attempts > _ATTEMPTS:
-                raise PlatformError(
-                    f"training of {job.config.env}: {error}, {attempts} times without an iteration in between; "
-                    "expected processes that stay alive. The last checkpoint is kept; see above for what ended them "
-                    "(memory, a host, or the environment's own code)."
-                ) from None
-            watch.count("training_restarts", f"{error}; from the last checkpoint")
-            written = checkpoints_in(job.layout.checkpoints)
-            if written:
-                job = replace(job, resume_from=written[-1], is_same_job=True)
-
-
-class _Training:
-    """One training: the algorithm, its counters and its logs."""
 
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest, watch: FaultWatch) -> None:
         self._job, self._reporter, self._request, self._watch = job, reporter, request, watch
         machines = job.machines()
-        with request, _looked_at(job) as (self._spaces, why_no_video):
+        with request, looked_at(job) as (self._spaces, why_no_video):
             config, notes = fit_to_place(job.config, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)
@@ -136,7 +121,8 @@ class _Training:
             reporter.note(describe_path(self._algorithm, config, job.env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
-            self._restore(job.resume_from)
+            with request:
+                self._restore(job.resume_from)
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
@@ -144,7 +130,7 @@ class _Training:
         self._recorder = Recorder(job.env, why_not=why_no_video)
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
-        self._seconds_before, self._began_at = self._state.time_total_s, self._state.training_iteration
+        self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
         self._last_video: Path | None = None
 
@@ -158,24 +144,21 @@ class _Training:
                     f"expected {getattr(fresh, what)}. Train that environment, or restore from another checkpoint."
                 )
         try:
-            self._algorithm.restore_from_path(str(checkpoint.resolve()))
+            _with_causes(lambda: self._algorithm.restore_from_path(str(checkpoint.resolve())))
             restore_random_states(checkpoint)
+        except LostError:
+            raise
         except Exception as error:  # RLlib raises whatever its unpickling raises
             raise UserError(
                 f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
                 "one of the same network and settings. Restore from another checkpoint, or start without."
             ) from error
         if not self._job.is_same_job:
-            state.time_total_s, state.racing = 0.0, {}
+            state.time_total_s, state.racing, state.faults = 0.0, {}, {}
         self._state = state
         self._reporter.note(
             f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
         )
-
-    @property
-    def has_advanced(self) -> bool:
-        """Whether an iteration has ended since it began."""
-        return self._state.training_iteration > self._began_at
 
     def run(self) -> Outcome:
         """Trains, then writes the final checkpoint, the model, and the last video, in the order of their worth."""
@@ -292,11 +275,11 @@ class _Training:
 
     def _save(self) -> Path:
         self._checkpointed_at = self._state.training_iteration
-        return save_checkpoint(
-            self._job.layout.checkpoints,
-            self._state,
-            write_algorithm=lambda folder: self._algorithm.save_to_path(str(folder.resolve())),
-        )
+
+        def write(folder: Path) -> None:
+            _with_causes(lambda: self._algorithm.save_to_path(str(folder.resolve())))
+
+        return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
 
     def _save_final(self) -> Path:
         """The final checkpoint; written anew unless it was just written."""
@@ -333,7 +316,7 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _looked_at(job: TrainingJob) -> Iterator[tuple[Spaces, str | None]]:
+def looked_at(job: TrainingJob) -> Iterator[tuple[Spaces, str | None]]:
     """The environment's spaces, and why it cannot be filmed, where that is clear beforehand.
 
     A scene stays open meanwhile: the runner of this process goes on with it.
@@ -380,6 +363,7 @@ def _with_causes(call: Callable[[], Any]) -> Any:
                 "training: the network's output became NaN; expected finite observations from the environment and "
                 "finite weights. Look for NaN in the observations, or lower rl.training.config.lr."
             ) from error
+        raise_reported_fault()  # of a runner that RLlib does not wait for any more
         if (loss := find_loss(error)) is not None:
             raise LostError(loss) from error
         raise

@@ -6,9 +6,10 @@ for a process that died; a bug in the environment comes back each time, and its 
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -22,14 +23,24 @@ _KEY = b"smrl-environment-fault"
 class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
     """Samples episodes; a remote one leaves word of an exception before it raises it."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        with _word_left() if kwargs.get("worker_index") else contextlib.nullcontext():
+            super().__init__(**kwargs)
+
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Called by RLlib for everything that it asks of a remote runner."""
-        try:
+        with _word_left():
             return func(self, *args, **kwargs)
-        except Exception as error:
-            fault = find_cause(error, JobError) or traceback.format_exc()
-            _internal_kv_put(_KEY, pickle.dumps(fault))
-            raise
+
+
+@contextlib.contextmanager
+def _word_left() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        fault = find_cause(error, JobError) or traceback.format_exc()
+        _internal_kv_put(_KEY, pickle.dumps(fault))
+        raise
 
 
 def raise_reported_fault() -> None:

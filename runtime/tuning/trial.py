@@ -54,7 +54,7 @@ class _AskedStop(StopRequest):
     def __enter__(self) -> StopRequest:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         pass
 
     def arm(self) -> None:

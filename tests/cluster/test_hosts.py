@@ -25,6 +25,29 @@ JOB = {
 }
 
 
+# As scripts of 2020 are: an environment of their own, in a module of their own beside the script.
+SCRIPT = """
+import gym
+from ray.tune.registry import register_env
+from sagemaker_rl.ray_launcher import SageMakerRayLauncher
+from rewards import FACTOR
+
+class Doubled(gym.RewardWrapper):
+    def reward(self, reward):
+        return FACTOR * reward
+
+class Mine(SageMakerRayLauncher):
+    def register_env_creator(self):
+        register_env("mine", lambda config: Doubled(gym.make("CartPole-v1")))
+
+    def get_experiment_config(self):
+        workers = self.num_cpus * len(self.hosts_info) - 1
+        return {"training": {"env": "mine", "run": "PPO", "config": {"num_workers": workers}}}
+
+Mine().train_main()
+"""
+
+
 def count(text: str, name: str) -> int:
     """The last value of a counter in a log."""
     found = re.findall(rf"(?<![a-z_]){name}: (\d+)", text)
@@ -58,9 +81,13 @@ def pair(tmp_path: Path) -> Iterator[Hosts]:
         yield made
 
 
-def test_the_last_host_goes_on_alone_and_saves_when_it_is_asked_to_stop(pair: Hosts) -> None:
+def test_a_launchers_last_host_goes_on_alone_and_saves_when_it_is_asked_to_stop(pair: Hosts) -> None:
     one, two = pair.hosts
-    pair.write({**JOB, "rl.training.stop.training_iteration": "1000"})
+    job = {name: value for name, value in JOB.items() if name != "preset"}
+    pair.write({**job, "sagemaker_program": "mine.py", "rl.training.stop.training_iteration": "1000"})
+    for host in pair.hosts:
+        (host.ml / "code" / "mine.py").write_text(SCRIPT)
+        (host.ml / "code" / "rewards.py").write_text("FACTOR = 2\n")
     pair.start()
     pair.wait_for(lambda: iterations(one) >= 2)
     two.kill()

@@ -98,6 +98,7 @@ class Head:
         self._others = container.hosts[1:]
         self._members: dict[str, _Member] = {}
         self._faults: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._events: list[tuple[str, str]] = []
         self._threads: list[threading.Thread] = []
         self._changed = threading.Lock()
@@ -119,9 +120,9 @@ class Head:
     ) -> None:
         """Tells every host that the job has ended, and waits a little until they have heard."""
         self._is_over = True
-        why = (
-            "done" if error is None else "stopped" if isinstance(error, Interrupted) else f"failed: {_headline(error)}"
-        )
+        why = "done" if error is None else f"failed: {_headline(error)}"
+        if isinstance(error, Interrupted):
+            why = "stopped"
         with self._changed:
             members = list(self._members.values())
         for member in members:
@@ -237,6 +238,9 @@ class Head:
             self._members[host] = _Member(cpus, gpus, line)  # an earlier line of the host falls silent by itself
             self._threads.append(threading.current_thread())
             count = len(self._members)
+            if host in self._lost:
+                self._lost.remove(host)
+                self._events.append(("host_rejoined", f"{host}: it has come again"))
         of_group = f" of group {group}" if group else ""
         self._note(f"{host}{of_group} has come: {cpus} CPUs, {gpus} GPUs ({count} of {len(self._others)})")
 
@@ -252,6 +256,7 @@ class Head:
             if host not in self._members or self._members[host].line is not line:
                 return  # it has come again since
             del self._members[host]
+            self._lost.add(host)
             self._events.append(("host_lost", f"{host}: {self._faults.pop(host, why)}"))
 
 

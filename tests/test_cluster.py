@@ -99,9 +99,12 @@ def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
         assert head.take_events() == [("host_lost", "third: its connection was closed")]
         again = call("third")
         wait_until(lambda: head.machines.hosts == 3)
+        assert head.take_events() == [("host_rejoined", "third: it has come again")]
         again.send(rejoined="Ray had ended there with exit code -9")
-        wait_until(lambda: notes and head._events != [])
-        assert head.take_events() == [("host_rejoined", "third: Ray had ended there with exit code -9")]
+        deadline = time.monotonic() + 10
+        while not (events := head.take_events()):
+            assert time.monotonic() < deadline
+        assert events == [("host_rejoined", "third: Ray had ended there with exit code -9")]
         ends = [in_background.submit(wait_for_end, line) for line in (second, again)]
     assert [one.result(10) for one in ends] == ["done", "done"]
 

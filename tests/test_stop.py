@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 
 import pytest
@@ -54,6 +55,28 @@ def test_a_second_ctrl_c_is_a_keyboard_interrupt(request_: StopRequest) -> None:
     signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_rays_own_answer_to_a_stop_is_an_interruption(request_: StopRequest) -> None:
+    with pytest.raises(Interrupted), request_:
+        sys.exit(signal.SIGTERM)  # as ray.init does
+    assert request_.signal_name == "SIGTERM"
+
+
+def test_a_part_that_waits_for_ray_is_interrupted(request_: StopRequest) -> None:
+    import ray
+
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        request_.arm()
+        late = ray.remote(lambda: time.sleep(60)).remote()
+        began = time.monotonic()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted), request_:
+            ray.get(late)
+        assert time.monotonic() - began < 30
+    finally:
+        ray.shutdown()
 
 
 def test_the_signals_are_given_back() -> None:

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cluster.namespaces import Host, Hosts, hosts, needs_hosts
-from tests.conftest import TINY, run_smrl
+from tests.conftest import TINY
+from tests.servers import ROWS, started
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts]
 JOB = {
@@ -162,7 +164,9 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
         assert steps == sorted(set(steps))
         assert first.rows[-1]["env_runners_lost"] >= 1  # counters go on
         assert not any((host.ml / "model").exists() and any((host.ml / "model").iterdir()) for host in anew.hosts[1:])
-        served = run_smrl(
-            "evaluate", str(first.ml / "model"), "evaluate_episodes=1", "--out", "evaluation", cwd=tmp_path
+    with started(tmp_path, str(first.ml / "model"), "--workers", "1") as server:
+        server.wait_until(200)
+        assert np.shape([one["actions"] for one in server.invoke({"instances": ROWS.tolist()})["predictions"]]) == (
+            3,
+            2,
         )
-        assert served.returncode == 0, served.stderr

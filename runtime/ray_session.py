@@ -18,6 +18,8 @@ _ENVIRONMENT = {
     # Containers give /dev/shm 64 MB; Ray then refuses to start unless it may use /tmp.
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A process a CPU, which only remote env runners would use, and those are started when they are asked for.
+    "RAY_prestart_worker_first_driver": "0",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
     "SDL_VIDEODRIVER": "dummy",
     "SDL_AUDIODRIVER": "dummy",
@@ -63,6 +65,35 @@ def _read_token() -> None:
     raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _spared(options: Mapping[str, Any]) -> list[str]:
+    """What starts a process of Ray's, each a Python of its own, that a training has no use for but by its own wish."""
+    spared = ["start_monitor"]  # the autoscaler: nobody adds machines
+    if not options["include_dashboard"]:
+        spared.append("start_api_server")  # of the dashboard, which Ray starts all the same
+    if not options["log_to_driver"]:
+        spared.append("start_log_monitor")
+    return spared
+
+
+@contextmanager
+def _without(names: list[str]) -> Iterator[None]:
+    """Makes methods of Ray's node do nothing for the length of a block; what another version has not is left alone."""
+    from ray._private.node import Node
+
+    kept = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
+    for name in kept:
+        setattr(Node, name, _do_nothing)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
 @contextmanager
 def ray_session(
     *, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None, address: str | None = None
@@ -101,7 +132,9 @@ def ray_session(
             "started for the others to join."
         )
     if not was_running:
-        ray.init(**(options | dict(overrides or {})))
+        options |= dict(overrides or {})
+        with _without(_spared(options)):
+            ray.init(**options)
     try:
         yield str(ray.get_runtime_context().gcs_address)
     finally:

@@ -47,9 +47,18 @@ PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 
 # Whole files go to one worker each (--dist loadfile): the long ones begin first, so that none is left for the end.
 LONGEST_FIRST = (
-    *("test_notebooks", "test_unity_job", "test_training", "test_toolkit", "test_offline_job", "test_deepracer_job"),
+    *(
+        "test_hosts",
+        "test_notebooks",
+        "test_unity_job",
+        "test_training",
+        "test_toolkit",
+        "test_offline_job",
+        "test_deepracer_job",
+    ),
     *("test_tuning_engine", "test_tuning", "test_export", "test_deepracer_s3", "test_ppo_fast", "test_init"),
     *("test_checkpoint", "test_serving", "test_serving_processes", "test_export_bcq", "test_deepracer_learning"),
+    *("test_cluster", "test_policy"),
 )
 
 

@@ -17,6 +17,7 @@ import pytest
 from tests.cluster.namespaces import Host, Hosts, hosts, needs_hosts
 from tests.conftest import TINY
 from tests.servers import ROWS, started
+from tests.unity_stand_in import build_player
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts]
 JOB = {
@@ -107,6 +108,22 @@ def test_a_launchers_last_host_goes_on_alone_and_saves_when_it_is_asked_to_stop(
     assert json.loads((one.ml / "model" / "manifest.json").read_text())["exports"]
 
 
+def test_players_of_a_scene_run_on_every_host(pair: Hosts, tmp_path: Path) -> None:
+    one, two = pair.hosts
+    two.cpus = ""
+    job = {name: value for name, value in JOB.items() if "config" not in name}
+    scene = {"preset": "unity-3dball", "rl.training.config.env_config.env_name": build_player(tmp_path, "3DBall")}
+    sizes = {"rl.training.config.train_batch_size": "240", "rl.training.config.minibatch_size": "60"}
+    pair.write({**job, **scene, **sizes, "rl.training.export": "false", "rl.training.stop.training_iteration": "2"})
+    pair.start()
+    assert [host.wait() for host in pair.hosts] == [0, 0], pair.story()
+    logs = [sorted(path.name[:8] for path in host.ml.rglob("Player-*.log")) for host in pair.hosts]
+    assert logs[0] == ["Player-0"]  # which was looked at
+    runners = len(os.sched_getaffinity(0))
+    assert logs[1] == [f"Player-{number}" for number in range(1, runners + 1)]
+    assert len(one.rows) == 2
+
+
 def test_a_host_that_never_comes_is_named(pair: Hosts) -> None:
     one, two = pair.hosts
     pair.write({**JOB, "rl.training.cluster_timeout_s": "3"})
@@ -163,6 +180,7 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
         steps = [row["timesteps_total"] for row in first.rows]
         assert steps == sorted(set(steps))
         assert first.rows[-1]["env_runners_lost"] >= 1  # counters go on
+        assert (first.ml / "model" / "best").is_dir()
         assert not any((host.ml / "model").exists() and any((host.ml / "model").iterdir()) for host in anew.hosts[1:])
     with started(tmp_path, str(first.ml / "model"), "--workers", "1") as server:
         server.wait_until(200)

@@ -38,7 +38,7 @@ class Machines:
         cpus: CPUs of all hosts.
         gpus: GPUs of all hosts.
         hosts: How many hosts there are.
-        cpus_elsewhere: CPUs of the other hosts.
+        cpus_elsewhere: CPUs of each of the other hosts.
         gpus_elsewhere: GPUs of the other hosts.
         reserved_cpus: CPUs that Ray was not told of: one for learning, where there were several hosts.
         are_fewer: Whether hosts have left.
@@ -47,7 +47,7 @@ class Machines:
     cpus: int
     gpus: int = 0
     hosts: int = 1
-    cpus_elsewhere: int = 0
+    cpus_elsewhere: tuple[int, ...] = ()
     gpus_elsewhere: int = 0
     reserved_cpus: int = 0
     are_fewer: bool = False
@@ -55,7 +55,7 @@ class Machines:
     @property
     def own_cpus(self) -> int:
         """CPUs of the host that trains."""
-        return self.cpus - self.cpus_elsewhere
+        return self.cpus - sum(self.cpus_elsewhere)
 
     @property
     def own_gpus(self) -> int:
@@ -63,9 +63,9 @@ class Machines:
         return self.gpus - self.gpus_elsewhere
 
     @property
-    def remote_cpus(self) -> int:
-        """CPUs for other processes than the main one."""
-        return self.cpus - self.reserved_cpus
+    def free_cpus(self) -> list[int]:
+        """CPUs of each host for other processes than the main one."""
+        return [self.own_cpus - self.reserved_cpus, *self.cpus_elsewhere]
 
 
 @dataclass
@@ -172,9 +172,9 @@ class Head:
     def machines(self) -> Machines:
         """Of the hosts that are here now."""
         own, members = self._container, self._here().values()
-        cpus, gpus = sum(member.cpus for member in members), sum(member.gpus for member in members)
+        cpus, gpus = tuple(member.cpus for member in members), sum(member.gpus for member in members)
         return Machines(
-            own.num_cpus + cpus,
+            own.num_cpus + sum(cpus),
             own.num_gpus + gpus,
             1 + len(members),
             cpus_elsewhere=cpus,

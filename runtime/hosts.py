@@ -91,7 +91,7 @@ def ray_hosts(
     # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
     with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
         with stop:
-            session = ray_session(num_cpus=own.remote_cpus, num_gpus=own.gpus, overrides=ray_options, address=address)
+            session = ray_session(num_cpus=own.free_cpus[0], num_gpus=own.gpus, overrides=ray_options, address=address)
             ray_address = first.enter_context(session)
         stop.arm()
         if address is None:

@@ -91,7 +91,7 @@ def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
         second, third = call("second"), call("third", cpus=8)
         assert second.receive(5) == {"ray": "10.0.0.1:7"}
         head.gather(5, stop)
-        assert head.machines == Machines(14, 2, 3, cpus_elsewhere=10, gpus_elsewhere=2, reserved_cpus=1)
+        assert head.machines == Machines(14, 2, 3, cpus_elsewhere=(2, 8), gpus_elsewhere=2, reserved_cpus=1)
         assert notes[-1] == "3 hosts, 14 CPUs, 2 GPUs"
         assert any("third of group runners has come: 8 CPUs, 1 GPUs" in note for note in notes)
         third.close()
@@ -256,7 +256,7 @@ def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:
     from runtime.ppo.build import count_env_runners, count_threads, fit_to_place
     from runtime.training import Request, resolve_config
 
-    three = Machines(12, 1, 3, cpus_elsewhere=8, gpus_elsewhere=1, reserved_cpus=1)
+    three = Machines(12, 1, 3, cpus_elsewhere=(4, 4), gpus_elsewhere=1, reserved_cpus=1)
     left = Machines(4, reserved_cpus=1, are_fewer=True)
     reacher, cart = EnvSpec("RoboschoolReacher-v1"), EnvSpec("CartPole-v1")
 
@@ -266,6 +266,7 @@ def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:
 
     assert count_env_runners(settings(), three, reacher) == 11
     assert count_env_runners(settings(num_learners=1), three, reacher) == 10
+    assert count_env_runners(settings(num_cpus_per_env_runner=3), three, reacher) == 3  # one a host
     assert count_env_runners(settings(), Machines(12), reacher) == 0
     assert count_env_runners(settings(num_env_runners=4), three, reacher) == 4
     assert count_env_runners(settings(), left, cart) == 3

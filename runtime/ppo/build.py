@@ -158,7 +158,7 @@ def fit_to_place(
         for path in left_out:
             del values[path]
         notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners, most = config.algorithm["num_env_runners"], _most_runners(config, machines.remote_cpus)
+    runners, most = config.algorithm["num_env_runners"], _most_runners(config, machines)
     if isinstance(runners, int) and runners > most:
         values["config.num_env_runners"] = most
         notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
@@ -192,12 +192,13 @@ def _describe_cpus(machines: Machines) -> str:
     return f"{machines.hosts} hosts have {machines.cpus} CPUs, of which the first host learns on one"
 
 
-def _most_runners(config: JobConfig, num_cpus: int) -> int:
-    """Remote runners that Ray can place; it would wait for the others for ever."""
+def _most_runners(config: JobConfig, machines: Machines) -> int:
+    """Remote runners that Ray can place, none of them on two hosts; it would wait for the others for ever."""
     of_learner = config.algorithm.get("num_cpus_per_learner", 0 if config.algorithm.get("num_gpus_per_learner") else 1)
     learners = config.algorithm.get("num_learners", 0) * of_learner
     each = config.algorithm.get("num_cpus_per_env_runner", 1) or 1e-9
-    return max(0, int((num_cpus - learners) / each))
+    free = sorted(machines.free_cpus)
+    return max(0, sum(int(cpus / each) for cpus in free[:-1]) + int((free[-1] - learners) / each))
 
 
 def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
@@ -205,7 +206,7 @@ def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> in
 
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """
-    setting, most = config.algorithm["num_env_runners"], _most_runners(config, machines.remote_cpus)
+    setting, most = config.algorithm["num_env_runners"], _most_runners(config, machines)
     if setting != "auto":
         return int(setting)
     if machines.hosts > 1:

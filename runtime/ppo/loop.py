@@ -121,8 +121,12 @@ class Training:
             reporter.note(describe_path(self._algorithm, config, job.env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
-            with request:
-                self._restore(job.resume_from)
+            try:
+                with request:
+                    self._restore(job.resume_from)
+            except BaseException:
+                self._algorithm.stop()
+                raise
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome
                     "(memory, a host, or the environment's own code)."
                 ) from None
             watch.count("training_restarts", f"{error}; from {newest.name if newest else 'the beginning'}")
+            gc.collect()  # what was half built holds CPUs
             if newest is not None:
                 job = replace(job, resume_from=newest, is_same_job=True)
 

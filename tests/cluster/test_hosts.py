@@ -132,7 +132,10 @@ def test_a_host_that_never_comes_is_named(pair: Hosts) -> None:
     assert "algo-1: not found within 3 s at port 6390: Connection refused" in two.failure
     one.start("train")
     assert one.wait(60) == 1
-    assert "algo-2: not here after 3 s; expected every host of resourceconfig.json (algo-1, algo-2)" in one.failure
+    assert (
+        "algo-2: not in Ray's cluster after 3 s; expected every host of resourceconfig.json (algo-1, algo-2)"
+        in one.failure
+    )
 
 
 def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_heads_end(

@@ -158,8 +158,9 @@ class Head:
                 come = [f"{host} (but has come to port {PORT})" if host in self._members else host for host in missing]
                 raise PlatformError(
                     f"{', '.join(come)}: not in Ray's cluster after {timeout_s:g} s; expected every host of "
-                    f"resourceconfig.json ({', '.join(self._container.hosts)}) to come to {self._container.current_host}, port {PORT}. See "
-                    "their logs, the security group's rules between hosts, or raise rl.training.cluster_timeout_s."
+                    f"resourceconfig.json ({', '.join(self._container.hosts)}) to come to "
+                    f"{self._container.current_host}, port {PORT}. See their logs, the security group's rules between "
+                    "hosts, or raise rl.training.cluster_timeout_s."
                 )
             if time.monotonic() - spoken > _PROGRESS_S:
                 spoken = time.monotonic()

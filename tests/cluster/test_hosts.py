@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,17 @@ class Mine(SageMakerRayLauncher):
         return {"training": {"env": "mine", "run": "PPO", "config": {"num_workers": workers}}}
 
 Mine().train_main()
+"""
+
+
+# Somebody on the same network who knows where Ray is, but not the job's token.
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+try:
+    GcsClient(sys.argv[1])
+except Exception as error:
+    print(type(error).__name__)
 """
 
 
@@ -148,6 +160,8 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
     assert "3 hosts, 6 CPUs, 0 GPUs" in one.log
     listening = one.run("ss", "-Hltn")
     assert not re.search(r":(8265|10001)\b", listening)  # Ray's dashboard and client server are off
+    (ray_address,) = re.findall(r"joining Ray at (\S+);", two.log)
+    assert "AuthenticationError" in two.run(sys.executable, "-c", STRANGER, ray_address)
     runner = next(process for process in two.processes() if process.name().startswith("ray::FastRunner"))
     runner.kill()
     three.wait_for(lambda: count(one.log, "env_runners_restarted") == 1)
@@ -187,7 +201,4 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
         assert not any((host.ml / "model").exists() and any((host.ml / "model").iterdir()) for host in anew.hosts[1:])
     with started(tmp_path, str(first.ml / "model"), "--workers", "1") as server:
         server.wait_until(200)
-        assert np.shape([one["actions"] for one in server.invoke({"instances": ROWS.tolist()})["predictions"]]) == (
-            3,
-            2,
-        )
+        assert np.shape(server.invoke({"instances": ROWS.tolist()})["predictions"]) == (3, 2)

@@ -189,7 +189,7 @@ class Head:
         """Hosts that answer, and whose Ray is alive."""
         nodes = self._list_nodes()
         with self._changed:
-            return {host: member for host, member in self._members.items() if host in nodes}
+            return {host: self._members[host] for host in self._others if host in self._members and host in nodes}
 
     def take_events(self) -> list[tuple[str, str]]:
         """What has happened since the last call: "host_lost" or "host_rejoined", and the story."""

@@ -37,6 +37,11 @@ exec {command}
 """
 
 
+def some_cpus(count: int) -> str:
+    """So many CPUs of this machine, or all if it has fewer, as taskset has them."""
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))[:count]))
+
+
 def _run(*words: str, must: bool = True) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0 or not must, f"{shlex.join(words)}: {done.stderr}"
@@ -46,12 +51,13 @@ def _run(*words: str, must: bool = True) -> str:
 @functools.cache
 def why_not() -> str:
     """Why this machine cannot have hosts, or nothing."""
-    missing = [tool for tool in ("ip", "unshare", "mount", "hostname") if shutil.which(tool) is None]
+    missing = [tool for tool in ("ip", "unshare", "mount", "hostname", "taskset", "ss") if shutil.which(tool) is None]
     if os.geteuid() != 0 or missing:
         return f"hosts are namespaces, which root makes{' with ' + ', '.join(missing) if missing else ''}"
     probe = f"smrl-{uuid.uuid4().hex[:6]}"
     commands = (
         ["ip", "link", "add", f"{probe}a", "type", "veth", "peer", "name", f"{probe}b"],
+        ["ip", "link", "add", f"{probe}c", "type", "bridge"],
         ["ip", "netns", "add", probe],
         [
             "ip",
@@ -77,7 +83,8 @@ def why_not() -> str:
                 return f"namespaces cannot be made here: {shlex.join(command)}: {done.stderr.strip()}"
     finally:
         _run("ip", "netns", "del", probe, must=False)
-        _run("ip", "link", "del", f"{probe}a", must=False)
+        for link in ("a", "c"):
+            _run("ip", "link", "del", f"{probe}{link}", must=False)
     return ""
 
 
@@ -93,7 +100,7 @@ class Host:
         namespace: Of its network.
         base: Holds its /opt/ml, `ml`.
         environment: Variables of what runs in it.
-        cpus: Of this machine that it may use, as taskset has them; all if empty.
+        cpus: Of this machine that it may use, as taskset has them.
         process: What runs in it, if anything.
     """
 
@@ -101,7 +108,7 @@ class Host:
     namespace: str
     base: Path
     environment: Mapping[str, str]
-    cpus: str = ""
+    cpus: str
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -128,7 +135,7 @@ class Host:
 
     def start(self, *words: str) -> None:
         """Starts the images' process 1 in it, with the words after the image's name."""
-        words = (*(["taskset", "--cpu-list", self.cpus] if self.cpus else []), str(BIN / "smrl-init"), *words)
+        words = ("taskset", "--cpu-list", self.cpus, str(BIN / "smrl-init"), *words)
         setup = _SETUP.format(base=self.base, name=self.name, command=shlex.join(words))
         command = ["unshare", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc", "sh", "-c", setup]
         environment = {
@@ -225,7 +232,8 @@ def hosts(folder: Path, count: int, environment: Mapping[str, str] | None = None
         _run("ip", "link", "set", bridge, "up")
         names = "127.0.0.1 localhost\n" + "".join(f"{_NETWORK}.{i} algo-{i}\n" for i in range(1, count + 1))
         for number in range(1, count + 1):
-            host = Host(f"algo-{number}", f"{bridge}-{number}", folder / f"algo-{number}", environment or {})
+            base = folder / f"algo-{number}"
+            host = Host(f"algo-{number}", f"{bridge}-{number}", base, environment or {}, some_cpus(2))
             (host.base / "ml").mkdir(parents=True)
             (host.base / "hosts").write_text(names)
             made.hosts.append(host)

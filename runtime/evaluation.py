@@ -36,7 +36,8 @@ FILE = "evaluation.json"
 _DEFAULT_EPISODES = 10
 _CHANNELS = ("model", "checkpoint")
 _LONGEST_FILM_S = 30.0
-_SETTINGS = "env_config"  # of the environment, as hyperparameters of training name them
+# What was given as hyperparameters of a training: the environment's settings, and the names of all others.
+_SETTINGS, _OTHERS = "env_config", "training_settings"
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> dict
     sources.append(Source("the command line", settings))
     # The default preset does not matter here; resolving lists every problem, as for any job.
     config = resolve(sources, extras=EVALUATION | RACE_EVALUATION)
-    is_given = not config.sources.get("config.env_config", "preset ").startswith("preset ")
-    return {**config.extras, **({_SETTINGS: config.env_config} if is_given else {})}
+    names = {source.name for source in sources}
+    given = [path for path, source in config.sources.items() if source in names and path not in config.extras]
+    tree = f"config.{_SETTINGS}"
+    own = {name: value for name, value in config.env_config.items() if f"{tree}.{name}" in given}
+    others = [f"rl.training.{path}" for path in given if path != tree and not path.startswith(f"{tree}.")]
+    return {**config.extras, **({_SETTINGS: own} if own else {}), **({_OTHERS: others} if others else {})}
 
 
 def _find_places(container: Container, model: Path | None, out: Path | None) -> Places:

@@ -50,7 +50,7 @@ class JobConfig:
     Attributes:
         preset: Name of the preset, or None for a launcher that brought its own settings.
         values: Path below rl.training to value; env_config is one nested mapping.
-        sources: Path to the name of the source that set it.
+        sources: Path to the name of the source that set it; of env_config also of each setting in it.
         notes: What was renamed or dropped, one line each, for the log.
         extras: Hyperparameters that are not `rl.…`, for the job or the user's script.
     """
@@ -295,6 +295,7 @@ class _Resolver:
                     node[parent] = dict(node.get(parent, {}))
                     node = node[parent]
                 node[leaf] = parse_text(value) if isinstance(value, str) else value
+                self._sources[f"{tree}.{[*parents, leaf][0]}"] = source.name
                 path = tree
                 break
         else:

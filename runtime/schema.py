@@ -194,6 +194,7 @@ RACE: dict[str, Setting] = {
     "min_distance_between_bot_cars": Setting("float", "Metres from the start to the first.", low=0),
     "randomize_bot_car_locations": Setting("bool", "Place them anew in each episode."),
     "enable_domain_randomization": Setting("bool", "A light of its own in each episode."),
+    "dynamics": Setting("any", "How the car answers: kinematic, real, or a mapping as {latency_s: 0.1}."),
 }
 
 # What else an evaluation of a DeepRacer policy takes.

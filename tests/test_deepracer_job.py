@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from deepracer.logs import DeepRacerLog, SimulationLogsIO
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs.deepracer.race import REAL_CAR
 from envs.deepracer.racing import Racing, read_options
 from runtime.checkpoint import read_state
 from runtime.console import Reporter
+from runtime.container import Container
 from runtime.deepracer.building import describe_hyperparameters
 from runtime.deepracer.driving import drive_episodes
 from runtime.deepracer.job_files import JobFile, read_job_file
@@ -28,6 +31,7 @@ from runtime.deepracer.rollout import TRACE, advantages
 from runtime.deepracer.worker import as_overrides, read_hyperparameters
 from runtime.environments import EnvSpec
 from runtime.errors import UserError
+from runtime.evaluation import run_evaluation
 from runtime.hyperparameters import Source, resolve
 from runtime.stop import StopRequest
 from tests.conftest import SHORT_RACES, run_smrl
@@ -154,6 +158,30 @@ def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, s
     for name in ("camera-pip", "camera-45degree", "camera-topview"):
         assert (results / "evaluation" / "mp4" / name / "0-video.mp4").stat().st_size > 1000
     assert (results / "evaluation" / "driven_lines.png").stat().st_size > 1000
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
+    trained_car: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        stop, out = StopRequest(), tmp_path / name
+        run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out)
+        stop.release()
+        steps = pd.read_csv(next(out.glob("evaluation-*/evaluation-simtrace/0-iteration.csv")))[["X", "Y"]]
+        # It stands while the first step prepares.
+        return json.loads((out / "evaluation.json").read_text()), float(np.linalg.norm(steps.iloc[2] - steps.iloc[1]))
+
+    lagging, moved_m = evaluate("real", {"rl.training.config.env_config.dynamics": "real"})
+    assert lagging["dynamics"] == {"name": "real", **REAL_CAR.settings}
+    assert lagging["track"] == "reinvent_base"
+    assert "  dynamics  real\n" in capsys.readouterr().out
+    assert moved_m < 0.01
+    oval = {"preset": "deepracer", "rl.training.config.env_config.track": "oval", "dynamics": "kinematic"}
+    at_once, moved_m = evaluate("kinematic", oval)
+    assert (at_once["dynamics"]["name"], at_once["track"]) == ("kinematic", "oval")
+    assert moved_m > 0.06
 
 
 @pytest.mark.ray
@@ -341,7 +369,7 @@ def test_every_trial_of_a_race_has_a_light_of_its_own_where_it_is_asked_for() ->
 
     racer = Racer("car", logits, options.metadata)
     stop = StopRequest()
-    (result,) = run_race(options, [racer], trials=3, films=None, stop=stop, seed=0)
+    (result,) = run_race(options, [racer], trials=3, videos=None, stop=stop, seed=0)
     stop.release()
     firsts = [seen[sum(len(trace) for trace in result.traces[:number])] for number in range(3)]
     assert np.std(firsts) > 3

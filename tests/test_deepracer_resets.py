@@ -115,7 +115,7 @@ POSES = st.lists(st.tuples(st.floats(0.05, 0.7), st.floats(-1.7, 1.7)), min_size
 def test_a_car_that_left_the_road_is_put_back_where_it_was(
     name: str, poses: list[tuple[float, float]], speed: float, offset: float, is_reversed: bool, is_training: bool
 ) -> None:
-    rules = {"start_position_offset": offset, "reverse_dir": is_reversed, "is_training": is_training}
+    rules: dict[str, Any] = {"start_position_offset": offset, "reverse_dir": is_reversed, "is_training": is_training}
     check(leave(start(TRACKS[name], poses, **rules), speed))
 
 

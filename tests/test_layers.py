@@ -68,7 +68,7 @@ LAYERS = [
         "ppo.descent_kernels",
     },
     {"deepracer.rollout", "deepracer.network", "deepracer.job_files"},
-    {"deepracer.driving", "deepracer.records"},
+    {"deepracer.driving", "deepracer.records", "deepracer.evaluation_settings"},
     {"deepracer.runner", "deepracer.learner", "deepracer.races"},
     {"deepracer.building", "deepracer.observer", "deepracer.evaluating", "deepracer.options", "deepracer.storage"},
     {"deepracer.places"},

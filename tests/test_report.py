@@ -29,7 +29,7 @@ from tests.test_tuning_job import LR
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 RACE = {
     "mean_reward": 200.5, "max_reward": 201.0, "min_reward": 200.0, "track": "reinvent_base",
-    "episodes": [{"total_reward": 200.5, "steps": 251}],
+    "dynamics": {"name": "real"}, "episodes": [{"total_reward": 200.5, "steps": 251}],
     "racers": [{"name": "car", "laps": [
         {"trial": 1, "episode_status": "Lap complete", "completion_percentage": 100,
          "elapsed_time_in_milliseconds": 16799, "reset_count": 0}]}],
@@ -90,6 +90,7 @@ def test_what_others_wrote_is_shown_and_not_run(results: Path) -> None:
     assert "<script" not in page
     assert "mine &lt;b&gt;&amp;" in page
     assert "<td>Lap complete</td>" in page
+    assert "on reinvent_base, dynamics: real" in page
     assert "16.799" in page
 
 

@@ -52,6 +52,19 @@ class Dynamics:
             if not 0 <= getattr(self, name) <= _LARGEST_OF_DYNAMICS:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 to {_LARGEST_OF_DYNAMICS:g}.")
 
+    @property
+    def name(self) -> str:
+        """`kinematic`, `real`, or the settings that are not kinematic, whatever the version."""
+        for name, known in (("kinematic", Dynamics()), ("real", REAL_CAR)):
+            if dataclasses.replace(self, version=known.version) == known:
+                return name
+        return ", ".join(f"{name} {value:g}" for name, value in self.settings.items() if value)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Latency, lags and friction by their names."""
+        return {name: float(value) for name, value in dataclasses.asdict(self).items() if name != "version"}
+
     def as_array(self) -> Any:
         """(5,) for the kernels."""
         # The angular speed of the wheels is the command by this radius; the wheel rolls on its own.

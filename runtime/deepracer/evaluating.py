@@ -13,17 +13,14 @@ from envs import DEEPRACER_ID
 from envs.deepracer.metadata import parse_metadata
 from envs.deepracer.racing import Options, action_space, read_options
 from runtime.checkpoint import JobState, read_state
-from runtime.coercion import parse_text
 from runtime.console import Reporter, Summary
-from runtime.deepracer.job_files import EVALUATION_DEFAULTS, read_job_file
+from runtime.deepracer.evaluation_settings import resolve_race
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.races import Racer, Result, run_race, write_results
 from runtime.errors import UserError
 from runtime.policy import Policy
-from runtime.schema import RACE
 from runtime.stop import StopRequest
 
-TRIALS, _TRIALS_OF_A_FILE = 5, 10
 # Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
 _TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
 
@@ -38,7 +35,7 @@ def evaluate_racers(
 
     Args:
         checkpoints: Of each racer.
-        chosen: Settings, as `runtime.schema.RACE_EVALUATION` names them, or a `job` file that was read already.
+        chosen: Settings, as `resolve_race` takes them.
         folders: Where files go, and where the steps go for log tools.
         listeners: Where lines go, and the platform's wish to stop.
 
@@ -49,15 +46,17 @@ def evaluate_racers(
         UserError: A setting or a model is at fault.
     """
     (folder, traces), (reporter, stop) = folders, listeners
-    settings, trials = _resolve(chosen, reporter)
+    settings, trials, notes = resolve_race(chosen)
+    for note in notes:
+        reporter.note(note)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
     options, racers = _prepare(checkpoints, states, settings)
     seed = chosen.get("seed", 0)
-    results = run_race(options, racers, trials=trials, films=folder / "mp4", stop=stop, seed=seed)
+    results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
     for result in results:
         _print(result, reporter, is_alone=len(results) == 1)
-    facts = _summarise(results)
+    facts = {"dynamics": options.race.dynamics.name, **_summarise(results)}
     facts |= {"videos": str(folder / "mp4"), "metrics": ", ".join(str(own) for own in written)}
     reporter.finish(Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts))
     first = results[0]
@@ -65,6 +64,7 @@ def evaluate_racers(
         "env": states[0].env,
         "track": options.track.name,
         "race_type": options.race.race_type,
+        "dynamics": {"name": options.race.dynamics.name, **options.race.dynamics.settings},
         "checkpoints": [checkpoint.name for checkpoint in checkpoints],
         "seed": seed,
         "mean_reward": statistics.fmean(first.returns),
@@ -76,26 +76,6 @@ def evaluate_racers(
         ],
         "racers": [{"name": result.name, "laps": result.laps} for result in results],
     }
-
-
-def _resolve(chosen: Mapping[str, Any], reporter: Reporter) -> tuple[dict[str, Any], int]:
-    """Settings of the race, the YAML's below those that stand beside it, and the number of trials."""
-    settings: dict[str, Any] = dict(EVALUATION_DEFAULTS)
-    trials = TRIALS
-    job = chosen.get("job")
-    if "params" in chosen:
-        job = read_job_file(Path(chosen["params"]), is_training=False)
-        for note in job.notes:
-            reporter.note(note)
-    if job is not None:
-        settings |= job.race
-        trials = job.values.get("NUMBER_OF_TRIALS", _TRIALS_OF_A_FILE)
-        if "WORLD_NAME" in job.values:
-            settings["track"] = job.values["WORLD_NAME"]
-    settings |= {name: chosen[name] for name in (*RACE, "track", "tracks") if name in chosen}
-    if isinstance(settings.get("object_positions"), str):
-        settings["object_positions"] = parse_text(settings["object_positions"])
-    return settings, chosen.get("number_of_trials", chosen.get("evaluate_episodes", trials))
 
 
 def _prepare(
@@ -116,8 +96,10 @@ def _prepare(
             policy = Policy.load(checkpoint, action_space(metadata), settings=state.policy)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
     except ValueError as error:
-        track = trained.get("track", "the default track")
-        hint = "" if "track" in settings else f" The model was trained on {track!r}; track=NAME drives another."
+        hint = ""
+        if "track" not in settings and "track" in str(error):
+            track = trained.get("track", "the default track")
+            hint = f" The model was trained on {track!r}; track=NAME drives another."
         raise UserError(f"{error}{hint}") from None
     return options, racers
 

@@ -57,6 +57,17 @@ _WITHOUT_EFFECT = {
     "START_POS_OFFSET": "0.0",
     "TRACK_DIRECTION_CLOCKWISE": "false",
 }
+# Keys that act in a training alone: said in an evaluation's file, where they are not at what holds there.
+_OF_TRAINING = {
+    "CHANGE_START_POSITION": "false",
+    "ALTERNATE_DRIVING_DIRECTION": "false",
+    "ROUND_ROBIN_ADVANCE_DIST": "0.05",
+    "MIN_EVAL_TRIALS": "5",
+    "NUM_WORKERS": "1",
+    "NUMBER_OF_EPISODES": "0",
+    "TARGET_REWARD_SCORE": "none",
+    "BEST_MODEL_METRIC": "progress",
+}
 TRAINING_DEFAULTS = {"penalty_seconds": 0.0, "off_track_penalty": 0.0, "collision_penalty": 0.0}
 EVALUATION_DEFAULTS = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collision_penalty": 5.0}
 
@@ -104,6 +115,7 @@ class _Reading:
 
     def __init__(self, path: Path, *, is_training: bool) -> None:
         self._path, self._is_training = path, is_training
+        self._without_effect = _WITHOUT_EFFECT if is_training else _WITHOUT_EFFECT | _OF_TRAINING
         self._race: dict[str, Any] = dict(TRAINING_DEFAULTS if is_training else EVALUATION_DEFAULTS)
         self._values: dict[str, Any] = {}
         self._several: dict[str, list[Any]] = {}
@@ -111,8 +123,8 @@ class _Reading:
         self._notes: list[str] = []
 
     def add(self, name: str, raw: Any) -> None:
-        if name in _WITHOUT_EFFECT:
-            if str(raw).lower() != _WITHOUT_EFFECT[name]:
+        if name in self._without_effect:
+            if str(raw).lower() != self._without_effect[name]:
                 self._notes.append(f"{self._path.name}: {name}={raw!r} has no effect here.")
             return
         setting = (RACE.get(name.lower()) if name.isupper() else None) or _OTHER.get(name)

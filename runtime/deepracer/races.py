@@ -66,7 +66,7 @@ class Result:
 
 
 def run_race(
-    options: Options, racers: list[Racer], *, trials: int, films: Path | None, stop: StopRequest, seed: int | None
+    options: Options, racers: list[Racer], *, trials: int, videos: Path | None, stop: StopRequest, seed: int | None
 ) -> list[Result]:
     """Races: so many episodes one after the other, or one of so many laps if the race is continuous.
 
@@ -74,7 +74,7 @@ def run_race(
         options: The track and the rules; the first racer's metadata.
         racers: All on the track at once.
         trials: How many.
-        films: Folder for the videos of the first trial, or None.
+        videos: Folder for the videos of the first trial, or None.
         stop: The platform's wish to stop: the trial at hand is cut.
         seed: Of objects and lights.
     """
@@ -84,8 +84,8 @@ def run_race(
     traces: list[list[Trace]] = [[] for _ in racers]
     laps = trials if race.is_continuous else 1
     for number in range(1 if race.is_continuous else trials):
-        film = _Film(racing, films) if films is not None and number == 0 else None
-        for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, film=film, stop=stop)):
+        recorder = _Film(racing, videos) if videos is not None and number == 0 else None
+        for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, recorder=recorder, stop=stop)):
             traces[agent].append(trace)
         if stop.is_set:
             break
@@ -119,7 +119,7 @@ class _Driver:
 
 
 def _run_trial(
-    racing: Racing, drivers: list[_Driver], *, laps: int, film: _Film | None, stop: StopRequest
+    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _Film | None, stop: StopRequest
 ) -> Iterator[Trace]:
     """The steps of each agent in one trial, until every one has ended or is too slow, or the platform says stop."""
     simulation = racing.simulation
@@ -132,8 +132,8 @@ def _run_trial(
     driving: list[NDArray[np.bool_]] = []
     crashes = np.zeros(len(drivers))
     while not simulation.has_ended.all() and driven < most_steps and not (stop.is_set and parts):
-        if film is not None:
-            film.add()
+        if recorder is not None:
+            recorder.add()
         decided = [driver.decide() for driver in drivers]
         driving.append(~simulation.has_ended)
         racing.command(np.concatenate([commands for commands, _ in decided]))
@@ -141,8 +141,8 @@ def _run_trial(
         crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
         parts.append(describe_step(racing, crashes))
         driven += int((racing.measured[:, kernels.STATUS] != kernels.PAUSED).any())
-    if film is not None:
-        film.close()
+    if recorder is not None:
+        recorder.close()
     steps, was_driving = np.stack(parts), np.stack(driving)
     for agent in range(len(drivers)):
         yield steps[was_driving[:, agent], agent]

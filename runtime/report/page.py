@@ -208,9 +208,10 @@ def _evaluation(results: Results) -> str | None:
             for lap in racer.get("laps", ())
         ]
         table = _table(["lap", "status", "of the track", "seconds", "resets"], laps)
-        parts.append(
-            f"<p><b>{html.escape(str(racer.get('name')))}</b> on {html.escape(str(found.get('track')))}</p>{table}"
-        )
+        where = str(found.get("track"))
+        if dynamics := found.get("dynamics"):
+            where += f", dynamics: {dynamics.get('name')}"
+        parts.append(f"<p><b>{html.escape(str(racer.get('name')))}</b> on {html.escape(where)}</p>{table}")
     rows = [
         [str(n), _number(one.get("total_reward")), str(one.get("steps"))] for n, one in enumerate(episodes, start=1)
     ]

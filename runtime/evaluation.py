@@ -205,7 +205,7 @@ def _open_scene(
 ) -> tuple[EnvSpec, Recorder, Iterator[Episode]]:
     """A Unity scene, who films it, and its episodes; the film is of one more, which is not counted."""
     from runtime.checkpoint import read_state
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
     from runtime.unity.building import why_no_video
     from runtime.unity.evaluating import ScenePlay, settle_evaluation
     from runtime.unity.scene import open_scene
@@ -220,7 +220,7 @@ def _open_scene(
         scene = open_scene(settings)
     spaces = scene.single_observation_space, scene.single_action_space
     _check_spaces(chosen.get("env", UNITY_ID), state, list(spaces[0].shape or ()), str(spaces[1]))
-    policy = Policy.load(checkpoint, spaces[1], settings=state.policy)
+    policy = read_policy(checkpoint, spaces[1], settings=state.policy, trust=_trusts(chosen))
     recorder = Recorder(spec, why_not=why_no_video(scene))
 
     def play() -> Iterator[Episode]:
@@ -235,6 +235,11 @@ def _open_scene(
         recorder.close()
 
     return spec, recorder, play()
+
+
+def _trusts(chosen: Mapping[str, Any]) -> bool:
+    """Whether the user trusts where the model is from."""
+    return bool(chosen.get("trust_checkpoint", False))
 
 
 def _most_episodes(chosen: Mapping[str, Any]) -> float:
@@ -274,7 +279,7 @@ def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy 
     env = make_env(spec)
     actions = _describe(env.action_space, is_offline=is_offline)
     _check_spaces(name, state, list(env.observation_space.shape or ()), actions)
-    policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline)
+    policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline, trust=_trusts(chosen))
     env.close()
     return spec, policy
 
@@ -286,16 +291,16 @@ def _describe(actions: gymnasium.Space[Any], *, is_offline: bool) -> str:
 
 
 def _load_policy(
-    checkpoint: Path, actions: gymnasium.Space[Any], settings: dict[str, Any], *, is_offline: bool
+    checkpoint: Path, actions: gymnasium.Space[Any], settings: dict[str, Any], *, is_offline: bool, trust: bool
 ) -> Policy | NetworkPolicy:
     if is_offline:
         from runtime.offline.network_policy import FILE as POLICY_FILE
         from runtime.offline.network_policy import NetworkPolicy
 
         return NetworkPolicy.load(checkpoint / POLICY_FILE)
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
 
-    return Policy.load(checkpoint, actions, settings=settings)
+    return read_policy(checkpoint, actions, settings=settings, trust=trust)
 
 
 def _play(

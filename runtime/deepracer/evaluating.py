@@ -19,7 +19,7 @@ from runtime.deepracer.job_files import EVALUATION_DEFAULTS, read_job_file
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.races import Racer, Result, run_race, write_results
 from runtime.errors import UserError
-from runtime.policy import Policy
+from runtime.policy_file import read_policy
 from runtime.schema import RACE
 from runtime.stop import StopRequest
 
@@ -51,7 +51,7 @@ def evaluate_racers(
     (folder, traces), (reporter, stop) = folders, listeners
     settings, trials = _resolve(chosen, reporter)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
-    options, racers = _prepare(checkpoints, states, settings)
+    options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
     seed = chosen.get("seed", 0)
     results = run_race(options, racers, trials=trials, films=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
@@ -99,7 +99,7 @@ def _resolve(chosen: Mapping[str, Any], reporter: Reporter) -> tuple[dict[str, A
 
 
 def _prepare(
-    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any]
+    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any], *, trust: bool
 ) -> tuple[Options, list[Racer]]:
     trained = states[0].policy["env_config"]
     kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
@@ -113,7 +113,7 @@ def _prepare(
                 raise UserError(f"against: got a model of {state.env}; expected one of {DEEPRACER_ID}.")
             metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
             network_settings(metadata)  # refuses what cannot be raced
-            policy = Policy.load(checkpoint, action_space(metadata), settings=state.policy)
+            policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
     except ValueError as error:
         track = trained.get("track", "the default track")

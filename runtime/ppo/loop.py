@@ -27,6 +27,7 @@ from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
+from runtime.policy_file import write_policy_file
 from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
@@ -282,6 +283,7 @@ class Training:
 
         def write(folder: Path) -> None:
             _with_causes(lambda: self._algorithm.save_to_path(str(folder.resolve())))
+            write_policy_file(folder)
 
         return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
 

@@ -127,7 +127,10 @@ def _env_context(spec: EnvSpec) -> dict[str, Any]:
 
 def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
     module, _, name = spec.name.partition(":")
-    made = getattr(importlib.import_module(module), name)(**spec.config)
+    found = getattr(importlib.import_module(module), name)
+    if not _is_env_class(found):  # a stored model names its environment: it must not name any function to call
+        raise UserError(f"environment {spec.name}: got {found!r}; expected a class with reset and step.")
+    made = found(**spec.config)
     from runtime.old_gym import as_gymnasium
 
     return _ready_to_render(as_gymnasium(made), render=render)
@@ -186,6 +189,11 @@ def _why_no_class(name: str, module: str, attribute: str) -> str | None:
         found = False
     if not found:
         return f"a module {module!r} that can be imported"
-    if not _is_module_with_id(name) and not hasattr(importlib.import_module(module), attribute):
-        return f"a class {attribute!r} in {module}"
+    if not _is_module_with_id(name) and not _is_env_class(getattr(importlib.import_module(module), attribute, None)):
+        return f"a class {attribute!r} with reset and step in {module}"
     return None
+
+
+def _is_env_class(found: Any) -> bool:
+    """Whether something is a class of environments, of Gymnasium, old gym, or neither's."""
+    return isinstance(found, type) and hasattr(found, "reset") and hasattr(found, "step")

@@ -213,7 +213,11 @@ def _open_scene(
 
     (reporter, stop), state = listeners, read_state(checkpoint)
     settings = settle_evaluation(
-        chosen, state.policy["env_config"], places.container.channels, logs=places.videos / "unity"
+        chosen,
+        state.policy["env_config"],
+        places.container.channels,
+        logs=places.videos / "unity",
+        trusts_player=_trusts(chosen) or checkpoint.is_relative_to(places.model),
     )
     spec = EnvSpec(UNITY_ID, settings)
     with stop:

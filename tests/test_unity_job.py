@@ -237,12 +237,27 @@ def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_p
 
     path = build_player(tmp_path / "train", "Basic")
     trained = {"file_name": "/elsewhere/Basic.x86_64", "timeout_s": 9, "seed": 3}
-    settled = settle_evaluation({"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path)
+    settled = settle_evaluation(
+        {"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path, trusts_player=False
+    )
     assert (settled["file_name"], settled["timeout_s"]) == (str(path), 5)
     assert settled["seed"] != 3
     other = build_player(tmp_path / "other", "Two")
     chosen = {"env": str(other), "seed": 8}
-    assert settle_evaluation(chosen, trained, {}, logs=tmp_path).items() >= {"file_name": str(other), "seed": 8}.items()
+    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+    assert settled.items() >= {"file_name": str(other), "seed": 8}.items()
+
+
+@pytest.mark.parametrize(
+    "named", [{"file_name": "/bin/sh"}, {"env_name": "/bin/sh"}, {"env_name": "Basic", "registry_url": "file:///x"}]
+)
+def test_an_archive_starts_no_program_that_its_author_named(tmp_path: Path, named: dict[str, str]) -> None:
+    from runtime.errors import UserError
+    from runtime.unity.evaluating import settle_evaluation
+
+    trained = {**named, "additional_args": ["-c", "touch escaped"]}
+    with pytest.raises(UserError, match=r"got an archive whose \w+ is .*trust_checkpoint=true"):
+        settle_evaluation({}, trained, {}, logs=tmp_path, trusts_player=False)
 
 
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:

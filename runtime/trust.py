@@ -66,7 +66,7 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
     lines = [] if listed else [f"{STATE}: lists no hashes, as in checkpoints of before they were written"]
     for path in sorted(checkpoint.rglob("*")) if listed else ():
         name = str(path.relative_to(checkpoint))
-        if path.is_file() and name != STATE and (why := _why_not(path, listed.get(name))) is not None:
+        if (path.is_file() or path.is_symlink()) and name != STATE and (why := _why_not(path, listed.get(name))) is not None:
             lines.append(f"{name}: {why}")
     if lines:
         raise UserError(
@@ -77,6 +77,8 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
 
 def _why_not(path: Path, listed: str | None) -> str | None:
     """Why a file is not let through, or None."""
+    if path.is_symlink():  # of a folder, whose files would be read unseen
+        return "a link, which this program does not write"
     if path.suffix in _REFUSED:
         return "a state in msgpack, which this program does not write"
     if listed is None:

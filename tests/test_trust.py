@@ -95,6 +95,13 @@ def test_functions_of_trusted_libraries_are_no_way_around(tmp_path: Path) -> Non
         refuse(checkpoint, r"state\.pkl: UnpicklingError: it calls (numpy\.load|torch\.storage|builtins\.eval)")
 
 
+def test_links_to_folders_elsewhere_are_refused(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoints", {"state.pkl": STATES})
+    (tmp_path / "elsewhere").mkdir()
+    (checkpoint / "learner_group").symlink_to(tmp_path / "elsewhere")
+    refuse(checkpoint, "learner_group: a link")
+
+
 def test_msgpack_states_and_checkpoints_without_hashes_are_refused(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path, {"state.msgpack": b"\x80"})
     refuse(checkpoint, r"state\.msgpack: a state in msgpack")

@@ -30,6 +30,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "s
 
 Kind = Literal["greedy", "actor", "sampled"]
 Networks = Mapping[str, Sequence[nn.Sequential]]
+# Facts, arrays, and the weights of each role's networks.
+_Stored = tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[dict[str, torch.Tensor]]]]
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,7 @@ def make_filter(states: NDArray[np.float32]) -> ObservationFilter:
     return ObservationFilter(states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64), CLIP)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[dict[str, torch.Tensor]]]]:
-    """Facts, arrays, and the weights of each role's networks."""
+def _read(path: Path) -> _Stored:
     with safe_open(path, framework="numpy") as file:
         facts = json.loads((file.metadata() or {})[_FACTS])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
@@ -261,8 +262,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str
     return facts, arrays, {role: [states[number] for number in sorted(states)] for role, states in weights.items()}
 
 
-def _read_old(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[dict[str, torch.Tensor]]]]:
-    """The same of a file of Torch's, as older versions wrote it; tensors alone are read from it."""
+def _read_old(path: Path) -> _Stored:
+    """Reads a file of Torch's, as older versions wrote it; tensors alone are taken from it."""
     stored = torch.load(path, weights_only=True)
     facts = dict(stored["facts"])
     arrays = {name: facts.pop(name).numpy() for name in ("mean", "std", "low", "high")}

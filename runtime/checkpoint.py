@@ -202,7 +202,7 @@ def _random_states() -> dict[str, Any]:
     name, words, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": [name, words.tolist(), *rest],
+        "numpy": [name, np.asarray(words).tolist(), *rest],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
 

@@ -234,9 +234,11 @@ def _find_observer(
 ) -> Observe | None:
     """What is told of each iteration beside the metrics that every environment has."""
     if env.name == DEEPRACER_ID:
+        from runtime.deepracer.building import describe_hyperparameters
         from runtime.deepracer.observer import RecordSettings, TrainingRecords
 
         records = request.records or RecordSettings(layout.deepracer)
+        records = replace(records, hyperparameters=describe_hyperparameters(config))
         return TrainingRecords(records, env, reporter, seed=config.algorithm["seed"]).after_iteration
     if env.name == UNITY_ID:
         from runtime.unity.observer import PlayerFaults

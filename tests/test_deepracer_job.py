@@ -17,12 +17,16 @@ from hypothesis import strategies as st
 
 from envs.deepracer.racing import Racing, read_options
 from runtime.checkpoint import read_state
+from runtime.console import Reporter
+from runtime.deepracer.building import describe_hyperparameters
 from runtime.deepracer.driving import drive_episodes
 from runtime.deepracer.job_files import JobFile, read_job_file
+from runtime.deepracer.observer import RecordSettings, TrainingRecords
 from runtime.deepracer.races import Racer, run_race
 from runtime.deepracer.records import SimTrace
 from runtime.deepracer.rollout import TRACE, advantages
 from runtime.deepracer.worker import as_overrides, read_hyperparameters
+from runtime.environments import EnvSpec
 from runtime.errors import UserError
 from runtime.hyperparameters import Source, resolve
 from runtime.stop import StopRequest
@@ -41,6 +45,11 @@ TRAINING_KEYS = [
 EVALUATION_KEYS = [
     *("completion_percentage", "metric_time", "start_time", "elapsed_time_in_milliseconds", "episode_status"),
     *("crash_count", "immobilized_count", "off_track_count", "reversed_count", "reset_count", "trial"),
+]
+HYPERPARAMETERS = [
+    *("batch_size", "beta_entropy", "discount_factor", "e_greedy_value", "epsilon_steps", "exploration_type"),
+    *("loss_type", "lr", "num_episodes_between_training", "num_epochs", "stack_size", "term_cond_avg_score"),
+    "term_cond_max_episodes",
 ]
 CONTINUOUS = {
     "action_space": {"steering_angle": {"high": 30, "low": -30}, "speed": {"high": 2, "low": 0.5}},
@@ -120,6 +129,11 @@ def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, s
     assert within.to_numpy() == pytest.approx(1 / 15, abs=1e-5)
     assert log.agent_and_network()["network"] == "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW"
     assert len(log.action_space()) == 5
+    hyperparameters = log.hyperparameters()
+    assert sorted(hyperparameters) == sorted(HYPERPARAMETERS)
+    assert {name: hyperparameters[name] for name in ("batch_size", "num_epochs", "num_episodes_between_training")} == {
+        **{"batch_size": 32, "num_epochs": 1, "num_episodes_between_training": 3},
+    }
     log.load_evaluation_trace(force=True)
     raced = log.dataframe()
     assert sorted(raced["episode"].unique()) == [0, 1]
@@ -208,6 +222,7 @@ def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+    assert "smrl: sampling by smrl's RacingRunner, learning by smrl's RacingLearner: DeepRacer-v0 has" in done.stderr
     assert "the policy is not exported: export: got a policy of a picture and other numbers together" in done.stderr
     raced = run_smrl("evaluate", "results", "number_of_trials=1", "number_of_obstacles=3", cwd=tmp_path)
     assert raced.returncode == 0, raced.stderr
@@ -248,6 +263,45 @@ def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
     assert found == expected
     config = resolve([Source("the worker", overrides)], extras={})
     assert config.stop == {}  # not the preset's own: a notebook's job ends by its own bounds
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"loss_type": "Huber", "lr": "0.0001", "batch_size": "128", "beta_entropy": "0.05", "num_epochs": "3"},
+        {"exploration_type": "e-greedy", "e_greedy_value": "0.2", "epsilon_steps": "5000"},
+        {"term_cond_avg_score": "350", "term_cond_max_episodes": "1000", "num_episodes_between_training": "30"},
+        {"discount_factor": "0.9"},
+    ],
+)
+def test_hyperparameters_are_written_as_the_job_was_asked_for_them(asked: dict[str, str]) -> None:
+    values = read_hyperparameters(asked)
+    config = resolve([Source("the worker", as_overrides(values, JobFile({}, {}, (), ())))], extras={})
+    assert describe_hyperparameters(config) == {**values, "stack_size": 1}
+    assert sorted(describe_hyperparameters(config)) == sorted(HYPERPARAMETERS)
+
+
+def test_hyperparameters_of_a_job_without_the_notebook_are_written_as_well() -> None:
+    asked = {"rl.training.config.lr": [[0, 0.001], [1000, 0.0001]], "rl.training.config.gamma": 0.95}
+    config = resolve([Source("the command line", {"preset": "deepracer", **asked})], extras={})
+    found = describe_hyperparameters(config)
+    assert (found["lr"], found["discount_factor"], found["num_epochs"]) == (0.001, 0.95, 4)
+    assert (found["exploration_type"], found["loss_type"]) == ("categorical", "mean squared error")
+    assert (found["term_cond_avg_score"], found["term_cond_max_episodes"]) == (200, 100_000)
+
+
+def test_log_tools_load_a_training_whose_metadata_leaves_everything_to_its_defaults(tmp_path: Path) -> None:
+    metadata = {"action_space": [{"steering_angle": -20, "speed": 1}, {"steering_angle": 20, "speed": 1}]}
+    settings = RecordSettings(tmp_path, hyperparameters={"lr": 0.1}, evaluation_trials=0)
+    TrainingRecords(settings, EnvSpec("DeepRacer-v0", {"model_metadata": metadata}), Reporter(), seed=0)
+    trace = np.zeros((2, len(TRACE)))
+    SimTrace(tmp_path / "training-simtrace").write(0, [(0, trace)])
+    log = DeepRacerLog(model_folder=str(tmp_path))
+    log.load_training_trace()
+    expected = {"sensor_list": ["observation"], "network": "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW", "simapp_version": 1.0}
+    assert log.agent_and_network() == expected
+    assert log.hyperparameters() == {"lr": 0.1}
 
 
 def test_wrong_hyperparameters_are_listed_at_once() -> None:

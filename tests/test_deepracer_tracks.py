@@ -43,7 +43,7 @@ def published(name: str) -> Track:
         ("reinvent_base", 119, 17.7092, True),
         ("reInvent2019_track", 154, 23.1182, True),
         ("Spain_track", 258, 60.0, False),
-        ("Straight_track", 22, 5.71, False),
+        ("Straight_track", 22, 5.71, True),  # open: as the original simulator counts it
     ],
 )
 def test_published_tracks_load_without_their_repeated_rows(
@@ -105,7 +105,7 @@ def check_against_shapely(track: Track, pose: tuple[float, float, float], *, is_
     assert params["projection_distance"] == pytest.approx(share * line.length, abs=1e-6)
     near = [nearest_points(border, on_line)[0] for border in (inner, outer)]
     assert params["track_width"] == pytest.approx(near[0].distance(near[1]), abs=1e-6)
-    is_counter_clockwise = (way.is_closed and bool(LinearRing(track.center).is_ccw)) != is_reversed
+    is_counter_clockwise = (not way.is_closed or bool(LinearRing(track.center).is_ccw)) != is_reversed
     is_nearer_inner = inner.distance(front) < outer.distance(front)
     assert params["is_left_of_center"] == (is_nearer_inner != (not is_counter_clockwise))
     shares = [line.project(Point(point), normalized=True) for point in way.center[:-1]] + [1.0]
@@ -148,6 +148,33 @@ def test_the_parameters_on_published_tracks_are_shapelys(name: str, is_reversed:
         aside, turn = rng.uniform(-0.7, 0.7), rng.uniform(-3, 3)
         pose = (float(x - aside * math.sin(yaw)), float(y + aside * math.cos(yaw)), float(yaw + turn))
         check_against_shapely(track, pose, is_reversed=is_reversed)
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize("name", [*BUILT_IN, "Spain_track", "Straight_track"])
+def test_left_is_where_the_driver_has_it(name: str, is_reversed: bool) -> None:
+    """Of the car and of objects, by the direction of driving alone, whatever the borders are called."""
+    track = load_track(name) if name in BUILT_IN else published(name)
+    way = track.reversed() if is_reversed else track
+    shares, lanes = np.linspace(0.1, 0.9, 6), (1, -1, 1, -1, 1, -1)
+    race = Race(object_positions=tuple(zip(shares.tolist(), lanes, strict=True)), reverse_dir=is_reversed)
+    simulation = Simulation(track, race, seed=0)
+    simulation.restart(0)
+    simulation.cars[0, kernels.PHASE] = kernels.RUN
+    objects = simulation.objects.rows[0]
+    ahead = way.place(simulation.objects.distances[0])
+    across = np.cos(ahead[:, 2]) * (objects[:, 1] - ahead[:, 1]) - np.sin(ahead[:, 2]) * (objects[:, 0] - ahead[:, 0])
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        x, y, yaw = way.place(rng.uniform(0.1, 0.9) * way.length)
+        aside = rng.choice([-1, 1]) * rng.uniform(0.03, 0.2)
+        front = x - aside * math.sin(yaw), y + aside * math.cos(yaw)
+        pose = front[0] - kernels.FRONT_M * math.cos(yaw), front[1] - kernels.FRONT_M * math.sin(yaw), yaw
+        simulation.cars[0, : kernels.YAW + 1] = pose
+        simulation.measure()
+        params = make_params(simulation, 0, speed=1.0, steering=0.0, is_stereo=False)
+        assert params["is_left_of_center"] == (aside > 0)
+        assert params["objects_left_of_center"] == (across > 0).tolist()
 
 
 def test_the_first_steps_parameters_are_the_measured_ones() -> None:

@@ -152,6 +152,7 @@ def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) ->
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+    assert "smrl: sampling by smrl's UnityRunner, learning by RLlib's own code: Unity-v0 has" in done.stderr
     assert (tmp_path / "results" / "videos" / "last.mp4").stat().st_size > 500
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=2", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr

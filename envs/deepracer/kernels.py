@@ -25,7 +25,10 @@ START_SHARE, PREVIOUS_PROGRESS, LAST_X, LAST_Y, STILL_STEPS, BACKWARD_STEPS = ra
 FRONT_X, FRONT_Y, DISTANCE, CENTER_DISTANCE, IS_LEFT, WIDTH = range(22, 28)
 WHEELS_ON_TRACK, WAYPOINT_BEHIND, WAYPOINT_AHEAD, PROGRESS, HIT, STATUS = range(28, 34)  # HIT: object's number, or -1
 DIRECTION = 34  # state too: 1 where the car drives the track in reverse, else 0
-COLUMNS = 35
+# State too: whether the nearest point of the centre line is of a part of the track where the car is not, and progress
+# and front of the car before that.
+IS_ASTRAY, ROAD_PROGRESS, ROAD_X, ROAD_Y = range(35, 39)
+COLUMNS = 39
 
 PREPARE, RUN, PAUSE, PARK = range(4)
 IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, PREPARING, PAUSED = range(9)
@@ -43,6 +46,8 @@ CAR_LENGTH_M, CAR_WIDTH_M, CAR_HEIGHT_M = 0.32352, 0.1961, 0.1944
 MAX_STEERING_DEG, MIN_SPEED, MAX_SPEED = 30.0, 0.1, 4.0
 MAX_STEPS = 100_000
 _STILL_M, _STILL_STEPS, _BACKWARD_STEPS = 0.0003, 15, 15
+# A car drives 0.28 m in a step; two roads of a hairpin are about 1 m apart along the track at least.
+_SAME_ROAD_M = 0.6
 _GRAVITY = 9.81
 _SUBSTEPS = 8
 _BLOCK = 8
@@ -261,6 +266,23 @@ def _judge(car: Any) -> int:
 
 
 @exact
+def _remember(car: Any, rings: Any, ring_blocks: Any, length: float) -> None:
+    """Keeps progress and place for the next step, and for a reset; a failure keeps those of the step before it."""
+    if LAP_COMPLETE < car[STATUS] <= TIME_UP:
+        return
+    progress = 0.0 if car[PROGRESS] == 100 else car[PROGRESS]
+    before = car[ROAD_PROGRESS] if car[IS_ASTRAY] > 0 else car[PREVIOUS_PROGRESS]
+    is_far = car[STATUS] != LAP_COMPLETE and abs(progress - before) / 100 * length > _SAME_ROAD_M
+    if not is_far or is_on_road(rings, ring_blocks, car[FRONT_X], car[FRONT_Y]):
+        car[IS_ASTRAY] = 0.0
+    elif car[IS_ASTRAY] == 0:
+        car[IS_ASTRAY] = 1.0
+        car[ROAD_PROGRESS], car[ROAD_X], car[ROAD_Y] = car[PREVIOUS_PROGRESS], car[LAST_X], car[LAST_Y]
+    car[PREVIOUS_PROGRESS] = progress
+    car[LAST_X], car[LAST_Y] = car[FRONT_X], car[FRONT_Y]
+
+
+@exact
 def _roll(car: Any, speed: float, steering: float, duration: float) -> None:
     """Rolls a car along the arc of its steering angle."""
     x, y = car[X] + REAR_AXLE_M * math.cos(car[YAW]), car[Y] + REAR_AXLE_M * math.sin(car[YAW])
@@ -346,8 +368,7 @@ def measure(
             car[STATUS] = PAUSED
         else:
             car[STATUS] = _judge(car)
-        car[PREVIOUS_PROGRESS] = 0.0 if car[PROGRESS] == 100 else car[PROGRESS]
-        car[LAST_X], car[LAST_Y] = car[FRONT_X], car[FRONT_Y]
+        _remember(car, rings, ring_blocks, distances[0, -1])
 
 
 @exact

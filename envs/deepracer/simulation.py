@@ -203,31 +203,45 @@ class Simulation:
         self._set_back(world, row, status)
 
     def _set_back(self, world: int, row: int, status: int) -> None:
-        """Puts a car where it may go on: beside where it was, or behind the object that it hit, in the other lane.
+        """Puts a car back on the road where it was, or behind the object that it hit or is near to, in the other lane.
 
-        The place is counted from the track's first waypoint wherever the episode began, as the contract has it.
+        The original counts that place from the first waypoint even where an episode began elsewhere; here it is counted
+        from the episode's start.
         """
-        track, hit = self.track_of(row), int(self.cars[row, kernels.HIT])
-        distance = self.cars[row, kernels.PREVIOUS_PROGRESS] / 100 * track.length
+        car, track = self.cars[row], self.track_of(row)
+        start_m = float(car[kernels.START_SHARE]) * track.length
+        is_astray = car[kernels.IS_ASTRAY] > 0
+        driven_m = float(car[kernels.ROAD_PROGRESS if is_astray else kernels.PREVIOUS_PROGRESS]) / 100 * track.length
         lanes = [track.lane(is_inner=is_inner) for is_inner in (False, True)]
-        near = hit if status == CRASHED else -1
-        if near < 0 and len(self.objects):
-            gaps = self._gaps(world, distance)
-            near = int(np.argmin(gaps)) if gaps.min() < _NEAR_OBJECT_M else -1
-        if 0 <= near < len(self.objects):
+        near = self._find_obstacle(world, row, status, start_m + driven_m)
+        if near >= 0:
             line = lanes[int(self.objects.is_inner[world, near] < 0.5)]
-            distance = self.objects.distances[world, near] - _RESET_BEHIND_M
+            behind_m = float(self.objects.distances[world, near]) - _RESET_BEHIND_M
+            driven_m += self._signed_gap(behind_m - start_m - driven_m)
         else:
             if status == CRASHED:  # with another agent's car, which is ahead
-                distance -= _RESET_BEHIND_M
-            here = self.cars[row, kernels.FRONT_X : kernels.FRONT_Y + 1]
-            line = min(lanes, key=lambda lane: float(np.linalg.norm(track.place(distance, lane)[:2] - here)))
+                driven_m -= _RESET_BEHIND_M
+            was = car[[kernels.ROAD_X, kernels.ROAD_Y] if is_astray else [kernels.LAST_X, kernels.LAST_Y]]
+            line = min(lanes, key=lambda lane: float(np.linalg.norm(track.place(start_m + driven_m, lane)[:2] - was)))
         # Not over the finish: that lap is to be driven, not given.
-        finish = float(self.cars[row, kernels.START_SHARE]) * track.length or track.length
-        short = finish - kernels.FRONT_M - _SHORT_OF_FINISH_M
-        if short < distance < finish:
-            distance = short
-        self._put(row, float(distance), line)
+        driven_m = min(driven_m, track.length - kernels.FRONT_M - _SHORT_OF_FINISH_M)
+        car[kernels.PREVIOUS_PROGRESS], car[kernels.IS_ASTRAY] = 100 * driven_m / track.length, 0.0
+        self._put(row, start_m + driven_m, line)
+
+    def _find_obstacle(self, world: int, row: int, status: int, distance: float) -> int:
+        """The object that a car hit, or that it would be put back too near to; -1 if there is none."""
+        if status == CRASHED:
+            hit = int(self.cars[row, kernels.HIT])
+            return hit if hit < len(self.objects) else -1  # else another agent's car
+        if not len(self.objects):
+            return -1
+        gaps = self._gaps(world, distance)
+        return int(np.argmin(gaps)) if gaps.min() < _NEAR_OBJECT_M else -1
+
+    def _signed_gap(self, metres: float) -> float:
+        """Metres along the track, the shorter way round if it is closed."""
+        length = self.track.length
+        return (metres + length / 2) % length - length / 2 if self.track.is_closed else metres
 
     def drive(self, speeds: NDArray[np.float64], steerings: NDArray[np.float64]) -> None:
         """Second half of a step: carries out the commands; bot cars move, penalties run out.

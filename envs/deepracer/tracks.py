@@ -85,10 +85,14 @@ class Track:
 
     @cached_property
     def is_counter_clockwise(self) -> bool:
-        """Of the centre line in file order, whichever way it is driven; an open one counts as clockwise."""
+        """Of the centre line in file order, whichever way it is driven.
+
+        An open track counts as counter-clockwise, as in the original simulator: its inner border is on the left.
+        """
+        if not self.is_closed:
+            return True
         x, y = (self.reversed() if self.is_reversed else self).center.T
-        area = float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y))
-        return self.is_closed and area > 0
+        return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) > 0
 
     @cached_property
     def waypoints(self) -> list[tuple[float, float]]:

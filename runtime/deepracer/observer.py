@@ -71,7 +71,10 @@ class TrainingRecords:
         self._seen = -1  # iteration
         for name in ("model", "ip"):
             (settings.folder / name).mkdir(parents=True, exist_ok=True)
-        write_json(settings.folder / "model" / "model_metadata.json", self._options.metadata.source)
+        metadata = self._options.metadata
+        # Log tools fail where one of these is missing, which a user's file may leave to its default.
+        needed = {"sensor": list(metadata.sensors), "neural_network": metadata.network, "version": metadata.version}
+        write_json(settings.folder / "model" / "model_metadata.json", {**needed, **metadata.source})
         write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
 
     def _make_judge(self, options: Options, seed: int | None) -> Racing:

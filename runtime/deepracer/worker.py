@@ -77,7 +77,6 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
         uploads = _find_uploads(places, folder, job)
         records = RecordSettings(
             folder,
-            hyperparameters={name: values[name] for name in _NUMBERS},
             best_by=job.values.get("BEST_MODEL_METRIC", "progress"),
             evaluation_trials=job.values.get("MIN_EVAL_TRIALS", 5),
             prints_steps=container.base is not None,

@@ -97,7 +97,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines) -> PPOConf
 
 
 def why_stock(config: JobConfig, env: EnvSpec) -> str | None:
-    """Why a job samples and learns by RLlib's own code, or None where ours may."""
+    """Why a job does not sample on arrays and learn by compiled code, or None where it may."""
     settings = config.algorithm
     if env.name in (DEEPRACER_ID, UNITY_ID):
         return f"{env.name} has a runner of its own"
@@ -124,10 +124,18 @@ def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
     """One line of how a job samples and learns."""
     reason = why_stock(config, env)
     if reason is not None:
-        return f"sampling and learning by RLlib's own code: {reason}"
+        sampling = _whose(algorithm.config.env_runner_cls)
+        learning = _whose(algorithm.config.learner_class)
+        both = f"sampling and learning by {sampling}"
+        return f"{both if sampling == learning else f'sampling by {sampling}, learning by {learning}'}: {reason}"
     asked = algorithm.learner_group.foreach_learner(lambda learner: learner.how)
     gradients = next((one.get() for one in asked if one.ok), "the learner's own")
     return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
+
+
+def _whose(used: type) -> str:
+    """Whose code a runner or learner is: RLlib's, which our plain runner's is as well, or a class of our own."""
+    return "RLlib's own code" if used is Runner or used.__module__.startswith("ray.") else f"smrl's {used.__name__}"
 
 
 def fit_to_place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--port", type=_port, help="8081 if not given")
     watch.set_defaults(command=_watch)
     _add_deepracer(commands)
+    script = commands.add_parser("run", help="run a script of 2020, which imports gym, roboschool, sagemaker_rl, …")
+    script.add_argument("script", type=Path, help="Python file")
+    script.add_argument("words", nargs=argparse.REMAINDER, help="its arguments")
+    script.set_defaults(command=_run)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
@@ -284,6 +289,17 @@ def _reward_check(arguments: argparse.Namespace) -> int:
     out = arguments.out or arguments.file.with_suffix(".reward.png")
     print(check_reward(arguments.file, settings, out))
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
+    from runtime.container import mark_users_script
+
+    if not arguments.script.is_file():
+        raise UserError(f"run: got {arguments.script} from the command line; expected a Python file.")
+    mark_users_script()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(arguments.script), *arguments.words])
 
 
 def _refuse_settings(words: Sequence[str]) -> None:

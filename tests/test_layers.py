@@ -24,6 +24,7 @@ LAYERS = [
         "observation_filter",
         "pixels",
         "noise_head",
+        "requirements",
     },
     {"spaces", "container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
     {"host_line"},
@@ -109,7 +110,6 @@ LAYERS = [
         "compat.sagemaker_rl",
     },
     {"compat.stand_ins"},
-    {"compat.startup"},
 ]
 HEAVY = {"ray", "torch", "d3rlpy", "tensorflow", "matplotlib", "av", "pybullet"}
 LIGHT_MODULES = {

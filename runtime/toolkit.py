@@ -37,13 +37,17 @@ def train() -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     has_mpi = env.additional_framework_parameters.get(params.MPI_ENABLED)
     spreads = has_mpi and env.current_instance_group in env.distribution_instance_groups
-    entry_point.run(
-        env.module_dir,
-        env.user_entry_point,
-        env.to_cmd_args(),
-        env.to_env_vars(),
-        runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
-    )
+    try:
+        entry_point.run(
+            env.module_dir,
+            env.user_entry_point,
+            env.to_cmd_args(),
+            env.to_env_vars(),
+            runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
+        )
+    finally:
+        # The script has ended: how it ended is for the toolkit to report, whatever is asked for from now on.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def find_script(entry_point: str) -> psutil.Process | None:

@@ -7,9 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import JobError, UserError
+
+if TYPE_CHECKING:
+    from runtime.container import Container
+    from runtime.stop import StopRequest
 
 _EPILOG = """\
 settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
@@ -183,15 +187,20 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
 
 def _train(arguments: argparse.Namespace) -> int:
     from runtime.job import run_job
-    from runtime.training import Request, run_training
+    from runtime.stop import LOOKING
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
     if arguments.data is not None:
         overrides["rl.training.data"] = arguments.data
-    request = Request(overrides, results=arguments.out)
-    return run_job(lambda container, stop: run_training(container, stop, request))
+
+    def train(container: Container, stop: StopRequest) -> None:
+        from runtime.training import Request, run_training  # takes a second, in which a signal is to be heard
+
+        run_training(container, stop, Request(overrides, results=arguments.out))
+
+    return run_job(train, phase=LOOKING)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

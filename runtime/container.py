@@ -278,6 +278,12 @@ def setdefault_environment(defaults: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def find_ray_root() -> Path | None:
+    """Where RAY_TMPDIR wants Ray's files; None where it is not set."""
+    root = os.environ.get("RAY_TMPDIR")
+    return Path(root).absolute() if root else None
+
+
 def in_users_script() -> bool:
     """Whether this process, or the one that started it, runs a user's script of 2020."""
     return _USERS_SCRIPT in os.environ

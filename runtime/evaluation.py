@@ -24,6 +24,7 @@ from runtime.hyperparameters import Source, resolve
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
 from runtime.schema import EVALUATION, RACE_EVALUATION
+from runtime.scratch import scratch_folder
 from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def run_evaluation(
     """
     chosen = _resolve_settings(container, settings)
     places = _find_places(container, model, out)
-    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         _evaluate(chosen, places, Path(scratch), stop)
     layout = Layout.of_results(places.model) if out is None and container.layout is None else container.layout
     if layout is not None and (layout.data / CONFIG).is_file():  # of a training, whose page now has its evaluation

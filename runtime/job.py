@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import traceback
 from collections.abc import Callable
 
 from runtime.container import Container, find_base, read_container
 from runtime.errors import JobError
-from runtime.stop import Interrupted, StopRequest
+from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest
 
 
-def run_job(work: Callable[[Container, StopRequest], None]) -> int:
+def run_job(
+    work: Callable[[Container, StopRequest], None], *, phase: Phase = WORKING, ends_process: bool = True
+) -> int:
     """Runs a job and turns how it ended into an exit code.
 
     Args:
         work: The job.
+        phase: What it does at first.
+        ends_process: Whether the process ends with it, so that no later signal may change how.
 
     Returns:
         0 when done or stopped as asked; 2 for the user's mistakes, 3 for the platform's, 1 for ours.
     """
-    request = StopRequest()
+    request = StopRequest(phase)
     container = Container(base=find_base())  # where the failure file goes, should the rest be unreadable
     try:
         container = read_container()
@@ -43,13 +48,17 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
         report_crash(error, container)
         return 1
     finally:
-        request.release()
+        if ends_process:
+            request.ignore()
+        else:
+            request.release()
+            atexit.register(request.ignore)
     return 0
 
 
 def run_script(work: Callable[[Container, StopRequest], None]) -> None:
-    """Runs the job of a user's script, and ends the process with an exit code other than 0 on failure."""
-    code = run_job(work)
+    """Runs the training of a user's script, and ends the process with an exit code other than 0 on failure."""
+    code = run_job(work, phase=LOOKING, ends_process=False)
     if code:
         sys.exit(code)
 

@@ -43,13 +43,17 @@ def train() -> None:
     _prepare_requirements(Path(environment.code_dir) / "requirements.txt")
     has_mpi = env.additional_framework_parameters.get(params.MPI_ENABLED)
     spreads = has_mpi and env.current_instance_group in env.distribution_instance_groups
-    entry_point.run(
-        env.module_dir,
-        env.user_entry_point,
-        env.to_cmd_args(),
-        env.to_env_vars(),
-        runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
-    )
+    try:
+        entry_point.run(
+            env.module_dir,
+            env.user_entry_point,
+            env.to_cmd_args(),
+            env.to_env_vars(),
+            runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
+        )
+    finally:
+        # The script has ended: how it ended is for the toolkit to report, whatever is asked for from now on.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A helper of a shell script may have failed on the way to success.
     (Path(env.output_dir) / "failure").unlink(missing_ok=True)
 

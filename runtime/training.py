@@ -24,8 +24,9 @@ from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.manifest import write_json
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
+from runtime.scratch import scratch_folder
 from runtime.starting import Start, find_start
-from runtime.stop import StopRequest
+from runtime.stop import LOOKING, RESUMING, STARTING, WORKING, Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from runtime.deepracer.observer import RecordSettings
@@ -86,6 +87,7 @@ def run_training(
         PlatformError: The machine is.
     """
     started = time.perf_counter()
+    stop_request.begin(LOOKING)
     config, found = settle(resolve_config(container, request), container)
     if config.is_offline:
         refuse_several_hosts(container, "learns from logged data")
@@ -103,9 +105,14 @@ def run_training(
         in_container=container.base is not None,
     )
     try:
-        with _only_writer(layout, request.patience_s), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        stop_request.tell = reporter.answer
+        with (
+            _only_writer(layout, request.patience_s),
+            tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
+        ):
             write_config(layout, config)
             start = find_start(config, container, layout, Path(scratch))
+            stop_request.begin(WORKING if config.is_offline else RESUMING if start.is_same_job else STARTING)
             for note in config.notes:
                 reporter.note(note)
             hand_over = _make_hand_over(config, layout, reporter, save_model)
@@ -204,7 +211,7 @@ def _train(
     (layout, start), (reporter, stop_request) = places, listeners
     prepare_environment()
     from runtime.ppo.loop import TrainingJob
-    from runtime.ppo.restarts import train
+    from runtime.ppo.restarts import train, write_from_newest
 
     env = _describe_env(config, request, layout)
     job = TrainingJob(
@@ -216,8 +223,11 @@ def _train(
         hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
         observe=_find_observer(config, env, request, layout, reporter),
     )
-    with ray_hosts(config, container, listeners, request.ray_options) as (machines, take_events):
-        return train(replace(job, machines=machines, take_events=take_events), reporter, stop_request)
+    try:
+        with ray_hosts(config, container, listeners, request.ray_options) as (machines, take_events):
+            return train(replace(job, machines=machines, take_events=take_events), reporter, stop_request)
+    except Interrupted:
+        return write_from_newest(job, stop_request)
 
 
 def _describe_env(config: JobConfig, request: Request, layout: Layout) -> EnvSpec:

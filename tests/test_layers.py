@@ -27,7 +27,7 @@ LAYERS = [
         "requirements",
     },
     {"spaces", "container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
-    {"host_line"},
+    {"host_line", "scratch"},
     {"ray_node"},
     {"old_names", "ray_session", "job", "manifest", "setting_rules", "export.bcq_graph", "trust"},
     {"cluster", "hyperparameters", "old_gym", "policy", "toolkit", "offline.network_policy"},

@@ -33,7 +33,7 @@ from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.ppo.warm import is_warm
-from runtime.stop import Interrupted, StopRequest, reached
+from runtime.stop import SAVING, TRAINING, Interrupted, StopRequest, reached
 from runtime.video import Recorder, as_gif
 
 # Filming may take this share of the training time; a video that would take more is skipped.
@@ -133,6 +133,7 @@ class Training:
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._metrics.describe(job.config.values, objective="episode_reward_mean")
         self._recorder = Recorder(job.env, why_not=why_no_video)
+        self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
@@ -166,10 +167,17 @@ class Training:
         )
 
     def run(self) -> Outcome:
-        """Trains, then writes the final checkpoint, the model, and the last video, in the order of their worth."""
+        """Trains, then writes the final checkpoint, the model, and the last video, the most important first.
+
+        Raises:
+            Interrupted: A stop was requested before this job had trained anything.
+        """
         self._started = time.perf_counter()
         try:
             why = self._iterate()
+            if self._request.is_set and self._has_nothing_to_save:
+                raise Interrupted
+            self._request.begin(SAVING)
             checkpoint = self._save_final()
             self._job.hand_over(checkpoint, self._spaces)
             self._film("last")
@@ -180,6 +188,10 @@ class Training:
             self._recorder.close()
             self._algorithm.stop()
         return Outcome(why, self._state, checkpoint, self._last_video)
+
+    @property
+    def _has_nothing_to_save(self) -> bool:
+        return self._state.training_iteration == self._begun_at and not self._job.is_same_job
 
     def _iterate(self) -> str:
         stop = self._job.config.stop
@@ -196,6 +208,7 @@ class Training:
                     result = _with_causes(self._algorithm.train)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
+            self._request.begin(TRAINING)
             self._watch.look(self._algorithm)
             if self._came_back_empty(result):
                 continue

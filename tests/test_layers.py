@@ -57,7 +57,7 @@ LAYERS = [
     {"offline.results"},
     {"offline.job"},
     {"offline.run"},
-    {"ppo.masks", "ppo.network_kernels", "ppo.rollout", "unity.trajectory"},
+    {"ppo.masks", "ppo.network_kernels", "ppo.rollout", "ppo.seeds", "unity.trajectory"},
     {
         "ppo.episodes",
         "ppo.module",

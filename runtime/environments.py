@@ -30,12 +30,14 @@ class EnvSpec:
         config: Keyword arguments; a launcher's creator gets them as one dict.
         horizon: Step limit on top of the environment's own, or None.
         creator: A launcher's function, or None.
+        has_jobs_seed: Whether config["seed"] is the job's; most environments take theirs at a reset instead.
     """
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
     horizon: int | None = None
     creator: EnvCreator | None = None
+    has_jobs_seed: bool = False
 
 
 class EnvironmentFaultError(UserError):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 
 from runtime.container import Container, find_base, read_container
-from runtime.errors import JobError
+from runtime.errors import JobError, describe_root
 from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest
 
 
@@ -66,14 +66,6 @@ def run_script(work: Callable[[Container, StopRequest], None]) -> None:
 def report_crash(error: BaseException, container: Container) -> None:
     """Prints a traceback, and writes the failure file with the reason on its first line."""
     trace = "".join(traceback.format_exception(error))
-    root = _root_of(error)
-    reason = str(error) if isinstance(error, JobError) else f"{type(root).__name__}: {root}"
+    reason = str(error) if isinstance(error, JobError) else describe_root(error)
     sys.stderr.write(f"{trace}smrl: error: {reason}\n")
     container.write_failure(f"{reason}\n{trace[-800:]}")
-
-
-def _root_of(error: BaseException) -> BaseException:
-    """The exception that started a chain; RLlib wraps an environment's in a RuntimeError without a word."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

@@ -233,10 +233,12 @@ def _train(
 def _describe_env(config: JobConfig, request: Request, layout: Layout) -> EnvSpec:
     """The job's environment; a scene is not opened yet, as the threads of its server do not go with Ray's forks."""
     settings = config.env_config if request.env_config is None else request.env_config
+    has_jobs_seed = config.env == UNITY_ID and "seed" not in settings
     if config.env == UNITY_ID:
         logs = str((layout.intermediate / "unity").absolute())
         settings = {"log_folder": logs, "seed": config.algorithm["seed"], **settings}
-    return EnvSpec(config.env, settings, config.algorithm.get("horizon"), request.find_creator(config.env))
+    horizon, creator = config.algorithm.get("horizon"), request.find_creator(config.env)
+    return EnvSpec(config.env, settings, horizon, creator, has_jobs_seed)
 
 
 def _find_observer(

@@ -61,7 +61,7 @@ LAYERS = [
     {"offline.results"},
     {"offline.job"},
     {"offline.run"},
-    {"ppo.network_kernels", "ppo.rollout", "unity.trajectory"},
+    {"ppo.network_kernels", "ppo.rollout", "ppo.seeds", "unity.trajectory"},
     {
         "ppo.episodes",
         "ppo.runner",

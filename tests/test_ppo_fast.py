@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.rows import finished_episodes, to_row
-from tests.environments import Fragile, Smooth
+from tests.environments import Fragile, Smooth, Starts
 
 pytestmark = pytest.mark.ray
 
@@ -230,9 +231,43 @@ def test_runners_of_their_own_share_one_filter(build: Build) -> None:
     assert counts == [512, 512]
 
 
-def test_a_killed_runner_is_replaced(build: Build) -> None:
-    algorithm = build(config__num_env_runners=2, config__num_envs_per_env_runner=2)
+@pytest.mark.parametrize("words", [{}, {"num_episodes": 8}])
+@pytest.mark.parametrize("settings", [{}, {"fast": False}, {"config__batch_mode": "complete_episodes"}])
+def test_no_two_episodes_start_alike(build: Build, settings: dict[str, Any], words: dict[str, int]) -> None:
+    """RLlib seeds its environments again after each `sample` of whole episodes, which complete_episodes asks for."""
+    found = []
+    for _ in range(2):
+        Starts.seen.clear()
+        runner = build("tests.environments:Starts", **settings).env_runner
+        for _ in range(3):
+            runner.sample(**words)
+        found.append(list(Starts.seen))
+    assert len(found[0]) >= 12
+    assert len(set(found[0])) == len(found[0])
+    assert found[0] == found[1]  # and equal seeds give equal ones
+
+
+def test_environments_that_are_made_again_have_starts_of_their_own(build: Build) -> None:
+    runner = build("tests.environments:Starts", fast=False).env_runner
+    Starts.seen.clear()
+    runner.sample()
+    runner.make_env()  # as RLlib does when one has raised
+    runner.sample()
+    assert len(set(Starts.seen)) == len(Starts.seen)
+
+
+def test_a_killed_runner_is_replaced_and_no_runner_starts_where_another_did(build: Build) -> None:
+    settings = {"config__num_env_runners": 2, "config__num_envs_per_env_runner": 2}
+    algorithm = build("tests.environments:Starts", **settings)
+
+    def starts() -> list[list[float]]:
+        found: list[list[float]] = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: list(Starts.seen), local_env_runner=False
+        )
+        return found
+
     algorithm.train()
+    before = starts()
     import ray
 
     ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
@@ -242,6 +277,10 @@ def test_a_killed_runner_is_replaced(build: Build) -> None:
         steps.append(algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         time.sleep(0.1)
     assert steps == sorted(set(steps))
+    after = starts()
+    assert min(map(len, after)) > 0
+    seen = [*before[0], *itertools.chain.from_iterable(after)]
+    assert len(set(seen)) == len(seen)
 
 
 def test_an_environment_that_raises_is_made_anew_where_that_is_asked_for(build: Build) -> None:

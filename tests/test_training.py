@@ -261,14 +261,37 @@ def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(tmp_path: Path
     assert [s.training_iteration for s in states][-1] >= 3
 
 
-def test_an_environment_that_raises_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
+def test_a_job_that_is_resumed_plays_no_start_twice(tmp_path: Path) -> None:
+    path = tmp_path / "starts.txt"
+    for iterations in (1, 2):
+        done = run_smrl(
+            *("train", "--out", str(tmp_path / "out"), "rl.training.env=tests.environments:Starts", *TINY_WORDS),
+            *(f"rl.training.stop.training_iteration={iterations}", f"rl.training.config.env_config.path={path}"),
+            *("rl.training.config.seed=1", "rl.training.config.batch_mode=complete_episodes", NO_VIDEO),
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+    starts = path.read_text().split()
+    assert len(starts) >= 12
+    assert len(set(starts)) == len(starts)
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ("Raises", "RuntimeError: the simulator is on fire"),
+        ("RaisesBesideTheJob", "OSError: no display on this worker"),
+    ],
+)
+def test_an_environment_that_raises_ends_the_job_with_its_own_words(env: str, reason: str, tmp_path: Path) -> None:
+    """In an env runner's process, which Ray would start again and again."""
     done = train(
-        *("rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2"),
+        *(f"rl.training.env=tests.environments:{env}", "rl.training.stop.training_iteration=2"),
         *("rl.training.config.num_env_runners=1", "rl.training.config.restart_failed_env_runners=true"),
         out=tmp_path / "o",
     )
     assert done.returncode == 1
-    assert "the simulator is on fire" in done.stderr.split("smrl: error:")[-1]
+    assert done.stderr.endswith(f"smrl: error: {reason}\n")  # as the first line of SageMaker's failure file
 
 
 def test_an_environment_that_exits_is_no_success(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
+from runtime.ppo.seeds import seed_start
 from runtime.ppo.warm import is_warm
 from runtime.stop import SAVING, TRAINING, Interrupted, StopRequest, reached
 from runtime.video import Recorder, as_gif
@@ -112,14 +113,16 @@ class Training:
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest, watch: FaultWatch) -> None:
         self._job, self._reporter, self._request, self._watch = job, reporter, request, watch
         machines = job.machines()
-        with request, looked_at(job) as (self._spaces, why_no_video):
-            config, notes = fit_to_place(job.config, self._spaces[1], machines)
+        steps = 0 if job.resume_from is None else read_state(job.resume_from).timesteps_total
+        seeded, env = seed_start(job.config, job.env, steps=steps)
+        with request, looked_at(replace(job, env=env)) as (self._spaces, why_no_video):
+            config, notes = fit_to_place(seeded, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)
-            if why_stock(config, job.env) is None and not is_warm():
+            if why_stock(config, env) is None and not is_warm():
                 reporter.note("compiling for this processor, once: about half a minute")
-            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, machines))
-            reporter.note(describe_path(self._algorithm, config, job.env))
+            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, machines))
+            reporter.note(describe_path(self._algorithm, config, env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             try:
@@ -132,7 +135,7 @@ class Training:
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._metrics.describe(job.config.values, objective="episode_reward_mean")
-        self._recorder = Recorder(job.env, why_not=why_no_video)
+        self._recorder = Recorder(env, why_not=why_no_video)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False

@@ -66,7 +66,8 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
     lines = [] if listed else [f"{STATE}: lists no hashes, as in checkpoints of before they were written"]
     for path in sorted(checkpoint.rglob("*")) if listed else ():
         name = str(path.relative_to(checkpoint))
-        if (path.is_file() or path.is_symlink()) and name != STATE and (why := _why_not(path, listed.get(name))) is not None:
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not is_folder and name != STATE and (why := _why_not(path, listed.get(name))) is not None:
             lines.append(f"{name}: {why}")
     if lines:
         raise UserError(

@@ -28,7 +28,7 @@ LAYERS = [
     {"container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
     {"host_line"},
     {"ray_node"},
-    {"old_names", "ray_session", "job", "manifest", "setting_rules", "export.bcq_graph"},
+    {"old_names", "ray_session", "job", "manifest", "setting_rules", "sizes", "export.bcq_graph"},
     {"cluster", "hyperparameters", "old_gym", "policy", "toolkit", "offline.network_policy"},
     {
         "environments",

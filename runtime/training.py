@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from runtime.manifest import write_json
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
 from runtime.scratch import scratch_folder
+from runtime.sizes import Room, check_sizes
 from runtime.starting import Start, find_start
 from runtime.stop import LOOKING, RESUMING, STARTING, WORKING, Interrupted, StopRequest
 
@@ -160,7 +162,14 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
             check_env_name(where, name, source, problems)
 
     is_script = request.experiment is not None
-    config = resolve(sources, extras=None if is_script else _EXTRAS, default_preset=not is_script, check_env=check_env)
+    room = Room(container.memory_bytes, container.num_cpus, len(container.hosts))
+    config = resolve(
+        sources,
+        extras=None if is_script else _EXTRAS,
+        default_preset=not is_script,
+        check_env=check_env,
+        check_sizes=partial(check_sizes, room=room),
+    )
     if config.algorithm.get("seed") is None:
         seeded = {**config.values, "config.seed": secrets.randbelow(2**31)}
         config = replace(config, values=seeded, sources={**config.sources, "config.seed": DRAWN_SEED})

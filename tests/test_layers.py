@@ -29,7 +29,7 @@ LAYERS = [
     {"spaces", "container", "schema", "presets", "console", "checkpoint", "export.layers", "export.filters"},
     {"host_line", "scratch"},
     {"ray_node"},
-    {"old_names", "ray_session", "job", "manifest", "setting_rules", "export.bcq_graph", "trust"},
+    {"old_names", "ray_session", "job", "manifest", "setting_rules", "sizes", "export.bcq_graph", "trust"},
     {"cluster", "hyperparameters", "old_gym", "policy", "toolkit", "offline.network_policy"},
     {
         "environments",

@@ -16,6 +16,7 @@ import pytest
 import torch
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from runtime.cluster import Machines
@@ -245,6 +246,37 @@ def test_no_two_episodes_start_alike(build: Build, settings: dict[str, Any], wor
     assert len(found[0]) >= 12
     assert len(set(found[0])) == len(found[0])
     assert found[0] == found[1]  # and equal seeds give equal ones
+
+
+@pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bool, batch_mode: str) -> None:
+    """As compute_advantages(use_gae=False, use_critic=True) of Ray 0.8 has them; rewards are the actions taken."""
+    settings = {
+        "config__use_gae": False,
+        "config__lambda_": 0.5,
+        "config__gamma": 0.9,
+        "config__batch_mode": batch_mode,
+    }
+    algorithm = build("tests.environments:NoFrames", fast=fast, **settings)
+    learner, sampled = learner_of(algorithm), algorithm.env_runner.sample()
+    if fast and batch_mode == "truncate_episodes":
+        targets = learner._prepare(sampled)["targets"].reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
+        rewards = sampled[0].rewards.T[:, :10].reshape(-1)
+    else:
+        whole = [episode for episode in sampled if episode.is_done]
+        batch = learner._learner_connector(
+            rl_module=learner.module, batch={}, episodes=whole, shared_data={}, metrics=learner.metrics
+        )
+        targets = batch[DEFAULT_MODULE_ID][Postprocessing.VALUE_TARGETS].numpy()
+        # RLlib lengthens each episode by a step for the bootstrap value.
+        targets = np.concatenate([part[:10] for part in np.split(targets, len(whole))])
+        rewards = np.concatenate([episode.get_rewards()[:10] for episode in whole])
+    expected = np.zeros(len(rewards))
+    for t in reversed(range(len(rewards))):
+        expected[t] = rewards[t] + (0.9 * expected[t + 1] if t % 10 < 9 else 0.0)
+    assert len(rewards) >= 40
+    np.testing.assert_allclose(targets, expected, atol=1e-5)
 
 
 def test_environments_that_are_made_again_have_starts_of_their_own(build: Build) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from runtime.checkpoint import (
 )
 from runtime.cluster import Machines
 from runtime.console import Reporter
-from runtime.container import Layout
+from runtime.container import Layout, usable_memory
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
@@ -34,6 +35,7 @@ from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.ppo.seeds import seed_start
 from runtime.ppo.warm import is_warm
+from runtime.sizes import Room, check_batch
 from runtime.stop import SAVING, TRAINING, Interrupted, StopRequest, reached
 from runtime.video import Recorder, as_gif
 
@@ -116,6 +118,9 @@ class Training:
         steps = 0 if job.resume_from is None else read_state(job.resume_from).timesteps_total
         seeded, env = seed_start(job.config, job.env, steps=steps)
         with request, looked_at(replace(job, env=env)) as (self._spaces, why_no_video):
+            sizes = [math.prod(space.shape or (1,)) for space in self._spaces]
+            room = Room(usable_memory())
+            check_batch(seeded.values, seeded.sources, observation_size=sizes[0], action_size=sizes[1], room=room)
             config, notes = fit_to_place(seeded, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)

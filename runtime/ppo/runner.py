@@ -66,9 +66,10 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
 def _word_left() -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        fault = find_cause(error, JobError) or RemoteError(describe_root(error), traceback.format_exc())
-        _internal_kv_put(_KEY, pickle.dumps(fault))
+    except (Exception, SystemExit) as error:
+        if not hasattr(error, "ray_terminate_msg"):  # with one, Ray itself ends the process
+            fault = find_cause(error, JobError) or RemoteError(describe_root(error), traceback.format_exc())
+            _internal_kv_put(_KEY, pickle.dumps(fault))
         raise
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from runtime.container import Container, find_base, read_container
 from runtime.errors import JobError, describe_root
-from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest
+from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
 
 
 def run_job(
@@ -43,6 +43,9 @@ def run_job(
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
+        if ends_process:
+            sys.stdout.flush()
+            end_now()  # Python's own end takes seconds
         return 130
     except Exception as error:
         report_crash(error, container)

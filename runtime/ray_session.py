@@ -117,7 +117,7 @@ def _as_we_start_it(spared: list[str], group: int) -> Iterator[None]:
     from ray._private import services, utils
     from ray._private.node import Node
 
-    changes = [(Node, name, _do_nothing) for name in spared]
+    changes: list[tuple[Any, str, Any]] = [(Node, name, _do_nothing) for name in spared]
     changes.append((utils, "set_sigterm_handler", _do_nothing))  # the job's own is not to be replaced
     changes.append((services, "ConsolePopen", partial(services.ConsolePopen, process_group=group)))
     # A script that has imported Ray before us has read the variable of this name.

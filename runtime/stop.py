@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 # SageMaker kills a container 120 s after SIGTERM, spot machines included; a job is to be done within 30.
 _GRACE_S = 12.0
@@ -16,6 +17,8 @@ _GRACE_S = 12.0
 _ONE_CTRL_C_S = 0.5
 _STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _INTERRUPTED = 130  # as shells say of a program that a Ctrl-C has ended
+_AT_ONCE_S = 1.0  # that a second Ctrl-C leaves to what an exception ends in good order
+_SHOW_CURSOR = b"\x1b[?25h"  # which a live display hides
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,11 +59,19 @@ def _write_line(text: str) -> None:
         os.write(2, f"smrl: {text}\n".encode())  # buffered streams are not to be written to by a signal handler
 
 
+def end_now() -> NoReturn:
+    """Ends the process where it stands: files appear whole or not at all, and Ray's processes end with it."""
+    if os.isatty(1):
+        with contextlib.suppress(OSError):
+            os.write(1, _SHOW_CURSOR)
+    os._exit(_INTERRUPTED)
+
+
 class StopRequest:
     """Remembers SIGTERM, SIGHUP and SIGINT, from construction on.
 
     A running iteration may finish within the grace; then `Interrupted` is raised where it stands. A second Ctrl-C
-    interrupts at once.
+    ends the process within about a second.
 
     Attributes:
         signal_name: The first signal, or None.
@@ -114,9 +125,10 @@ class StopRequest:
             self._insist()
 
     def _insist(self) -> None:
-        if self._insists or self._deferrals:  # in Ray's C++, or still not ended by the exception
-            os._exit(_INTERRUPTED)
+        if self._insists or self._deferrals:  # the exception has not ended it yet, or would crash Ray's C++ code
+            end_now()
         self._insists, self._signaled_at = True, time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, _AT_ONCE_S, _AT_ONCE_S)
         raise KeyboardInterrupt
 
     def _start_timer(self) -> None:
@@ -124,6 +136,8 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, self._grace_s if self._phase.has_grace else 0.001, 1.0)
 
     def _on_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self._insists:
+            end_now()
         if self._may_interrupt and not self._deferrals:
             raise Interrupted
 
@@ -143,7 +157,8 @@ class StopRequest:
             Interrupted: It was interrupted inside Ray, which raises exceptions of its own for that.
         """
         self._may_interrupt = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self._insists:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:  # a script's ray.init takes the signal
             self.signal_name = self.signal_name or signal.Signals.SIGTERM.name
             raise Interrupted from None
@@ -174,6 +189,7 @@ class StopRequest:
 
     def release(self) -> None:
         """Gives the signals back."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -183,6 +199,7 @@ class StopRequest:
         Python gives the signals that it handles back to the kernel a while before its process ends, which would then
         end by them; those that are ignored stay so. Ctrl-C still ends a process that does not end by itself.
         """
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number in self._taken:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runtime.console import LiveReporter
 from runtime.scratch import remove_dead_folders
 from runtime.stop import SAVING, STARTING, TRAINING, Interrupted, StopRequest
 from tests.conftest import BIN, ROOT, TINY, clean_environment
@@ -292,3 +293,21 @@ def test_a_start_that_would_resume_writes_the_model_of_its_last_checkpoint(
     assert "ended because  stopped by SIGTERM" in stdout
     assert (out / "model" / "manifest.json").exists()
     assert not (out / "metrics.jsonl").exists()  # which is written by a training that runs
+
+
+def test_a_live_display_shows_the_answer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes a pipe for a terminal
+    reporter = LiveReporter("training", {})
+    seen = []
+
+    def is_shown() -> bool:
+        seen.append(capfd.readouterr().out)
+        return "SIGINT: ending" in "".join(seen)
+
+    try:
+        reporter.answer("SIGINT: ending")
+        wait_until(is_shown, timeout_s=10)
+    finally:
+        reporter.close()
+    reporter.answer("SIGTERM: ending")
+    assert capfd.readouterr().err == "smrl: SIGTERM: ending\n"

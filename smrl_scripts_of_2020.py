@@ -1,7 +1,7 @@
 """Answers for the names that scripts of 2020 import: in a SageMaker job and under `smrl run`, and nowhere else.
 
-`smrl-scripts-of-2020.pth` imports this module at every start of Python in the environment, so it imports nothing of
-ours, or of anybody else's, before a script asks for one of the names.
+`smrl-scripts-of-2020.pth`, which every start of Python in the environment reads, imports this module there. It imports
+nothing of ours, or of anybody else's, before a script asks for one of the names.
 
 In a job it also gives SageMaker the reason where the script itself fails, whatever the script imports.
 """

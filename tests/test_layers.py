@@ -106,10 +106,9 @@ LAYERS = [
         "compat.ray_2020",
         "compat.gym_unity",
         "compat.unity_2020",
-        "compat.roboschool",
         "compat.sagemaker_rl",
     },
-    {"compat.stand_ins"},
+    {"compat.roboschool", "compat.stand_ins"},
 ]
 HEAVY = {"ray", "torch", "d3rlpy", "tensorflow", "matplotlib", "av", "pybullet"}
 LIGHT_MODULES = {

@@ -57,16 +57,16 @@ def test_a_package_called_runtime_does_not_run_at_the_start_of_python(
 
 
 def test_nothing_is_in_the_way_of_any_other_python(tmp_path: Path) -> None:
-    program = "import sys; print([f for f in sys.meta_path if f.__class__.__name__ == 'StandIns'], sys.excepthook)"
-    done = run_python("-c", program, cwd=tmp_path)
-    assert done.stdout == f"[] {sys.__excepthook__}\n"
+    program = "import sys; print('smrl_scripts_of_2020' in sys.modules)"
+    for environment, is_there in (({}, False), (JOB, True)):
+        assert run_python("-c", program, cwd=tmp_path, **environment).stdout == f"{is_there}\n"
     done = run_python("-c", "import sagemaker_rl", cwd=tmp_path)
     assert done.stderr.endswith("ModuleNotFoundError: No module named 'sagemaker_rl'\n")
 
 
 def test_whatever_goes_wrong_at_the_start_of_python_is_nobodys_trouble(tmp_path: Path) -> None:
     write(tmp_path, smrl_scripts_of_2020="raise RuntimeError('broken')")
-    done = run_python("-c", "print('fine')", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    done = run_python("-c", "print('fine')", cwd=tmp_path, PYTHONPATH=str(tmp_path), **JOB)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
 
 

@@ -180,7 +180,7 @@ def test_hybrid_actions_are_trained_and_played(tmp_path: Path, scene: str) -> No
     assert evaluated.returncode == 0, evaluated.stderr
 
 
-def test_the_script_of_2020_runs_unmodified(opt_ml: OptMl) -> None:
+def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: Path) -> None:
     opt_ml.write(
         {
             "sagemaker_program": '"train-unity.py"',
@@ -198,6 +198,18 @@ def test_the_script_of_2020_runs_unmodified(opt_ml: OptMl) -> None:
     assert opt_ml.rows[-1]["timesteps_total"] == 1000
     assert opt_ml.rows[-1]["episode_reward_mean"] < 0.93
     assert json.loads((opt_ml.base / "model" / "manifest.json").read_text())["observation_space"]["shape"] == [20]
+
+    evaluation = OptMl(tmp_path / "evaluation", opt_ml.environment)
+    values = {"evaluate_episodes": "1", "algorithm": '"PPO"', "env": '"basic_env_linux.x86_64"'}
+    evaluation.write({**values, "sagemaker_program": "evaluate-unity.py"}, channels=("train", "model"))
+    for channel, folder in (("train", opt_ml.base / "input" / "data" / "train"), ("model", opt_ml.base / "model")):
+        shutil.copytree(folder, evaluation.base / "input" / "data" / channel, dirs_exist_ok=True)
+    evaluation.add_code(ROOT / "tests" / "scripts_2020" / "evaluate-unity.py")
+    done = evaluation.run()
+    assert done.code == 0, done.log[-3000:]
+    assert re.search(r"^Episode reward: \S+\. Episode steps: \d+$", done.log, re.M)
+    assert "Traceback" not in done.log
+    assert not list((evaluation.base / "output" / "intermediate").glob("*.mp4"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ TRAINING: dict[str, Setting] = {
     "run": Setting("text", "Algorithm; all but PPO learn from logged data.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "data": Setting("text", "Logged data: a file or folder; the channel training, train or data if not given."),
     "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
-    "trust_checkpoint": Setting("bool", "Resume from a checkpoint whose pickles could run code of whoever wrote it."),
+    "trust_checkpoint": Setting("bool", "Resume from a checkpoint whose pickles could run code of its author."),
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),

@@ -49,7 +49,7 @@ class _DataUnpickler(pickle.Unpickler):
 def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
     """Lets a checkpoint through whose files are those that its job wrote, and whose pickles hold data alone.
 
-    Hashes find files that were added or changed; whoever writes a whole checkpoint can list its hashes, so states are
+    Hashes find files that were added or changed; the author of a whole checkpoint can list its hashes, so states are
     read here once by an unpickler that knows arrays and containers only.
 
     Args:

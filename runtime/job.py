@@ -6,10 +6,14 @@ import atexit
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from runtime.container import Container, find_base, read_container
 from runtime.errors import JobError, describe_root
+from runtime.scratch import remove_own_folders
 from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
+
+_INTERRUPTED = 130  # as shells say
 
 
 def run_job(
@@ -38,15 +42,16 @@ def run_job(
         return error.exit_code
     except Interrupted:
         sys.stderr.write(f"smrl: stopped by {request.signal_name} before there was anything to save\n")
+        if ends_process:
+            _end_now(0)
     except SystemExit as error:
         report_crash(RuntimeError(f"the job's code called sys.exit({error.code!r}) in mid-training"), container)
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
         if ends_process:
-            sys.stdout.flush()
-            end_now()  # Python's own end takes seconds
-        return 130
+            _end_now(_INTERRUPTED)
+        return _INTERRUPTED
     except Exception as error:
         report_crash(error, container)
         return 1
@@ -57,6 +62,14 @@ def run_job(
             request.release()
             atexit.register(request.ignore)
     return 0
+
+
+def _end_now(code: int) -> NoReturn:
+    """Ends the process without what Python would still do, which takes seconds where Torch and Ray are imported."""
+    remove_own_folders()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    end_now(code)
 
 
 def run_script(work: Callable[[Container, StopRequest], None]) -> None:

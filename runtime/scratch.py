@@ -60,9 +60,17 @@ def _make(root: Path) -> tuple[Path, IO[str]]:
 def _remove(key: tuple[int, Path]) -> None:
     if key[0] != os.getpid():
         return  # a fork's parent's
-    folder, lock = _held.pop(key)
+    folder, lock = _held.pop(key, (None, None))
+    if folder is None or lock is None:
+        return
     shutil.rmtree(folder, ignore_errors=True)
     lock.close()
+
+
+def remove_own_folders() -> None:
+    """Removes this process's folders, for an end that Python does not see."""
+    for key in list(_held):
+        _remove(key)
 
 
 def remove_dead_folders(root: Path) -> None:

@@ -59,12 +59,12 @@ def _write_line(text: str) -> None:
         os.write(2, f"smrl: {text}\n".encode())  # buffered streams are not to be written to by a signal handler
 
 
-def end_now() -> NoReturn:
+def end_now(code: int = _INTERRUPTED) -> NoReturn:
     """Ends the process where it stands: files appear whole or not at all, and Ray's processes end with it."""
     if os.isatty(1):
         with contextlib.suppress(OSError):
             os.write(1, _SHOW_CURSOR)
-    os._exit(_INTERRUPTED)
+    os._exit(code)
 
 
 class StopRequest:

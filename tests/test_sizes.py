@@ -60,10 +60,9 @@ def test_numbers_that_no_array_can_count_to_are_refused() -> None:
 
 
 def test_large_jobs_that_fit_are_left_alone() -> None:
-    large: dict[str, Any] = {"config__train_batch_size": 10**7, "config__num_envs_per_env_runner": 4096}
-    config = settle(
-        **large, config__num_epochs=30, config__model__fcnet_hiddens=[4096, 4096], config__num_env_runners=10_000
-    )
+    large: dict[str, Any] = {"config__train_batch_size": 10**7, "config__num_epochs": 30}
+    large["config__num_envs_per_env_runner"] = 4096
+    config = settle(**large, config__model__fcnet_hiddens=[4096, 4096], config__num_env_runners=10_000)
     assert config.algorithm["train_batch_size"] == 10**7
 
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from benchmarks.offline_problems import CARTPOLE, PLAYED, PROBLEMS, Problem, as_policy, collect, play
 from runtime.offline.bcq import Learner
+from runtime.offline.bounds import bound_returns
 from runtime.offline.selection import Judge, choose, draw_judges
 from runtime.offline.transitions import Transitions
 
@@ -69,7 +70,8 @@ def run(problem: Problem, seed: int, folder: Path) -> Run:
     data = collect(problem, seed, folder / "log.csv")
     started = time.perf_counter()
     learn, held_out = data.split(0.7, seed=seed)
-    judge = Judge(draw_judges(held_out, seed=seed), gamma=problem.recipe.gamma, seed=seed)
+    gamma = problem.recipe.gamma
+    judge = Judge(draw_judges(held_out, seed=seed), gamma=gamma, seed=seed, bounds=bound_returns(data, gamma))
     learner = Learner(learn, replace(problem.recipe, seed=seed))
     policies, values = [], []
     for _ in range(problem.iterations):

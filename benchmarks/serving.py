@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from runtime.policy import Policy
+from runtime.policy_file import read_policy
 from runtime.serving.served_policy import load_policy
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -231,7 +231,7 @@ def _batch(results: Path) -> list[str]:
     torch.set_num_threads(1)
     folder = results / "model"
     served = load_policy(folder)
-    policy = Policy.load(folder / "checkpoint", settings=json.loads((folder / "manifest.json").read_text()))
+    policy = read_policy(folder / "checkpoint", settings=json.loads((folder / "manifest.json").read_text()))
     rows = np.random.default_rng(0).normal(size=(1024, 9)).astype(np.float32)
     ours, eager = [], []
     for _ in range(200):

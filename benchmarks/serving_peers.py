@@ -63,9 +63,9 @@ def rayserve(port: int, checkpoint: Path) -> None:
 
 def _policy(checkpoint: Path) -> Any:
     from runtime.manifest import read_manifest
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
 
-    return Policy.load(checkpoint, settings=read_manifest(checkpoint.parent))
+    return read_policy(checkpoint, settings=read_manifest(checkpoint.parent))
 
 
 def _answer(policy: Any, observations: list[list[float]]) -> dict[str, Any]:

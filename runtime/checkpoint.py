@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -15,9 +15,10 @@ from runtime.errors import PlatformError, UserError
 from runtime.metrics import JSONL, read_rows
 
 _PREFIX = "checkpoint_"
-_STATE = "job.json"
-_RNG = "rng.pkl"
+STATE = "job.json"
+HASHES = "sha256"
 _FILES = "files"
+_RNG = "rng.json"
 _KEPT = 3
 
 
@@ -78,11 +79,11 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         write_algorithm(aside)
-        (aside / _RNG).write_bytes(pickle.dumps(_random_states()))
+        (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
         (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
         counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
-        described = {**counters, _FILES: _sizes(aside)}
-        (aside / _STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+        described = {**counters, _FILES: _sizes(aside), HASHES: _hashes(aside)}
+        (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         _flush_tree(aside)
         replace_folder(aside, final)
     except OSError as error:
@@ -127,7 +128,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file is there at its full size; SageMaker restores checkpoints file by file."""
     try:
-        sizes = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))[_FILES]
+        sizes = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))[_FILES]
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -159,11 +160,11 @@ def read_state(checkpoint: Path) -> JobState:
         UserError: The checkpoint is broken.
     """
     try:
-        described = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
-        state = JobState(**{name: value for name, value in described.items() if name != _FILES})
+        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = JobState(**{name: value for name, value in described.items() if name not in (_FILES, HASHES)})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{checkpoint / _STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
+            f"{checkpoint / STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
             "Restore from another checkpoint, or start without."
         ) from None
     state.rows = read_rows(checkpoint / JSONL)
@@ -184,19 +185,26 @@ def restore_random_states(checkpoint: Path) -> None:
     import numpy as np
     import torch
 
-    states = pickle.loads(path.read_bytes())
-    random.setstate(states["python"])
+    states = json.loads(path.read_text(encoding="utf-8"))
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
     np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(states["torch"]), dtype=torch.uint8))
 
 
 def _random_states() -> dict[str, Any]:
+    """States of the random generators of this process, as JSON."""
     import random
 
     import numpy as np
     import torch
 
-    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
+    name, words, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(words).tolist(), *rest],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
 
 
 def _prune(folder: Path) -> None:
@@ -215,9 +223,19 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _score(checkpoint: Path) -> float | None:
     try:
-        described = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
         value = described.get("score")
         value = described["episode_reward_mean"] if value is None else value
     except (OSError, ValueError, KeyError, AttributeError):

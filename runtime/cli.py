@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import JobError, UserError
+
+if TYPE_CHECKING:
+    from runtime.container import Container
+    from runtime.stop import StopRequest
 
 _EPILOG = """\
 settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
@@ -91,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--port", type=_port, help="8081 if not given")
     watch.set_defaults(command=_watch)
     _add_deepracer(commands)
+    script = commands.add_parser("run", help="run a script of 2020, which imports gym, roboschool, sagemaker_rl, …")
+    script.add_argument("script", type=Path, help="Python file")
+    script.add_argument("words", nargs=argparse.REMAINDER, help="its arguments")
+    script.set_defaults(command=_run)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
@@ -178,15 +187,20 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
 
 def _train(arguments: argparse.Namespace) -> int:
     from runtime.job import run_job
-    from runtime.training import Request, run_training
+    from runtime.stop import LOOKING
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
     if arguments.data is not None:
         overrides["rl.training.data"] = arguments.data
-    request = Request(overrides, results=arguments.out)
-    return run_job(lambda container, stop: run_training(container, stop, request))
+
+    def train(container: Container, stop: StopRequest) -> None:
+        from runtime.training import Request, run_training  # takes a second, in which a signal is to be heard
+
+        run_training(container, stop, Request(overrides, results=arguments.out))
+
+    return run_job(train, phase=LOOKING)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -284,6 +298,17 @@ def _reward_check(arguments: argparse.Namespace) -> int:
     out = arguments.out or arguments.file.with_suffix(".reward.png")
     print(check_reward(arguments.file, settings, out))
     return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
+    from runtime.container import mark_users_script
+
+    if not arguments.script.is_file():
+        raise UserError(f"run: got {arguments.script} from the command line; expected a Python file.")
+    mark_users_script()
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(arguments.script), *arguments.words])
 
 
 def _refuse_settings(words: Sequence[str]) -> None:

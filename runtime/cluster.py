@@ -1,4 +1,4 @@
-"""Several hosts as one Ray cluster: the first is the head; the others find it, join it, stay, and end with it.
+"""Several hosts as one Ray cluster: the first is the head; the others find it, join it, and end after it.
 
 SageMaker starts the same program on every host and does no more. A host looks the head up by name, gets Ray's address
 from it, and stays in touch.
@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from types import TracebackType
 from typing import Any
@@ -26,6 +26,8 @@ PORT = 6390  # of the head; Ray's own ports are drawn
 _TRY_AGAIN_S = 1.0
 _PROGRESS_S = 15.0
 _GOODBYE_S = 10.0
+# After the head's job has ended, whose container is to end first: local mode stops all at the first that ends.
+_LINGER_S = 2.0
 
 Note = Callable[[str], None]
 
@@ -75,10 +77,14 @@ class _Member:
     cpus: int
     gpus: int
     line: Line
+    has_heard: threading.Event = field(default_factory=threading.Event)
 
 
 class Head:
-    """The first host: waits for the others, watches over them, and tells them when the job has ended.
+    """The first host: waits for the others, watches over them, and tells them when it needs them no more.
+
+    They stay connected until its process ends, which is when its job has really ended: model, exports, video and
+    report are written after the training.
 
     A context manager; entering begins to listen. Ray must run already: it forks at its start, and threads are in the
     way of that.
@@ -100,7 +106,6 @@ class Head:
         self._faults: dict[str, str] = {}
         self._lost: set[str] = set()
         self._events: list[tuple[str, str]] = []
-        self._threads: list[threading.Thread] = []
         self._changed = threading.Lock()
         self._is_over = False
         try:
@@ -118,7 +123,7 @@ class Head:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tells every host that the job has ended, and waits a little until they have heard."""
+        """Tells every host that its part is over, and waits a little until they have heard."""
         self._is_over = True
         why = "done" if error is None else f"failed: {_headline(error)}"
         if isinstance(error, Interrupted):
@@ -129,8 +134,8 @@ class Head:
             with contextlib.suppress(OSError):  # of a host that is gone
                 member.line.send(end=why)
         deadline = time.monotonic() + _GOODBYE_S
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for member in members:
+            member.has_heard.wait(max(0.0, deadline - time.monotonic()))
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake who accepts
         self._listener.close()
@@ -218,8 +223,7 @@ class Head:
             host = hello["host"]
             while True:
                 self._heed(host, line.receive())
-                if not self._is_over:
-                    line.beat()
+                line.beat()
         except AuthenticationError:
             self._note(f"{address} was turned away: it has another job's token or other hyperparameters")
         except TimeoutError as error:
@@ -230,15 +234,13 @@ class Head:
             pass  # gone
         finally:
             line.close()
-            if host and not self._is_over:
-                self._dismiss(host, line, why)
+            self._dismiss(host, line, why)
 
     def _admit(self, hello: Mapping[str, Any], line: Line) -> None:
         host, cpus, gpus, group = str(hello["host"]), int(hello["cpus"]), int(hello["gpus"]), hello.get("group")
         line.send(ray=self._ray_address)
         with self._changed:
             self._members[host] = _Member(cpus, gpus, line)  # an earlier line of the host falls silent by itself
-            self._threads.append(threading.current_thread())
             count = len(self._members)
             if host in self._lost:
                 self._lost.remove(host)
@@ -249,6 +251,9 @@ class Head:
     def _heed(self, host: str, message: Mapping[str, Any]) -> None:
         if "failed" in message:
             self._faults[host] = str(message["failed"])
+        elif "heard" in message:
+            with self._changed:
+                self._members[host].has_heard.set()
         elif "rejoined" in message:
             with self._changed:
                 self._events.append(("host_rejoined", f"{host}: {message['rejoined']}"))
@@ -256,8 +261,10 @@ class Head:
     def _dismiss(self, host: str, line: Line, why: str) -> None:
         with self._changed:
             if host not in self._members or self._members[host].line is not line:
-                return  # it has come again since
-            del self._members[host]
+                return  # it was never let in, or is connected again since
+            self._members.pop(host).has_heard.set()
+            if self._is_over:
+                return
             self._lost.add(host)
             self._events.append(("host_lost", f"{host}: {self._faults.pop(host, why)}"))
 
@@ -269,7 +276,7 @@ def _headline(error: BaseException) -> str:
 def stay_with_head(
     container: Container, stop: StopRequest, *, timeout_s: float, object_store_bytes: int, note: Note
 ) -> None:
-    """What every host but the first does: joins the head's Ray, and stays until the head ends.
+    """What every host but the first does: joins the head's Ray, and stays until the head's job has ended.
 
     A stop request changes nothing: the head got it as well, and needs this host until it has saved.
 
@@ -291,7 +298,9 @@ def stay_with_head(
             line = _find_head(container, stop, timeout_s, note)
             with contextlib.closing(line):
                 try:
-                    guest.stay(line)
+                    why = guest.stay(line)
+                    guest.outstay(line)
+                    note(f"{head} has ended: {why}")
                     return
                 except TimeoutError:
                     # A link that is away for long; a head that has ended closes its connections.
@@ -319,11 +328,18 @@ class _Guest:
 
     def __exit__(self, *exc_info: object) -> None:
         """Ends Ray here."""
-        if self._node is not None:
-            self._node.close()
+        self._end_ray()
 
-    def stay(self, line: Line) -> None:
-        """Stays until the head says that it has ended.
+    def _end_ray(self) -> None:
+        node, self._node = self._node, None
+        if node is not None:
+            node.close()
+
+    def stay(self, line: Line) -> str:
+        """Stays until the head says that it needs this host no more.
+
+        Returns:
+            How its training has ended.
 
         Raises:
             EOFError: The head has gone without a word.
@@ -334,8 +350,7 @@ class _Guest:
         while True:
             message = line.receive()
             if "end" in message:
-                self._note(f"{head} has ended: {message['end']}")
-                return
+                return str(message["end"])
             if "ray" in message and self._node is None:
                 self._note(f"joining Ray at {message['ray']}; staying until {head} ends")
                 self._node = RayNode(own, message["ray"], self._object_store_bytes)
@@ -346,6 +361,17 @@ class _Guest:
             if self._stop.is_set and not self._knows_of_stop:
                 self._knows_of_stop = True
                 self._note(f"{self._stop.signal_name}: staying until {head} has saved")
+
+    def outstay(self, line: Line) -> None:
+        """Ends Ray here, and waits until the head's process is gone, whose connection closes with it."""
+        self._note(f"not needed any more; staying until {self._container.hosts[0]} has written its results")
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            line.send(heard=True)
+            self._end_ray()
+            while True:
+                line.receive()
+                line.beat()
+        time.sleep(_LINGER_S)
 
 
 def _find_head(container: Container, stop: StopRequest, timeout_s: float, note: Note) -> Line:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Kind = Literal["int", "float", "bool", "text", "ints", "layers", "schedule", "mapping", "int_or_auto", "any"]
 
+_TOO_LARGE = 2**63  # for the arrays and files that numbers go into
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 _RULES: dict[Kind, str] = {
     "int": "a whole number",
@@ -71,6 +72,8 @@ def coerce(raw: Any, setting: Setting) -> Any:
     if setting.choices and value not in setting.choices:
         raise ValueError(setting.rule)
     for number in _numbers(value, is_schedule=setting.kind == "schedule"):
+        if isinstance(number, int) and abs(number) >= _TOO_LARGE:
+            raise ValueError(f"{setting.rule}, of at most 64 bits")
         too_low = setting.low is not None and (number < setting.low or (setting.above and number == setting.low))
         if too_low or (setting.high is not None and number > setting.high):
             raise ValueError(setting.rule)

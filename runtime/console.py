@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 from runtime.metrics import metric_line
 
 # Of an iteration in an environment, and of one on logged data.
+_REFRESHES_PER_S = 4
 _RETURNS = ("episode_reward_mean", "estimated_return")
 
 
@@ -35,6 +38,11 @@ class Reporter:
         """A remark for the log, one line."""
         sys.stderr.write(f"smrl: {text}\n")
         sys.stderr.flush()
+
+    def answer(self, text: str) -> None:
+        """What a stop request does, shown at once; called by a signal handler, which may not write to a stream."""
+        with contextlib.suppress(OSError):  # of a terminal that is gone
+            os.write(2, f"smrl: {text}\n".encode())
 
     def row(self, row: dict[str, float]) -> None:
         """The metrics of an iteration."""
@@ -78,12 +86,22 @@ class LiveReporter(Reporter):
         self._console = Console()
         self._title, self._stop = title, stop
         self._returns: list[float] = []
-        self._live = Live(self._panel({}), console=self._console, refresh_per_second=4, transient=True)
+        self._row: dict[str, float] = {}
+        self._answer: str | None = None
+        self._live = Live(
+            get_renderable=self._panel, console=self._console, refresh_per_second=_REFRESHES_PER_S, transient=True
+        )
         self._live.start()
 
     def note(self, text: str) -> None:
         """Above the display."""
         self._console.print(f"smrl: {text}", style="dim", highlight=False, markup=False)
+
+    def answer(self, text: str) -> None:
+        """Under the display from its next refresh on, as another line would be painted over."""
+        self._answer = text
+        if not self._live.is_started:
+            super().answer(text)
 
     def log(self, text: str) -> None:
         """Nothing: people read the display."""
@@ -93,14 +111,15 @@ class LiveReporter(Reporter):
         for name in _RETURNS:
             if name in row:
                 self._returns.append(row[name])
-        self._live.update(self._panel(row))
+        self._row = row
+        self._live.refresh()
 
-    def _panel(self, row: dict[str, float]) -> Any:
+    def _panel(self) -> Any:
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        table = Table.grid(padding=(0, 2))
+        row, table = self._row, Table.grid(padding=(0, 2))
         seconds, unit = row.get("time_total_s", 0.0), "updates" if "updates" in row else "steps"
         speed = row.get("updates", row.get("timesteps_total", 0)) / seconds if seconds else 0.0
         table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} {unit}/s")
@@ -113,7 +132,8 @@ class LiveReporter(Reporter):
             done = 0.0 if now is None else (now - start) / max(limit - start, 1e-9)
             bar = ProgressBar(total=1.0, completed=min(max(done, 0.0), 1.0), width=30)
             table.add_row(f"stop at {name}", "" if now is None else f"{now:,.1f} / {limit:,.0f}", bar)
-        return Panel(table if row else "starting Ray and the environments …", title=self._title, title_align="left")
+        content = table if row else "starting Ray and the environments …"
+        return Panel(content, title=self._title, title_align="left", subtitle=self._answer, subtitle_align="left")
 
     def finish(self, summary: Summary) -> None:
         """Replaces the display by the last screen."""

@@ -77,6 +77,7 @@ class Container:
         current_host: This host's name.
         num_cpus: CPUs that this process may use.
         num_gpus: GPUs of this host.
+        memory_bytes: Memory that this process may use, what is in use already included.
         s3_endpoint: URL of the S3 service, None for AWS's own.
         user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
         network_interface: Name of the network interface that the hosts reach each other by.
@@ -92,6 +93,7 @@ class Container:
     current_host: str = "localhost"
     num_cpus: int = 1
     num_gpus: int = 0
+    memory_bytes: float = math.inf
     s3_endpoint: str | None = None
     user_args: tuple[str, ...] = ()
     network_interface: str = ""
@@ -146,7 +148,8 @@ def read_container() -> Container:
     base = find_base()
     if base is None:
         cpus, gpus = _usable_cpus(), _usable_gpus(env)
-        return Container(num_cpus=cpus, num_gpus=gpus, s3_endpoint=env.get("S3_ENDPOINT_URL"))
+        endpoint = env.get("S3_ENDPOINT_URL")
+        return Container(num_cpus=cpus, num_gpus=gpus, memory_bytes=usable_memory(), s3_endpoint=endpoint)
     values, source = _read_hyperparameters(base, env)
     resources = _read_json(base / "input/config/resourceconfig.json") or _parse(env, "SM_RESOURCE_CONFIG") or {}
     hosts = tuple(sorted(resources.get("hosts") or ["localhost"]))
@@ -159,6 +162,7 @@ def read_container() -> Container:
         current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
         num_cpus=_usable_cpus(),
         num_gpus=_usable_gpus(env),
+        memory_bytes=usable_memory(),
         s3_endpoint=env.get("S3_ENDPOINT_URL"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
         network_interface=resources.get("network_interface_name") or "",
@@ -278,6 +282,12 @@ def setdefault_environment(defaults: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def find_ray_root() -> Path | None:
+    """Where RAY_TMPDIR wants Ray's files; None where it is not set."""
+    root = os.environ.get("RAY_TMPDIR")
+    return Path(root).absolute() if root else None
+
+
 def in_users_script() -> bool:
     """Whether this process, or the one that started it, runs a user's script of 2020."""
     return _USERS_SCRIPT in os.environ
@@ -359,6 +369,14 @@ def _usable_cpus() -> int:
         if quota != "max":
             count = min(count, max(1, int(quota) // int(period)))
     return count
+
+
+def usable_memory() -> float:
+    """Bytes that this process may use by the machine and by the cgroup's limit."""
+    most = float(psutil.virtual_memory().total)
+    with contextlib.suppress(OSError, ValueError):  # without cgroup v2, or without a limit ("max")
+        most = min(most, float(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))))
+    return most
 
 
 def _usable_gpus(env: Mapping[str, str]) -> int:

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from runtime.cli import parse_settings
 from runtime.container import Container
 from runtime.job import run_job
+from runtime.stop import LOOKING, StopRequest
 
 
 def train(argv: Sequence[str]) -> int:
     """Trains; returns the exit code."""
-    from runtime.training import Request, run_training
 
-    return run_job(lambda container, stop: run_training(container, stop, Request(_settings(argv, container))))
+    def work(container: Container, stop: StopRequest) -> None:
+        from runtime.training import Request, run_training  # takes a second, in which a signal is to be heard
+
+        run_training(container, stop, Request(_settings(argv, container)))
+
+    return run_job(work, phase=LOOKING)
 
 
 def evaluate(argv: Sequence[str]) -> int:

@@ -30,12 +30,14 @@ class EnvSpec:
         config: Keyword arguments; a launcher's creator gets them as one dict.
         horizon: Step limit on top of the environment's own, or None.
         creator: A launcher's function, or None.
+        has_jobs_seed: Whether config["seed"] is the job's; most environments take theirs at a reset instead.
     """
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
     horizon: int | None = None
     creator: EnvCreator | None = None
+    has_jobs_seed: bool = False
 
 
 class EnvironmentFaultError(UserError):
@@ -127,7 +129,10 @@ def _env_context(spec: EnvSpec) -> dict[str, Any]:
 
 def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
     module, _, name = spec.name.partition(":")
-    made = getattr(importlib.import_module(module), name)(**spec.config)
+    found = getattr(importlib.import_module(module), name)
+    if not _is_env_class(found):  # a stored model names its environment: it must not name any function to call
+        raise UserError(f"environment {spec.name}: got {found!r}; expected a class with reset and step.")
+    made = found(**spec.config)
     from runtime.old_gym import as_gymnasium
 
     return _ready_to_render(as_gymnasium(made), render=render)
@@ -186,6 +191,11 @@ def _why_no_class(name: str, module: str, attribute: str) -> str | None:
         found = False
     if not found:
         return f"a module {module!r} that can be imported"
-    if not _is_module_with_id(name) and not hasattr(importlib.import_module(module), attribute):
-        return f"a class {attribute!r} in {module}"
+    if not _is_module_with_id(name) and not _is_env_class(getattr(importlib.import_module(module), attribute, None)):
+        return f"a class {attribute!r} with reset and step in {module}"
     return None
+
+
+def _is_env_class(found: Any) -> bool:
+    """Whether something is a class of environments, of Gymnasium, old gym, or neither's."""
+    return isinstance(found, type) and hasattr(found, "reset") and hasattr(found, "step")

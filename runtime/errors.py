@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -27,6 +28,23 @@ class PlatformError(JobError):
     exit_code = 3
 
 
+class RemoteError(Exception):
+    """An exception of another process, in that process's words.
+
+    Args:
+        reason: Its type and message.
+        trace: Its traceback.
+    """
+
+    def __init__(self, reason: str, trace: str) -> None:
+        super().__init__(reason, trace)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """The reason, and the traceback below it."""
+        return "\n".join(self.args)
+
+
 def find_cause(error: BaseException, kind: type[T]) -> T | None:
     """The first exception of a kind among an exception and what caused it, or None."""
     cause: BaseException | None = error
@@ -35,6 +53,23 @@ def find_cause(error: BaseException, kind: type[T]) -> T | None:
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def describe_root(error: BaseException) -> str:
+    """Type and message of the exception that started a chain; RLlib wraps an environment's in one without a word."""
+    while (cause := _cause_of(error)) is not None:
+        error = cause
+    if isinstance(error, RemoteError):
+        return error.reason
+    message = str(error).strip()
+    if not message and error.__traceback__ is not None:  # as of a bare assert: its line says more than nothing
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        message = f"{place.line} ({place.filename}, line {place.lineno})"
+    return f"{type(error).__name__}: {message}"
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

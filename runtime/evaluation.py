@@ -24,6 +24,7 @@ from runtime.hyperparameters import Source, resolve
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
 from runtime.schema import EVALUATION, RACE_EVALUATION
+from runtime.scratch import scratch_folder
 from runtime.stop import Interrupted, StopRequest
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def run_evaluation(
     """
     chosen = _resolve_settings(container, settings)
     places = _find_places(container, model, out)
-    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         _evaluate(chosen, places, Path(scratch), stop)
     layout = Layout.of_results(places.model) if out is None and container.layout is None else container.layout
     if layout is not None and (layout.data / CONFIG).is_file():  # of a training, whose page now has its evaluation
@@ -210,7 +211,7 @@ def _open_scene(
 ) -> tuple[EnvSpec, Recorder, Iterator[Episode]]:
     """A Unity scene, who films it, and its episodes; the film is of one more, which is not counted."""
     from runtime.checkpoint import read_state
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
     from runtime.unity.building import why_no_video
     from runtime.unity.evaluating import ScenePlay, settle_evaluation
     from runtime.unity.scene import open_scene
@@ -218,14 +219,18 @@ def _open_scene(
 
     (reporter, stop), state = listeners, read_state(checkpoint)
     settings = settle_evaluation(
-        chosen, state.policy["env_config"], places.container.channels, logs=places.videos / "unity"
+        chosen,
+        state.policy["env_config"],
+        places.container.channels,
+        logs=places.videos / "unity",
+        trusts_player=_trusts(chosen) or checkpoint.is_relative_to(places.model),
     )
     spec = EnvSpec(UNITY_ID, settings)
     with stop:
         scene = open_scene(settings)
     spaces = scene.single_observation_space, scene.single_action_space
     _check_spaces(chosen.get("env", UNITY_ID), state, list(spaces[0].shape or ()), str(spaces[1]))
-    policy = Policy.load(checkpoint, spaces[1], settings=state.policy)
+    policy = read_policy(checkpoint, spaces[1], settings=state.policy, trust=_trusts(chosen))
     recorder = Recorder(spec, why_not=why_no_video(scene))
 
     def play() -> Iterator[Episode]:
@@ -240,6 +245,11 @@ def _open_scene(
         recorder.close()
 
     return spec, recorder, play()
+
+
+def _trusts(chosen: Mapping[str, Any]) -> bool:
+    """Whether the user trusts where the model is from."""
+    return bool(chosen.get("trust_checkpoint", False))
 
 
 def _most_episodes(chosen: Mapping[str, Any]) -> float:
@@ -279,7 +289,7 @@ def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy 
     env = make_env(spec)
     actions = _describe(env.action_space, is_offline=is_offline)
     _check_spaces(name, state, list(env.observation_space.shape or ()), actions)
-    policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline)
+    policy = _load_policy(checkpoint, env.action_space, state.policy, is_offline=is_offline, trust=_trusts(chosen))
     env.close()
     return spec, policy
 
@@ -291,16 +301,16 @@ def _describe(actions: gymnasium.Space[Any], *, is_offline: bool) -> str:
 
 
 def _load_policy(
-    checkpoint: Path, actions: gymnasium.Space[Any], settings: dict[str, Any], *, is_offline: bool
+    checkpoint: Path, actions: gymnasium.Space[Any], settings: dict[str, Any], *, is_offline: bool, trust: bool
 ) -> Policy | NetworkPolicy:
     if is_offline:
         from runtime.offline.network_policy import FILE as POLICY_FILE
         from runtime.offline.network_policy import NetworkPolicy
 
         return NetworkPolicy.load(checkpoint / POLICY_FILE)
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
 
-    return Policy.load(checkpoint, actions, settings=settings)
+    return read_policy(checkpoint, actions, settings=settings, trust=trust)
 
 
 def _play(

@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from runtime.host_line import find_own_address
 from runtime.hyperparameters import JobConfig
 from runtime.ray_session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
-from runtime.stop import StopRequest
+from runtime.stop import SUPPORTING, StopRequest
 
 
 def refuse_several_hosts(container: Container, what: str) -> None:
@@ -54,6 +54,7 @@ def support_first_host(config: JobConfig, container: Container, stop: StopReques
     Raises:
         PlatformError: The first host was not found, or is lost.
     """
+    stop.begin(SUPPORTING)
     prepare_environment()
     require_token(container.token)
     timeout_s, note = config.values["cluster_timeout_s"], Reporter().note
@@ -90,10 +91,10 @@ def ray_hosts(
         address = find_own_address(container)
     # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
     with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
+        cpus = own.free_cpus[0]
+        session = ray_session(num_cpus=cpus, num_gpus=own.gpus, overrides=ray_options, address=address, stop=stop)
         with stop:
-            session = ray_session(num_cpus=own.free_cpus[0], num_gpus=own.gpus, overrides=ray_options, address=address)
             ray_address = first.enter_context(session)
-        stop.arm()
         if address is None:
             yield lambda: own, list
             return

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.coercion import Setting, coerce, parse_text
 from runtime.errors import Problems, UserError, suggest
-from runtime.old_names import PRESETS_OF_2020, is_harmless, translate, why_obsolete
+from runtime.old_names import PRESETS_OF_2020, is_data, is_harmless, translate, why_obsolete
 from runtime.presets import DEFAULT_PRESET, load_preset, preset_of_env
 from runtime.schema import ANY_ENVIRONMENT, ANY_LOG, ANY_SCENE, DEFAULTS, OFFLINE_ALGORITHMS, known_paths, setting_of
 from runtime.setting_rules import check_together
@@ -26,6 +26,8 @@ _SCENE = "Unity-v0"  # envs.UNITY_ID; importing that would import Gymnasium
 
 # Where the name stands, the name, its source, and where to note that there is no such environment.
 EnvCheck = Callable[[str, str, str, Problems], None]
+# The values, their sources, and where to note what the machine has no room for.
+SizeCheck = Callable[[Mapping[str, Any], Mapping[str, str], Problems], None]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def resolve(
     extras: Mapping[str, Setting] | None,
     default_preset: bool = True,
     check_env: EnvCheck | None = None,
+    check_sizes: SizeCheck | None = None,
 ) -> JobConfig:
     """Merges sources into one config.
 
@@ -137,18 +140,24 @@ def resolve(
         extras: Settings outside `rl.` that the job understands; None allows all (a user's script parses them).
         default_preset: Whether the default preset applies when nothing names one.
         check_env: Notes a problem when there is no environment of a name.
+        check_sizes: Notes a problem for each value that the machine has no room for.
 
     Raises:
         UserError: Anything is unknown, of the wrong type or out of range; all problems are listed.
     """
-    return _Resolver(extras, check_env).run(list(sources), default_preset)
+    return _Resolver(extras, check_env, check_sizes).run(list(sources), default_preset)
 
 
 class _Resolver:
     """One resolution: what it found so far, and what was wrong."""
 
-    def __init__(self, extra_settings: Mapping[str, Setting] | None, check_env: EnvCheck | None) -> None:
-        self._extra_settings, self._check_env = extra_settings, check_env
+    def __init__(
+        self,
+        extra_settings: Mapping[str, Setting] | None,
+        check_env: EnvCheck | None = None,
+        check_sizes: SizeCheck | None = None,
+    ) -> None:
+        self._extra_settings, self._check_env, self._check_sizes = extra_settings, check_env, check_sizes
         self._problems = Problems()
         self._values: dict[str, Any] = {}
         self._sources: dict[str, str] = {}
@@ -166,12 +175,14 @@ class _Resolver:
             self._add(source)
         check_together(self._values, self._sources, self._notes, self._problems)
         self._check_environments()
+        if self._check_sizes is not None:
+            self._check_sizes(self._values, self._sources, self._problems)
         self._problems.raise_if_any()
         return JobConfig(preset_name, self._values, self._sources, tuple(self._notes), self._extras)
 
     def _choose_preset(self, sources: list[Source]) -> str | None:
         """The preset of the environment that is asked for; the default one where none is asked for."""
-        probe = _Resolver(None, None)  # its problems are found again by the real resolution
+        probe = _Resolver(None)  # its problems are found again by the real resolution
         for source in sources:
             probe._add(source)
         if probe._values.get("run") in OFFLINE_ALGORITHMS or (
@@ -304,7 +315,7 @@ class _Resolver:
 
     def _refuse(self, where: str, path: str, raw: Any, source: Source) -> None:
         reason = why_obsolete(path)
-        if reason and (source.is_old_script or is_harmless(path, raw)):
+        if reason and (is_harmless(path, raw) or (source.is_old_script and not is_data(path))):
             self._notes[f"{where} has no meaning today: {reason}"] = None
         elif reason:
             self._problems.add(

@@ -30,6 +30,7 @@ COMMANDS = (
     "tune",
     "report",
     "watch",
+    "run",
     "smrl",
 )
 # Not handed on: what the kernel says of a fault in this very process, and of its children and its terminal.

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 from runtime.container import Container, find_base, read_container
-from runtime.errors import JobError
-from runtime.stop import Interrupted, StopRequest
+from runtime.errors import JobError, describe_root
+from runtime.scratch import remove_own_folders
+from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
+
+_INTERRUPTED = 130  # as shells say
 
 
-def run_job(work: Callable[[Container, StopRequest], None]) -> int:
+def run_job(
+    work: Callable[[Container, StopRequest], None], *, phase: Phase = WORKING, ends_process: bool = True
+) -> int:
     """Runs a job and turns how it ended into an exit code.
 
     Args:
         work: The job.
+        phase: What it does at first.
+        ends_process: Whether the process ends with it, so that no later signal may change how.
 
     Returns:
         0 when done or stopped as asked; 2 for the user's mistakes, 3 for the platform's, 1 for ours.
     """
-    request = StopRequest()
+    request = StopRequest(phase)
     container = Container(base=find_base())  # where the failure file goes, should the rest be unreadable
     try:
         container = read_container()
@@ -33,23 +42,39 @@ def run_job(work: Callable[[Container, StopRequest], None]) -> int:
         return error.exit_code
     except Interrupted:
         sys.stderr.write(f"smrl: stopped by {request.signal_name} before there was anything to save\n")
+        if ends_process:
+            _end_now(0)
     except SystemExit as error:
         report_crash(RuntimeError(f"the job's code called sys.exit({error.code!r}) in mid-training"), container)
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
-        return 130
+        if ends_process:
+            _end_now(_INTERRUPTED)
+        return _INTERRUPTED
     except Exception as error:
         report_crash(error, container)
         return 1
     finally:
-        request.release()
+        if ends_process:
+            request.ignore()
+        else:
+            request.release()
+            atexit.register(request.ignore)
     return 0
 
 
+def _end_now(code: int) -> NoReturn:
+    """Ends the process without what Python would still do, which takes seconds where Torch and Ray are imported."""
+    remove_own_folders()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    end_now(code)
+
+
 def run_script(work: Callable[[Container, StopRequest], None]) -> None:
-    """Runs the job of a user's script, and ends the process with an exit code other than 0 on failure."""
-    code = run_job(work)
+    """Runs the training of a user's script, and ends the process with an exit code other than 0 on failure."""
+    code = run_job(work, phase=LOOKING, ends_process=False)
     if code:
         sys.exit(code)
 
@@ -57,14 +82,6 @@ def run_script(work: Callable[[Container, StopRequest], None]) -> None:
 def report_crash(error: BaseException, container: Container) -> None:
     """Prints a traceback, and writes the failure file with the reason on its first line."""
     trace = "".join(traceback.format_exception(error))
-    root = _root_of(error)
-    reason = str(error) if isinstance(error, JobError) else f"{type(root).__name__}: {root}"
+    reason = str(error) if isinstance(error, JobError) else describe_root(error)
     sys.stderr.write(f"{trace}smrl: error: {reason}\n")
     container.write_failure(f"{reason}\n{trace[-800:]}")
-
-
-def _root_of(error: BaseException) -> BaseException:
-    """The exception that started a chain; RLlib wraps an environment's in a RuntimeError without a word."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error

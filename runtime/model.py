@@ -10,14 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-import numpy as np
-
 from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, replace_folder, sweep
 from runtime.errors import PlatformError, UserError
 from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.hyperparameters import JobConfig
 from runtime.manifest import MANIFEST, note_exports, unpack, write_json
+from runtime.spaces import describe_space
 
 PARAMS = "params.json"
 _FINAL, _BEST = "checkpoint", "best"
@@ -81,40 +79,6 @@ def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tu
         "versions": {name: metadata.version(name) for name in _VERSIONED},
         "git_commit": _git_commit(),
     }
-
-
-def read_space(described: dict[str, Any]) -> gymnasium.spaces.Box:
-    """The Box that `describe_space` described.
-
-    Raises:
-        UserError: It is no Box; environments are made so that a policy's observations are.
-    """
-    if described["type"] != "Box":
-        raise UserError(f"manifest: got observations in a {described['type']} space; expected a Box.")
-    shape, dtype = tuple(described["shape"]), np.dtype(described["dtype"])
-    low, high = (np.asarray(described[side], np.float64) for side in ("low", "high"))
-    low, high = (np.broadcast_to(side.reshape(shape) if side.size > 1 else side, shape) for side in (low, high))
-    return gymnasium.spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
-
-
-def describe_space(space: Any) -> dict[str, Any]:
-    """A space as JSON: type, shape, dtype, and bounds or count; or the parts of a hybrid one."""
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return {"type": "Tuple", "spaces": [describe_space(part) for part in space.spaces]}
-    described: dict[str, Any] = {"type": type(space).__name__, "shape": list(space.shape), "dtype": str(space.dtype)}
-    if hasattr(space, "low"):
-        described["low"], described["high"] = (_bounds(side) for side in (space.low, space.high))
-    if hasattr(space, "n"):
-        described["n"], described["start"] = int(space.n), int(getattr(space, "start", 0))
-    if hasattr(space, "nvec"):
-        described["nvec"] = space.nvec.tolist()
-    return described
-
-
-def _bounds(side: Any) -> Any:
-    """One number where all are equal, else the list; infinities as text, which JSON lacks."""
-    values = [value if np.isfinite(value) else str(value) for value in np.asarray(side, float).ravel().tolist()]
-    return values[0] if len(set(values)) == 1 else values
 
 
 def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> Path:

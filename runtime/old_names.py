@@ -50,8 +50,9 @@ OBSOLETE: dict[str, str] = {
     "config.eager": "there is no TensorFlow",
     "config.eager_tracing": "there is no TensorFlow",
     "config.optimizer": "PPO's own settings say it: lr, grad_clip",
-    "config.input": "logged data is rl.training.data today",
-    "config.output": "runs log metrics and checkpoints, not transitions",
+    "config.input": "logged data is rl.training.data today, for an algorithm that learns from it",
+    "config.output": "a training logs no transitions; log a trained policy's by "
+    "smrl collect --env ENV --policy RESULTS --out FILE.csv",
     "config.use_exec_api": "RLlib has one API now",
     "config.use_pytorch": "policies are PyTorch's",
     "config.framework": "policies are PyTorch's",
@@ -92,6 +93,9 @@ PRESETS_OF_2020: dict[str, str] = {
     "cartpole-ddqnbcq-env": "cartpole-bcq",
 }
 
+# What a job reads or writes: an old script that asks for it would end well without.
+_DATA = ("config.input", "config.output")
+
 _MONITOR = Setting("bool", "Record videos.")
 
 
@@ -123,7 +127,14 @@ def is_harmless(path: str, value: Any) -> bool:
     return str(value).strip('"').lower() in {
         "config.framework": ("torch", "pytorch"),
         "config.use_pytorch": ("true", "1"),
+        "config.input": ("sampler", "none", "null"),
+        "config.output": ("none", "null"),
     }.get(path, ())
+
+
+def is_data(path: str) -> bool:
+    """Whether an obsolete setting named data, so that no job may pass over it."""
+    return path in _DATA
 
 
 def why_obsolete(path: str) -> str | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -12,18 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.utils.filter import RunningStat
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
-from runtime.errors import UserError
 from runtime.observation_filter import ObservationFilter
-from runtime.ray_session import quiet_ray
 
-_MODULE = Path("learner_group/learner/rl_module/default_policy")
 # Column of a batch: which discrete actions are allowed.
 ACTION_MASK = "action_mask"
-_FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
 
 
 class Policy:
@@ -51,40 +44,6 @@ class Policy:
         self.reset()
 
     @classmethod
-    def load(
-        cls, checkpoint: Path, action_space: gymnasium.Space[Any] | None = None, *, settings: dict[str, Any]
-    ) -> Policy:
-        """Loads the policy of a checkpoint; Ray need not run.
-
-        Args:
-            checkpoint: Its folder.
-            action_space: The environment's; the one that was trained for if None.
-            settings: PPO's settings of the job that wrote it.
-
-        Raises:
-            UserError: The checkpoint holds no policy that can be read.
-        """
-        quiet_ray()
-        try:
-            module = RLModule.from_checkpoint(
-                (checkpoint / _MODULE).resolve()
-            )  # a relative path would be read as a URI
-            path = checkpoint / _FILTER
-            observation_filter = _filter_of_state(pickle.loads(path.read_bytes())) if path.is_file() else None
-        except Exception as error:  # RLlib raises whatever its unpickling raises
-            raise UserError(
-                f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "
-                "expected one written by this program. Use another checkpoint."
-            ) from error
-        return cls(
-            module,
-            module.action_space if action_space is None else action_space,
-            observation_filter=observation_filter,
-            normalize_actions=settings.get("normalize_actions", True),
-            clip_actions=settings.get("clip_actions", False),
-        )
-
-    @classmethod
     def of_algorithm(cls, algorithm: Any, action_space: gymnasium.Space[Any]) -> Policy:
         """The policy of a running algorithm, sharing its network."""
         runner = algorithm.env_runner
@@ -92,7 +51,7 @@ class Policy:
         return cls(
             algorithm.get_module(),
             action_space,
-            observation_filter=_filter_of_state(found[0].get_state()) if found else None,
+            observation_filter=filter_of_state(found[0].get_state()) if found else None,
             normalize_actions=algorithm.config.normalize_actions,
             clip_actions=algorithm.config.clip_actions,
         )
@@ -209,8 +168,8 @@ def _map_tensors(state: Any, function: Any) -> Any:
     return function(state)
 
 
-def _filter_of_state(state: dict[Any, Any]) -> ObservationFilter:
-    """From the state of RLlib's MeanStdFilter connector."""
+def filter_of_state(state: dict[Any, Any]) -> ObservationFilter:
+    """The filter of a state of RLlib's MeanStdFilter connector."""
     agent = state[None]
     stats = RunningStat.from_state(agent["running_stats"][0])
     mean, std = (np.asarray(values, np.float64) for values in (stats.mean, stats.std))

@@ -16,6 +16,7 @@ import psutil
 from runtime.container import Container
 from runtime.errors import PlatformError
 from runtime.host_line import Line, find_own_address
+from runtime.scratch import ray_folder
 
 _RESTARTS, _LASTED_S = 5, 600.0  # as many in a row, none of which lasted
 _ENDS_WITHIN_S = 5.0
@@ -31,6 +32,7 @@ class RayNode:
             *(f"--address={ray_address}", f"--node-ip-address={find_own_address(container)}"),
             *(f"--node-name={container.current_host}", f"--num-cpus={container.num_cpus}"),
             *(f"--num-gpus={container.num_gpus}", f"--object-store-memory={object_store_bytes}"),
+            f"--temp-dir={ray_folder()}",
         ]
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed with the node
         self._restarts = 0

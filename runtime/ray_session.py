@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from runtime.container import setdefault_environment
 from runtime.errors import UserError
+from runtime.scratch import ray_folder
+from runtime.stop import StopRequest
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _ENVIRONMENT = {
@@ -18,6 +22,8 @@ _ENVIRONMENT = {
     # Containers give /dev/shm 64 MB; Ray then refuses to start unless it may use /tmp.
     "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its C++ side would take SIGTERM for itself at its start, and leave it to the kernel at its end: exit code -15.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     # A process a CPU, which only remote env runners would use, and those are started when they are asked for.
     "RAY_prestart_worker_first_driver": "0",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",
@@ -75,19 +81,56 @@ def _spared(options: Mapping[str, Any]) -> list[str]:
     return spared
 
 
+# Waits until its input ends, as the process has that started it, and then ends its process group.
+_GUARD = "trap '' HUP INT TERM; read -r _; kill -KILL 0"
+
+
 @contextmanager
-def _without(names: list[str]) -> Iterator[None]:
-    """Makes methods of Ray's node do nothing for the length of a block; what another version has not is left alone."""
+def _process_group() -> Iterator[int]:
+    """A process group for Ray's processes; what is left of it ends with the block, or with this process.
+
+    A signal for the job's own group (`timeout`, a terminal that closes) is not for them: the job ends them once it has
+    saved. Ray has no setting for it; its own for process groups are about what its workers start.
+    """
+    guard = subprocess.Popen(
+        ["sh", "-c", _GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        yield guard.pid
+    finally:
+        guard.communicate()
+
+
+@contextmanager
+def _as_we_start_it(spared: list[str], group: int) -> Iterator[None]:
+    """Changes how Ray starts for the length of a block; what another version has not is left alone.
+
+    Args:
+        spared: Methods of Ray's node that do nothing.
+        group: Process group for its processes.
+    """
+    import ray
+    from ray._private import services, utils
     from ray._private.node import Node
 
-    kept = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
-    for name in kept:
-        setattr(Node, name, _do_nothing)
+    changes: list[tuple[Any, str, Any]] = [(Node, name, _do_nothing) for name in spared]
+    changes.append((utils, "set_sigterm_handler", _do_nothing))  # the job's own is not to be replaced
+    changes.append((services, "ConsolePopen", partial(services.ConsolePopen, process_group=group)))
+    # A script that has imported Ray before us has read the variable of this name.
+    changes.append((ray._private.ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True))
+    kept = [(place, name, getattr(place, name)) for place, name, _ in changes if hasattr(place, name)]
+    for place, name, change in changes:
+        if hasattr(place, name):
+            setattr(place, name, change)
     try:
         yield
     finally:
-        for name, method in kept.items():
-            setattr(Node, name, method)
+        for place, name, before in kept:
+            setattr(place, name, before)
 
 
 def _do_nothing(*args: Any, **kwargs: Any) -> None:
@@ -96,7 +139,12 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
 
 @contextmanager
 def ray_session(
-    *, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None, address: str | None = None
+    *,
+    num_cpus: int,
+    num_gpus: int,
+    overrides: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    stop: StopRequest | None = None,
 ) -> Iterator[str]:
     """Runs Ray for the length of a block, and gives the address that other hosts can join it at.
 
@@ -105,8 +153,10 @@ def ray_session(
         num_gpus: GPUs likewise.
         overrides: Arguments of ray.init that a launcher's script asks for.
         address: Of this host, where others are to join; None keeps Ray to this machine.
+        stop: Holds back what it would interrupt while Ray starts or ends.
 
     Raises:
+        Interrupted: A stop was requested while Ray started, and ends what the job was doing.
         UserError: The script has started Ray itself, where others are to join.
     """
     prepare_environment()
@@ -121,6 +171,7 @@ def ray_session(
         "configure_logging": False,
         "logging_level": logging.ERROR,
         "log_to_driver": False,
+        "_temp_dir": str(ray_folder()),
     }
     if address is not None:
         options["_node_ip_address"] = address
@@ -131,12 +182,24 @@ def ray_session(
             "ray.init: called by the script before the training; expected it left out on several hosts, as Ray is "
             "started for the others to join."
         )
-    if not was_running:
-        options |= dict(overrides or {})
-        with _without(_spared(options)):
-            ray.init(**options)
-    try:
+    if was_running:
         yield str(ray.get_runtime_context().gcs_address)
-    finally:
-        if not was_running:
-            ray.shutdown()
+        return
+    options |= dict(overrides or {})
+    with ExitStack() as ending:
+        group = ending.enter_context(_process_group())
+        ending.callback(_shut_down, stop)
+        with _deferring(stop), _as_we_start_it(_spared(options), group):
+            ray.init(**options)
+        yield str(ray.get_runtime_context().gcs_address)
+
+
+def _deferring(stop: StopRequest | None) -> AbstractContextManager[None]:
+    return nullcontext() if stop is None else stop.deferred()
+
+
+def _shut_down(stop: StopRequest | None) -> None:
+    import ray
+
+    with _deferring(stop):
+        ray.shutdown()

@@ -14,6 +14,7 @@ TRAINING: dict[str, Setting] = {
     "run": Setting("text", "Algorithm; all but PPO learn from logged data.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "data": Setting("text", "Logged data: a file or folder; the channel training, train or data if not given."),
     "restore": Setting("text", "Checkpoint, results folder or model folder to go on from."),
+    "trust_checkpoint": Setting("bool", "Resume from a checkpoint whose pickles could run code of its author."),
     "checkpoint_freq": Setting("int", "Iterations between checkpoints; 0 for none but the last.", low=0),
     "checkpoint_at_end": Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own."),
     "video_freq": Setting("int", "Iterations between videos; 0 for none.", low=0),
@@ -50,7 +51,7 @@ _LOSS: dict[str, Setting] = {
     "lr": Setting("schedule", "Adam's learning rate.", low=0),
     "gamma": Setting("float", "Discount per step.", low=0, high=1),
     "lambda_": Setting("float", "GAE's lambda.", low=0, high=1),
-    "use_gae": Setting("bool", "Generalised advantage estimation."),
+    "use_gae": Setting("bool", "Generalised advantage estimation; false: returns less values, a lambda_ of 1."),
     "use_critic": Setting("bool", "A value function as baseline."),
     "clip_param": Setting("float", "PPO's ratio clip.", low=0, above=True),
     "vf_clip_param": Setting("float", "Clip of the squared value error; large for large returns.", low=0, above=True),
@@ -163,6 +164,7 @@ EVALUATION: dict[str, Setting] = {
     "algorithm": Setting("text", "Algorithm that trained the model.", choices=("PPO", *OFFLINE_ALGORITHMS)),
     "checkpoint": Setting("text", "Checkpoint below the model directory, as best; its final one if not given."),
     "seed": Setting("int", "Seed of the first episode; each further one adds 1.", low=0, high=2**32 - 1),
+    "trust_checkpoint": Setting("bool", "Read the pickles of a model that an older version wrote."),
 }
 
 # A DeepRacer race, under the names of the simulator's job files.
@@ -214,6 +216,7 @@ DEFAULTS: dict[str, object] = {
     "video_freq": 20,
     "fast": True,
     "export": True,
+    "trust_checkpoint": False,
     "cluster_timeout_s": 600.0,
     "config.num_env_runners": "auto",
     "config.observation_filter": "NoFilter",

@@ -32,6 +32,7 @@ def check_together(values: dict[str, Any], sources: dict[str, str], notes: dict[
     if values.get("env") is None:
         problems.add_line(f"{_ROOT}env: missing; expected the name of an environment.")
     _switch_kl_loss_on(values, sources, notes)
+    _take_whole_returns(values, sources, notes)
     batch, minibatch = values.get("config.train_batch_size", 4000), values.get("config.minibatch_size", 128)
     if minibatch > batch:
         problems.add(
@@ -118,3 +119,13 @@ def _switch_kl_loss_on(values: dict[str, Any], sources: dict[str, str], notes: d
         values["config.use_kl_loss"] = True
         sources["config.use_kl_loss"] = set_by[asked[0]]
         notes[f"{_ROOT}config.{asked[0]} is set, so the KL loss is on ({set_by['use_kl_loss']} has it off)"] = None
+
+
+def _take_whole_returns(values: dict[str, Any], sources: dict[str, str], notes: dict[str, None]) -> None:
+    """Without GAE advantages are discounted returns less the value function, which GAE gives with a lambda of 1.
+
+    Source: compute_advantages in rllib/evaluation/postprocessing.py of Ray 0.8.
+    """
+    if values.get("config.use_gae") is False and values.get("config.lambda_") != 1.0:
+        values["config.lambda_"], sources["config.lambda_"] = 1.0, sources["config.use_gae"]
+        notes[f"{_ROOT}config.use_gae is false: lambda_ is 1, so advantages are returns less the value function"] = None

@@ -9,6 +9,7 @@ from runtime.checkpoint import checkpoints_in
 from runtime.container import Container, Layout
 from runtime.errors import UserError
 from runtime.hyperparameters import JobConfig
+from runtime.trust import check_checkpoint
 
 _CHANNELS = ("checkpoint", "model")
 
@@ -22,7 +23,19 @@ class Start:
 
 
 def find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
-    """This job's own checkpoints first, then what it was told to restore, then channels."""
+    """This job's own checkpoints first, then what it was told to restore, then channels.
+
+    Raises:
+        UserError: There is no checkpoint where one was named, or its pickles could run code.
+    """
+    start = _find(config, container, layout, scratch)
+    if start.checkpoint is not None:
+        trust = config.values["trust_checkpoint"]
+        check_checkpoint(start.checkpoint, trust=trust, setting="rl.training.trust_checkpoint")
+    return start
+
+
+def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
     own = checkpoints_in(layout.checkpoints)
     if own:
         return Start(own[-1], is_same_job=True)

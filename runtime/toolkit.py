@@ -1,7 +1,8 @@
 """The hook that sagemaker-training calls in place of its own runner: SAGEMAKER_TRAINING_MODULE=runtime.toolkit:train.
 
 The toolkit starts the script as a child and tells it nothing of SIGTERM, so a stopped or interrupted job would be
-killed with all it has. The hook starts the script just the same, and passes the signal on.
+killed with all it has. The hook starts the script just the same, and passes the signal on. Before that it takes out of
+requirements.txt what the container brings.
 Source: sagemaker-training 5.1.4, trainer.py.
 """
 
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 
 import psutil
+
+from runtime.requirements import leave_out_served
 
 
 def train() -> None:
@@ -35,15 +38,34 @@ def train() -> None:
             script.send_signal(number)
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    # entry_point.run would unpack it itself, and install at once; it leaves a folder that holds something alone.
+    files.download_and_extract(uri=env.module_dir, path=environment.code_dir)
+    _prepare_requirements(Path(environment.code_dir) / "requirements.txt")
     has_mpi = env.additional_framework_parameters.get(params.MPI_ENABLED)
     spreads = has_mpi and env.current_instance_group in env.distribution_instance_groups
-    entry_point.run(
-        env.module_dir,
-        env.user_entry_point,
-        env.to_cmd_args(),
-        env.to_env_vars(),
-        runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
-    )
+    try:
+        entry_point.run(
+            env.module_dir,
+            env.user_entry_point,
+            env.to_cmd_args(),
+            env.to_env_vars(),
+            runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
+        )
+    finally:
+        # The script has ended: how it ended is for the toolkit to report, whatever is asked for from now on.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A helper of a shell script may have failed on the way to success.
+    (Path(env.output_dir) / "failure").unlink(missing_ok=True)
+
+
+def _prepare_requirements(requirements: Path) -> None:
+    try:
+        taken = leave_out_served(requirements)
+    except OSError as error:  # a folder that cannot be written to: pip tries what there is
+        sys.stderr.write(f"smrl: requirements.txt stays as it is: {error}\n")
+        return
+    for requirement in taken:
+        sys.stderr.write(f"smrl: requirements.txt: {requirement} is left out, because the container brings it\n")
 
 
 def find_script(entry_point: str) -> psutil.Process | None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ from runtime.hyperparameters import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.manifest import write_json
 from runtime.report.command import write_report
 from runtime.report.results import CONFIG
+from runtime.scratch import scratch_folder
+from runtime.sizes import Room, check_sizes
 from runtime.starting import Start, find_start
-from runtime.stop import StopRequest
+from runtime.stop import LOOKING, RESUMING, STARTING, WORKING, Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from runtime.deepracer.observer import RecordSettings
@@ -86,6 +89,7 @@ def run_training(
         PlatformError: The machine is.
     """
     started = time.perf_counter()
+    stop_request.begin(LOOKING)
     config, found = settle(resolve_config(container, request), container)
     if config.is_offline:
         refuse_several_hosts(container, "learns from logged data")
@@ -103,9 +107,14 @@ def run_training(
         in_container=container.base is not None,
     )
     try:
-        with _only_writer(layout, request.patience_s), tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+        stop_request.tell = reporter.answer
+        with (
+            _only_writer(layout, request.patience_s),
+            tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
+        ):
             write_config(layout, config)
             start = find_start(config, container, layout, Path(scratch))
+            stop_request.begin(WORKING if config.is_offline else RESUMING if start.is_same_job else STARTING)
             for note in config.notes:
                 reporter.note(note)
             hand_over = _make_hand_over(config, layout, reporter, save_model)
@@ -153,7 +162,14 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
             check_env_name(where, name, source, problems)
 
     is_script = request.experiment is not None
-    config = resolve(sources, extras=None if is_script else _EXTRAS, default_preset=not is_script, check_env=check_env)
+    room = Room(container.memory_bytes, container.num_cpus, len(container.hosts))
+    config = resolve(
+        sources,
+        extras=None if is_script else _EXTRAS,
+        default_preset=not is_script,
+        check_env=check_env,
+        check_sizes=partial(check_sizes, room=room),
+    )
     if config.algorithm.get("seed") is None:
         seeded = {**config.values, "config.seed": secrets.randbelow(2**31)}
         config = replace(config, values=seeded, sources={**config.sources, "config.seed": DRAWN_SEED})
@@ -204,7 +220,7 @@ def _train(
     (layout, start), (reporter, stop_request) = places, listeners
     prepare_environment()
     from runtime.ppo.loop import TrainingJob
-    from runtime.ppo.restarts import train
+    from runtime.ppo.restarts import train, write_from_newest
 
     env = _describe_env(config, request, layout)
     job = TrainingJob(
@@ -216,17 +232,22 @@ def _train(
         hand_over=lambda checkpoint, spaces: hand_over(checkpoint, spaces, {}),
         observe=_find_observer(config, env, request, layout, reporter),
     )
-    with ray_hosts(config, container, listeners, request.ray_options) as (machines, take_events):
-        return train(replace(job, machines=machines, take_events=take_events), reporter, stop_request)
+    try:
+        with ray_hosts(config, container, listeners, request.ray_options) as (machines, take_events):
+            return train(replace(job, machines=machines, take_events=take_events), reporter, stop_request)
+    except Interrupted:
+        return write_from_newest(job, stop_request)
 
 
 def _describe_env(config: JobConfig, request: Request, layout: Layout) -> EnvSpec:
     """The job's environment; a scene is not opened yet, as the threads of its server do not go with Ray's forks."""
     settings = config.env_config if request.env_config is None else request.env_config
+    has_jobs_seed = config.env == UNITY_ID and "seed" not in settings
     if config.env == UNITY_ID:
         logs = str((layout.intermediate / "unity").absolute())
         settings = {"log_folder": logs, "seed": config.algorithm["seed"], **settings}
-    return EnvSpec(config.env, settings, config.algorithm.get("horizon"), request.find_creator(config.env))
+    horizon, creator = config.algorithm.get("horizon"), request.find_creator(config.env)
+    return EnvSpec(config.env, settings, horizon, creator, has_jobs_seed)
 
 
 def _find_observer(

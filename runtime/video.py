@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.environments import EnvSpec, make_env
+from runtime.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from runtime.offline.network_policy import NetworkPolicy
@@ -177,7 +178,7 @@ class Mp4Writer:
         import av
 
         self._av, self._path, self._fps, self._height = av, path, fps, height
-        self._aside = tempfile.NamedTemporaryFile(suffix=".mp4")  # noqa: SIM115  # lives as long as the writer
+        self._aside = tempfile.NamedTemporaryFile(suffix=".mp4", dir=scratch_folder())  # noqa: SIM115  # closed by close()
         self._container: Any = av.open(self._aside.name, "w", format="mp4", options={"movflags": "+faststart"})
         self._stream: Any = None
 

@@ -247,10 +247,10 @@ def server(exported_results: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def policy(exported_results: Path) -> Policy:
     """The policy that was trained, from its checkpoint."""
     from runtime.manifest import read_manifest
-    from runtime.policy import Policy
+    from runtime.policy_file import read_policy
 
     folder = exported_results / "model"
-    return Policy.load(folder / "checkpoint", settings=read_manifest(folder))
+    return read_policy(folder / "checkpoint", settings=read_manifest(folder))
 
 
 @pytest.fixture(scope="session")

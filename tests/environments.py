@@ -48,6 +48,32 @@ class Raises(NoFrames):
         raise RuntimeError("the simulator is on fire")
 
 
+class RaisesBesideTheJob(NoFrames):
+    """Cannot be made by an env runner in a process of its own."""
+
+    def __init__(self, **config: Any) -> None:
+        import ray
+
+        super().__init__(**config)
+        if ray.is_initialized() and ray.get_runtime_context().get_actor_id() is not None:
+            raise OSError("no display on this worker")
+
+
+class Starts(NoFrames):
+    """Draws where each episode starts, and keeps it; in a file as well, where one is named."""
+
+    seen: ClassVar[list[float]] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        _, info = super().reset(seed=seed)
+        start = self.np_random.uniform(-1, 1, 2)  # of 53 bits each: thousands of draws do not meet
+        Starts.seen.append(float(start[0]))
+        if "path" in self.config:
+            with open(self.config["path"], "a", encoding="utf-8") as file:
+                file.write(f"{start[0]}\n")
+        return start.astype(np.float32), info
+
+
 class Exits(NoFrames):
     """Ends the process in its first step, as a simulator's wrapper may."""
 

@@ -21,7 +21,7 @@ import pytest
 from runtime.cluster import PORT, Head, Machines, stay_with_head
 from runtime.container import Container, read_container
 from runtime.errors import PlatformError, UserError
-from runtime.host_line import Line, find_own_address
+from runtime.host_line import BEAT_S, Line, find_own_address
 from runtime.hyperparameters import JobConfig
 from runtime.stop import Interrupted, StopRequest
 from tests.conftest import BIN, ROOT, TINY, OptMl, clean_environment
@@ -68,11 +68,11 @@ def call(host: str, *, token: str = HOST.token, cpus: int = 2) -> Line:
 
 
 def wait_for_end(line: Line) -> str:
-    """What a host is told of the end; it goes then."""
+    """What a host is told of the end; it stays."""
     while True:
         message = line.receive(5)
         if "end" in message:
-            line.close()
+            line.send(heard=True)
             return str(message["end"])
 
 
@@ -107,6 +107,11 @@ def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
         assert events == [("host_rejoined", "third: Ray had ended there with exit code -9")]
         ends = [in_background.submit(wait_for_end, line) for line in (second, again)]
     assert [one.result(10) for one in ends] == ["done", "done"]
+    for line in (second, again):  # as long as the head's process lives, which still writes its results
+        until = time.monotonic() + 2 * BEAT_S
+        while time.monotonic() < until:
+            assert line.receive(0.1) == {}
+        line.close()
 
 
 def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: ThreadPoolExecutor) -> None:
@@ -117,6 +122,31 @@ def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: Threa
         fault = PlatformError("the disk is full\nand more")
         head.__exit__(PlatformError, fault, None)
     assert heard.result(10) == "failed: the disk is full"
+
+
+def test_a_host_stays_until_the_heads_process_is_gone(
+    notes: list[str], stop: StopRequest, in_background: ThreadPoolExecutor
+) -> None:
+    """The SDK's local mode stops every host as soon as one has ended."""
+    listener = socket.create_server(("127.0.0.1", PORT))
+    with listener:
+        second = replace(HOST, current_host="second")
+        staying = in_background.submit(
+            stay_with_head, second, stop, timeout_s=20, object_store_bytes=1, note=notes.append
+        )
+        line = Line(listener.accept()[0])
+        line.prove_as_head(HOST.token.encode())
+        assert line.receive(5)["host"] == "second"
+        line.send(end="done")
+        while "heard" not in line.receive(5):
+            pass
+        line.send()  # a sign of life
+        assert line.receive(5) == {}
+        assert not staying.done()
+        assert notes[-1] == "not needed any more; staying until localhost has written its results"
+        line.close()
+        staying.result(20)
+        assert notes[-1] == "localhost has ended: done"
 
 
 @pytest.mark.parametrize(

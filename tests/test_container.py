@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runtime.container import Container, read_container
-from runtime.errors import PlatformError
+from runtime.errors import PlatformError, RemoteError
+from runtime.job import report_crash
 from tests.conftest import OptMl
 
 
@@ -64,6 +68,49 @@ def test_the_failure_file_holds_what_sagemaker_shows(tmp_path: Path) -> None:
     text = (tmp_path / "output" / "failure").read_text()
     assert text.startswith("reason\n")
     assert len(text) <= 1025
+
+
+def _bare_assert() -> None:
+    raise AssertionError
+
+
+def _in_words_of_its_own() -> None:
+    try:
+        raise KeyError("joint")
+    except KeyError:
+        raise OSError("no such joint") from None
+
+
+def _wrapped_without_a_word() -> None:
+    try:
+        raise ValueError("\n  two\nlines")
+    except ValueError as error:
+        raise RuntimeError from error
+
+
+def _of_an_env_runner() -> None:
+    try:
+        raise IndexError("list index out of range")
+    except IndexError:
+        told = pickle.dumps(RemoteError("OSError: no display", "Traceback of the runner\n"))
+        raise pickle.loads(told) from None
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (_bare_assert, r"AssertionError: raise AssertionError \(.*test_container.py, line \d+\)"),
+        (_in_words_of_its_own, "OSError: no such joint"),
+        (_wrapped_without_a_word, "ValueError: two"),
+        (_of_an_env_runner, "OSError: no display"),
+    ],
+)
+def test_the_failure_file_begins_with_what_started_it(fail: Callable[[], None], reason: str, tmp_path: Path) -> None:
+    try:
+        fail()
+    except Exception as error:
+        report_crash(error, Container(tmp_path))
+    assert re.fullmatch(reason, (tmp_path / "output" / "failure").read_text().splitlines()[0])
 
 
 def test_a_laptop_has_no_layout_and_no_failure_file(tmp_path: Path) -> None:

@@ -330,6 +330,18 @@ def test_a_vector_drives_as_single_environments_do() -> None:
     assert ended
 
 
+def test_cars_of_several_processes_start_where_one_process_would_have_them() -> None:
+    shares = []
+    for worlds, before in ((6, 0), (3, 0), (3, 3)):
+        racing = Racing(read_options(alternate_driving_direction=True), worlds=worlds, seed=0)
+        racing.simulation.seed(1, episodes_before=before)
+        for world in range(worlds):
+            racing.restart(world)
+        shares.append(racing.simulation.cars[:, [kernels.START_SHARE, kernels.DIRECTION]])
+    np.testing.assert_array_equal(shares[0], np.concatenate(shares[1:]))
+    assert len(np.unique(shares[0][:, 0])) == 6
+
+
 def test_an_episode_follows_from_its_seed() -> None:
     env = gymnasium.make(envs.DEEPRACER_ID, number_of_obstacles=3, randomize_obstacle_locations=True)
     runs = []

@@ -52,7 +52,7 @@ STRAIGHT_ON, LEFT = 2, 3
 REFUSED = {"change_start_position": "true", "round_robin_advance_dist": 0.1, "alternate_driving_direction": True}
 ELSEWHERE = {
     # The label that a race's results are under, as in the original; files and models, which other tests read.
-    *("race_type", "tracks", "against", "params", "checkpoint", "env"),
+    *("race_type", "tracks", "against", "params", "checkpoint", "trust_checkpoint", "env"),
     *("number_of_trials", "evaluate_episodes", "seed", "algorithm", "evaluate_steps"),
 }
 

@@ -70,8 +70,9 @@ def test_a_time_limit_of_old_gym_is_a_truncation() -> None:
     ("name", "message"),
     [
         ("RoboschoolHoper-v1", "Did you mean 'RoboschoolHopper-v1'"),
+        ("subprocess:Popen", "a class 'Popen' with reset and step in subprocess"),
         ("no_such_module:Env", "a module 'no_such_module' that can be imported"),
-        ("tests.environments:Missing", "a class 'Missing' in tests.environments"),
+        ("tests.environments:Missing", "a class 'Missing' with reset and step in tests.environments"),
     ],
 )
 def test_an_environment_that_cannot_be_found_is_refused(name: str, message: str) -> None:

@@ -30,9 +30,10 @@ from runtime.export.parity import TOLERANCE, make_observations, measure
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import write_saved_model
 from runtime.manifest import only_writer, read_manifest
-from runtime.model import describe_space, read_space
 from runtime.observation_filter import ObservationFilter
 from runtime.policy import Policy
+from runtime.policy_file import read_policy
+from runtime.spaces import describe_space, read_box, read_space
 from tests.conftest import BIN, ROOT, TINY, clean_environment, run_peer, run_smrl
 
 OPS = json.loads((ROOT / "tests" / "tf_2_1_ops.json").read_text())
@@ -307,8 +308,8 @@ def test_training_ends_with_exports_and_export_takes_the_best(exported_results: 
     assert [p.name for p in folder.iterdir() if p.name.isdigit()] == ["1"]
     assert [str(p.relative_to(folder)) for p in folder.rglob("saved_model.pb")] == ["1/saved_model.pb"]
     # The checkpoint alone is loaded by a new process, and acts as the exported file does.
-    policy = Policy.load(folder / "checkpoint", settings=manifest)
-    rows = make_observations(read_space(manifest["observation_space"]), policy.observation_filter, seed=9)
+    policy = read_policy(folder / "checkpoint", settings=manifest)
+    rows = make_observations(read_box(manifest["observation_space"]), policy.observation_filter, seed=9)
     (actions,) = onnxruntime.InferenceSession(folder / "policy.onnx").run(["actions"], {OBSERVATIONS: rows})
     np.testing.assert_allclose(actions, policy.outputs(rows)["actions"], atol=TOLERANCE)
     done = run_smrl("export", "results", "checkpoint=best", cwd=tmp_path)
@@ -318,7 +319,7 @@ def test_training_ends_with_exports_and_export_takes_the_best(exported_results: 
     assert last == "exported best into results/model"
     again = read_manifest(folder)
     assert again["exported_checkpoint"] == "best"
-    best = Policy.load(folder / "best", settings=manifest)
+    best = read_policy(folder / "best", settings=manifest)
     (actions,) = onnxruntime.InferenceSession(folder / "policy.onnx").run(["actions"], {OBSERVATIONS: rows})
     np.testing.assert_allclose(actions, best.outputs(rows)["actions"], atol=TOLERANCE)
 

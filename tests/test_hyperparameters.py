@@ -119,6 +119,32 @@ def test_what_means_nothing_today_is_noted_in_an_old_script_and_refused_elsewher
         from_json({"rl.training.config.straggler_mitigation": "true"})
 
 
+def old_script(**config: Any) -> JobConfig:
+    tree = {"rl": {"training": {"env": "CartPole-v1", "config": config}}}
+    return resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
+
+
+def test_data_that_an_old_script_names_is_not_passed_over() -> None:
+    with pytest.raises(UserError, match=r"^2 problems") as caught:
+        old_script(input="/opt/ml/input/data/training", output="logdir")
+    assert "config.output: got 'logdir' from get_experiment_config()" in str(caught.value)
+    assert "smrl collect --env ENV --policy RESULTS --out FILE.csv; remove it." in str(caught.value)
+    assert "Logged data is rl.training.data today" in str(caught.value)
+    assert len(old_script(input="sampler", output=None).notes) == 2  # what RLlib had by itself
+    with pytest.raises(UserError, match="A training logs no transitions"):
+        from_json({"rl.training.config.output": '"logdir"'})
+
+
+def test_without_gae_lambda_is_1() -> None:
+    config = from_json({"rl.training.config.use_gae": "false", "rl.training.config.lambda": "0.9"})
+    assert config.algorithm["lambda_"] == 1.0
+    assert any("use_gae is false: lambda_ is 1" in note for note in config.notes)
+    assert (
+        from_json({"rl.training.config.use_gae": "true", "rl.training.config.lambda": "0.9"}).algorithm["lambda_"]
+        == 0.9
+    )
+
+
 def test_torch_may_be_asked_for_since_it_is_what_there_is() -> None:
     assert from_json({"rl.training.config.framework": "torch"}).notes
     with pytest.raises(UserError, match="PyTorch"):

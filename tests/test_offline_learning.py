@@ -193,8 +193,8 @@ def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
         learner.run(3)
         policy = learner.policy()
         learner.run(3)  # a snapshot does not go on learning
-        policy.save(tmp_path / "policy.pt")
-        loaded = NetworkPolicy.load(tmp_path / "policy.pt")
+        policy.save(tmp_path / "policy.safetensors")
+        loaded = NetworkPolicy.load(tmp_path / "policy.safetensors")
         states = data.states[:50]
         if box:
             np.testing.assert_array_equal(loaded.actions(states), policy.actions(states))
@@ -203,9 +203,9 @@ def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
         else:
             np.testing.assert_array_equal(loaded.probabilities(states), policy.probabilities(states))
             assert loaded.act(states[0]) == policy.probabilities(states[:1])[0].argmax()
-    (tmp_path / "policy.pt").write_bytes(b"no")
+    (tmp_path / "policy.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"got a file that is no policy of this program"):
-        NetworkPolicy.load(tmp_path / "policy.pt")
+        NetworkPolicy.load(tmp_path / "policy.safetensors")
 
 
 def test_soft_policies_sum_to_one_and_lean_where_the_values_are() -> None:

@@ -10,6 +10,7 @@ import pytest
 from runtime.environments import EnvSpec
 from runtime.hyperparameters import Source, resolve
 from runtime.policy import Policy
+from runtime.policy_file import read_policy, write_policy_file
 
 pytestmark = pytest.mark.ray
 
@@ -52,8 +53,9 @@ def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Pa
     algorithm = build_algorithm(config, EnvSpec(env_id), Machines(2))
     algorithm.train()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
+    write_policy_file(tmp_path / "checkpoint")
     env = gymnasium.make(env_id)
-    policy = Policy.load(tmp_path / "checkpoint", env.action_space, settings=config.algorithm)
+    policy = read_policy(tmp_path / "checkpoint", env.action_space, settings=config.algorithm)
     live = Policy.of_algorithm(algorithm, env.action_space)
     theirs = _rllib_actions(algorithm, env_id, steps=30)
     for observation, action in theirs:

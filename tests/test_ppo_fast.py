@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from ray.rllib.algorithms.ppo import PPO
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from runtime.cluster import Machines
@@ -27,7 +29,7 @@ from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
 from runtime.ppo.rows import finished_episodes, to_row
-from tests.environments import Fragile, Smooth
+from tests.environments import Fragile, Smooth, Starts
 
 pytestmark = pytest.mark.ray
 
@@ -230,9 +232,74 @@ def test_runners_of_their_own_share_one_filter(build: Build) -> None:
     assert counts == [512, 512]
 
 
-def test_a_killed_runner_is_replaced(build: Build) -> None:
-    algorithm = build(config__num_env_runners=2, config__num_envs_per_env_runner=2)
+@pytest.mark.parametrize("words", [{}, {"num_episodes": 8}])
+@pytest.mark.parametrize("settings", [{}, {"fast": False}, {"config__batch_mode": "complete_episodes"}])
+def test_no_two_episodes_start_alike(build: Build, settings: dict[str, Any], words: dict[str, int]) -> None:
+    """RLlib seeds its environments again after each `sample` of whole episodes, which complete_episodes asks for."""
+    found = []
+    for _ in range(2):
+        Starts.seen.clear()
+        runner = build("tests.environments:Starts", **settings).env_runner
+        for _ in range(3):
+            runner.sample(**words)
+        found.append(list(Starts.seen))
+    assert len(found[0]) >= 12
+    assert len(set(found[0])) == len(found[0])
+    assert found[0] == found[1]  # and equal seeds give equal ones
+
+
+@pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bool, batch_mode: str) -> None:
+    """As compute_advantages(use_gae=False, use_critic=True) of Ray 0.8 has them; rewards are the actions taken."""
+    settings = {
+        "config__use_gae": False,
+        "config__lambda_": 0.5,
+        "config__gamma": 0.9,
+        "config__batch_mode": batch_mode,
+    }
+    algorithm = build("tests.environments:NoFrames", fast=fast, **settings)
+    learner, sampled = learner_of(algorithm), algorithm.env_runner.sample()
+    if fast and batch_mode == "truncate_episodes":
+        targets = learner._prepare(sampled)["targets"].reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
+        rewards = sampled[0].rewards.T[:, :10].reshape(-1)
+    else:
+        whole = [episode for episode in sampled if episode.is_done]
+        batch = learner._learner_connector(
+            rl_module=learner.module, batch={}, episodes=whole, shared_data={}, metrics=learner.metrics
+        )
+        targets = batch[DEFAULT_MODULE_ID][Postprocessing.VALUE_TARGETS].numpy()
+        # RLlib lengthens each episode by a step for the bootstrap value.
+        targets = np.concatenate([part[:10] for part in np.split(targets, len(whole))])
+        rewards = np.concatenate([episode.get_rewards()[:10] for episode in whole])
+    expected = np.zeros(len(rewards))
+    for t in reversed(range(len(rewards))):
+        expected[t] = rewards[t] + (0.9 * expected[t + 1] if t % 10 < 9 else 0.0)
+    assert len(rewards) >= 40
+    np.testing.assert_allclose(targets, expected, atol=1e-5)
+
+
+def test_environments_that_are_made_again_have_starts_of_their_own(build: Build) -> None:
+    runner = build("tests.environments:Starts", fast=False).env_runner
+    Starts.seen.clear()
+    runner.sample()
+    runner.make_env()  # as RLlib does when one has raised
+    runner.sample()
+    assert len(set(Starts.seen)) == len(Starts.seen)
+
+
+def test_a_killed_runner_is_replaced_and_no_runner_starts_where_another_did(build: Build) -> None:
+    settings = {"config__num_env_runners": 2, "config__num_envs_per_env_runner": 2}
+    algorithm = build("tests.environments:Starts", **settings)
+
+    def starts() -> list[list[float]]:
+        found: list[list[float]] = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: list(Starts.seen), local_env_runner=False
+        )
+        return found
+
     algorithm.train()
+    before = starts()
     import ray
 
     ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
@@ -242,6 +309,10 @@ def test_a_killed_runner_is_replaced(build: Build) -> None:
         steps.append(algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         time.sleep(0.1)
     assert steps == sorted(set(steps))
+    after = starts()
+    assert min(map(len, after)) > 0
+    seen = [*before[0], *itertools.chain.from_iterable(after)]
+    assert len(set(seen)) == len(seen)
 
 
 def test_an_environment_that_raises_is_made_anew_where_that_is_asked_for(build: Build) -> None:

@@ -17,6 +17,7 @@ import pytest
 from runtime.checkpoint import checkpoints_in, read_state
 from runtime.metrics import read_rows
 from tests.conftest import BIN, ROOT, TINY, clean_environment, run_smrl
+from tests.test_trust import Payload, list_again
 
 pytestmark = pytest.mark.ray
 TINY_WORDS = [f"{name}={value}" for name, value in TINY.items()]
@@ -95,6 +96,76 @@ def test_evaluation_prints_each_episode_and_the_summary(as_archive: bool, tiny_r
     report = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert [e["total_reward"] for e in report["episodes"]] == rewards
     assert (tmp_path / "out" / report["video"]).stat().st_size > 1000
+
+
+@pytest.fixture
+def hostile_model(tiny_results: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A model directory whose every pickle touches a file when it is read, its hashes in order; and that file."""
+    model, marker = tmp_path / "hostile", tmp_path / "escaped"
+    shutil.copytree(tiny_results / "model", model)
+    for path in model.rglob("*.pkl"):
+        path.write_bytes(pickle.dumps(Payload(marker)))
+    for checkpoint in ("checkpoint", "best"):
+        list_again(model / checkpoint)
+    pickle.loads((model / "checkpoint" / "algorithm_state.pkl").read_bytes())
+    assert marker.exists(), "the payload does nothing, so no test with it could fail"
+    marker.unlink()
+    return model, marker
+
+
+def test_a_strangers_model_is_played_exported_and_served_without_its_pickles(
+    hostile_model: tuple[Path, Path], tiny_results: Path, tmp_path: Path
+) -> None:
+    from runtime.compat.agents import PPOTrainer
+    from runtime.serving.served_policy import load_policy
+
+    model, marker = hostile_model
+    played = []
+    for place in (model, tiny_results):
+        out = str(tmp_path / f"played-{place.name}")
+        done = run_smrl("evaluate", str(place), "--out", out, "evaluate_episodes=2", "seed=5", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        played.append(re.findall("^Episode reward: .*$", done.stdout, re.M))
+    assert played[0] == played[1]
+    done = run_smrl("export", str(model), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    agent = PPOTrainer(env="RoboschoolReacher-v1")
+    agent.restore(str(model / "checkpoint"))
+    observation = np.linspace(-1, 1, 9).astype(np.float32)
+    served = load_policy(model)
+    answer = served.run(observation[None], (served.main_output,))[served.main_output]
+    np.testing.assert_allclose(answer[0], agent.compute_action(observation), atol=1e-5)
+    assert not marker.exists()
+
+
+def test_a_strangers_checkpoint_is_resumed_only_if_it_is_trusted(
+    hostile_model: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, marker = hostile_model
+    words = ("--preset", "reacher", f"rl.training.restore={model}", "rl.training.stop.training_iteration=9", NO_VIDEO)
+    refused = train(*words, out=tmp_path / "refused")
+    assert refused.returncode == 2
+    assert "algorithm_state.pkl: UnpicklingError: it calls posix.system" in refused.stderr
+    assert "set rl.training.trust_checkpoint=true" in refused.stderr
+    assert not marker.exists()
+    train(*words, "rl.training.trust_checkpoint=true", out=tmp_path / "trusted")
+    assert marker.exists()
+
+
+def test_an_older_models_pickles_are_read_only_if_it_is_trusted(tiny_results: Path, tmp_path: Path) -> None:
+    model = tmp_path / "older"
+    shutil.copytree(tiny_results / "model", model)
+    (model / "checkpoint" / "policy.safetensors").unlink()
+    described = json.loads((model / "checkpoint" / "job.json").read_text())
+    del described["files"]["policy.safetensors"], described["sha256"]
+    (model / "checkpoint" / "job.json").write_text(json.dumps(described))
+    words = ("evaluate", str(model), "--out", str(tmp_path / "out"), "evaluate_episodes=1", "seed=5")
+    refused = run_smrl(*words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "set trust_checkpoint=true" in refused.stderr
+    trusted = run_smrl(*words, "trust_checkpoint=true", cwd=tmp_path)
+    assert trusted.returncode == 0, trusted.stderr
+    assert "Episode reward" in trusted.stdout
 
 
 def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path, tmp_path: Path) -> None:
@@ -190,14 +261,37 @@ def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(tmp_path: Path
     assert [s.training_iteration for s in states][-1] >= 3
 
 
-def test_an_environment_that_raises_ends_the_job_with_its_own_words(tmp_path: Path) -> None:
+def test_a_job_that_is_resumed_plays_no_start_twice(tmp_path: Path) -> None:
+    path = tmp_path / "starts.txt"
+    for iterations in (1, 2):
+        done = run_smrl(
+            *("train", "--out", str(tmp_path / "out"), "rl.training.env=tests.environments:Starts", *TINY_WORDS),
+            *(f"rl.training.stop.training_iteration={iterations}", f"rl.training.config.env_config.path={path}"),
+            *("rl.training.config.seed=1", "rl.training.config.batch_mode=complete_episodes", NO_VIDEO),
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stderr
+    starts = path.read_text().split()
+    assert len(starts) >= 12
+    assert len(set(starts)) == len(starts)
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ("Raises", "RuntimeError: the simulator is on fire"),
+        ("RaisesBesideTheJob", "OSError: no display on this worker"),
+    ],
+)
+def test_an_environment_that_raises_ends_the_job_with_its_own_words(env: str, reason: str, tmp_path: Path) -> None:
+    """In an env runner's process, which Ray would start again and again."""
     done = train(
-        *("rl.training.env=tests.environments:Raises", "rl.training.stop.training_iteration=2"),
+        *(f"rl.training.env=tests.environments:{env}", "rl.training.stop.training_iteration=2"),
         *("rl.training.config.num_env_runners=1", "rl.training.config.restart_failed_env_runners=true"),
         out=tmp_path / "o",
     )
     assert done.returncode == 1
-    assert "the simulator is on fire" in done.stderr.split("smrl: error:")[-1]
+    assert done.stderr.endswith(f"smrl: error: {reason}\n")  # as the first line of SageMaker's failure file
 
 
 def test_an_environment_that_exits_is_no_success(tmp_path: Path) -> None:
@@ -246,7 +340,7 @@ def test_pictures_are_trained_on(tmp_path: Path) -> None:
             ["rl.training.env=CartPole-v1", "rl.training.config.env_config.bogus=5"],
             "could not be made with {'bogus': 5}",
         ),
-        (["rl.training.env=os:path"], "environment os:path: could not be made"),
+        (["rl.training.env=os:path"], "expected a class 'path' with reset and step in os"),
     ],
 )
 def test_an_environment_that_does_not_fit_is_a_mistake_of_its_users(

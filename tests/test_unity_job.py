@@ -141,7 +141,9 @@ def test_two_runners_have_players_of_their_own_and_a_job_goes_on_from_its_checkp
     rows = [json.loads(line) for line in (tmp_path / "results" / "metrics.jsonl").read_text().splitlines()]
     assert [row["timesteps_total"] for row in rows] == [240, 480]
     logs = [path.read_text() for path in (tmp_path / "results" / "unity").glob("Player-[12]-*.log")]
-    assert sorted(set(re.findall(r"seed (\d+)", "".join(logs)))) == ["1000009", "2000009"]
+    seeds = set(re.findall(r"seed (\d+)", "".join(logs)))
+    assert len(seeds) == 4  # of two players, in each of two starts of the job
+    assert {"1000009", "2000009"} < seeds
 
 
 def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_hybrid_actions_are_trained_and_played(tmp_path: Path, scene: str) -> No
     assert evaluated.returncode == 0, evaluated.stderr
 
 
-def test_the_script_of_2020_runs_unmodified(opt_ml: OptMl) -> None:
+def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: Path) -> None:
     opt_ml.write(
         {
             "sagemaker_program": '"train-unity.py"',
@@ -196,6 +198,18 @@ def test_the_script_of_2020_runs_unmodified(opt_ml: OptMl) -> None:
     assert opt_ml.rows[-1]["timesteps_total"] == 1000
     assert opt_ml.rows[-1]["episode_reward_mean"] < 0.93
     assert json.loads((opt_ml.base / "model" / "manifest.json").read_text())["observation_space"]["shape"] == [20]
+
+    evaluation = OptMl(tmp_path / "evaluation", opt_ml.environment)
+    values = {"evaluate_episodes": "1", "algorithm": '"PPO"', "env": '"basic_env_linux.x86_64"'}
+    evaluation.write({**values, "sagemaker_program": "evaluate-unity.py"}, channels=("train", "model"))
+    for channel, folder in (("train", opt_ml.base / "input" / "data" / "train"), ("model", opt_ml.base / "model")):
+        shutil.copytree(folder, evaluation.base / "input" / "data" / channel, dirs_exist_ok=True)
+    evaluation.add_code(ROOT / "tests" / "scripts_2020" / "evaluate-unity.py")
+    done = evaluation.run()
+    assert done.code == 0, done.log[-3000:]
+    assert re.search(r"^Episode reward: \S+\. Episode steps: \d+$", done.log, re.M)
+    assert "Traceback" not in done.log
+    assert not list((evaluation.base / "output" / "intermediate").glob("*.mp4"))
 
 
 @pytest.mark.parametrize(
@@ -238,12 +252,27 @@ def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_p
 
     path = build_player(tmp_path / "train", "Basic")
     trained = {"file_name": "/elsewhere/Basic.x86_64", "timeout_s": 9, "seed": 3}
-    settled = settle_evaluation({"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path)
+    settled = settle_evaluation(
+        {"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path, trusts_player=False
+    )
     assert (settled["file_name"], settled["timeout_s"]) == (str(path), 5)
     assert settled["seed"] != 3
     other = build_player(tmp_path / "other", "Two")
     chosen = {"env": str(other), "seed": 8}
-    assert settle_evaluation(chosen, trained, {}, logs=tmp_path).items() >= {"file_name": str(other), "seed": 8}.items()
+    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+    assert settled.items() >= {"file_name": str(other), "seed": 8}.items()
+
+
+@pytest.mark.parametrize(
+    "named", [{"file_name": "/bin/sh"}, {"env_name": "/bin/sh"}, {"env_name": "Basic", "registry_url": "file:///x"}]
+)
+def test_an_archive_starts_no_program_that_its_author_named(tmp_path: Path, named: dict[str, str]) -> None:
+    from runtime.errors import UserError
+    from runtime.unity.evaluating import settle_evaluation
+
+    trained = {**named, "additional_args": ["-c", "touch escaped"]}
+    with pytest.raises(UserError, match=r"got an archive whose \w+ is .*trust_checkpoint=true"):
+        settle_evaluation({}, trained, {}, logs=tmp_path, trusts_player=False)
 
 
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:

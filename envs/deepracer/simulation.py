@@ -110,11 +110,18 @@ class Simulation:
         """The track in the direction that a car drives it."""
         return self.tracks[int(self.cars[row, kernels.DIRECTION])]
 
-    def seed(self, seed: int) -> None:
-        """Begins anew: objects and lights are drawn from the seed, the next episode is the first."""
+    def seed(self, seed: int, *, episodes_before: int = 0) -> None:
+        """Begins anew: objects and lights are drawn from the seed, the next episode is the first.
+
+        Args:
+            seed: Of objects and lights.
+            episodes_before: Episodes after the first that others drive; the next one starts where theirs end.
+        """
         self.random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self._next_episode, self._start_share = 0, self.race.start_position_offset % 1
         self._turns = bool(self.race.reverse_dir)
+        for _ in range(episodes_before):
+            self._advance_start()
 
     def restart(self, world: int) -> None:
         """Begins the world's next episode."""
@@ -132,6 +139,10 @@ class Simulation:
             self.episodes[row] = self._next_episode
             self._resets_left[row] = self.race.number_of_resets
         self._next_episode += 1
+        self._advance_start()
+
+    def _advance_start(self) -> None:
+        """Where a training's next episode starts, and in which direction."""
         if not self._is_training:
             return
         if self.race.change_start_position:

@@ -33,7 +33,7 @@ class PPOTrainer:
         from runtime.launcher import registered_creator
         from runtime.manifest import MANIFEST
         from runtime.model import open_model
-        from runtime.policy import Policy
+        from runtime.policy_file import read_policy
 
         place = Path(checkpoint)
         # Scripts name a file in the model directory (checkpoint, checkpoint-10): the directory knows what it holds.
@@ -43,7 +43,7 @@ class PPOTrainer:
             state = read_state(found)
             name = self.env_name or state.env
             env = make_env(EnvSpec(name, state.policy["env_config"], creator=registered_creator(name)))
-            self._policy = Policy.load(found, env.action_space, settings=state.policy)
+            self._policy = read_policy(found, env.action_space, settings=state.policy)
             env.close()
 
     def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,10 @@ import envs  # noqa: F401  # registers the Roboschool ids
 from runtime.container import in_users_script
 from runtime.old_gym import to_old_space
 from runtime.video import Mp4Writer
+
+# Steps after which Monitor ends an episode whose environment has no limit. Ray 0.8 sampled its actions and left any
+# cycle in the end; `compute_action` is deterministic here, and never does.
+LONGEST_EPISODE = 10_000
 
 
 class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
@@ -134,7 +139,10 @@ def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int | No
 
 
 class Monitor:
-    """`gym.wrappers.Monitor`: films episodes into a folder and notes their returns.
+    """`gym.wrappers.Monitor`: records videos of episodes into a folder and notes their returns.
+
+    There is no video of an environment whose metadata name no `rgb_array` mode, as in gym, nor of one without frames.
+    An episode ends after `LONGEST_EPISODE` steps.
 
     Args:
         env: An environment with the old calls.
@@ -170,17 +178,22 @@ class Monitor:
         number = len(self._rewards)
         self._rewards.append(0.0)
         self._lengths.append(0)
-        if callable(self._films) and self._films(number):
+        if callable(self._films) and self._films(number) and _has_frames(self.env):
             fps = float((self.env.metadata or {}).get("render_fps") or 30)
             self._writer = Mp4Writer(self._folder / f"openaigym.video.0.video{number:06d}.mp4", fps=fps)
             self._add_frame()
         return observation
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        """Steps and films."""
+        """Steps, and records the frame."""
         observation, reward, done, info = self.env.step(action)
         self._rewards[-1] += float(reward)
         self._lengths[-1] += 1
+        if not done and self._lengths[-1] >= LONGEST_EPISODE:
+            sys.stderr.write(
+                f"smrl: Monitor: an episode did not end, and counts as it is after {LONGEST_EPISODE} steps\n"
+            )
+            done, info = True, {**info, "TimeLimit.truncated": True}
         self._add_frame()
         if done:
             self._end_video()
@@ -194,8 +207,11 @@ class Monitor:
         self.env.close()
 
     def _add_frame(self) -> None:
-        if self._writer is not None:
-            self._writer.add(self.env.render(mode="rgb_array"))
+        if self._writer is None:
+            return
+        frame = self.env.render(mode="rgb_array")
+        if frame is not None:  # a video without any is dropped
+            self._writer.add(frame)
 
     def _end_video(self) -> None:
         if self._writer is not None:
@@ -205,6 +221,11 @@ class Monitor:
     def _write_stats(self) -> None:
         stats = {"episode_rewards": self._rewards, "episode_lengths": self._lengths}
         (self._folder / "openaigym.episode_stats.json").write_text(json.dumps(stats), encoding="utf-8")
+
+
+def _has_frames(env: Any) -> bool:
+    metadata = env.metadata or {}
+    return "rgb_array" in (metadata.get("render_modes") or metadata.get("render.modes") or ())
 
 
 def _is_cube(episode: int) -> bool:

@@ -1,4 +1,7 @@
-"""Loads our module under the old name, or the real module with what 2020 expects of it added."""
+"""Loads our module under the old name, or the real module with what 2020 expects of it added.
+
+`smrl_scripts_of_2020`, beside this package, is what asks for it.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,16 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
-from runtime.container import Container, find_base, in_users_script, mark_users_script
-from runtime.errors import UserError
-from runtime.job import report_crash
-
-_OUR_NAMES = ("envs", "runtime", "presets")
-_OUR_ROOT = Path(__file__).resolve().parents[2]
+from runtime.container import mark_users_script
 
 
 def find(
     name: str, path: Sequence[str] | None, stand_in: str | None, patch: str | None
 ) -> importlib.machinery.ModuleSpec | None:
     """The spec of a stand-in or a patched module; None leaves the name to the other finders."""
-    if not _is_users_script():
-        return None
     if patch is not None:
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
@@ -40,51 +36,10 @@ def find(
             "docs/scripts-of-2020.md lists what is there.",
             name=name,
         )
-    sys.excepthook = _report_uncaught
-    _refuse_shadows()
     if name == "sagemaker_rl":
         _mention_old_copy()
     mark_users_script()
     return importlib.machinery.ModuleSpec(name, _Aliasing(stand_in), is_package=True)
-
-
-def _is_users_script() -> bool:
-    """Whether the program is a script from outside our own code and the environment's libraries.
-
-    Ray's workers say so by an inherited variable, because their program is Ray's.
-    """
-    if in_users_script():
-        return True
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if not file:
-        return False
-    path = Path(file).resolve()
-    is_library = path.is_relative_to(Path(sys.prefix).resolve()) or path.is_relative_to(Path(sys.base_prefix).resolve())
-    is_ours = any(path.is_relative_to(_OUR_ROOT / part) for part in ("runtime", "entrypoints", "envs", "tests"))
-    return not is_library and not is_ours
-
-
-def _refuse_shadows() -> None:
-    """Stops a script whose folder has packages of our names: one of the two would be imported for the other.
-
-    Raises:
-        UserError: There is such a folder.
-    """
-    folder = Path(sys.modules["__main__"].__file__ or ".").resolve().parent
-    for name in _OUR_NAMES:
-        if (folder / name).is_dir() and not (folder / name).samefile(_OUR_ROOT / name):
-            raise UserError(
-                f"{name}: got a folder of that name in {folder}; expected none, because it is a package of the "
-                f"container. Rename it, and its imports, to something else, as my_{name}."
-            )
-
-
-def _report_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A script that fails outside of train_main still tells SageMaker why."""
-    if isinstance(error, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        report_crash(error, Container(base=find_base()))
 
 
 def _mention_old_copy() -> None:

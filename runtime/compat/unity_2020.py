@@ -1,4 +1,4 @@
-"""`mlagents_envs.environment` of a script of 2020, which does not close its environment: Python would wait for ever."""
+"""`mlagents_envs.environment` of a script of 2020: how its environments end that the script never closes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from types import ModuleType
 from envs.unity import exits
 
 
+class _Unconnected:
+    """What an environment whose port was taken closes at the program's end: it has no communicator of its own yet."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 def patch(module: ModuleType) -> None:
-    """Has players ended before Python waits for their threads."""
+    """Has players ended before Python waits, for ever, for their threads."""
     module.atexit = exits  # type: ignore[attr-defined]
+    # Its constructor registers _close before it has one, and raises where the port is taken.
+    module.UnityEnvironment._communicator = _Unconnected()

@@ -18,7 +18,7 @@ from runtime.deepracer.evaluation_settings import resolve_race
 from runtime.deepracer.network import network_settings
 from runtime.deepracer.races import Racer, Result, run_race, write_results
 from runtime.errors import UserError
-from runtime.policy import Policy
+from runtime.policy_file import read_policy
 from runtime.stop import StopRequest
 
 # Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
@@ -50,7 +50,7 @@ def evaluate_racers(
     for note in notes:
         reporter.note(note)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
-    options, racers = _prepare(checkpoints, states, settings)
+    options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
     seed = chosen.get("seed", 0)
     results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
@@ -79,7 +79,7 @@ def evaluate_racers(
 
 
 def _prepare(
-    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any]
+    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any], *, trust: bool
 ) -> tuple[Options, list[Racer]]:
     trained = states[0].policy["env_config"]
     kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
@@ -93,7 +93,7 @@ def _prepare(
                 raise UserError(f"against: got a model of {state.env}; expected one of {DEEPRACER_ID}.")
             metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
             network_settings(metadata)  # refuses what cannot be raced
-            policy = Policy.load(checkpoint, action_space(metadata), settings=state.policy)
+            policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
     except ValueError as error:
         hint = ""

@@ -22,6 +22,7 @@ from runtime.errors import Problems, UserError, suggest
 from runtime.manifest import write_json
 from runtime.model import open_model
 from runtime.ray_session import prepare_environment
+from runtime.scratch import scratch_folder
 from runtime.stop import StopRequest
 
 PARAMS = "evaluation_params.yaml"
@@ -44,7 +45,7 @@ def run_evaluation_worker(container: Container, stop: StopRequest, settings: Map
     values = _read_values({**container.hyperparameters, **settings})
     reporter = Reporter()
     prepare_environment()
-    with tempfile.TemporaryDirectory(prefix="smrl-deepracer-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="deepracer-", dir=scratch_folder()) as scratch:
         places = Places(values, container, Path(scratch))
         job = places.params(values.get("evaluation_params"), PARAMS, is_training=False, stop=stop)
         for note in job.notes:

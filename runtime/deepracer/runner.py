@@ -15,8 +15,6 @@ from runtime.deepracer.rollout import Rollout
 from runtime.ppo.episodes import LENGTHS, RETURNS
 from runtime.ppo.runner import Runner
 
-_SEED_STEP = 1_000_003  # between workers
-
 
 class RacingRunner(Runner):
     """Drives its share of `episodes` in RLlib's env config at once, and keeps their traces until they are taken."""
@@ -28,12 +26,14 @@ class RacingRunner(Runner):
         self._most_steps = settings.pop("most_steps") // workers
         self._epsilon = settings.pop("epsilon", None)
         episodes = settings.pop("episodes")
-        worlds = max(1, episodes // workers + (max(0, (self.worker_index or 0) - 1) < episodes % workers))
+        number = max(0, (self.worker_index or 0) - 1)
+        shares = [episodes // workers + (n < episodes % workers) for n in range(workers)]
+        worlds = max(1, shares[number])
         self.env = DeepRacerVectorEnv(worlds, **settings)
         self.num_envs = worlds
-        seed = None if self.config.seed is None else self.config.seed + _SEED_STEP * (self.worker_index or 0)
+        seed = self.take_env_seed()
         if seed is not None:
-            self.env.racing.simulation.seed(seed)
+            self.env.racing.simulation.seed(seed, episodes_before=sum(shares[:number]))
         self._explorer = Explorer(self.env.single_action_space, seed=seed)
         self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 

@@ -22,6 +22,7 @@ from runtime.deepracer.places import PLACES, Places
 from runtime.deepracer.storage import Bucket, Uploads
 from runtime.errors import Problems, suggest
 from runtime.schema import STOP
+from runtime.scratch import scratch_folder
 from runtime.stop import StopRequest
 from runtime.training import Request, run_training
 
@@ -67,7 +68,7 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
     asked = {**container.hyperparameters, **settings}
     ours = {name: value for name, value in asked.items() if name.startswith(("rl.", "rl__"))}
     values = read_hyperparameters({name: value for name, value in asked.items() if name not in ours})
-    with tempfile.TemporaryDirectory(prefix="smrl-deepracer-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="deepracer-", dir=scratch_folder()) as scratch:
         places = Places(values, container, Path(scratch))
         job = places.params(values.get("training_params"), PARAMS, is_training=True, stop=stop)
         for note in job.notes:

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime.coercion import parse_text
 from runtime.errors import Problems, suggest
 from runtime.manifest import find_model_directory, only_writer
+
+_SETTINGS = {"checkpoint", "trust_checkpoint"}
 
 
 def run_export(place: Path, settings: Mapping[str, str]) -> None:
@@ -15,16 +18,18 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
 
     Args:
         place: Model directory, or the results folder that holds one as `model`.
-        settings: `checkpoint`, the final one if not given.
+        settings: `checkpoint`, the final one if not given, and `trust_checkpoint`.
 
     Raises:
         UserError: A setting or the folder is at fault, or the policy cannot be exported.
     """
     problems = Problems()
-    for name in settings.keys() - {"checkpoint"}:
-        problems.add(
-            name, settings[name], "the command line", expected="checkpoint=…", remedy=suggest(name, ["checkpoint"])
-        )
+    for name in settings.keys() - _SETTINGS:
+        expected = "checkpoint=… or trust_checkpoint=true"
+        problems.add(name, settings[name], "the command line", expected=expected, remedy=suggest(name, _SETTINGS))
+    trust = parse_text(settings.get("trust_checkpoint", "false"))
+    if not isinstance(trust, bool):
+        problems.add("trust_checkpoint", trust, "the command line", expected="true or false")
     problems.raise_if_any()
     folder = find_model_directory(place)
     from runtime.checkpoint import sweep
@@ -32,7 +37,7 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
 
     with only_writer(folder):
         sweep(folder)
-        exports = export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"))
+        exports = export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"), trust=bool(trust))
     print(parity_table(exports))
     print(f"exported {settings.get('checkpoint', 'checkpoint')} into {folder}")
 

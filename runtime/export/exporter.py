@@ -39,9 +39,10 @@ from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
 from runtime.manifest import note_exports, read_manifest
-from runtime.model import read_space
 from runtime.offline.network_policy import FILE, NetworkPolicy
 from runtime.policy import Policy
+from runtime.policy_file import read_policy
+from runtime.spaces import read_box
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
@@ -127,12 +128,13 @@ def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[str, Any]]:
+def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = False) -> list[dict[str, Any]]:
     """Exports the policy of a model directory into it, and notes the files in its manifest.
 
     Args:
         folder: The model directory.
         checkpoint: Which of its checkpoints, as `best`.
+        trust: Whether pickles of an older checkpoint may be read.
 
     Returns:
         What `export` does.
@@ -148,9 +150,10 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint") -> list[dict[s
         raise UserError(
             f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected {' or '.join(held) or 'a model'}."
         )
-    space = read_space(manifest["observation_space"])
+    space = read_box(manifest["observation_space"])
     if manifest.get("algorithm", "PPO") == "PPO":
-        subject = Subject.of_policy(Policy.load(folder / checkpoint, settings=manifest), space)
+        policy = read_policy(folder / checkpoint, settings=manifest, trust=trust)
+        subject = Subject.of_policy(policy, space)
     else:
         subject = Subject.of_network_policy(NetworkPolicy.load(folder / checkpoint / FILE), space)
     try:

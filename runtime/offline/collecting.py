@@ -13,6 +13,7 @@ from runtime.environments import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.export.bcq_graph import PROBABILITIES
 from runtime.offline.rollouts import Policy, VectoredGymEnvironment
+from runtime.scratch import scratch_folder
 from runtime.stop import StopRequest
 
 UNIFORM = "uniform"
@@ -129,7 +130,7 @@ def _play(envs: VectoredGymEnvironment, request: CollectRequest, stop: StopReque
             num_steps=request.steps or 1, file_name=request.action_probs
         )
     episodes = request.episodes if request.steps is not None else request.episodes or 1
-    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         policy = _policy(envs, request, Path(scratch))
         return envs.collect(policy, num_steps=request.steps, num_episodes=episodes, until=lambda: stop.is_set)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.offline.bounds import ReturnBounds, bound_returns
 from runtime.offline.ope import draw_counts
 from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
 
@@ -26,12 +27,6 @@ _LOOK_EVERY = 10
 _SETTLED = 2e-3  # of the range of returns: how far from its limit a value may be
 
 Singles = NDArray[np.float32]
-
-
-def return_bounds(rewards: Singles, gamma: float) -> tuple[float, float]:
-    """The least and largest discounted return that rewards like these can add up to."""
-    low, high = min(0.0, float(rewards.min())), max(0.0, float(rewards.max()))
-    return low / (1 - gamma), high / (1 - gamma)
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,20 @@ class FittedQEvaluation:
         gamma: Discount per step, below 1.
         seed: Of the features.
         smoothness: Of the value function.
+        bounds: Of returns, which values are clipped to; those of the data's own rewards if None.
     """
 
-    def __init__(self, data: Transitions, *, gamma: float, seed: int, smoothness: Smoothness = FINE) -> None:
+    def __init__(
+        self,
+        data: Transitions,
+        *,
+        gamma: float,
+        seed: int,
+        smoothness: Smoothness = FINE,
+        bounds: ReturnBounds | None = None,
+    ) -> None:
         self._data, self._gamma, self._ridge = data, gamma, smoothness.ridge
-        self._low, self._high = return_bounds(data.rewards, gamma)
+        self._bounds = bounds or bound_returns(data, gamma)
         self._is_discrete = data.num_actions is not None
         inputs = data.states if self._is_discrete else np.concatenate([data.states, data.actions], axis=1)
         # In double: a sum of millions in float32 loses its digits.
@@ -115,7 +119,7 @@ class FittedQEvaluation:
         weights = self._solve(target)
         starts = self._values(target, self._data.starts, weights)
         q_values = np.einsum("nd,ad->na", self._logged, weights[:, :, 0])
-        return Evaluated(float(starts.mean(dtype=np.float64)), np.clip(q_values, self._low, self._high))
+        return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values))
 
     def resample(self, target: Singles, *, resamples: int, seed: int) -> NDArray[np.float64]:
         """(R,) values of a policy on episodes drawn with replacement, the regression done anew for each draw.
@@ -153,22 +157,26 @@ class FittedQEvaluation:
         first = self._prepare(target, self._data.starts)
         before = np.full(resamples, np.inf)
         # Values approach their limit by a factor gamma a step: what is left is that many times the last change.
-        settled = _SETTLED * (self._high - self._low) * min(1.0, _LOOK_EVERY * (1 - self._gamma))
+        settled = _SETTLED * (self._bounds.high - self._bounds.low) * min(1.0, _LOOK_EVERY * (1 - self._gamma))
         for iteration in range(int(_HORIZONS / (1 - self._gamma)) + _LOOK_EVERY):
-            targets = self._gamma * np.clip(self._apply(following, weights), self._low, self._high)
+            targets = self._gamma * self._clip(self._apply(following, weights))
             targets[self._is_end] = 0
             targets += self._rewards[:, None]
+            # The constant is free, so a regression on what exceeds the mean is the same, and keeps float32's digits.
+            mean = targets.mean(axis=0)
+            targets -= mean
             if rows is not None:
                 targets *= rows
             for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
                 if not len(group):  # never logged: nothing speaks for it
-                    weights[action, -1] = self._low
+                    weights[action, -1] = self._bounds.low
                     continue
                 moments = design.T @ targets[group]
                 weights[action] = np.matmul(inverses[action], moments.T[:, :, None])[:, :, 0].T
+                weights[action, -1] += mean
             if iteration % _LOOK_EVERY == _LOOK_EVERY - 1:
-                now = np.clip(self._apply(first, weights), self._low, self._high).mean(axis=0)
-                if np.abs(now - before).max() < settled:
+                now = self._clip(self._apply(first, weights)).mean(axis=0)
+                if np.abs(now - before).max() <= settled:  # both 0 where only one return is possible
                     break
                 before = now
         return weights
@@ -204,4 +212,8 @@ class FittedQEvaluation:
         return np.asarray(sum(parts[1:], parts[0]), np.float32)
 
     def _values(self, target: Singles, rows: NDArray[np.int64], weights: Singles) -> Singles:
-        return np.asarray(np.clip(self._apply(self._prepare(target, rows), weights), self._low, self._high), np.float32)
+        return self._clip(self._apply(self._prepare(target, rows), weights))
+
+    def _clip(self, values: NDArray[np.floating]) -> Singles:
+        """The values within the bounds of returns."""
+        return np.asarray(np.clip(values, self._bounds.low, self._bounds.high), np.float32)

@@ -22,6 +22,7 @@ from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.behaviour import estimate_behaviour
+from runtime.offline.bounds import bound_returns
 from runtime.offline.network_policy import FILE, JUDGED_FILE, NetworkPolicy
 from runtime.offline.results import as_json, write_coach_csv, write_report
 from runtime.offline.selection import Judge, Report, choose, draw_judges
@@ -103,7 +104,10 @@ class _Learning:
             f"{len(held_out):,} of {len(held_out.starts):,} held out{drawn}"
         )
         with request:
-            self._judge = Judge(self._with_behaviour(judge_by, learn_from), gamma=settings["gamma"], seed=seed)
+            # Of the whole log: a reward that no held-out episode has is possible all the same.
+            bounds = bound_returns(job.data, settings["gamma"], horizon=settings.get("horizon"))
+            judges = self._with_behaviour(judge_by, learn_from)
+            self._judge = Judge(judges, gamma=settings["gamma"], seed=seed, bounds=bounds)
             self._learner = Learner(learn_from, make_recipe(job.config))
             self._logged = self._judge.logged
         self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None

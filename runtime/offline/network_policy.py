@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +13,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import nn
 
 from runtime.errors import UserError
 from runtime.export.graph import Graph
 from runtime.observation_filter import ObservationFilter
 
-FILE, JUDGED_FILE = "policy.pt", "judged_policy.pt"
+FILE, JUDGED_FILE = "policy.safetensors", "judged_policy.safetensors"
+_FACTS = "policy"
 CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
 _ROWS = 65536
 _LATENTS = 100
@@ -26,6 +30,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "s
 
 Kind = Literal["greedy", "actor", "sampled"]
 Networks = Mapping[str, Sequence[nn.Sequential]]
+# Facts, arrays, and the weights of each role's networks.
+_Stored = tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[dict[str, torch.Tensor]]]]
 
 
 @dataclass(frozen=True)
@@ -198,19 +204,22 @@ class NetworkPolicy:
         )
 
     def save(self, path: Path) -> None:
-        """Writes the policy: layer sizes and weights, nothing that runs code when it is read."""
-        weights = {role: [network.state_dict() for network in networks] for role, networks in self.networks.items()}
+        """Writes the policy as safetensors: weights and a description, nothing that runs code when it is read."""
+        tensors = {
+            f"{role}.{number}.{name}": np.ascontiguousarray(weight.numpy())
+            for role, networks in self.networks.items()
+            for number, network in enumerate(networks)
+            for name, weight in network.state_dict().items()
+        }
+        bounds = {"low": self.low, "high": self.high}
+        seen = {"mean": self.observation_filter.mean, "std": self.observation_filter.std}
         facts = {
             "kind": self.kind,
             "activation": self.activation,
             "action_flexibility": self.action_flexibility,
             "residual_scale": self.residual_scale,
-            "mean": torch.as_tensor(self.observation_filter.mean),
-            "std": torch.as_tensor(self.observation_filter.std),
-            "low": torch.as_tensor(self.low),
-            "high": torch.as_tensor(self.high),
         }
-        torch.save({"weights": weights, "facts": facts}, path)
+        save_file({**tensors, **bounds, **seen}, path, metadata={_FACTS: json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> NetworkPolicy:
@@ -220,16 +229,17 @@ class NetworkPolicy:
             UserError: The file is none.
         """
         try:
-            stored = torch.load(path, weights_only=True)
-            facts = dict(stored["facts"])
-            networks = {
-                role: [_rebuild(state, facts["activation"]) for state in states]
-                for role, states in stored["weights"].items()
-            }
-            observation_filter = ObservationFilter(facts.pop("mean").numpy(), facts.pop("std").numpy(), CLIP)
-            low, high = facts.pop("low").numpy(), facts.pop("high").numpy()
-            return cls(networks=networks, observation_filter=observation_filter, low=low, high=high, **facts)
-        except Exception as error:  # torch raises whatever its unpickling raises
+            facts, arrays, weights = _read(path) if path.is_file() else _read_old(path.with_suffix(".pt"))
+            return cls(
+                networks={
+                    role: [_rebuild(state, facts["activation"]) for state in states] for role, states in weights.items()
+                },
+                observation_filter=ObservationFilter(arrays["mean"], arrays["std"], CLIP),
+                low=arrays["low"],
+                high=arrays["high"],
+                **facts,
+            )
+        except Exception as error:  # safetensors and torch raise whatever they like
             raise UserError(
                 f"{path}: got a file that is no policy of this program ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}). Use another checkpoint."
@@ -241,8 +251,28 @@ def make_filter(states: NDArray[np.float32]) -> ObservationFilter:
     return ObservationFilter(states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64), CLIP)
 
 
+def _read(path: Path) -> _Stored:
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads((file.metadata() or {})[_FACTS])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    weights: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
+    for key in [name for name in arrays if "." in name]:
+        role, number, name = key.split(".", 2)
+        weights.setdefault(role, {}).setdefault(int(number), {})[name] = torch.from_numpy(arrays.pop(key))
+    return facts, arrays, {role: [states[number] for number in sorted(states)] for role, states in weights.items()}
+
+
+def _read_old(path: Path) -> _Stored:
+    """Reads a file of Torch's, as older versions wrote it; tensors alone are taken from it."""
+    stored = torch.load(path, weights_only=True)
+    facts = dict(stored["facts"])
+    arrays = {name: facts.pop(name).numpy() for name in ("mean", "std", "low", "high")}
+    return facts, arrays, stored["weights"]
+
+
 def _rebuild(state: Mapping[str, torch.Tensor], activation: str) -> nn.Sequential:
-    weights = [value for name, value in state.items() if name.endswith("weight")]
+    names = sorted((name for name in state if name.endswith("weight")), key=lambda name: int(name.split(".")[0]))
+    weights = [state[name] for name in names]
     layers: list[nn.Module] = []
     for weight in weights:  # without initial weights, which would draw from the process's generator
         linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta").to_empty(device="cpu")

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.offline.fqe import COARSE, FINE, FittedQEvaluation, return_bounds
+from runtime.offline.bounds import ReturnBounds, bound_returns
+from runtime.offline.fqe import COARSE, FINE, FittedQEvaluation
 from runtime.offline.network_policy import NetworkPolicy
 from runtime.offline.ope import (
     ESTIMATORS,
@@ -75,6 +76,10 @@ class Estimate:
         """For people."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
+    def within(self, bounds: ReturnBounds) -> Estimate:
+        """The same with each number moved into the bounds."""
+        return Estimate(bounds.clip(self.value), bounds.clip(self.low), bounds.clip(self.high))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -108,13 +113,15 @@ class Judge:
         data: The episodes, with the behaviour policy's probabilities where actions are discrete.
         gamma: Discount per step, below 1.
         seed: Of every draw.
+        bounds: Of returns, within which all estimates and intervals are; those of the data's own rewards if None.
     """
 
-    def __init__(self, data: Transitions, *, gamma: float, seed: int) -> None:
+    def __init__(self, data: Transitions, *, gamma: float, seed: int, bounds: ReturnBounds | None = None) -> None:
         self.data = data
         self._gamma, self._seed = gamma, seed
+        self._bounds = bounds or bound_returns(data, gamma)
         self._models = [
-            FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw, smoothness=smoothness)
+            FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw, smoothness=smoothness, bounds=self._bounds)
             for draw in range(_FEATURE_DRAWS)
             for smoothness in (FINE, COARSE)
         ]
@@ -133,7 +140,7 @@ class Judge:
             found |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
         mixed = self._episodes(policy.probabilities(self.data.states, epsilon=_EPSILON), q_values)
-        found["weighted_doubly_robust"] = estimate("wdr", mixed)
+        found["weighted_doubly_robust"] = self._bounds.clip(estimate("wdr", mixed))
         found["effective_sample_size"] = effective_sample_size(mixed.relative_weights[:, -1])
         return found
 
@@ -162,8 +169,9 @@ class Judge:
         episodes = self._episodes(target[: len(self.data)], q_values)
         estimators = {name: self._estimate(make(episodes)) for name, make in ESTIMATORS.items()}
         estimators["magic"] = Estimate(estimate("magic", episodes), math.nan, math.nan)
+        estimators = {name: one.within(self._bounds) for name, one in estimators.items()}
         size = effective_sample_size(episodes.relative_weights[:, -1])
-        least, _ = return_bounds(self.data.rewards, self._gamma)
+        least = self._bounds.low
         # Rounding may leave a return a hair below the least possible one.
         weighted = np.maximum(importance_sampling(_shifted(episodes, least)).plain, 0)
         bound = lower_bound(weighted) + least if np.isfinite(weighted).all() else least
@@ -177,9 +185,8 @@ class Judge:
 
     def _widened(self, value: float, low: float, high: float) -> Estimate:
         """The interval of refits, with room for what none of them shows: that the chosen policy was the luckiest."""
-        least, most = return_bounds(self.data.rewards, self._gamma)
         below, above = max(value - float(low), 0.0), max(float(high) - value, 0.0)
-        return Estimate(value, max(value - _WIDER * below, least), min(value + _WIDER * above, most))
+        return Estimate(value, value - _WIDER * below, value + _WIDER * above).within(self._bounds)
 
     def _estimate(self, terms: Terms) -> Estimate:
         value = float(terms.estimate(np.ones((1, len(terms.plain))))[0])

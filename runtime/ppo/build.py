@@ -34,7 +34,7 @@ _ENV = "smrl"
 # What the fast path overrides is RLlib's inside, and was tried with these.
 _TESTED_RAY = ("2.60.0",)
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
-_NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config"}
+_NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"}
 _RACING = {"vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"}
 _ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
 _GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")

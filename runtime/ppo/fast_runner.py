@@ -35,7 +35,6 @@ from runtime.ppo.runner import Runner
 from runtime.ppo.sampling import CompiledSampling, TorchSampling, scaling_of
 from runtime.ppo.warm import compile_acting, compile_collecting
 
-_SEEDS_APART = 10_000  # of runners' environments
 _EVALUATED_STEPS = 64  # of each environment, between looks at how many episodes have ended
 
 
@@ -84,7 +83,7 @@ class FastRunner(Runner):
         explores = self.config.explore if explore is None else explore
         with self.metrics.log_time(SAMPLE_TIMER):
             if force_reset or self._needs_initial_reset or num_episodes is not None:
-                self.env.reset(seed=self._first_seed() if self._needs_initial_reset else None)
+                self.env.reset(seed=self.take_env_seed())
                 self._needs_initial_reset = num_episodes is not None
             if num_episodes is not None:
                 rollouts = self._sample_episodes(num_episodes, explores=explores)
@@ -96,10 +95,6 @@ class FastRunner(Runner):
                 rollouts = [rollout]
         self._time_after_sampling: float | None = time.perf_counter()
         return rollouts
-
-    def _first_seed(self) -> int | None:
-        """Of the first environment, the others' following; far from those of the next runner."""
-        return None if self._seed is None else self._seed + _SEEDS_APART * (self.worker_index or 0)
 
     def _sample_episodes(self, count: int, *, explores: bool) -> list[Rollout]:
         rollouts: list[Rollout] = []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,21 @@ from runtime.checkpoint import (
 )
 from runtime.cluster import Machines
 from runtime.console import Reporter
-from runtime.container import Layout
+from runtime.container import Layout, usable_memory
 from runtime.environments import EnvSpec, make_env
 from runtime.errors import JobError, UserError, find_cause
 from runtime.hyperparameters import JobConfig
 from runtime.metrics import MetricsLog
 from runtime.policy import Policy
+from runtime.policy_file import write_policy_file
 from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
+from runtime.ppo.seeds import seed_start
 from runtime.ppo.warm import is_warm
-from runtime.stop import Interrupted, StopRequest, reached
+from runtime.sizes import Room, check_batch
+from runtime.stop import SAVING, TRAINING, Interrupted, StopRequest, reached
 from runtime.video import Recorder, as_gif
 
 # Filming may take this share of the training time; a video that would take more is skipped.
@@ -111,14 +115,19 @@ class Training:
     def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest, watch: FaultWatch) -> None:
         self._job, self._reporter, self._request, self._watch = job, reporter, request, watch
         machines = job.machines()
-        with request, looked_at(job) as (self._spaces, why_no_video):
-            config, notes = fit_to_place(job.config, self._spaces[1], machines)
+        steps = 0 if job.resume_from is None else read_state(job.resume_from).timesteps_total
+        seeded, env = seed_start(job.config, job.env, steps=steps)
+        with request, looked_at(replace(job, env=env)) as (self._spaces, why_no_video):
+            sizes = [math.prod(space.shape or (1,)) for space in self._spaces]
+            room = Room(usable_memory())
+            check_batch(seeded.values, seeded.sources, observation_size=sizes[0], action_size=sizes[1], room=room)
+            config, notes = fit_to_place(seeded, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)
-            if why_stock(config, job.env) is None and not is_warm():
+            if why_stock(config, env) is None and not is_warm():
                 reporter.note("compiling for this processor, once: about half a minute")
-            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, job.env, machines))
-            reporter.note(describe_path(self._algorithm, config, job.env))
+            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, machines))
+            reporter.note(describe_path(self._algorithm, config, env))
         self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
         if job.resume_from is not None:
             try:
@@ -131,7 +140,8 @@ class Training:
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(job.layout.data, self._state.rows)
         self._metrics.describe(job.config.values, objective="episode_reward_mean")
-        self._recorder = Recorder(job.env, why_not=why_no_video)
+        self._recorder = Recorder(env, why_not=why_no_video)
+        self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
@@ -165,10 +175,17 @@ class Training:
         )
 
     def run(self) -> Outcome:
-        """Trains, then writes the final checkpoint, the model, and the last video, in the order of their worth."""
+        """Trains, then writes the final checkpoint, the model, and the last video, the most important first.
+
+        Raises:
+            Interrupted: A stop was requested before this job had trained anything.
+        """
         self._started = time.perf_counter()
         try:
             why = self._iterate()
+            if self._request.is_set and self._has_nothing_to_save:
+                raise Interrupted
+            self._request.begin(SAVING)
             checkpoint = self._save_final()
             self._job.hand_over(checkpoint, self._spaces)
             self._film("last")
@@ -179,6 +196,10 @@ class Training:
             self._recorder.close()
             self._algorithm.stop()
         return Outcome(why, self._state, checkpoint, self._last_video)
+
+    @property
+    def _has_nothing_to_save(self) -> bool:
+        return self._state.training_iteration == self._begun_at and not self._job.is_same_job
 
     def _iterate(self) -> str:
         stop = self._job.config.stop
@@ -195,6 +216,7 @@ class Training:
                     result = _with_causes(self._algorithm.train)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
+            self._request.begin(TRAINING)
             self._watch.look(self._algorithm)
             if self._came_back_empty(result):
                 continue
@@ -282,6 +304,7 @@ class Training:
 
         def write(folder: Path) -> None:
             _with_causes(lambda: self._algorithm.save_to_path(str(folder.resolve())))
+            write_policy_file(folder)
 
         return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
 

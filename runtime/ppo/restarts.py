@@ -1,4 +1,4 @@
-"""A training that begins again, in the same job, from its last checkpoint, when it has lost what it needs."""
+"""Training that restarts in the same job, from its last checkpoint, when it has lost what it needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.console import Reporter
 from runtime.errors import PlatformError
 from runtime.ppo.faults import FaultWatch, LostError
 from runtime.ppo.loop import Outcome, Training, TrainingJob, looked_at
-from runtime.stop import Interrupted, StopRequest
+from runtime.stop import SAVING, Interrupted, StopRequest
 
 _ATTEMPTS = 3  # that end without a new checkpoint
 
@@ -22,18 +22,16 @@ def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome
     Raises:
         UserError: The environment is at fault, or the checkpoint does not fit the job.
         PlatformError: A checkpoint could not be written, or processes die again and again.
-        Interrupted: A stop was requested before there was anything to save.
+        Interrupted: A stop was requested while it started, or when it had lost what it would save.
     """
     watch, attempts = FaultWatch(reporter, job.take_events), 0
     while True:
         begun_from = _newest(job)
         try:
             return Training(job, reporter, request, watch).run()
-        except Interrupted:
-            return _hand_over_newest(job, request)
         except LostError as error:
             if request.is_set:
-                return _hand_over_newest(job, request)
+                raise Interrupted from None
             newest = _newest(job)
             attempts = attempts + 1 if newest == begun_from else 1
             if attempts >= _ATTEMPTS:
@@ -52,8 +50,8 @@ def _newest(job: TrainingJob) -> Path | None:
     return next(reversed(checkpoints_in(job.layout.checkpoints)), None)
 
 
-def _hand_over_newest(job: TrainingJob, request: StopRequest) -> Outcome:
-    """What a stop leaves of a training that is being started, or has lost what it would save: its last checkpoint.
+def write_from_newest(job: TrainingJob, request: StopRequest) -> Outcome:
+    """Writes the model from the last checkpoint, which is what a stop leaves of a training that has nothing newer.
 
     Raises:
         Interrupted: There is none.
@@ -61,6 +59,7 @@ def _hand_over_newest(job: TrainingJob, request: StopRequest) -> Outcome:
     newest = _newest(job)
     if newest is None:
         raise Interrupted
+    request.begin(SAVING)
     with looked_at(job) as (spaces, _):
         job.hand_over(newest, spaces)
     return Outcome(f"stopped by {request.signal_name}", read_state(newest), newest, None)

@@ -18,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 from runtime.container import ServingEnvironment
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
+from runtime.scratch import scratch_folder
 from runtime.serving.app import App, Settings
 
 _BACKLOG = 2048
@@ -62,7 +63,7 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
     listener = _listen(host, port)
     # Until the supervisor takes the signals: what was made so far is to be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    shared = Path(tempfile.mkdtemp(prefix="smrl-serve-"))
+    shared = Path(tempfile.mkdtemp(prefix="serve-", dir=scratch_folder()))
     try:
         if model is not None and model.is_file():
             model = unpack(model, shared / "model")

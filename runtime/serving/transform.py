@@ -19,6 +19,7 @@ import numpy as np
 
 from runtime.errors import PlatformError, UserError
 from runtime.manifest import unpack
+from runtime.scratch import scratch_folder
 from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, Call, csv_call, lines_call
 from runtime.serving.encoding import Outputs, encode, prediction_lines
 from runtime.serving.observations import RequestError
@@ -71,7 +72,7 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
     if not source.exists():
         raise UserError(f"--input: got {str(source)!r}, which does not exist; expected a file or a folder.")
     files = _files(source, output)
-    with tempfile.TemporaryDirectory(prefix="smrl-model-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         policy = open_served(model, Path(scratch))
     now = time.monotonic()
     progress = _Progress(started=now, said=now)

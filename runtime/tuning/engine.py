@@ -15,6 +15,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from runtime.container import Container
 from runtime.errors import PlatformError
 from runtime.ray_session import ray_session
+from runtime.scratch import scratch_folder
 from runtime.stop import StopRequest
 from runtime.tuning.display import TuningLines
 from runtime.tuning.job import TuningJob
@@ -51,11 +52,10 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
     resources = {"cpu": each, "gpu": gpus}
     forget_stops(plan.root)
     with (
-        ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus),
-        tempfile.TemporaryDirectory(prefix="smrl-tune-") as scratch,
+        ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus, stop=stop),
+        tempfile.TemporaryDirectory(prefix="tune-", dir=scratch_folder()) as scratch,
     ):
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own lines tell of failures
-        stop.arm()
         tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
             tune_config=tune.TuneConfig(

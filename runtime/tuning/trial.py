@@ -18,7 +18,7 @@ from runtime.container import Container
 from runtime.errors import JobError, PlatformError
 from runtime.metrics import JSONL, read_rows
 from runtime.ray_session import quiet_ray
-from runtime.stop import StopRequest
+from runtime.stop import Interrupted, Phase, StopRequest
 from runtime.training import Request, run_training
 
 LOG = "log.txt"
@@ -50,6 +50,9 @@ class _AskedStop(StopRequest):
     def ask(self) -> None:
         """Ends the job after its iteration."""
         self.signal_name = _TUNING
+
+    def begin(self, phase: Phase) -> None:
+        pass
 
     def __enter__(self) -> StopRequest:
         return self
@@ -109,6 +112,8 @@ class _Run(threading.Thread):
     def run(self) -> None:
         try:
             run_training(self._container, self._asked, self._request)
+        except Interrupted:
+            self._turns.why = f"stopped by {_TUNING} before its first iteration"
         except PlatformError as error:
             self._fault, self.is_platforms = str(error), True
         except JobError as error:

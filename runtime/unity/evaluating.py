@@ -13,7 +13,9 @@ import gymnasium
 import numpy as np
 
 from envs import UNITY_ID
+from envs.unity.options import is_of_registry
 from envs.unity.vector_env import UnityVectorEnv
+from runtime.errors import UserError
 from runtime.policy import ACTION_MASK, Policy
 from runtime.stop import StopRequest
 from runtime.unity.options import EXECUTABLE_CHANNEL, find_scene
@@ -23,9 +25,17 @@ from runtime.video import Episode
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.
 LONGEST_EPISODE = 10_000
 
+# Settings that say which program is started.
+_PLAYER = ("file_name", "registry_url", "env_name")
+
 
 def settle_evaluation(
-    chosen: Mapping[str, Any], trained: Mapping[str, Any], channels: Mapping[str, Path], *, logs: Path
+    chosen: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    channels: Mapping[str, Path],
+    *,
+    logs: Path,
+    trusts_player: bool,
 ) -> dict[str, Any]:
     """Settings of the scene to play: the one that was trained in, or the one that `env` names.
 
@@ -34,19 +44,38 @@ def settle_evaluation(
         trained: Of the training's environment.
         channels: Of the job.
         logs: Where players write.
+        trusts_player: Whether a program that the model names may be started.
 
     Raises:
-        UserError: They are wrong.
+        UserError: They are wrong, or name a program that is not trusted.
     """
     settings = dict(trained)
     if EXECUTABLE_CHANNEL in channels:  # the machine that trained had its player elsewhere
         settings.pop("file_name", None)
-    settings |= chosen.get("env_config", {})
+    named = chosen.get("env_config", {})
+    if not trusts_player and "env" not in chosen and not any(name in named for name in _PLAYER):
+        _refuse_own_player(settings)
+    settings |= named
     if chosen.get("env", UNITY_ID) != UNITY_ID:
         settings = {name: value for name, value in settings.items() if name != "file_name"}
         settings["env_name"] = chosen["env"]
     settings["seed"] = chosen.get("seed", secrets.randbelow(2**31))  # not the scenario that was trained in
     return {"log_folder": str(logs.absolute()), **find_scene(settings, channels, where="the scene to play")}
+
+
+def _refuse_own_player(settings: Mapping[str, Any]) -> None:
+    """Refuses a model that names a program to start, but for a scene in Unity's own registry.
+
+    Raises:
+        UserError: It does.
+    """
+    for name in _PLAYER:
+        if name in settings and not (name == "env_name" and is_of_registry(settings[name], None)):
+            raise UserError(
+                f"model: got an archive whose {name} is {settings[name]!r}, a program to start; expected a player that "
+                "you name. Set rl.training.config.env_config.env_name to it, or trust_checkpoint=true if you trust "
+                "where the model is from."
+            )
 
 
 class ScenePlay:

@@ -23,8 +23,10 @@ class UnityRunner(Runner):
 
     def make_env(self) -> None:
         """Starts the players; called by RLlib."""
-        worker = self.worker_index or 0
-        self.env = open_scene(dict(self.config.env_config), players=self.config.num_envs_per_env_runner, worker=worker)
+        settings, worker = dict(self.config.env_config), self.worker_index or 0
+        if self.is_restarted:
+            settings["seed"] = self.config.seed
+        self.env = open_scene(settings, players=self.config.num_envs_per_env_runner, worker=worker)
         self.num_envs = self.env.num_envs
         self._trajectories: dict[int, Trajectory] = {}
         self._seen: Any = None

@@ -209,6 +209,18 @@ class Hosts:
         for host in self.hosts:
             host.start("train")
 
+    def end_as_compose(self, timeout_s: float = 180) -> list[int]:
+        """Waits until one has ended and stops the others, as `--abort-on-container-exit` does; their exit codes."""
+
+        def ended() -> bool:
+            return any(host.process is not None and host.process.poll() is not None for host in self.hosts)
+
+        self.wait_for(ended, timeout_s)
+        for host in self.hosts:
+            if host.process is not None and host.process.poll() is None:
+                host.send(signal.SIGTERM)
+        return [host.wait() for host in self.hosts]
+
     def wait_for(self, condition: Callable[[], Any], timeout_s: float = 180) -> None:
         """Waits until something is so."""
         deadline = time.monotonic() + timeout_s

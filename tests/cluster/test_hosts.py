@@ -189,8 +189,9 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
         start_anew(one, first)
         anew.write({**JOB, "rl.training.stop.training_iteration": str(done + 3)})
         anew.start()
-        assert first.wait() == 0, anew.story()
-        assert [host.wait() for host in anew.hosts[1:]] == [0, 0]
+        assert anew.end_as_compose() == [0, 0, 0], anew.story()
+        assert json.loads((first.ml / "model" / "manifest.json").read_text())["exports"]
+        assert (first.ml / "output" / "data" / "report.html").exists()
         assert "algo-1 has ended: done" in anew.hosts[1].log
         assert [row["training_iteration"] for row in first.rows] == list(range(1, done + 4))
         steps = [row["timesteps_total"] for row in first.rows]

@@ -1,0 +1,174 @@
+"""Answers for the names that scripts of 2020 import: in a SageMaker job and under `smrl run`, and nowhere else.
+
+`smrl-scripts-of-2020.pth`, which every start of Python in the environment reads, imports this module there. It imports
+nothing of ours, or of anybody else's, before a script asks for one of the names.
+
+In a job it also gives SageMaker the reason where the script itself fails, whatever the script imports.
+"""
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType, TracebackType
+
+_STAND_INS = {
+    "sagemaker_rl": "runtime.compat.sagemaker_rl",
+    "sagemaker_rl.ray_launcher": "runtime.compat.sagemaker_rl",
+    "sagemaker_rl.coach_launcher": "runtime.compat.coach_launcher",
+    "roboschool": "runtime.compat.roboschool",
+    "ray.rllib.agents": "runtime.compat.agents",
+    "ray.rllib.agents.registry": "runtime.compat.agents",
+    "ray.rllib.agents.ppo": "runtime.compat.agents",
+    "gym_unity": "runtime.compat.gym_unity",
+    "gym_unity.envs": "runtime.compat.gym_unity",
+}
+_PATCHED = {
+    "gym": "runtime.compat.gym_2020",
+    "ray": "runtime.compat.ray_2020",
+    "mlagents_envs.environment": "runtime.compat.unity_2020",
+}
+_ABSENT = "sagemaker_rl."  # and a name that is no stand-in's
+_MESSAGES = "mlagents_envs.communicator_objects."
+_OURS = ("runtime", "envs", "presets")
+_A_FILE_OF_OURS = os.path.join("runtime", "compat", "stand_ins.py")
+
+# SageMaker's toolkit, and SDK 3's driver, set the first one for a script and whatever it starts; `smrl run` the second.
+_JOB, _LAUNCHED = "SM_TRAINING_ENV", "SMRL_USERS_SCRIPT"
+_SCRIPTS_PID = "SMRL_SCRIPT_PID"
+_FAILURE_CHARS, _TRACE_CHARS = 1024, 800
+
+
+class ShadowError(Exception):
+    """A file or folder of the script's has the name of one of our packages."""
+
+
+class StandIns:
+    """A finder that answers for names of 2020.
+
+    It comes first on the path: the notebooks' `dependencies=` put their own dead `sagemaker_rl` into the code folder.
+    """
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """Called by the import system for every module; anything but our few names is answered at once."""
+        if name in _STAND_INS or name in _PATCHED or name.startswith((_ABSENT, _MESSAGES)):
+            return _find(name, path)
+        return None
+
+
+def _find(name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
+    if name.startswith(_MESSAGES):  # in any program of the job: protobuf refuses them as they are
+        if _note_shadows(name):
+            return None
+        from envs.unity.messages import MessageFinder, allow_messages
+
+        allow_messages()
+        return MessageFinder.find_spec(name)
+    if not _is_users_script():
+        return None
+    if name not in _PATCHED:
+        _refuse_shadows()
+    elif _note_shadows(name):
+        return None
+    from runtime.compat.stand_ins import find
+
+    return find(name, path, _STAND_INS.get(name), _PATCHED.get(name))
+
+
+def _is_users_script() -> bool:
+    """Whether the program is a script from outside our own code and the environment's libraries.
+
+    Ray's workers say so by an inherited variable, because their program is Ray's.
+    """
+    from pathlib import Path
+
+    if _LAUNCHED in os.environ:
+        return True
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not file:
+        return False
+    script = Path(file).resolve()
+    is_library = any(script.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix))
+    is_ours = any(
+        folder.name in ("runtime", "entrypoints", "envs", "tests") and (folder.parent / _A_FILE_OF_OURS).is_file()
+        for folder in script.parents
+    )
+    return not is_library and not is_ours
+
+
+def _find_shadow(name: str) -> str | None:
+    """Path of what would be imported in place of our package of that name, or None."""
+    for entry in sys.path:
+        folder = os.path.join(entry, name)
+        found = next((path for path in (folder, f"{folder}.py") if os.path.exists(path)), None)
+        if found is not None:
+            return None if os.path.isfile(os.path.join(entry, _A_FILE_OF_OURS)) else os.path.abspath(found)
+    return None
+
+
+def _refuse_shadows() -> None:
+    """Stops a script with packages of our names: one of the two would be imported for the other."""
+    for name in _OURS:
+        found = _find_shadow(name)
+        if found is not None:
+            kind, folder = "folder" if os.path.isdir(found) else "file", os.path.dirname(found)
+            raise ShadowError(
+                f"{name}: got a {kind} of that name in {folder}; expected none, because it is a package of the "
+                f"container. Rename it, and its imports, to something else, as my_{name}."
+            )
+
+
+def _note_shadows(name: str) -> bool:
+    """Whether a library must stay as it is, because ours cannot be imported to change it; says so."""
+    found = _find_shadow("runtime") or _find_shadow("envs")
+    if found is not None and name in _PATCHED:
+        sys.stderr.write(f"smrl: {found} has the name of a package of the container; {name} stays as today's is\n")
+    return found is not None
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+    """Prints what ended the job's script, as Python does, and leaves it where SageMaker looks for it."""
+    sys.__excepthook__(kind, error, trace)
+    try:
+        if issubclass(kind, Exception):
+            _write_failure(kind, error, trace)
+    except Exception as problem:
+        sys.stderr.write(f"smrl: output/failure could not be written: {problem}\n")
+
+
+def _write_failure(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
+    import traceback
+
+    path = os.path.join(os.environ.get("SM_OUTPUT_DIR") or "/opt/ml/output", "failure")
+    if os.path.exists(path) and os.path.getmtime(path) >= _started:
+        return  # the script's own words
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    lines = "".join(traceback.format_exception(kind, error, trace))
+    with open(path, "w", encoding="utf-8", errors="replace") as file:
+        file.write(f"{kind.__name__}: {error}\n{lines[-_TRACE_CHARS:]}"[:_FAILURE_CHARS])
+
+
+def _start() -> None:
+    global _started
+    is_job = _JOB in os.environ
+    if not is_job and _LAUNCHED not in os.environ:
+        return
+    sys.meta_path.insert(0, StandIns())
+    # The first Python of a job is the script's; what that starts may fail without it, and has no say in the reason.
+    if is_job and os.environ.setdefault(_SCRIPTS_PID, str(os.getpid())) == str(os.getpid()):
+        import time
+
+        _started = time.time()
+        sys.excepthook = _report
+
+
+_started = 0.0
+try:  # noqa: SIM105  # contextlib would be one more import at every start
+    _start()
+except Exception:  # somebody else's Python is starting: nothing here may disturb it
+    pass

@@ -1,0 +1,99 @@
+"""gym as scripts of 2020 call it: Monitor's videos and its last step, and Roboschool's classes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from envs.roboschool.registration import ROBOSCHOOL_IDS
+from tests.conftest import ROOT
+
+with contextlib.redirect_stderr(io.StringIO()):  # gym 0.26.2 says at import that it is no longer maintained
+    import gym
+
+    from runtime.compat import roboschool
+    from runtime.compat.gym_2020 import LONGEST_EPISODE, Monitor
+
+
+class Counting(gym.Env):  # type: ignore[misc]  # gym ships no types
+    """Ends an episode after so many steps; without a `render` of its own."""
+
+    def __init__(self, length: float) -> None:
+        self.observation_space = self.action_space = gym.spaces.Discrete(2)
+        self._length, self._steps = length, 0
+
+    def reset(self) -> int:
+        self._steps = 0
+        return 0
+
+    def step(self, action: int) -> tuple[int, float, bool, dict[str, Any]]:
+        self._steps += 1
+        return 0, 1.0, self._steps >= self._length, {}
+
+
+class Blind(Counting):
+    """Says that it gives frames, and gives none, as UnityToGymWrapper over a scene without cameras."""
+
+    metadata = {"render.modes": ["rgb_array"]}  # noqa: RUF012  # gym declares it so
+
+    def render(self, mode: str = "rgb_array") -> None:
+        pass
+
+
+def play(env: Any) -> dict[str, Any]:
+    """Plays an episode; returns the last step's info."""
+    env.reset()
+    while True:
+        _, _, done, info = env.step(env.action_space.sample())
+        if done:
+            return dict(info)
+
+
+@pytest.mark.parametrize("made", [Counting, Blind])
+def test_there_is_no_video_of_an_environment_without_frames(made: type[Counting], tmp_path: Path) -> None:
+    env = Monitor(made(3), str(tmp_path), force=True, video_callable=lambda episode: True)
+    for _ in range(2):
+        assert "TimeLimit.truncated" not in play(env)
+    env.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["openaigym.episode_stats.json"]
+    stats = json.loads((tmp_path / "openaigym.episode_stats.json").read_text())
+    assert stats == {"episode_rewards": [3.0, 3.0], "episode_lengths": [3, 3]}
+
+
+def test_an_episode_that_does_not_end_counts_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = Monitor(Counting(float("inf")), str(tmp_path))
+    assert play(env) == {"TimeLimit.truncated": True}
+    assert "smrl: Monitor: an episode did not end, and counts as it is after 10000 steps\n" in capsys.readouterr().err
+    stats = json.loads((tmp_path / "openaigym.episode_stats.json").read_text())
+    assert stats["episode_lengths"] == [LONGEST_EPISODE]
+
+
+def test_the_page_names_the_step_limit() -> None:
+    assert f"after {LONGEST_EPISODE:,} steps" in (ROOT / "docs" / "scripts-of-2020.md").read_text()
+
+
+def test_roboschool_has_the_classes_of_its_ids() -> None:
+    made = {
+        name for name, value in vars(roboschool).items() if name.startswith("Roboschool") and name != "RoboschoolEnv"
+    }
+    assert made == {env_id.removesuffix("-v1") for env_id in ROBOSCHOOL_IDS}
+    for name in ("RoboschoolReacher", "RoboschoolHopper"):
+        kind = getattr(roboschool, name)
+        assert pickle.loads(pickle.dumps(kind)) is kind  # Ray's workers get it by its name
+
+
+def test_a_roboschool_class_has_the_calls_of_2020_no_step_limit_and_a_video(tmp_path: Path) -> None:
+    env = Monitor(roboschool.RoboschoolReacher(), str(tmp_path), video_callable=lambda episode: True)  # type: ignore[attr-defined]
+    assert env.reset().shape == env.observation_space.shape == (9,)
+    for _ in range(2 * ROBOSCHOOL_IDS["RoboschoolReacher-v1"].max_episode_steps):
+        observation, reward, done, _ = env.step(np.zeros(2))
+        assert (observation.shape, np.isfinite(reward), done) == ((9,), True, False)
+    env.close()
+    assert (tmp_path / "openaigym.video.0.video000000.mp4").stat().st_size > 1000

@@ -54,7 +54,7 @@ class Job:
 
     @property
     def data(self) -> Path:
-        """metrics.jsonl, report.html, evaluation.json."""
+        """metrics.jsonl and report.html of a training or a tuning, evaluation.json of an evaluation."""
         return self.folder / "output" / "data"
 
     @property
@@ -76,7 +76,8 @@ class Job:
                 display(Image(str(path), width=720))
         for path in self.videos[-1:]:
             display(Video(str(path), embed=True, width=360))
-        print(f"all of it: {self.data / 'report.html'}")
+        report = self.data / "report.html"  # of a training; an evaluation's folder has no such page
+        print(f"all of it: {report if report.is_file() else self.data}")
 
 
 class Endpoint(Protocol):

@@ -28,7 +28,7 @@ from runtime.ppo.build import build_algorithm, count_env_runners, describe_path,
 from runtime.ppo.fast_learner import COMPILED, FastLearner
 from runtime.ppo.fast_runner import FastRunner
 from runtime.ppo.rollout import Rollout
-from runtime.ppo.rows import finished_episodes, to_row
+from runtime.ppo.rows import explains_nothing, finished_episodes, to_row
 from tests.environments import Fragile, Smooth, Starts
 
 pytestmark = pytest.mark.ray
@@ -469,3 +469,13 @@ def test_what_a_cut_episode_ends_with_is_filtered_too(build: Build) -> None:
     stats, raw = runner.observation_stats(), runner.env.last_observations
     expected = np.clip((raw - stats.mean) / (stats.std + 1e-8), -10, 10)
     np.testing.assert_allclose(one.last_observations[-1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ten_iterations_without_any_explained_variance_are_noticed() -> None:
+    def rows(*values: float) -> list[dict[str, float]]:
+        return [{"vf_explained_var": value} for value in values]
+
+    assert explains_nothing(rows(*[0.9], *[0.001, -0.02] * 5))
+    assert not explains_nothing(rows(*[0.001] * 9))
+    assert not explains_nothing(rows(*[0.001] * 9, 0.2))
+    assert not explains_nothing([{}] * 20)

@@ -448,3 +448,15 @@ def test_a_terminal_gets_a_live_display_and_the_last_screen(tmp_path: Path) -> N
     assert "training_iteration: 1 " not in text
     assert "trained RoboschoolReacher-v1" in text
     assert "next: smrl evaluate" in text
+
+
+def test_a_value_function_that_learns_nothing_is_noted_once(tmp_path: Path) -> None:
+    """Pendulum's returns of -1,000 are out of reach of the general settings."""
+    words = ("train", "rl.training.env=Pendulum-v1", "rl.training.stop.training_iteration=12", "--out", "results")
+    settings = {**TINY, "rl.training.config.seed": "1", "rl.training.video_freq": "0"}
+    done = run_smrl(*words, *(f"{name}={value}" for name, value in settings.items()), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "results" / "metrics.jsonl")
+    assert max(row["vf_explained_var"] for row in rows) < 0.05
+    note = r"explains none of the returns \(vf_explained_var\): lower rl\.training\.config\.gamma, raise rl\."
+    assert len(re.findall(note, done.stdout + done.stderr)) == 1

@@ -31,7 +31,7 @@ from runtime.policy import Policy
 from runtime.policy_file import write_policy_file
 from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
-from runtime.ppo.rows import finished_episodes, has_nan_loss, to_row
+from runtime.ppo.rows import explains_nothing, finished_episodes, has_nan_loss, to_row
 from runtime.ppo.runner import raise_reported_fault
 from runtime.ppo.seeds import seed_start
 from runtime.ppo.warm import is_warm
@@ -143,6 +143,7 @@ class Training:
         self._recorder = Recorder(env, why_not=why_no_video)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
+        self._has_advised = False
         self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
@@ -271,7 +272,19 @@ class Training:
         self._metrics.write(row)
         state.rows = self._metrics.rows
         self._reporter.row(row)
+        self._advise()
         return row
+
+    def _advise(self) -> None:
+        """Names what to change, once, where the value function learns nothing."""
+        has_critic = self._job.config.algorithm.get("use_critic", True)
+        if self._has_advised or not has_critic or not explains_nothing(self._state.rows):
+            return
+        self._has_advised = True
+        self._reporter.note(
+            "the value function explains none of the returns (vf_explained_var): lower rl.training.config.gamma, raise "
+            "rl.training.config.lr, or scale the environment's rewards to about 1 a step"
+        )
 
     def _keep_up(self, *, is_last: bool) -> None:
         """Writes the checkpoint and video that are due."""

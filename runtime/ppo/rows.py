@@ -10,11 +10,14 @@ import numpy as np
 
 from runtime.ppo.episodes import LENGTHS, RETURNS
 
+_EXPLAINED = "vf_explained_var"
+_UNEXPLAINED_ITERATIONS = 10
+_LEAST_EXPLAINED = 0.05
 _LEARNER = {
     "total_loss": "total_loss",
     "policy_loss": "policy_loss",
     "vf_loss": "vf_loss",
-    "vf_explained_var": "vf_explained_var",
+    _EXPLAINED: "vf_explained_var",
     "kl": "mean_kl_loss",
     "entropy": "entropy",
     "cur_kl_coeff": "curr_kl_coeff",
@@ -42,6 +45,16 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
     learner = result.get("learners", {}).get("default_policy", {})
     floats = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
     return row | {name: float(value) for name, value in floats.items() if _is_number(value)}
+
+
+def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the value function has predicted returns no better than their mean would, for many iterations.
+
+    Args:
+        rows: Of metrics, newest last. Without `vf_explained_var` nothing is said.
+    """
+    last = rows[-_UNEXPLAINED_ITERATIONS:]
+    return len(last) == _UNEXPLAINED_ITERATIONS and all(row.get(_EXPLAINED, 1.0) < _LEAST_EXPLAINED for row in last)
 
 
 def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:

@@ -11,7 +11,7 @@ from runtime.errors import UserError
 
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """A space as JSON: type, shape, dtype, and bounds or count; or the parts of a hybrid one."""
+    """A space as JSON: type, shape, dtype, and bounds, count or parts."""
     if isinstance(space, gymnasium.spaces.Tuple):
         return {"type": "Tuple", "spaces": [describe_space(part) for part in space.spaces]}
     described: dict[str, Any] = {
@@ -25,6 +25,8 @@ def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
     elif isinstance(space, gymnasium.spaces.Discrete):
         described["n"] = int(space.n)
         described["start"] = int(space.start)
+    elif isinstance(space, gymnasium.spaces.Dict):
+        described["spaces"] = {name: describe_space(part) for name, part in space.spaces.items()}
     elif isinstance(space, gymnasium.spaces.MultiDiscrete):
         described["nvec"] = space.nvec.tolist()
     return described
@@ -34,10 +36,12 @@ def read_space(described: dict[str, Any]) -> gymnasium.Space[Any]:
     """The space that `describe_space` described.
 
     Raises:
-        UserError: It is of another type than Box, Discrete, MultiDiscrete or a Tuple of these.
+        UserError: It is of another type than Box, Discrete, MultiDiscrete, or a Tuple or Dict of these.
     """
     if described["type"] == "Tuple":
         return gymnasium.spaces.Tuple([read_space(part) for part in described["spaces"]])
+    if described["type"] == "Dict":
+        return gymnasium.spaces.Dict({name: read_space(part) for name, part in described["spaces"].items()})
     if described["type"] == "Discrete":
         return gymnasium.spaces.Discrete(described["n"], start=described["start"])
     if described["type"] == "MultiDiscrete":

@@ -41,7 +41,7 @@ def read_space(described: dict[str, Any]) -> gymnasium.Space[Any]:
     if described["type"] == "Tuple":
         return gymnasium.spaces.Tuple([read_space(part) for part in described["spaces"]])
     if described["type"] == "Dict":
-        return gymnasium.spaces.Dict({name: read_space(part) for name, part in described["spaces"].items()})
+        return gymnasium.spaces.Dict([(name, read_space(part)) for name, part in described["spaces"].items()])
     if described["type"] == "Discrete":
         return gymnasium.spaces.Discrete(described["n"], start=described["start"])
     if described["type"] == "MultiDiscrete":

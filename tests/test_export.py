@@ -216,8 +216,16 @@ def test_an_unknown_layer_is_refused_by_its_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("space", [PLANE, PICTURE, REACH, spaces.Box(-1, 1, (2,), np.float64)])
-def test_a_space_survives_the_manifest(space: spaces.Box) -> None:
+@pytest.mark.parametrize(
+    "space",
+    [
+        *(PLANE, PICTURE, REACH, spaces.Box(-1, 1, (2,), np.float64)),
+        spaces.Discrete(3, start=-1),
+        spaces.Tuple([REACH, spaces.MultiDiscrete([2, 3])]),
+        spaces.Dict([("second", PICTURE), ("first", REACH)]),  # in an order of its own, which flattening follows
+    ],
+)
+def test_a_space_survives_the_manifest(space: gymnasium.Space[Any]) -> None:
     assert read_space(json.loads(json.dumps(describe_space(space)))) == space
 
 

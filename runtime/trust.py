@@ -71,8 +71,9 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
             lines.append(f"{name}: {why}")
     if lines:
         raise UserError(
-            f"{checkpoint}: got a checkpoint whose pickles could run its author's code; expected the files that its "
-            f"job wrote, with data alone. If you trust where it is from, set {setting}=true.\n  " + "\n  ".join(lines)
+            f"{checkpoint}: got a checkpoint that was changed or could run its author's code; expected the files that "
+            "its job wrote, with data alone. Restore from another one, start without, or, if you trust where this one "
+            f"is from, set {setting}=true.\n  " + "\n  ".join(lines)
         )
 
 

@@ -337,9 +337,8 @@ def test_export_says_what_it_was_given(tmp_path: Path, exported_results: Path) -
     assert done.returncode == 2
     assert f"model: got '{tmp_path}', which has no manifest.json; expected a model directory" in done.stderr
     done = run_smrl("export", str(exported_results), "chekpoint=best", cwd=tmp_path)
-    assert (
-        "chekpoint: got 'best' from the command line; expected checkpoint=…. Did you mean 'checkpoint'?" in done.stderr
-    )
+    expected = "expected checkpoint=… or trust_checkpoint=true. Did you mean 'checkpoint'?"
+    assert f"chekpoint: got 'best' from the command line; {expected}" in done.stderr
     with pytest.raises(UserError, match=r"checkpoint: got 'worst', which .* does not hold"):
         export_model(exported_results / "model", checkpoint="worst")
 

@@ -357,15 +357,25 @@ def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_
     assert "a checkpoint whose env is RoboschoolReacher-v1; expected RoboschoolHopper-v1" in done.stderr
 
 
-@pytest.mark.parametrize("is_cut", [True, False])
-def test_a_broken_checkpoint_is_refused(is_cut: bool, tiny_results: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "trust", "message"),
+    [
+        (b"\x80half", "false", "holds no whole checkpoint"),
+        (b"\x80", "false", "algorithm_state.pkl: not the file that job.json lists"),
+        (b"\x80", "true", "a checkpoint that cannot be restored"),
+    ],
+)
+def test_a_broken_checkpoint_is_refused(
+    content: bytes, trust: str, message: str, tiny_results: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_results / "model" / "checkpoint", broken)
     victim = broken / "algorithm_state.pkl"
-    victim.write_bytes(b"\x80half" if is_cut else b"\x80" * victim.stat().st_size)
-    done = train("--preset", "reacher", f"rl.training.restore={broken}", out=tmp_path / "out")
+    victim.write_bytes(content if len(content) > 1 else content * victim.stat().st_size)
+    words = ("--preset", "reacher", f"rl.training.restore={broken}", f"rl.training.trust_checkpoint={trust}")
+    done = train(*words, out=tmp_path / "out")
     assert done.returncode == 2
-    assert ("holds no whole checkpoint" if is_cut else "a checkpoint that cannot be restored") in done.stderr
+    assert message in done.stderr
 
 
 def test_bad_settings_are_answered_before_anything_heavy_and_leave_no_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runtime.metrics import JSONL, read_rows
 _PREFIX = "checkpoint_"
 STATE = "job.json"
 HASHES = "sha256"
+UPLOAD_MARKS = "*.sagemaker-upload*"  # .sagemaker-uploading and .sagemaker-uploaded
 _FILES = "files"
 _RNG = "rng.json"
 _KEPT = 3
@@ -220,11 +222,16 @@ def _prune(folder: Path) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(path.relative_to(folder)): path.stat().st_size for path in _written_in(folder)}
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hash_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {str(path.relative_to(folder)): hash_file(path) for path in _written_in(folder)}
+
+
+def _written_in(folder: Path) -> list[Path]:
+    """Files of a checkpoint, without the marks that SageMaker puts beside them while it uploads, which come and go."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not fnmatch(path.name, UPLOAD_MARKS))
 
 
 def hash_file(path: Path) -> str:

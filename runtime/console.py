@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.metrics import metric_line
+from runtime.stop import write_line
 
 # Of an iteration in an environment, and of one on logged data.
 _REFRESHES_PER_S = 4
@@ -41,8 +40,7 @@ class Reporter:
 
     def answer(self, text: str) -> None:
         """What a stop request does, shown at once; called by a signal handler, which may not write to a stream."""
-        with contextlib.suppress(OSError):  # of a terminal that is gone
-            os.write(2, f"smrl: {text}\n".encode())
+        write_line(text)
 
     def row(self, row: dict[str, float]) -> None:
         """The metrics of an iteration."""

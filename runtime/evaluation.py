@@ -125,7 +125,7 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     if read_state(checkpoint).env == UNITY_ID and not is_offline:
         spec, recorder, playing = _open_scene(checkpoint, chosen, places, (reporter, stop))
     else:
-        spec, policy = _load(checkpoint, chosen)
+        spec, policy = _load(checkpoint, chosen, is_foreign=_is_foreign(checkpoint, chosen, places))
         recorder = Recorder(spec)
         playing = _play((spec, policy), recorder, chosen, video, stop)
     episodes = []
@@ -223,7 +223,7 @@ def _open_scene(
         state.policy["env_config"],
         places.container.channels,
         logs=places.videos / "unity",
-        trusts_player=_trusts(chosen) or checkpoint.is_relative_to(places.model),
+        trusts_player=not _is_foreign(checkpoint, chosen, places),
     )
     spec = EnvSpec(UNITY_ID, settings)
     with stop:
@@ -252,6 +252,12 @@ def _trusts(chosen: Mapping[str, Any]) -> bool:
     return bool(chosen.get("trust_checkpoint", False))
 
 
+def _is_foreign(checkpoint: Path, chosen: Mapping[str, Any], places: Places) -> bool:
+    """Whether a model may be a stranger's: an archive, but for one in a channel, which its job has set."""
+    is_archive = not checkpoint.is_relative_to(places.model)
+    return is_archive and places.model not in places.container.channels.values() and not _trusts(chosen)
+
+
 def _most_episodes(chosen: Mapping[str, Any]) -> float:
     return float(chosen.get("evaluate_episodes", math.inf if "evaluate_steps" in chosen else _DEFAULT_EPISODES))
 
@@ -272,8 +278,12 @@ def _refuse_race(chosen: Mapping[str, Any]) -> None:
     problems.raise_if_any()
 
 
-def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy | NetworkPolicy]:
-    """The environment to play and the policy that plays it, once they fit each other."""
+def _load(checkpoint: Path, chosen: Mapping[str, Any], *, is_foreign: bool) -> tuple[EnvSpec, Policy | NetworkPolicy]:
+    """The environment to play and the policy that plays it, once they fit each other.
+
+    Raises:
+        UserError: They do not, or an archive of somebody else's names a program as its environment.
+    """
     from runtime.checkpoint import read_state
 
     state = read_state(checkpoint)
@@ -281,7 +291,13 @@ def _load(checkpoint: Path, chosen: Mapping[str, Any]) -> tuple[EnvSpec, Policy 
     if not name:
         raise UserError("env: got none, and the model learned from a log without one; expected env=NAME to play in.")
     is_offline = "algorithm" in state.policy
-    env_config = state.policy["env_config"] if name == state.env else {}
+    is_program = is_foreign and (":" in name or name == UNITY_ID)  # imports a module, or starts a player
+    if is_program and "env" not in chosen:
+        raise UserError(
+            f"env: got {name!r} from an archive, which runs a program; expected one that you name. Set env={name} if "
+            "that is what you want to run, or trust_checkpoint=true if you trust where the model is from."
+        )
+    env_config = state.policy["env_config"] if name == state.env and not is_program else {}
     spec = EnvSpec(name, env_config, state.policy["horizon"])
     problems = Problems()
     check_env_name("env", name, "the model", problems)

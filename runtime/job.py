@@ -11,9 +11,7 @@ from typing import NoReturn
 from runtime.container import Container, find_base, read_container
 from runtime.errors import JobError, describe_root
 from runtime.scratch import remove_own_folders
-from runtime.stop import LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
-
-_INTERRUPTED = 130  # as shells say
+from runtime.stop import INTERRUPTED, LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
 
 
 def run_job(
@@ -50,8 +48,8 @@ def run_job(
     except KeyboardInterrupt:
         sys.stderr.write("smrl: interrupted\n")
         if ends_process:
-            _end_now(_INTERRUPTED)
-        return _INTERRUPTED
+            _end_now(INTERRUPTED)
+        return INTERRUPTED
     except Exception as error:
         report_crash(error, container)
         return 1

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.checkpoint import best_checkpoint, find_checkpoint, read_state, replace_folder, sweep
+from runtime.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, read_state, replace_folder, sweep
 from runtime.errors import PlatformError, UserError
 from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.hyperparameters import JobConfig
@@ -122,7 +122,7 @@ def _forget_exports(folder: Path) -> None:
 
 def _replace(source: Path, target: Path) -> None:
     aside = target.with_name(f".{target.name}.writing")
-    shutil.copytree(source, aside)
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
     replace_folder(aside, target)
 
 

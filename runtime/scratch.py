@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from runtime.container import find_ray_root
+from runtime.errors import PlatformError
 
 _PREFIX, _LOCK, _MARK = "smrl-", ".lock", "scratch folder of smrl\n"
 _held: dict[tuple[int, Path], tuple[Path, IO[str]]] = {}  # by process, as forks inherit it, and by the folder above
@@ -47,11 +48,18 @@ def ray_folder() -> Path:
 
 
 def _make(root: Path) -> tuple[Path, IO[str]]:
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    aside = folder / f"{_LOCK}.new"
-    lock = aside.open("w")
-    lock.write(_MARK)
-    lock.flush()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+        aside = folder / f"{_LOCK}.new"
+        lock = aside.open("w")
+        lock.write(_MARK)
+        lock.flush()
+    except OSError as error:
+        raise PlatformError(
+            f"{root}: got a temporary folder that cannot be written to ({error.strerror or error}); expected room for "
+            "this job's files. Free some, or set TMPDIR (RAY_TMPDIR for Ray's) to another folder."
+        ) from None
     fcntl.flock(lock, fcntl.LOCK_EX)
     aside.rename(folder / _LOCK)  # which nobody can find unlocked while we live
     return folder, lock

@@ -16,7 +16,7 @@ _GRACE_S = 12.0
 # `timeout -s INT` signals its child and then the whole group: SIGINTs that follow each other this fast are one Ctrl-C.
 _ONE_CTRL_C_S = 0.5
 _STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_INTERRUPTED = 130  # as shells say of a program that a Ctrl-C has ended
+INTERRUPTED = 130  # as shells say of a program that a Ctrl-C has ended
 _AT_ONCE_S = 1.0  # that a second Ctrl-C leaves to what an exception ends in good order
 _SHOW_CURSOR = b"\x1b[?25h"  # which a live display hides
 
@@ -54,12 +54,13 @@ SAVING = Phase("the results are being written; the job ends with them")
 SUPPORTING = Phase("this host stays until the first one has saved")
 
 
-def _write_line(text: str) -> None:
+def write_line(text: str) -> None:
+    """Writes a line to stderr at once, as a signal handler may."""
     with contextlib.suppress(OSError):  # of a terminal that is gone
         os.write(2, f"smrl: {text}\n".encode())  # buffered streams are not to be written to by a signal handler
 
 
-def end_now(code: int = _INTERRUPTED) -> NoReturn:
+def end_now(code: int = INTERRUPTED) -> NoReturn:
     """Ends the process where it stands: files appear whole or not at all, and Ray's processes end with it."""
     if os.isatty(1):
         with contextlib.suppress(OSError):
@@ -84,7 +85,7 @@ class StopRequest:
     """
 
     signal_name: str | None = None
-    tell: Callable[[str], None] = staticmethod(_write_line)
+    tell: Callable[[str], None] = staticmethod(write_line)
 
     def __init__(
         self, phase: Phase = WORKING, *, grace_s: float = _GRACE_S, one_ctrl_c_s: float = _ONE_CTRL_C_S

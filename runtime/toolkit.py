@@ -55,13 +55,14 @@ def train() -> None:
         # The script has ended: how it ended is for the toolkit to report, whatever is asked for from now on.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A helper of a shell script may have failed on the way to success.
-    (Path(env.output_dir) / "failure").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (Path(env.output_dir) / "failure").unlink(missing_ok=True)
 
 
 def _prepare_requirements(requirements: Path) -> None:
     try:
         taken = leave_out_served(requirements)
-    except OSError as error:  # a folder that cannot be written to: pip tries what there is
+    except (OSError, UnicodeError) as error:  # it cannot be written, or read: pip tries what there is
         sys.stderr.write(f"smrl: requirements.txt stays as it is: {error}\n")
         return
     for requirement in taken:

@@ -66,8 +66,7 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
     lines = [] if listed else [f"{STATE}: lists no hashes, as in checkpoints of before they were written"]
     for path in sorted(checkpoint.rglob("*")) if listed else ():
         name = str(path.relative_to(checkpoint))
-        is_folder = path.is_dir() and not path.is_symlink()
-        if not is_folder and name != STATE and (why := _why_not(path, listed.get(name))) is not None:
+        if (why := _why_not(path, listed.get(name))) is not None:
             lines.append(f"{name}: {why}")
     if lines:
         raise UserError(
@@ -78,13 +77,13 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
 
 
 def _why_not(path: Path, listed: str | None) -> str | None:
-    """Why a file is not let through, or None."""
+    """Why a file is not let through, or None. Others than RLlib reads may lie there unlisted, as SageMaker's marks."""
     if path.is_symlink():  # of a folder, whose files would be read unseen
         return "a link, which this program does not write"
     if path.suffix in _REFUSED:
         return "a state in msgpack, which this program does not write"
     if listed is None:
-        return f"not listed in {STATE}"
+        return f"not listed in {STATE}" if path.suffix == _PICKLES else None
     if listed != hash_file(path):
         return f"not the file that {STATE} lists: its SHA-256 is another"
     if path.suffix != _PICKLES or path.name == _CONSTRUCTOR:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import PlatformError
 from runtime.scratch import ray_folder, remove_dead_folders, scratch_folder
 from tests.conftest import ROOT, clean_environment
 
@@ -74,3 +75,9 @@ def test_rays_folder_is_short_enough_for_its_sockets(tmp_path: Path, monkeypatch
     assert len(f"{ray_folder()}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") <= 107
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert ray_folder().parent.parent == tmp_path
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there"))
+    assert ray_folder().parent.parent == tmp_path / "not" / "there"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    with pytest.raises(PlatformError, match=r"file: got a temporary folder that cannot be written to"):
+        ray_folder()

@@ -138,6 +138,19 @@ def test_a_strangers_model_is_played_exported_and_served_without_its_pickles(
     assert not marker.exists()
 
 
+def test_an_archive_runs_no_program_as_its_environment(tiny_results: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_results / "model", model)
+    described = json.loads((model / "checkpoint" / "job.json").read_text())
+    described["env"] = "tests.environments:NoFrames"
+    (model / "checkpoint" / "job.json").write_text(json.dumps(described))
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        tar.add(model, arcname=".")
+    done = run_smrl("evaluate", str(tmp_path / "model.tar.gz"), "--out", str(tmp_path / "out"), cwd=ROOT)
+    assert done.returncode == 2
+    assert "env: got 'tests.environments:NoFrames' from an archive, which runs a program" in done.stderr
+
+
 def test_a_strangers_checkpoint_is_resumed_only_if_it_is_trusted(
     hostile_model: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -84,6 +84,13 @@ def test_a_pickle_that_calls_a_function_is_never_read(name: str, tmp_path: Path)
     assert not marker.exists()
 
 
+def test_marks_that_sagemaker_puts_beside_a_checkpoints_files_change_nothing(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, {"state.pkl": STATES, "state.pkl.sagemaker-uploading": b""})
+    assert not any("sagemaker" in name for name in json.loads((checkpoint / STATE).read_text())["files"])
+    (checkpoint / "state.pkl.sagemaker-uploading").rename(checkpoint / "state.pkl.sagemaker-uploaded")
+    check_checkpoint(checkpoint, trust=False, setting="rl.training.trust_checkpoint")
+
+
 def test_functions_of_trusted_libraries_are_no_way_around(tmp_path: Path) -> None:
     """numpy's loader and torch's storages unpickle what they are given."""
     for payload in (

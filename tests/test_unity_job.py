@@ -263,16 +263,38 @@ def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_p
     assert settled.items() >= {"file_name": str(other), "seed": 8}.items()
 
 
-@pytest.mark.parametrize(
-    "named", [{"file_name": "/bin/sh"}, {"env_name": "/bin/sh"}, {"env_name": "Basic", "registry_url": "file:///x"}]
-)
-def test_an_archive_starts_no_program_that_its_author_named(tmp_path: Path, named: dict[str, str]) -> None:
+@pytest.mark.parametrize("trained", [{"file_name": "/bin/sh"}, {"env_name": "/bin/sh"}])
+@pytest.mark.parametrize("chosen", [{}, {"env": "Unity-v0"}, {"env_config": {"timeout_s": 9}}])
+def test_an_archive_starts_no_program_that_its_author_named(
+    tmp_path: Path, trained: dict[str, str], chosen: dict[str, Any]
+) -> None:
     from runtime.errors import UserError
     from runtime.unity.evaluating import settle_evaluation
 
-    trained = {**named, "additional_args": ["-c", "touch escaped"]}
-    with pytest.raises(UserError, match=r"got an archive whose \w+ is .*trust_checkpoint=true"):
-        settle_evaluation({}, trained, {}, logs=tmp_path, trusts_player=False)
+    with pytest.raises(UserError, match=r"an archive that names a program to start, .*/bin/sh.*trust_checkpoint=true"):
+        settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+
+
+@pytest.mark.parametrize("by_env", [True, False])
+def test_a_player_that_is_named_gets_nothing_of_an_archives_program(tmp_path: Path, by_env: bool) -> None:
+    from runtime.unity.evaluating import settle_evaluation
+
+    own = str(build_player(tmp_path / "own", "Basic"))
+    trained = {
+        "file_name": "/bin/sh",
+        "registry_url": "file:///x",
+        "additional_args": ["-c"],
+        "log_folder": "/",
+        "seed": 3,
+    }
+    chosen = {"env": own} if by_env else {"env_config": {"env_name": own}}
+    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=False)
+    assert settled["file_name"] == own
+    assert settled["additional_args"] == []
+    assert settled["log_folder"] == str(tmp_path / "logs")
+    assert "registry_url" not in settled
+    trusted = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=True)
+    assert trusted["file_name"] == own
 
 
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:

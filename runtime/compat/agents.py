@@ -34,11 +34,12 @@ class PPOTrainer:
         from runtime.manifest import MANIFEST
         from runtime.model import open_model
         from runtime.policy_file import read_policy
+        from runtime.scratch import scratch_folder
 
         place = Path(checkpoint)
         # Scripts name a file in the model directory (checkpoint, checkpoint-10): the directory knows what it holds.
         folder = next((p for p in (place, place.parent) if (p / MANIFEST).is_file()), place)
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
             found = open_model(folder, scratch=Path(scratch))
             state = read_state(found)
             name = self.env_name or state.env

@@ -21,7 +21,8 @@ def derive_seed(seed: int, *words: int) -> int:
     """
     if not any(words):
         return seed
-    return int(np.random.SeedSequence((seed, *words)).generate_state(1)[0]) % _MOST
+    # With their number: a sequence of words is as one with zeros at its end.
+    return int(np.random.SeedSequence((seed, len(words), *words)).generate_state(1)[0]) % _MOST
 
 
 def seed_start(config: JobConfig, env: EnvSpec, *, steps: int) -> tuple[JobConfig, EnvSpec]:

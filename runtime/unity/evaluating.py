@@ -25,8 +25,8 @@ from runtime.video import Episode
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.
 LONGEST_EPISODE = 10_000
 
-# Settings that say which program is started.
-_PLAYER = ("file_name", "registry_url", "env_name")
+# Settings that say which program is started, with what, and where files go.
+_OF_PROGRAM = ("file_name", "registry_url", "additional_args", "cache_folder", "log_folder", "folder")
 
 
 def settle_evaluation(
@@ -47,35 +47,35 @@ def settle_evaluation(
         trusts_player: Whether a program that the model names may be started.
 
     Raises:
-        UserError: They are wrong, or name a program that is not trusted.
+        UserError: They are wrong, or the only program that is named is not trusted.
     """
-    settings = dict(trained)
-    if EXECUTABLE_CHANNEL in channels:  # the machine that trained had its player elsewhere
+    named, env = chosen.get("env_config", {}), chosen.get("env", UNITY_ID)
+    settings = dict(trained) if trusts_player else _without_program(trained)
+    # The machine that trained had its player elsewhere; or this one is to play another.
+    if EXECUTABLE_CHANNEL in channels or "env_name" in named:
         settings.pop("file_name", None)
-    named = chosen.get("env_config", {})
-    if not trusts_player and "env" not in chosen and not any(name in named for name in _PLAYER):
-        _refuse_own_player(settings)
     settings |= named
-    if chosen.get("env", UNITY_ID) != UNITY_ID:
-        settings = {name: value for name, value in settings.items() if name != "file_name"}
-        settings["env_name"] = chosen["env"]
+    if env != UNITY_ID:
+        settings.pop("file_name", None)
+        settings["env_name"] = env
+    if EXECUTABLE_CHANNEL not in channels and settings.keys().isdisjoint(("file_name", "env_name")):
+        untrusted = {name: trained[name] for name in ("file_name", "env_name") if name in trained}
+        if untrusted:
+            raise UserError(
+                f"model: got an archive that names a program to start, {untrusted}; expected a player that you name. "
+                "Set env or rl.training.config.env_config.env_name to it, or trust_checkpoint=true if you trust where "
+                "the model is from."
+            )
     settings["seed"] = chosen.get("seed", secrets.randbelow(2**31))  # not the scenario that was trained in
     return {"log_folder": str(logs.absolute()), **find_scene(settings, channels, where="the scene to play")}
 
 
-def _refuse_own_player(settings: Mapping[str, Any]) -> None:
-    """Refuses a model that names a program to start, but for a scene in Unity's own registry.
-
-    Raises:
-        UserError: It does.
-    """
-    for name in _PLAYER:
-        if name in settings and not (name == "env_name" and is_of_registry(settings[name], None)):
-            raise UserError(
-                f"model: got an archive whose {name} is {settings[name]!r}, a program to start; expected a player that "
-                "you name. Set rl.training.config.env_config.env_name to it, or trust_checkpoint=true if you trust "
-                "where the model is from."
-            )
+def _without_program(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's settings without those that start a program, but for the name of a scene in Unity's registry."""
+    kept = {name: value for name, value in trained.items() if name not in _OF_PROGRAM}
+    if not is_of_registry(kept.get("env_name"), None):
+        kept.pop("env_name", None)
+    return kept
 
 
 class ScenePlay:

@@ -51,7 +51,7 @@ _LOSS: dict[str, Setting] = {
     "lr": Setting("schedule", "Adam's learning rate.", low=0),
     "gamma": Setting("float", "Discount per step.", low=0, high=1),
     "lambda_": Setting("float", "GAE's lambda.", low=0, high=1),
-    "use_gae": Setting("bool", "Generalised advantage estimation; false: returns less values, a lambda_ of 1."),
+    "use_gae": Setting("bool", "Generalized advantage estimation; false: discounted returns minus values (lambda_ 1)."),
     "use_critic": Setting("bool", "A value function as baseline."),
     "clip_param": Setting("float", "PPO's ratio clip.", low=0, above=True),
     "vf_clip_param": Setting("float", "Clip of the squared value error; large for large returns.", low=0, above=True),

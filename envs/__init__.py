@@ -12,4 +12,7 @@ register_roboschool()
 register_deepracer()
 register_unity()
 
-__all__ = ["DEEPRACER_ID", "ROBOSCHOOL_IDS", "UNITY_ID"]
+# Ids whose environments start the program that their settings name.
+PROGRAM_IDS = frozenset({UNITY_ID})
+
+__all__ = ["DEEPRACER_ID", "PROGRAM_IDS", "ROBOSCHOOL_IDS", "UNITY_ID"]

@@ -84,7 +84,10 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
         (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
         (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
         counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
-        described = {**counters, _FILES: _sizes(aside), HASHES: _hashes(aside)}
+        written = {str(path.relative_to(aside)): path for path in _written_in(aside)}
+        sizes = {name: path.stat().st_size for name, path in written.items()}
+        hashes = {name: hash_file(path) for name, path in written.items()}
+        described = {**counters, _FILES: sizes, HASHES: hashes}
         (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         _flush_tree(aside)
         replace_folder(aside, final)
@@ -221,14 +224,6 @@ def _prune(folder: Path) -> None:
     sweep(folder)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {str(path.relative_to(folder)): path.stat().st_size for path in _written_in(folder)}
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hash_file(path) for path in _written_in(folder)}
-
-
 def _written_in(folder: Path) -> list[Path]:
     """Files of a checkpoint, without the marks that SageMaker puts beside them while it uploads, which come and go."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not fnmatch(path.name, UPLOAD_MARKS))
@@ -253,7 +248,8 @@ def _score(checkpoint: Path) -> float | None:
 def _flush_tree(folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         for name in files:
-            flush(Path(parent) / name)
+            if not fnmatch(name, UPLOAD_MARKS):
+                flush(Path(parent) / name)
         flush(Path(parent))
 
 

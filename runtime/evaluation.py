@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from envs import DEEPRACER_ID, UNITY_ID
+from envs import DEEPRACER_ID, PROGRAM_IDS, UNITY_ID
 from runtime.console import Reporter, Summary
 from runtime.container import Container, Layout
 from runtime.environments import EnvSpec, check_env_name, make_env
@@ -291,7 +291,7 @@ def _load(checkpoint: Path, chosen: Mapping[str, Any], *, is_foreign: bool) -> t
     if not name:
         raise UserError("env: got none, and the model learned from a log without one; expected env=NAME to play in.")
     is_offline = "algorithm" in state.policy
-    is_program = is_foreign and (":" in name or name == UNITY_ID)  # imports a module, or starts a player
+    is_program = is_foreign and (":" in name or name in PROGRAM_IDS)  # imports a module, or starts a program
     if is_program and "env" not in chosen:
         raise UserError(
             f"env: got {name!r} from an archive, which runs a program; expected one that you name. Set env={name} if "

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from benchmarks.offline_problems import CARTPOLE, PLAYED, PROBLEMS, Problem, as_policy, collect, play
 from runtime.offline.bcq import Learner
-from runtime.offline.bounds import bound_returns
+from runtime.offline.data.transitions import Transitions
+from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.selection import Judge, choose, draw_judges
-from runtime.offline.transitions import Transitions
 
 _PAGE = Path(__file__).with_suffix(".md")
 
@@ -236,7 +236,7 @@ def measure_reading(megabytes: int = 1000) -> list[str]:
         rows = _write_large(path, megabytes)
         program = (
             "import resource, sys, time; from pathlib import Path\n"
-            "from runtime.offline.reading import read_transitions\n"
+            "from runtime.offline.data.reading import read_transitions\n"
             "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; started = time.perf_counter()\n"
             "d = read_transitions(Path(sys.argv[1])); took = time.perf_counter() - started\n"
             "arrays = d.observations, d.actions, d.rewards, d.next_rows, d.starts, d.probabilities\n"

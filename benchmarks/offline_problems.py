@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.offline.bcq import Recipe
-from runtime.offline.network_policy import NetworkPolicy
-from runtime.offline.reading import read_transitions
-from runtime.offline.rollouts import Policy, VectoredGymEnvironment
-from runtime.offline.transitions import Transitions
+from runtime.offline.data.reading import read_transitions
+from runtime.offline.data.rollouts import Policy, VectoredGymEnvironment
+from runtime.offline.data.transitions import Transitions
+from runtime.policies.network_policy import NetworkPolicy
 
 PLAYED = 100  # episodes that tell what a policy really does
 CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 0.999, 0)

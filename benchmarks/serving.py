@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from runtime.policy_file import read_policy
+from runtime.artifacts.policy_file import read_policy
 from runtime.serving.served_policy import load_policy
 
 _ROOT = Path(__file__).resolve().parent.parent

@@ -62,8 +62,8 @@ def rayserve(port: int, checkpoint: Path) -> None:
 
 
 def _policy(checkpoint: Path) -> Any:
-    from runtime.manifest import read_manifest
-    from runtime.policy_file import read_policy
+    from runtime.artifacts.manifest import read_manifest
+    from runtime.artifacts.policy_file import read_policy
 
     return read_policy(checkpoint, settings=read_manifest(checkpoint.parent))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import JobError, UserError
 
 if TYPE_CHECKING:
-    from runtime.container import Container
-    from runtime.stop import StopRequest
+    from runtime.container.paths import Container
+    from runtime.container.signals import StopRequest
 
 _EPILOG = """\
 settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
@@ -186,8 +186,8 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from runtime.job import run_job
-    from runtime.stop import LOOKING
+    from runtime.container.job import run_job
+    from runtime.container.signals import LOOKING
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
@@ -196,7 +196,7 @@ def _train(arguments: argparse.Namespace) -> int:
         overrides["rl.training.data"] = arguments.data
 
     def train(container: Container, stop: StopRequest) -> None:
-        from runtime.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
 
         run_training(container, stop, Request(overrides, results=arguments.out))
 
@@ -204,8 +204,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from runtime.evaluation import run_evaluation
-    from runtime.job import run_job
+    from runtime.container.job import run_job
+    from runtime.jobs.evaluation import run_evaluation
 
     # Without a model on the line, argparse takes the first setting for it.
     is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
@@ -216,15 +216,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from runtime.export.command import run_export
-    from runtime.job import run_job
+    from runtime.container.job import run_job
+    from runtime.export.export_command import run_export
 
     settings = parse_settings(arguments.settings)
     return run_job(lambda container, stop: run_export(arguments.model, settings))
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from runtime.container import read_serving_environment
+    from runtime.container.paths import read_serving_environment
     from runtime.serving.server import ServeRequest, run_server
 
     _refuse_settings(arguments.settings)
@@ -234,7 +234,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _transform(arguments: argparse.Namespace) -> int:
-    from runtime.job import run_job
+    from runtime.container.job import run_job
     from runtime.serving.transform import run_transform
 
     _refuse_settings(arguments.settings)
@@ -246,8 +246,8 @@ def _transform(arguments: argparse.Namespace) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> int:
-    from runtime.job import run_job
-    from runtime.offline.collecting import CollectRequest, run_collect
+    from runtime.container.job import run_job
+    from runtime.offline.data.collecting import CollectRequest, run_collect
 
     _refuse_settings(arguments.settings)
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
@@ -256,8 +256,8 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    from runtime.job import run_job
-    from runtime.tuning.run import TuningRequest, run_tuning
+    from runtime.container.job import run_job
+    from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
@@ -267,7 +267,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from runtime.report.command import run_report
+    from runtime.report.report_command import run_report
 
     _refuse_settings(arguments.settings)
     print(run_report(arguments.results, arguments.out))
@@ -283,7 +283,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _tracks(arguments: argparse.Namespace) -> int:
-    from runtime.deepracer.track_listing import list_tracks
+    from runtime.families.deepracer.track_listing import list_tracks
 
     _refuse_settings(arguments.settings)
     print(list_tracks(arguments.names, arguments.tracks, arguments.out))
@@ -291,8 +291,8 @@ def _tracks(arguments: argparse.Namespace) -> int:
 
 
 def _reward_check(arguments: argparse.Namespace) -> int:
-    from runtime.coercion import parse_text
-    from runtime.deepracer.reward_check import check_reward
+    from runtime.families.deepracer.reward_check import check_reward
+    from runtime.settings.types import parse_text
 
     settings = {name: parse_text(text) for name, text in parse_settings(arguments.settings).items()}
     out = arguments.out or arguments.file.with_suffix(".reward.png")
@@ -302,7 +302,7 @@ def _reward_check(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
-    from runtime.container import mark_users_script
+    from runtime.container.paths import mark_users_script
 
     if not arguments.script.is_file():
         raise UserError(f"run: got {arguments.script} from the command line; expected a Python file.")
@@ -317,7 +317,7 @@ def _refuse_settings(words: Sequence[str]) -> None:
 
 
 def _presets(arguments: argparse.Namespace) -> int:
-    from runtime.preset_listing import list_presets, show_preset
+    from runtime.settings.preset_listing import list_presets, show_preset
 
     if arguments.action == "show":
         if not arguments.name:

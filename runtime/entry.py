@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.cli import parse_settings
-from runtime.container import Container
-from runtime.job import run_job
-from runtime.stop import LOOKING, StopRequest
+from runtime.container.job import run_job
+from runtime.container.paths import Container
+from runtime.container.signals import LOOKING, StopRequest
 
 
 def train(argv: Sequence[str]) -> int:
     """Trains; returns the exit code."""
 
     def work(container: Container, stop: StopRequest) -> None:
-        from runtime.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
 
         run_training(container, stop, Request(_settings(argv, container)))
 
@@ -23,28 +23,28 @@ def train(argv: Sequence[str]) -> int:
 
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluates the model of the `model` channel; returns the exit code."""
-    from runtime.evaluation import run_evaluation
+    from runtime.jobs.evaluation import run_evaluation
 
     return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
 
 
 def tune(argv: Sequence[str]) -> int:
     """Tunes as the container's tuning job says; returns the exit code."""
-    from runtime.tuning.run import TuningRequest, run_tuning
+    from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
     return run_job(lambda container, stop: run_tuning(container, stop, TuningRequest(None, _settings(argv, container))))
 
 
 def train_deepracer(argv: Sequence[str]) -> int:
     """Trains as DeepRacer's notebook asks; returns the exit code."""
-    from runtime.deepracer.worker import run_worker
+    from runtime.jobs.deepracer_training_worker import run_worker
 
     return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container)))
 
 
 def evaluate_deepracer(argv: Sequence[str]) -> int:
     """Races as DeepRacer's notebook asks; returns the exit code."""
-    from runtime.deepracer.evaluation_worker import run_evaluation_worker
+    from runtime.jobs.deepracer_evaluation_worker import run_evaluation_worker
 
     return run_job(lambda container, stop: run_evaluation_worker(container, stop, _settings(argv, container)))
 

@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from runtime.container import Container, read_container
-from runtime.environments import EnvCreator
+from runtime.container.job import run_script
+from runtime.container.paths import Container, read_container
+from runtime.container.signals import StopRequest
+from runtime.environments.old_gym import as_gymnasium
+from runtime.environments.spec import EnvCreator
 from runtime.errors import UserError
-from runtime.hyperparameters import JobConfig
-from runtime.job import run_script
-from runtime.old_gym import as_gymnasium
-from runtime.stop import StopRequest
-from runtime.training import Request, run_training
+from runtime.jobs.training import Request, run_training
+from runtime.settings.resolve import JobConfig
 
 
 class SageMakerRayLauncher:

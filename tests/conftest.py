@@ -22,7 +22,7 @@ import pytest
 from tests.warm_smrl import WarmSmrl
 
 if TYPE_CHECKING:
-    from runtime.policy import Policy
+    from runtime.policies.policy import Policy
     from tests.servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,7 +202,7 @@ class Running:
 @pytest.fixture
 def opt_ml(tmp_path: Path) -> OptMl:
     """A fresh /opt/ml with the images' hook."""
-    return OptMl(tmp_path / "opt_ml", {"SAGEMAKER_TRAINING_MODULE": "runtime.toolkit:train"})
+    return OptMl(tmp_path / "opt_ml", {"SAGEMAKER_TRAINING_MODULE": "runtime.container.toolkit:train"})
 
 
 @pytest.fixture(scope="session")
@@ -246,8 +246,8 @@ def server(exported_results: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def policy(exported_results: Path) -> Policy:
     """The policy that was trained, from its checkpoint."""
-    from runtime.manifest import read_manifest
-    from runtime.policy_file import read_policy
+    from runtime.artifacts.manifest import read_manifest
+    from runtime.artifacts.policy_file import read_policy
 
     folder = exported_results / "model"
     return read_policy(folder / "checkpoint", settings=read_manifest(folder))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.presets_page import page as presets_page
-from runtime.settings_page import page as settings_page
+from runtime.settings.docs import page as settings_page
+from runtime.settings.presets_page import page as presets_page
 from tests.conftest import ROOT, run_smrl
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
@@ -61,7 +61,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 def test_every_command_of_smrl_is_in_the_readme_or_the_docs() -> None:
-    from runtime.init import COMMANDS
+    from runtime.container.init import COMMANDS
 
     text = "\n".join(page.read_text() for page in PAGES)
     for command in COMMANDS:

@@ -15,9 +15,9 @@ import nbformat
 import pytest
 from moto.server import ThreadedMotoServer
 
-from runtime.coercion import parse_text
-from runtime.hyperparameters import Source, resolve
-from runtime.tuning.job import read_job
+from runtime.settings.resolve import Source, resolve
+from runtime.settings.types import parse_text
+from runtime.tuning.request import read_job
 from tests.conftest import PEERS, ROOT, SHORT_RACES, TINY, clean_environment
 from tests.unity_stand_in import build_player
 

@@ -61,20 +61,11 @@ class WarmSmrl:
 
 
 def _import_all() -> None:
-    from runtime.ray_session import prepare_environment
+    from runtime.cluster.session import prepare_environment
 
     prepare_environment()
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
-
-    import runtime.evaluation
-    import runtime.export.exporter
-    import runtime.offline.bcq
-    import runtime.offline.job
-    import runtime.offline.run
-    import runtime.ppo.loop
-    import runtime.report.page
-    import runtime.training  # noqa: F401
 
 
 def _serve(requests: IO[str]) -> None:

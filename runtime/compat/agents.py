@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runtime.environments import EnvSpec
+from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 
 
@@ -28,13 +28,13 @@ class PPOTrainer:
         Raises:
             UserError: There is no checkpoint.
         """
-        from runtime.checkpoint import read_state
-        from runtime.environments import make_env
+        from runtime.artifacts.checkpoint import read_state
+        from runtime.artifacts.manifest import MANIFEST
+        from runtime.artifacts.model_directory import open_model
+        from runtime.artifacts.policy_file import read_policy
+        from runtime.container.scratch import scratch_folder
+        from runtime.environments.spec import make_env
         from runtime.launcher import registered_creator
-        from runtime.manifest import MANIFEST
-        from runtime.model import open_model
-        from runtime.policy_file import read_policy
-        from runtime.scratch import scratch_folder
 
         place = Path(checkpoint)
         # Scripts name a file in the model directory (checkpoint, checkpoint-10): the directory knows what it holds.

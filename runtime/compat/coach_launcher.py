@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from runtime.container import Container
+from runtime.container.job import run_script
+from runtime.container.paths import Container
+from runtime.container.signals import StopRequest
 from runtime.errors import UserError
-from runtime.job import run_script
-from runtime.stop import StopRequest
-from runtime.training import Request, run_training
+from runtime.jobs.training import Request, run_training
 
 _PRESET_KEYS = ("RLCOACH_PRESET", "preset")
 

@@ -15,9 +15,9 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  # registers the Roboschool ids
-from runtime.container import in_users_script
-from runtime.old_gym import to_old_space
-from runtime.video import Mp4Writer
+from runtime.container.paths import in_users_script
+from runtime.environments.old_gym import to_old_space
+from runtime.outputs.video import Mp4Writer
 
 # Steps after which Monitor ends an episode whose environment has no limit. Ray 0.8 sampled its actions and left any
 # cycle in the end; `compute_action` is deterministic here, and never does.

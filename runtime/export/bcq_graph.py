@@ -16,7 +16,7 @@ from torch import nn
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.layers import add_layers
-from runtime.observation_filter import ObservationFilter
+from runtime.policies.filter import ObservationFilter
 
 PROBABILITIES = "action_probabilities"
 

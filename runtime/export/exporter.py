@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtime
-from runtime.checkpoint import flush, is_whole
+from runtime.artifacts.checkpoint import flush, is_whole
+from runtime.artifacts.manifest import note_exports, read_manifest
+from runtime.artifacts.policy_file import read_policy
 from runtime.errors import JobError, PlatformError, UserError
 from runtime.export.bcq_graph import PROBABILITIES
 from runtime.export.graph import (
@@ -38,11 +40,9 @@ from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_ob
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
-from runtime.manifest import note_exports, read_manifest
-from runtime.offline.network_policy import FILE, NetworkPolicy
-from runtime.policy import Policy
-from runtime.policy_file import read_policy
-from runtime.spaces import read_box
+from runtime.policies.network_policy import FILE, NetworkPolicy
+from runtime.policies.policy import Policy
+from runtime.policies.spaces import read_box
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}

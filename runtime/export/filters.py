@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.export.graph import Graph
-from runtime.observation_filter import ObservationFilter
+from runtime.policies.filter import ObservationFilter
 
 # Deviations between a mean and 0 from where on the filter is computed in double: float32 is off by 6e-7 of one here.
 _FAR = 10.0

@@ -12,7 +12,7 @@ from torch import nn
 
 from runtime.errors import UserError
 from runtime.export.graph import Graph
-from runtime.pixels import ExactLinear, PixelScale
+from runtime.policies.pixels import ExactLinear, PixelScale
 
 
 def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from runtime.observation_filter import ObservationFilter
+from runtime.policies.filter import ObservationFilter
 
 OBSERVATION_COUNT = 256
 TOLERANCE = 1e-5

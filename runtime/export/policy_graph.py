@@ -17,8 +17,8 @@ from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import OBSERVATIONS, Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
-from runtime.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
-from runtime.policy import Policy
+from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
+from runtime.policies.policy import Policy
 
 _LOG_2PI = math.log(2 * math.pi)
 

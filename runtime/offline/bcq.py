@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional
 
 from runtime.errors import UserError
-from runtime.observation_filter import ObservationFilter
-from runtime.offline.network_policy import CLIP, Kind, NetworkPolicy, make_filter
-from runtime.offline.transitions import TERMINAL, UNKNOWN, Transitions
+from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
+from runtime.policies.filter import ObservationFilter
+from runtime.policies.network_policy import CLIP, Kind, NetworkPolicy, make_filter
 
 # It greets on stdout, where metrics belong, and old gym, which it imports, says farewell on stderr.
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.offline.bounds import ReturnBounds, bound_returns
-from runtime.offline.fqe import COARSE, FINE, FittedQEvaluation
-from runtime.offline.network_policy import NetworkPolicy
-from runtime.offline.ope import (
+from runtime.offline.data.transitions import Transitions
+from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
+from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
+from runtime.offline.estimators.ope import (
     ESTIMATORS,
     Episodes,
     Terms,
@@ -30,7 +30,7 @@ from runtime.offline.ope import (
     importance_sampling,
     lower_bound,
 )
-from runtime.offline.transitions import Transitions
+from runtime.policies.network_policy import NetworkPolicy
 
 TOLERANCE = 0.01
 LEAST_SAMPLE = 10.0

@@ -10,8 +10,8 @@ from typing import Any
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError
 from ray.rllib.algorithms.ppo import PPO
 
-from runtime.console import Reporter
 from runtime.errors import find_cause
+from runtime.outputs.console import Reporter
 
 # Env runners that died are asked for this often and this long; RLlib would wait up to 30 s in every iteration.
 _PROBE_EVERY_S, PROBE_TIMEOUT_S = 5.0, 0.5

@@ -13,31 +13,31 @@ from typing import Any
 import gymnasium
 
 from envs import UNITY_ID
-from runtime.checkpoint import (
+from runtime.artifacts.checkpoint import (
     JobState,
     checkpoints_in,
     read_state,
     restore_random_states,
     save_checkpoint,
 )
-from runtime.cluster import Machines
-from runtime.console import Reporter
-from runtime.container import Layout, usable_memory
-from runtime.environments import EnvSpec, make_env
+from runtime.artifacts.policy_file import write_policy_file
+from runtime.cluster.head_node import Machines
+from runtime.container.paths import Layout, usable_memory
+from runtime.container.signals import SAVING, TRAINING, Interrupted, StopRequest, reached
+from runtime.environments.spec import EnvSpec, make_env
 from runtime.errors import JobError, UserError, find_cause
-from runtime.hyperparameters import JobConfig
-from runtime.metrics import MetricsLog
-from runtime.policy import Policy
-from runtime.policy_file import write_policy_file
-from runtime.ppo.build import build_algorithm, describe_path, fit_to_place, why_stock
+from runtime.outputs.console import Reporter
+from runtime.outputs.metrics import MetricsLog
+from runtime.outputs.video import Recorder, as_gif
+from runtime.policies.policy import Policy
+from runtime.ppo.algorithm import build_algorithm, describe_path, fit_to_place, why_stock
+from runtime.ppo.compiled.warm import is_warm
+from runtime.ppo.env_runner import raise_reported_fault
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
-from runtime.ppo.rows import explains_nothing, finished_episodes, has_nan_loss, to_row
-from runtime.ppo.runner import raise_reported_fault
+from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
 from runtime.ppo.seeds import seed_start
-from runtime.ppo.warm import is_warm
-from runtime.sizes import Room, check_batch
-from runtime.stop import SAVING, TRAINING, Interrupted, StopRequest, reached
-from runtime.video import Recorder, as_gif
+from runtime.settings.resolve import JobConfig
+from runtime.settings.sizes import Room, check_batch
 
 # Filming may take this share of the training time; a video that would take more is skipped.
 _FILMING_SHARE = 0.05
@@ -364,8 +364,8 @@ def looked_at(job: TrainingJob) -> Iterator[tuple[Spaces, str | None]]:
     if job.env.name != UNITY_ID:
         yield _read_spaces(job.env), None
         return
-    from runtime.unity.building import why_no_video
-    from runtime.unity.scene import count_players, forget_scene, look_at_scene
+    from runtime.families.unity.ppo_settings import why_no_video
+    from runtime.families.unity.scene import count_players, forget_scene, look_at_scene
 
     scene = look_at_scene(job.env.config, players=count_players(job.config))
     try:

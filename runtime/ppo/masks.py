@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from ray.rllib.core.columns import Columns
 
-from runtime.policy import ACTION_MASK
+from runtime.policies.policy import ACTION_MASK
 
 _NEVER = -1e9  # not -inf: a probability of 0 times it must stay a number
 

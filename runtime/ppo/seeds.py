@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.environments import EnvSpec
-from runtime.hyperparameters import JobConfig
+from runtime.environments.spec import EnvSpec
+from runtime.settings.resolve import JobConfig
 
 _MOST = 2**31  # of a seed with the number of an environment added, every generator takes it
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.plot import BLUE, RED, draw_learning_curve
-from runtime.tuning.job import TuningJob
+from runtime.outputs.learning_curve import BLUE, RED, draw_learning_curve
 from runtime.tuning.records import Trial
+from runtime.tuning.request import TuningJob
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime.plot import smooth
+from runtime.outputs.learning_curve import smooth
 from runtime.report.figures import draw_comparison, draw_curve, draw_small, draw_trials
 from runtime.report.results import Results
 from runtime.tuning.records import best_trial

@@ -26,9 +26,9 @@ from runtime.errors import UserError
 from runtime.serving.counters import Counters
 from runtime.serving.decoding import JSON, decode
 from runtime.serving.encoding import choose_type, encode
+from runtime.serving.model_store import Registry
 from runtime.serving.observations import RequestError
 from runtime.serving.receiving import ClientGoneError, Deadlines, Headers, Receive, receive_body, unpack_body
-from runtime.serving.registry import Registry
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
 Scope = dict[str, Any]

@@ -15,10 +15,10 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from runtime.container import ServingEnvironment
+from runtime.artifacts.manifest import unpack
+from runtime.container.paths import ServingEnvironment
+from runtime.container.scratch import scratch_folder
 from runtime.errors import PlatformError, UserError
-from runtime.manifest import unpack
-from runtime.scratch import scratch_folder
 from runtime.serving.app import App, Settings
 
 _BACKLOG = 2048

@@ -17,14 +17,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from runtime.artifacts.manifest import unpack
+from runtime.container.scratch import scratch_folder
+from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, UserError
-from runtime.manifest import unpack
-from runtime.scratch import scratch_folder
 from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, Call, csv_call, lines_call
 from runtime.serving.encoding import Outputs, encode, prediction_lines
 from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
-from runtime.stop import StopRequest
 
 _LINES_AT_ONCE = 4096
 _PROGRESS_S = 5.0

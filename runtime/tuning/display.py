@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtime.console import Reporter
-from runtime.metrics import metric_line
-from runtime.tuning.job import TuningJob
+from runtime.outputs.console import Reporter
+from runtime.outputs.metrics import metric_line
 from runtime.tuning.records import Record, Trial, best_trial
+from runtime.tuning.request import TuningJob
 
 _SHOWN = 20  # rows of the table
 

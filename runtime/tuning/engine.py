@@ -12,14 +12,14 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from runtime.container import Container
+from runtime.cluster.session import ray_session
+from runtime.container.paths import Container
+from runtime.container.scratch import scratch_folder
+from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError
-from runtime.ray_session import ray_session
-from runtime.scratch import scratch_folder
-from runtime.stop import StopRequest
 from runtime.tuning.display import TuningLines
-from runtime.tuning.job import TuningJob
 from runtime.tuning.records import Plan, Record, State, append_record
+from runtime.tuning.request import TuningJob
 from runtime.tuning.search import PointSearch
 from runtime.tuning.trial import LOG, TrialJob, ask_to_stop, forget_stops
 

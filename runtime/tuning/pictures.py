@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.tuning.display import short_name, show_value
-from runtime.tuning.job import TuningJob
 from runtime.tuning.records import Trial
+from runtime.tuning.request import TuningJob
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.errors import UserError
-from runtime.metrics import read_rows
-from runtime.tuning.job import TuningJob
+from runtime.outputs.metrics import read_rows
+from runtime.tuning.request import TuningJob
 
 FILE = "tuning.jsonl"
 State = Literal["started", "completed", "stopped", "failed"]

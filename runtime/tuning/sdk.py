@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.presets import preset_names
+from runtime.settings.presets import preset_names
 
 
 def write_tuning_job(tuner: Any, path: str | Path) -> None:

@@ -10,8 +10,8 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from runtime.tuning.job import TuningJob
 from runtime.tuning.records import Record, Trial, best_trial
+from runtime.tuning.request import TuningJob
 
 _MOST_DRAWS = 50  # of a point that is new, where there are few
 FINISHED = str(Searcher.FINISHED)

@@ -13,13 +13,13 @@ from typing import Any
 
 from ray import tune
 
-from runtime.console import Reporter, Summary
-from runtime.container import Container
+from runtime.cluster.session import quiet_ray
+from runtime.container.paths import Container
+from runtime.container.signals import Interrupted, Phase, StopRequest
 from runtime.errors import JobError, PlatformError
-from runtime.metrics import JSONL, read_rows
-from runtime.ray_session import quiet_ray
-from runtime.stop import Interrupted, Phase, StopRequest
-from runtime.training import Request, run_training
+from runtime.jobs.training import Request, run_training
+from runtime.outputs.console import Reporter, Summary
+from runtime.outputs.metrics import JSONL, read_rows
 
 LOG = "log.txt"
 _STOP = ".stop"

@@ -141,7 +141,7 @@ class Host:
         environment = {
             **clean_environment(),
             "SAGEMAKER_BASE_DIR": "/mnt/ml",
-            "SAGEMAKER_TRAINING_MODULE": "runtime.toolkit:train",
+            "SAGEMAKER_TRAINING_MODULE": "runtime.container.toolkit:train",
             "TRAINING_JOB_NAME": "three-hosts",
             "RAY_TMPDIR": "/mnt/tmp",
             "PYTHONPATH": str(ROOT),

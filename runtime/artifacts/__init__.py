@@ -1,0 +1,1 @@
+"""What a job writes to be resumed or served: checkpoints and model directories."""

@@ -1,0 +1,262 @@
+"""Checkpoints: whole or absent. Written aside, flushed to disk, then renamed; the newest 3 and the best are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import PlatformError, UserError
+from runtime.outputs.metrics import JSONL, read_rows
+
+_PREFIX = "checkpoint_"
+STATE = "job.json"
+HASHES = "sha256"
+UPLOAD_MARKS = "*.sagemaker-upload*"  # .sagemaker-uploading and .sagemaker-uploaded
+_FILES = "files"
+_RNG = "rng.json"
+_KEPT = 3
+
+
+@dataclass
+class JobState:
+    """What a job knows of itself beside the algorithm's own state.
+
+    Attributes:
+        env: Name of the environment.
+        observation_shape: Of the policy's input.
+        action_space: As text; a policy only fits the space that it was trained for.
+        training_iteration: Iterations done.
+        timesteps_total: Environment steps taken.
+        episodes_total: Episodes ended.
+        time_total_s: Seconds of training, over all starts of the job.
+        episode_reward_mean: Mean return then, None before the first episode's end.
+        recent_episodes: Return and length of the episodes that the mean is of.
+        score: What the best checkpoint has most of, where that is not the mean return.
+        racing: What DeepRacer's files tell of a training so far.
+        faults: Counts of processes and hosts that were lost and came back.
+        policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
+        rows: Metrics of every iteration so far.
+    """
+
+    env: str
+    observation_shape: list[int]
+    action_space: str
+    training_iteration: int = 0
+    timesteps_total: int = 0
+    episodes_total: int = 0
+    time_total_s: float = 0.0
+    episode_reward_mean: float | None = None
+    recent_episodes: list[tuple[float, int]] = field(default_factory=list)
+    score: float | None = None
+    racing: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    policy: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[[Path], None]) -> Path:
+    """Writes a checkpoint and removes old ones.
+
+    Args:
+        folder: Where the checkpoints of this job are.
+        state: The job's counters and metrics.
+        write_algorithm: Writes the algorithm's state into a folder.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        PlatformError: The disk is full or fails; earlier checkpoints are untouched.
+    """
+    final = folder / f"{_PREFIX}{state.training_iteration:06d}"
+    aside = folder / f".{final.name}.writing"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write_algorithm(aside)
+        (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
+        (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
+        counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
+        written = {str(path.relative_to(aside)): path for path in _written_in(aside)}
+        sizes = {name: path.stat().st_size for name, path in written.items()}
+        hashes = {name: hash_file(path) for name, path in written.items()}
+        described = {**counters, _FILES: sizes, HASHES: hashes}
+        (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+        _flush_tree(aside)
+        replace_folder(aside, final)
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise PlatformError(
+            f"{final}: the checkpoint could not be written: {error.strerror or error}. "
+            "Earlier checkpoints are whole; free some space and start the job again to go on from the last."
+        ) from error
+    _prune(folder)
+    return final
+
+
+def replace_folder(aside: Path, final: Path) -> None:
+    """Puts a finished folder in its place; what stood there is gone only once the new one stands.
+
+    A kill in between leaves the old one, or the new one beside a folder that `sweep` removes.
+    """
+    doomed = final.with_name(f".{final.name}.removing")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if final.exists():
+        os.rename(final, doomed)
+    os.rename(aside, final)
+    flush(final.parent)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a kill left half-written or half-removed."""
+    for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints of a job, oldest first."""
+    found = folder.glob(f"{_PREFIX}*") if folder.is_dir() else []
+    return sorted(path for path in found if is_whole(path))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there at its full size; SageMaker restores checkpoints file by file."""
+    try:
+        sizes = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))[_FILES]
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest score or mean return, the newer of equals, or None."""
+    scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _score(path)) is not None]
+    return max(scored)[1] if scored else None
+
+
+def find_checkpoint(place: Path) -> Path | None:
+    """The checkpoint that a folder means.
+
+    A checkpoint itself, the last one of a checkpoints folder, a results folder, or a model directory.
+    """
+    if is_whole(place):
+        return place
+    for folder in (place, place / "checkpoints"):
+        if found := checkpoints_in(folder):
+            return found[-1]
+    return place / "checkpoint" if is_whole(place / "checkpoint") else None
+
+
+def read_state(checkpoint: Path) -> JobState:
+    """The job's state in a checkpoint.
+
+    Raises:
+        UserError: The checkpoint is broken.
+    """
+    try:
+        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = JobState(**{name: value for name, value in described.items() if name not in (_FILES, HASHES)})
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{checkpoint / STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
+            "Restore from another checkpoint, or start without."
+        ) from None
+    state.rows = read_rows(checkpoint / JSONL)
+    return state
+
+
+def restore_random_states(checkpoint: Path) -> None:
+    """Sets the random generators of this process to where they were.
+
+    Environments draw from generators of their own, which cannot be saved; a resumed run is not bit-equal to one
+    that was never stopped.
+    """
+    path = checkpoint / _RNG
+    if not path.is_file():
+        return
+    import random
+
+    import numpy as np
+    import torch
+
+    states = json.loads(path.read_text(encoding="utf-8"))
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(states["torch"]), dtype=torch.uint8))
+
+
+def _random_states() -> dict[str, Any]:
+    """States of the random generators of this process, as JSON."""
+    import random
+
+    import numpy as np
+    import torch
+
+    name, words, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(words).tolist(), *rest],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+
+
+def _prune(folder: Path) -> None:
+    kept = set(checkpoints_in(folder)[-_KEPT:])
+    best = best_checkpoint(folder)
+    for path in checkpoints_in(folder):
+        if path not in kept and path != best:
+            # Renamed first, so that a kill in mid-removal leaves no folder that looks whole.
+            doomed = folder / f".{path.name}.removing"
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+    sweep(folder)
+
+
+def _written_in(folder: Path) -> list[Path]:
+    """Files of a checkpoint, without the marks that SageMaker puts beside them while it uploads, which come and go."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not fnmatch(path.name, UPLOAD_MARKS))
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _score(checkpoint: Path) -> float | None:
+    try:
+        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        value = described.get("score")
+        value = described["episode_reward_mean"] if value is None else value
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return None if value is None else float(value)
+
+
+def _flush_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            if not fnmatch(name, UPLOAD_MARKS):
+                flush(Path(parent) / name)
+        flush(Path(parent))
+
+
+def flush(path: Path) -> None:
+    """Sees a file or folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,145 @@
+"""The model directory: what a job hands over to be served, evaluated or trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from runtime.artifacts.checkpoint import (
+    UPLOAD_MARKS,
+    best_checkpoint,
+    find_checkpoint,
+    read_state,
+    replace_folder,
+    sweep,
+)
+from runtime.artifacts.manifest import MANIFEST, note_exports, unpack, write_json
+from runtime.errors import PlatformError, UserError
+from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
+from runtime.policies.spaces import describe_space
+from runtime.settings.resolve import JobConfig
+
+PARAMS = "params.json"
+_FINAL, _BEST = "checkpoint", "best"
+_VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet", "d3rlpy")
+
+
+def write_model(
+    folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any], worth: Mapping[str, Any]
+) -> None:
+    """Writes the model directory.
+
+    Args:
+        folder: The model directory; what an earlier start of the job wrote there is replaced.
+        checkpoint: The final checkpoint.
+        config: The job's settings.
+        spaces: Observation and action space of the policy.
+        worth: What is known of a policy that was never played, for the manifest.
+    """
+    best = best_checkpoint(checkpoint.parent)
+    params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        _replace(checkpoint, folder / _FINAL)
+        if best is not None:
+            _replace(best, folder / _BEST)
+        _forget_exports(folder)
+        write_json(folder / PARAMS, params)
+        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **worth})
+    except OSError as error:
+        raise PlatformError(
+            f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
+            "whole; free some space and start the job again."
+        ) from error
+
+
+def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
+    state = read_state(checkpoint)
+    settings = config.algorithm
+    acting = {
+        "observation_filter": settings.get("observation_filter"),
+        "normalize_actions": settings.get("normalize_actions", True),
+        "clip_actions": settings.get("clip_actions", False),
+    }
+    return {
+        "format": 1,
+        "algorithm": config.values["run"],
+        "env": config.env or None,
+        "env_config": config.env_config,
+        "horizon": settings.get("horizon"),
+        "observation_space": describe_space(spaces[0]),
+        "action_space": describe_space(spaces[1]),
+        **({} if config.is_offline else acting),
+        "episode_reward_mean": state.episode_reward_mean,
+        "training_iteration": state.training_iteration,
+        "timesteps_total": state.timesteps_total,
+        "time_total_s": round(state.time_total_s, 3),
+        "checkpoint": _FINAL,
+        "best_checkpoint": _BEST if best is not None else None,
+        "best_episode_reward_mean": read_state(best).episode_reward_mean if best is not None else None,
+        "versions": {name: metadata.version(name) for name in _VERSIONED},
+        "git_commit": _git_commit(),
+    }
+
+
+def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> Path:
+    """Finds the checkpoint in a model directory, a results folder, a checkpoint, or a model.tar.gz.
+
+    Args:
+        place: Where to look.
+        scratch: An empty folder to unpack an archive into.
+        checkpoint: Path below the model directory, as `best`; None for its final checkpoint.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not place.exists():
+        raise UserError(f"model: got {str(place)!r}; expected a model directory, a results folder or a model.tar.gz.")
+    folder = place
+    archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
+    if archives and find_checkpoint(place) is None:
+        folder = unpack(archives[0], scratch)
+    # The model directory of a results folder first: its final checkpoint is what the job handed over.
+    for root in (folder / "model", folder):
+        found = find_checkpoint(root / checkpoint if checkpoint else root)
+        if found is not None:
+            return found
+    named = f" named {checkpoint!r}" if checkpoint else ""
+    raise UserError(
+        f"model: got {str(place)!r}, which holds no whole checkpoint{named}; expected what a training job wrote "
+        "to its model directory."
+    )
+
+
+def _forget_exports(folder: Path) -> None:
+    """Removes what an earlier start exported from another checkpoint; first from the manifest, should a kill come."""
+    if (folder / MANIFEST).is_file():
+        note_exports(folder, [], {}, checkpoint=_FINAL, not_exported="the model is being written")
+    for exported in (SAVED_MODEL, ONNX, TORCH):
+        (folder / exported).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # TF Serving would take the empty folder for a version
+        (folder / SAVED_MODEL).parent.rmdir()
+
+
+def _replace(source: Path, target: Path) -> None:
+    aside = target.with_name(f".{target.name}.writing")
+    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
+    replace_folder(aside, target)
+
+
+def _git_commit() -> str | None:
+    """The commit of this program, where it runs from a clone of its own."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's clone
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

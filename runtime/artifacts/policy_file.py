@@ -1,0 +1,165 @@
+"""`policy.safetensors`: a checkpoint's policy as numbers and a description; reading it runs no code.
+
+RLlib's own checkpoint keeps networks in pickles, which run whatever their author put there. Training writes this file
+beside them, and evaluation, export and scripts that play a policy read it alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from runtime.cluster.session import quiet_ray
+from runtime.errors import UserError
+from runtime.policies.filter import ObservationFilter
+from runtime.policies.policy import Policy, filter_of_state
+from runtime.policies.spaces import describe_space, read_space
+from runtime.ppo.camera_lidar import CameraLidarModule
+from runtime.ppo.module import PPOModule
+
+FILE = "policy.safetensors"
+_MODULE = Path("learner_group/learner/rl_module/default_policy")
+_FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
+_NETWORKS = {network.__name__: network for network in (PPOModule, CameraLidarModule)}
+_DESCRIPTION = "policy"
+_WEIGHTS, _MEAN, _STD = "weights.", "filter.mean", "filter.std"
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """A policy as it is stored.
+
+    Attributes:
+        network: Name of the network's class.
+        model_config: RLlib's settings of it.
+        observation_space: Of filtered observations.
+        action_space: Of the environment that it was trained in.
+        weights: By name of the parameter.
+        observation_filter: Of training, or None.
+    """
+
+    network: str
+    model_config: Mapping[str, Any]
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    weights: Mapping[str, NDArray[Any]]
+    observation_filter: ObservationFilter | None
+
+    def write(self, folder: Path) -> None:
+        """Writes the file into a checkpoint's folder."""
+        tensors = {_WEIGHTS + name: np.ascontiguousarray(array) for name, array in self.weights.items()}
+        clip = None
+        if self.observation_filter is not None:
+            tensors[_MEAN] = self.observation_filter.mean
+            tensors[_STD] = self.observation_filter.std
+            clip = self.observation_filter.clip
+        description = {
+            "network": self.network,
+            "model_config": dict(self.model_config),
+            "observation_space": describe_space(self.observation_space),
+            "action_space": describe_space(self.action_space),
+            "filter_clip": clip,
+        }
+        save_file(tensors, folder / FILE, metadata={_DESCRIPTION: json.dumps(description)})
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredPolicy:
+        """Reads the file of a checkpoint's folder."""
+        with safe_open(folder / FILE, framework="numpy") as file:
+            description = json.loads((file.metadata() or {})[_DESCRIPTION])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        clip = description["filter_clip"]
+        return cls(
+            description["network"],
+            description["model_config"],
+            read_space(description["observation_space"]),
+            read_space(description["action_space"]),
+            {name.removeprefix(_WEIGHTS): array for name, array in tensors.items() if name.startswith(_WEIGHTS)},
+            None if clip is None else ObservationFilter(tensors[_MEAN], tensors[_STD], float(clip)),
+        )
+
+    @classmethod
+    def of_rllib(cls, checkpoint: Path) -> StoredPolicy:
+        """The policy of RLlib's own checkpoint; it reads pickles, so the checkpoint must be one to trust."""
+        made = pickle.loads((checkpoint / _MODULE / "class_and_ctor_args.pkl").read_bytes())
+        _, arguments = made["ctor_args_and_kwargs"]
+        path = checkpoint / _FILTER
+        return cls(
+            made["class"].__name__,
+            arguments["model_config"],
+            arguments["observation_space"],
+            arguments["action_space"],
+            pickle.loads((checkpoint / _MODULE / "module_state.pkl").read_bytes()),
+            filter_of_state(pickle.loads(path.read_bytes())) if path.is_file() else None,
+        )
+
+    def build_network(self) -> Any:
+        """RLlib's module with the stored weights."""
+        network = _NETWORKS[self.network](
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            inference_only=False,
+            learner_only=False,
+            model_config=dict(self.model_config),
+            catalog_class=PPOCatalog,
+        )
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
+        return network
+
+
+def write_policy_file(checkpoint: Path) -> None:
+    """Writes the file into a checkpoint that RLlib has just written."""
+    StoredPolicy.of_rllib(checkpoint).write(checkpoint)
+
+
+def read_policy(
+    checkpoint: Path,
+    action_space: gymnasium.Space[Any] | None = None,
+    *,
+    settings: Mapping[str, Any],
+    trust: bool = False,
+) -> Policy:
+    """Loads the policy of a checkpoint; Ray need not run.
+
+    Args:
+        checkpoint: Its folder.
+        action_space: The environment's; the one that was trained for if None.
+        settings: PPO's settings of the job that wrote it.
+        trust: Whether a checkpoint of before there was such a file may be read from its pickles.
+
+    Raises:
+        UserError: The checkpoint holds no policy that can be read, or only pickles and is not trusted.
+    """
+    quiet_ray()
+    if not trust and not (checkpoint / FILE).is_file():
+        raise UserError(
+            f"{checkpoint}: got a checkpoint without {FILE}, as older versions wrote it, whose network is in pickles: "
+            "reading them can run their author's code. If you trust where it is from, set trust_checkpoint=true."
+        )
+    try:
+        stored = StoredPolicy.read(checkpoint) if (checkpoint / FILE).is_file() else StoredPolicy.of_rllib(checkpoint)
+        network = stored.build_network()
+    except Exception as error:  # safetensors, pickle and RLlib raise whatever they like
+        raise UserError(
+            f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "
+            "expected one written by this program. Use another checkpoint."
+        ) from error
+    return Policy(
+        network,
+        stored.action_space if action_space is None else action_space,
+        observation_filter=stored.observation_filter,
+        normalize_actions=settings.get("normalize_actions", True),
+        clip_actions=settings.get("clip_actions", False),
+    )

@@ -1,0 +1,59 @@
+"""What a job goes on from: its own checkpoints, what it was told to restore, or a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.artifacts.checkpoint import checkpoints_in
+from runtime.artifacts.trust import check_checkpoint
+from runtime.container.paths import Container, Layout
+from runtime.errors import UserError
+from runtime.settings.resolve import JobConfig
+
+_CHANNELS = ("checkpoint", "model")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a job goes on from: a checkpoint or None, and whether that is its own."""
+
+    checkpoint: Path | None
+    is_same_job: bool = False
+
+
+def find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
+    """This job's own checkpoints first, then what it was told to restore, then channels.
+
+    Raises:
+        UserError: There is no checkpoint where one was named, or its pickles could run code.
+    """
+    start = _find(config, container, layout, scratch)
+    if start.checkpoint is not None:
+        trust = config.values["trust_checkpoint"]
+        check_checkpoint(start.checkpoint, trust=trust, setting="rl.training.trust_checkpoint")
+    return start
+
+
+def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
+    own = checkpoints_in(layout.checkpoints)
+    if own:
+        return Start(own[-1], is_same_job=True)
+    if (restore := config.values.get("restore")) is not None:
+        where = f"rl.training.restore (from {config.sources['restore']})"
+        return Start(_open(Path(restore), where, scratch))
+    for name in _CHANNELS:
+        if name in container.channels:
+            return Start(_open(container.channels[name], f"channel {name}", scratch))
+    return Start(None)
+
+
+def _open(place: Path, where: str, scratch: Path) -> Path:
+    from runtime.artifacts.model_directory import open_model
+
+    if place.is_dir() and not any(place.iterdir()):
+        raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
+    try:
+        return open_model(place, scratch=scratch)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -1,0 +1,103 @@
+"""The hosts of a training: Ray on the first, with the others joined to it, and what the others do meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from runtime.cluster.connection import find_own_address
+from runtime.cluster.head_node import Head, Machines, stay_with_head
+from runtime.cluster.session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
+from runtime.container.paths import Container
+from runtime.container.signals import SUPPORTING, StopRequest
+from runtime.errors import UserError
+from runtime.outputs.console import Reporter
+from runtime.settings.resolve import JobConfig
+
+
+def refuse_several_hosts(container: Container, what: str) -> None:
+    """Refuses to let hosts stand idle.
+
+    Args:
+        container: Where we run.
+        what: What the job does, as a verb.
+
+    Raises:
+        UserError: There are several hosts.
+    """
+    if len(container.hosts) > 1:
+        raise UserError(
+            f"resourceconfig.json: got the hosts {', '.join(container.hosts)}; expected one, as a job that {what} uses "
+            "one alone. Set instance_count to 1."
+        )
+
+
+def is_secondary(config: JobConfig) -> bool:
+    """Whether this job is the CPU half of two that were one training in 2020, which the other half now does alone."""
+    kind = config.extras.get("rl_cluster_type")
+    if kind is None and not config.extras.get("rl_num_instances_secondary"):
+        return False
+    sys.stderr.write(
+        f"smrl: rl_cluster_type {kind or 'primary'}: hosts of two jobs do not find each other any more; one job has "
+        "GPU and CPU hosts today, by instance_groups. "
+        + ("Nothing to do here.\n" if kind == "secondary" else "This job trains on its own hosts.\n")
+    )
+    return kind == "secondary"
+
+
+def support_first_host(config: JobConfig, container: Container, stop: StopRequest) -> None:
+    """What the other hosts do: they lend their CPUs and GPUs to the first until it ends.
+
+    Raises:
+        PlatformError: The first host was not found, or is lost.
+    """
+    stop.begin(SUPPORTING)
+    prepare_environment()
+    require_token(container.token)
+    timeout_s, note = config.values["cluster_timeout_s"], Reporter().note
+    stay_with_head(container, stop, timeout_s=timeout_s, object_store_bytes=OBJECT_STORE_BYTES, note=note)
+
+
+@contextlib.contextmanager
+def ray_hosts(
+    config: JobConfig,
+    container: Container,
+    listeners: tuple[Reporter, StopRequest],
+    ray_options: Mapping[str, Any] | None,
+) -> Iterator[tuple[Callable[[], Machines], Callable[[], list[tuple[str, str]]]]]:
+    """Runs Ray on this host, and on the others where there are some, for the length of a block.
+
+    Args:
+        config: The job's settings.
+        container: Where we run.
+        listeners: Told of hosts that come; asked whether to stop.
+        ray_options: A launcher's arguments of ray.init.
+
+    Returns:
+        What the hosts have now, and what has happened to them since the last call, as functions.
+
+    Raises:
+        PlatformError: A host did not come.
+        Interrupted: A stop was requested meanwhile.
+    """
+    reporter, stop = listeners
+    own, address = Machines(container.num_cpus, container.num_gpus), None
+    if len(container.hosts) > 1:
+        own = replace(own, reserved_cpus=1)
+        require_token(container.token)
+        address = find_own_address(container)
+    # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
+    with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
+        cpus = own.free_cpus[0]
+        session = ray_session(num_cpus=cpus, num_gpus=own.gpus, overrides=ray_options, address=address, stop=stop)
+        with stop:
+            ray_address = first.enter_context(session)
+        if address is None:
+            yield lambda: own, list
+            return
+        head = last.enter_context(Head(container, address, ray_address, reporter.note, list_nodes))
+        head.gather(config.values["cluster_timeout_s"], stop)
+        yield lambda: head.machines, head.take_events

@@ -1,0 +1,205 @@
+"""Ray, started small and quiet on this machine."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from runtime.container.paths import setdefault_environment
+from runtime.container.scratch import ray_folder
+from runtime.container.signals import StopRequest
+from runtime.errors import UserError
+
+OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    # Containers give /dev/shm 64 MB; Ray then refuses to start unless it may use /tmp.
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its C++ side would take SIGTERM for itself at its start, and leave it to the kernel at its end: exit code -15.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # A process a CPU, which only remote env runners would use, and those are started when they are asked for.
+    "RAY_prestart_worker_first_driver": "0",
+    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
+    "SDL_VIDEODRIVER": "dummy",
+    "SDL_AUDIODRIVER": "dummy",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Ray Tune: its own loggers and display are left out, and a metric may be missing until the first episode ends.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in settings are relative to where the job was started
+}
+
+
+def prepare_environment() -> None:
+    """Sets what the libraries read when they are imported; call it before any of them is."""
+    setdefault_environment(_ENVIRONMENT)
+
+
+def require_token(token: str) -> None:
+    """Has Ray refuse whoever does not know a token; to be called on every host before Ray is started."""
+    setdefault_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+
+
+def list_nodes() -> set[str]:
+    """Names of Ray's nodes that are alive."""
+    import ray
+
+    return {node["NodeName"] for node in ray.nodes() if node["Alive"]}
+
+
+def quiet_ray() -> None:
+    """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _read_token() -> None:
+    """Has Ray, which reads its environment when it is imported, read it again; scripts import it first of all."""
+    from ray import _raylet
+
+    raylet: Any = _raylet  # compiled, and not typed
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _spared(options: Mapping[str, Any]) -> list[str]:
+    """What starts a process of Ray's, each a Python of its own, that a training has no use for but by its own wish."""
+    spared = ["start_monitor"]  # the autoscaler: nobody adds machines
+    if not options["include_dashboard"]:
+        spared.append("start_api_server")  # of the dashboard, which Ray starts all the same
+    if not options["log_to_driver"]:
+        spared.append("start_log_monitor")
+    return spared
+
+
+# Waits until its input ends, as the process has that started it, and then ends its process group.
+_GUARD = "trap '' HUP INT TERM; read -r _; kill -KILL 0"
+
+
+@contextmanager
+def _process_group() -> Iterator[int]:
+    """A process group for Ray's processes; what is left of it ends with the block, or with this process.
+
+    A signal for the job's own group (`timeout`, a terminal that closes) is not for them: the job ends them once it has
+    saved. Ray has no setting for it; its own for process groups are about what its workers start.
+    """
+    guard = subprocess.Popen(
+        ["sh", "-c", _GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        yield guard.pid
+    finally:
+        guard.communicate()
+
+
+@contextmanager
+def _as_we_start_it(spared: list[str], group: int) -> Iterator[None]:
+    """Changes how Ray starts for the length of a block; what another version has not is left alone.
+
+    Args:
+        spared: Methods of Ray's node that do nothing.
+        group: Process group for its processes.
+    """
+    import ray
+    from ray._private import services, utils
+    from ray._private.node import Node
+
+    changes: list[tuple[Any, str, Any]] = [(Node, name, _do_nothing) for name in spared]
+    changes.append((utils, "set_sigterm_handler", _do_nothing))  # the job's own is not to be replaced
+    changes.append((services, "ConsolePopen", partial(services.ConsolePopen, process_group=group)))
+    # A script that has imported Ray before us has read the variable of this name.
+    changes.append((ray._private.ray_constants, "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True))
+    kept = [(place, name, getattr(place, name)) for place, name, _ in changes if hasattr(place, name)]
+    for place, name, change in changes:
+        if hasattr(place, name):
+            setattr(place, name, change)
+    try:
+        yield
+    finally:
+        for place, name, before in kept:
+            setattr(place, name, before)
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+@contextmanager
+def ray_session(
+    *,
+    num_cpus: int,
+    num_gpus: int,
+    overrides: Mapping[str, Any] | None = None,
+    address: str | None = None,
+    stop: StopRequest | None = None,
+) -> Iterator[str]:
+    """Runs Ray for the length of a block, and gives the address that other hosts can join it at.
+
+    Args:
+        num_cpus: CPUs that Ray may hand out; it would count the host's.
+        num_gpus: GPUs likewise.
+        overrides: Arguments of ray.init that a launcher's script asks for.
+        address: Of this host, where others are to join; None keeps Ray to this machine.
+        stop: Holds back what it would interrupt while Ray starts or ends.
+
+    Raises:
+        Interrupted: A stop was requested while Ray started, and ends what the job was doing.
+        UserError: The script has started Ray itself, where others are to join.
+    """
+    prepare_environment()
+    import ray
+
+    quiet_ray()
+    options: dict[str, Any] = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "configure_logging": False,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "_temp_dir": str(ray_folder()),
+    }
+    if address is not None:
+        options["_node_ip_address"] = address
+        _read_token()
+    was_running = ray.is_initialized()  # a script of 2020 may have called ray.init itself
+    if was_running and address is not None:
+        raise UserError(
+            "ray.init: called by the script before the training; expected it left out on several hosts, as Ray is "
+            "started for the others to join."
+        )
+    if was_running:
+        yield str(ray.get_runtime_context().gcs_address)
+        return
+    options |= dict(overrides or {})
+    with ExitStack() as ending:
+        group = ending.enter_context(_process_group())
+        ending.callback(_shut_down, stop)
+        with _deferring(stop), _as_we_start_it(_spared(options), group):
+            ray.init(**options)
+        yield str(ray.get_runtime_context().gcs_address)
+
+
+def _deferring(stop: StopRequest | None) -> AbstractContextManager[None]:
+    return nullcontext() if stop is None else stop.deferred()
+
+
+def _shut_down(stop: StopRequest | None) -> None:
+    import ray
+
+    with _deferring(stop):
+        ray.shutdown()

@@ -1,0 +1,201 @@
+"""Environments by name: Gymnasium ids, `module:Class`, and what a launcher registered; made the same way everywhere."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+import envs  # registers the Roboschool ids
+from runtime.errors import Problems, UserError, suggest
+
+EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """How to make a job's environment.
+
+    Attributes:
+        name: Gymnasium id, `module:Class`, or the name that a launcher registered.
+        config: Keyword arguments; a launcher's creator gets them as one dict.
+        horizon: Step limit on top of the environment's own, or None.
+        creator: A launcher's function, or None.
+        has_jobs_seed: Whether config["seed"] is the job's; most environments take theirs at a reset instead.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    horizon: int | None = None
+    creator: EnvCreator | None = None
+    has_jobs_seed: bool = False
+
+
+class EnvironmentFaultError(UserError):
+    """The environment returned a reward that nothing can be learned from."""
+
+
+class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Adds up an episode as the environment pays it, and stops at the first reward that is not a finite number.
+
+    The last step's info holds `info["episode"] = {"r": return, "l": steps}`, as Gymnasium's own statistics do.
+    RLlib's figures would not do: its mean is no mean of the last 100 episodes, and its lengths count steps that its
+    learner added.
+
+    Args:
+        env: The environment.
+        name: For messages.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name = name
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode and its sums."""
+        self.episode_return, self.episode_steps = 0.0, 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Steps the environment.
+
+        Raises:
+            EnvironmentFaultError: The reward is NaN or infinite.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        reward = float(reward)
+        if not math.isfinite(reward):
+            raise EnvironmentFaultError(
+                f"reward of {self._name}: got {reward} from step({action!r}); expected a finite number. "
+                "The last checkpoint is kept; mend the environment and start the job again to go on from it."
+            )
+        self.episode_return += reward
+        self.episode_steps += 1
+        if terminated or truncated:
+            info = {**info, "episode": {"r": self.episode_return, "l": self.episode_steps}}
+        return observation, reward, terminated, truncated, info
+
+
+def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Makes an environment ready for a policy: guarded, cut at its horizon, its observations in a Box.
+
+    Args:
+        spec: Which.
+        render: Whether `render()` must return frames; Gymnasium refuses that of an environment that has none.
+        context: RLlib's EnvContext, for a launcher's creator: the config, and which runner asks.
+    """
+    env = _make_bare(spec, render=render, context=context)
+    if spec.horizon is not None:
+        env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
+    space = env.observation_space
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) == 2:
+        env = gymnasium.wrappers.FlattenObservation(env)
+    if env.observation_space.dtype not in (np.float32, np.float64):  # whole numbers, as of images and one-hot codes
+        env = gymnasium.wrappers.DtypeObservation(env, np.float32)
+    return EpisodeMonitor(env, spec.name)
+
+
+def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:
+    if spec.creator is not None:
+        return _ready_to_render(spec.creator(_env_context(spec) if context is None else context), render=render)
+    if ":" in spec.name and spec.name not in gymnasium.registry and not _is_module_with_id(spec.name):
+        return _make_class(spec, render=render)
+    options = dict(spec.config)
+    # The checker costs a call each step; check_env in a test is the place for it.
+    options["disable_env_checker"] = True
+    if render:
+        options["render_mode"] = "rgb_array"
+    with warnings.catch_warnings():  # CartPole-v0 is what the batch notebook asks for; that v1 is newer, it knows
+        warnings.filterwarnings("ignore", message=".*out of date", category=DeprecationWarning)
+        return gymnasium.make(spec.name, **options)
+
+
+def _env_context(spec: EnvSpec) -> dict[str, Any]:
+    """What RLlib hands to a creator: the config as a dict that also knows which runner asks."""
+    from ray.rllib.env.env_context import EnvContext
+
+    context: dict[str, Any] = EnvContext(dict(spec.config), worker_index=0)
+    return context
+
+
+def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
+    module, _, name = spec.name.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    if not _is_env_class(found):  # a stored model names its environment: it must not name any function to call
+        raise UserError(f"environment {spec.name}: got {found!r}; expected a class with reset and step.")
+    made = found(**spec.config)
+    from runtime.environments.old_gym import as_gymnasium
+
+    return _ready_to_render(as_gymnasium(made), render=render)
+
+
+def _ready_to_render(env: gymnasium.Env[Any, Any], *, render: bool) -> gymnasium.Env[Any, Any]:
+    if render and env.render_mode is None:
+        env.unwrapped.render_mode = "rgb_array"
+    return env
+
+
+def _is_module_with_id(name: str) -> bool:
+    """Whether `module:Env-v0` is Gymnasium's own way of importing a module that registers ids."""
+    return "-v" in name.rpartition(":")[2]
+
+
+def check_env_name(where: str, name: str, source: str, problems: Problems) -> None:
+    """Notes a problem when no environment of that name can be found.
+
+    Raises:
+        UserError: A folder of the user's hides our environments.
+    """
+    theirs = Path(envs.__file__ or envs.__path__[0]).resolve()
+    if not theirs.is_relative_to(Path(__file__).resolve().parents[2]):
+        raise UserError(
+            f"envs: got the package in {theirs}; expected the container's own of that name, which it hides. Rename "
+            "that folder, and its imports, to something else, as my_envs."
+        )
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        why_not = _why_no_class(name, module, attribute)
+        if why_not:
+            problems.add(where, name, source, expected=why_not)
+    elif name not in gymnasium.registry:
+        problems.add(
+            where,
+            name,
+            source,
+            expected="an environment that Gymnasium knows, or module:Class",
+            remedy=suggest(name, gymnasium.registry),
+        )
+
+
+def _reach_own_files() -> None:
+    """A class may stand beside the user's own files, where `python -m` would find it."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def _why_no_class(name: str, module: str, attribute: str) -> str | None:
+    """What was expected of `module:attribute`, or None when it is there."""
+    _reach_own_files()
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        found = False
+    if not found:
+        return f"a module {module!r} that can be imported"
+    if not _is_module_with_id(name) and not _is_env_class(getattr(importlib.import_module(module), attribute, None)):
+        return f"a class {attribute!r} with reset and step in {module}"
+    return None
+
+
+def _is_env_class(found: Any) -> bool:
+    """Whether something is a class of environments, of Gymnasium, old gym, or neither's."""
+    return isinstance(found, type) and hasattr(found, "reset") and hasattr(found, "step")

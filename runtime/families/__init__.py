@@ -1,0 +1,1 @@
+"""Families of environments: what differs between them, behind one interface."""

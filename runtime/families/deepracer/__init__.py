@@ -1,0 +1,1 @@
+"""DeepRacer: cars that drive by camera."""

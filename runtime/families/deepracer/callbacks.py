@@ -1,0 +1,228 @@
+"""What a DeepRacer training writes after each iteration, and its evaluations in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core.columns import Columns
+
+from envs.deepracer import kernels
+from envs.deepracer.racing import Options, Racing, read_options
+from runtime.artifacts.checkpoint import JobState
+from runtime.artifacts.manifest import write_json
+from runtime.environments.spec import EnvSpec
+from runtime.families.deepracer.driving import Explorer, drive_episodes
+from runtime.families.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
+from runtime.families.deepracer.rollout import Rollout
+from runtime.outputs.console import Reporter
+
+BEST_BY = ("progress", "reward", "laptime")
+_NEVER_S = 999_999.0  # a lap time that was not driven
+_AGENT = "main_level/agent"
+_CHECKPOINTS = "deepracer_checkpoints.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSettings:
+    """How a training is recorded.
+
+    Attributes:
+        folder: Of the files, in the layout that log tools read.
+        hyperparameters: Under DeepRacer's names, for ip/hyperparameters.json.
+        best_by: What chooses the best checkpoint: one of BEST_BY.
+        evaluation_trials: Episodes of each evaluation; 0 for none.
+        after: Called once an iteration's files are written.
+        prints_steps: Whether every step is a line on stdout, as simulations in the cloud print it.
+    """
+
+    folder: Path
+    hyperparameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    best_by: str = "progress"
+    evaluation_trials: int = 5
+    prints_steps: bool = False
+    after: Callable[[], None] | None = None
+
+
+class TrainingRecords:
+    """Writes DeepRacer's files of a training.
+
+    Args:
+        settings: How.
+        env: The job's environment.
+        reporter: Where lines go.
+        seed: Of the evaluations.
+    """
+
+    def __init__(self, settings: RecordSettings, env: EnvSpec, reporter: Reporter, *, seed: int | None) -> None:
+        self._settings, self._reporter = settings, reporter
+        self._options = read_options(**env.config)
+        self._metrics = TrainingMetrics(settings.folder / "training_metrics.json", best_by=settings.best_by)
+        self._traces: dict[int, SimTrace] = {}
+        self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
+        self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
+        self._best: tuple[float, dict[str, Any]] | None = None
+        self._seen = -1  # iteration
+        for name in ("model", "ip"):
+            (settings.folder / name).mkdir(parents=True, exist_ok=True)
+        metadata = self._options.metadata
+        # Log tools fail where one of these is missing, which a user's file may leave to its default.
+        needed = {"sensor": list(metadata.sensors), "neural_network": metadata.network, "version": metadata.version}
+        write_json(settings.folder / "model" / "model_metadata.json", {**needed, **metadata.source})
+        write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
+
+    def _make_judge(self, options: Options, seed: int | None) -> Racing:
+        """Cars for evaluations, spread over the track: the simulator is exact, trials from one place would be one."""
+        trials = self._settings.evaluation_trials
+        race = dataclasses.replace(
+            options.race,
+            change_start_position=True,
+            round_robin_advance_dist=1 / trials,
+            alternate_driving_direction=False,
+            number_of_resets=0,
+            is_continuous=False,
+        )
+        return Racing(dataclasses.replace(options, race=race), worlds=trials, seed=seed)
+
+    def after_iteration(self, algorithm: Any, result: Mapping[str, Any], state: JobState) -> dict[str, float]:
+        """Records an iteration.
+
+        Args:
+            algorithm: RLlib's, which has just learned.
+            result: Of its iteration.
+            state: The job's counters, of this iteration already; its score is set.
+
+        Returns:
+            More metrics of the iteration.
+        """
+        self._go_on_from(state)
+        iteration = state.training_iteration
+        taken = algorithm.env_runner_group.foreach_env_runner(
+            lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else (0, [])
+        )
+        self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
+        self._record_learning(result)
+        found = self._evaluate(algorithm, state) if self._judge is not None else {}
+        self._metrics.write()
+        self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
+        state.racing = {"metrics": self._metrics.rows, "best": self._best}
+        if self._settings.after is not None:
+            self._settings.after()
+        return found
+
+    def _go_on_from(self, state: JobState) -> None:
+        """What the checkpoint knows: a new machine has no files of the job, an old one perhaps too many rows."""
+        goes_on = state.training_iteration == self._seen + 1
+        self._seen = state.training_iteration
+        if self._metrics.rows and goes_on:
+            return
+        self._metrics.go_on_from(list(state.racing.get("metrics", [])))
+        self._best = None
+        if best := state.racing.get("best"):
+            self._best = float(best[0]), dict(best[1])
+
+    def _record_episodes(self, workers: Mapping[int, Any], state: JobState) -> None:
+        count = sum(len(lengths) for traces in workers.values() for _, lengths in traces)
+        episode = state.episodes_total - count
+        trial = 0
+        for worker, traces in workers.items():
+            numbered = []
+            for trace in (one for rows, lengths in traces for one in np.split(rows, np.cumsum(lengths)[:-1])):
+                numbered.append((episode, trace))
+                episode, trial = episode + 1, trial + 1
+                self._metrics.add(trace, episode=episode, trial=trial, phase="training")
+                total = float(trace[:, C["reward"]].sum())
+                self._reporter.log(
+                    f"Training> Name={_AGENT}, Worker={worker}, Episode={episode - 1}, Total reward={total:.2f}, "
+                    f"Exploration=0, Steps={state.timesteps_total}, Training iteration={state.training_iteration}"
+                )
+            lines = self._trace_of(worker, is_alone=len(workers) == 1).write(state.training_iteration - 1, numbered)
+            if self._settings.prints_steps:
+                for line in lines:
+                    self._reporter.log(line)
+
+    def _trace_of(self, worker: int, *, is_alone: bool) -> SimTrace:
+        folder = self._settings.folder if is_alone and not worker else self._settings.folder / str(worker)
+        return self._traces.setdefault(worker, SimTrace(folder / "training-simtrace"))
+
+    def _record_learning(self, result: Mapping[str, Any]) -> None:
+        learner = result.get("learners", {}).get("default_policy", {})
+        columns = [np.atleast_1d(learner.get(name, ())) for name in ("epoch_policy_loss", "epoch_kl", "epoch_entropy")]
+        rate = learner.get("default_optimizer_learning_rate")
+        for epoch, (loss, divergence, entropy) in enumerate(zip(*columns, strict=True)):
+            self._reporter.log(
+                f"Policy training> Surrogate loss={loss}, KL divergence={divergence}, Entropy={entropy}, "
+                f"training epoch={epoch}, learning_rate={rate}"
+            )
+
+    def _evaluate(self, algorithm: Any, state: JobState) -> dict[str, float]:
+        """Drives the trials with the policy as it is, deterministically."""
+        module = algorithm.get_module()
+
+        def act(pictures: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = module.forward_inference({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]
+            return logits
+
+        assert self._judge is not None
+        assert self._explorer is not None
+        most_steps = _most_steps(self._judge)
+        rollout = drive_episodes(self._judge, act, self._explorer.likeliest, most_steps=most_steps, is_shared=False)
+        traces = np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
+        for number, trace in enumerate(traces):
+            last = self._metrics.rows[-1]
+            self._metrics.add(trace, episode=last["episode"], trial=last["trial"], phase="evaluation")
+            self._reporter.log(
+                f"Testing> Name={_AGENT}, Worker=0, Episode={last['episode'] - 1}, "
+                f"Total reward={float(trace[:, C['reward']].sum()):.2f}, Exploration=0, "
+                f"Steps={state.timesteps_total}, Training iteration={state.training_iteration}, Trial={number}"
+            )
+        progress = [float(trace[-1, C["progress"]]) for trace in traces]
+        self._reporter.log(
+            f"[BestModelSelection] Number of evaluations: {len(traces)} Evaluation episode progress: {progress}"
+        )
+        self._reporter.log(f"[BestModelSelection] Evaluation episode progress mean: {np.mean(progress)}")
+        state.score = _score(rollout, traces, self._settings.best_by)
+        laps = [float(trace[-1, C["time"]]) for trace in traces if label_of(trace) == "Lap complete"]
+        found = {
+            "evaluation_progress_mean": float(np.mean(progress)),
+            "evaluation_reward_mean": float(rollout.rewards.sum() / len(traces)),
+            "evaluation_laps": float(len(laps)),
+        }
+        return {**found, **({"evaluation_lap_time_s": float(np.mean(laps))} if laps else {})}
+
+    def _record_checkpoint(self, state: JobState, name: str) -> None:
+        """deepracer_checkpoints.json and .coach_checkpoint; of equals the newer is the best."""
+        model = self._settings.folder / "model"
+        value = 0.0 if state.score is None else state.score
+        if self._settings.best_by == "laptime":
+            value = -value
+        entry = {"name": name, "avg_eval_metric": value, "time_stamp": time.time()}
+        score = -math.inf if state.score is None else state.score
+        if self._best is None or score >= self._best[0]:
+            before = name if self._best is None else self._best[1]["name"]
+            self._best = score, entry
+            self._reporter.log(f'[BestModelSelection] Updating the best checkpoint to "{name}" from "{before}".')
+        write_json(model / _CHECKPOINTS, {"best_checkpoint": self._best[1], "last_checkpoint": entry})
+        (model / ".coach_checkpoint").write_text(name, encoding="utf-8")
+        self._reporter.log(f"Checkpoint> Saving in path=['{model / name}']")
+
+
+def _most_steps(judge: Racing) -> int:
+    """Of a trial: even the slowest car that drives at all has been round by then."""
+    return int(judge.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
+
+
+def _score(rollout: Rollout, traces: list[Trace], best_by: str) -> float:
+    """What the best checkpoint has most of; a lap time counts from below."""
+    if best_by == "reward":
+        return float(rollout.rewards.sum() / len(traces))
+    if best_by == "laptime":
+        times = [t[-1, C["time"]] if label_of(t) == "Lap complete" else _NEVER_S for t in traces]
+        return -float(np.mean(times))
+    return float(np.mean([trace[-1, C["progress"]] for trace in traces]))

@@ -1,0 +1,70 @@
+"""RLlib's env runner for DeepRacer: whole episodes, all of an iteration's at once, as one rollout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+
+from envs.deepracer.env import DeepRacerVectorEnv
+from runtime.families.deepracer.driving import Explorer, drive_episodes
+from runtime.families.deepracer.rollout import Rollout
+from runtime.ppo.env_runner import Runner
+from runtime.ppo.episodes import LENGTHS, RETURNS
+
+
+class RacingRunner(Runner):
+    """Drives its share of `episodes` in RLlib's env config at once, and keeps their traces until they are taken."""
+
+    def make_env(self) -> None:
+        """Builds the cars; called by RLlib."""
+        settings = dict(self.config.env_config)
+        workers = max(1, self.config.num_env_runners)
+        self._most_steps = settings.pop("most_steps") // workers
+        self._epsilon = settings.pop("epsilon", None)
+        episodes = settings.pop("episodes")
+        number = max(0, (self.worker_index or 0) - 1)
+        shares = [episodes // workers + (n < episodes % workers) for n in range(workers)]
+        worlds = max(1, shares[number])
+        self.env = DeepRacerVectorEnv(worlds, **settings)
+        self.num_envs = worlds
+        seed = self.take_env_seed()
+        if seed is not None:
+            self.env.racing.simulation.seed(seed, episodes_before=sum(shares[:number]))
+        self._explorer = Explorer(self.env.single_action_space, seed=seed)
+        self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
+
+    def sample(self, **kwargs: Any) -> list[Any]:
+        """One rollout; RLlib's own arguments ask for nothing else."""
+        if self._epsilon is not None:
+            least, over = self._epsilon
+            self._explorer.epsilon = max(least, 1 - (1 - least) * self.num_env_steps_sampled_lifetime / over)
+        racing = self.env.racing
+        rollout = drive_episodes(racing, self._act, self._explorer.draw, most_steps=self._most_steps)
+        self._report(rollout)
+        self._traces.append((rollout.trace, rollout.lengths))
+        return [rollout]
+
+    def _act(self, pictures: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.module.forward_exploration({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]
+        return logits
+
+    def _report(self, rollout: Rollout) -> None:
+        begin = 0
+        for length in rollout.lengths.tolist():
+            self.metrics.log_value(RETURNS, float(rollout.rewards[begin : begin + length].sum()), reduce="item_series")
+            self.metrics.log_value(LENGTHS, length, reduce="item_series")
+            begin += length
+        self._increase_sampled_metrics(rollout.env_steps(), len(rollout.lengths))
+
+    def take_traces(self) -> tuple[int, list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
+        """The worker's number from 0, and (T, K) of TRACE and (E,) lengths of each rollout since the last call."""
+        taken, self._traces = self._traces, []
+        return max(0, (self.worker_index or 0) - 1), taken
+
+    def get_metrics(self) -> Any:
+        """What RLlib aggregates."""
+        return self.metrics.reduce()

@@ -1,0 +1,143 @@
+"""`smrl evaluate` of DeepRacer policies: laps against the clock, obstacles or bot cars, or two models on one track."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs import DEEPRACER_ID
+from envs.deepracer.metadata import parse_metadata
+from envs.deepracer.racing import Options, action_space, read_options
+from runtime.artifacts.checkpoint import JobState, read_state
+from runtime.artifacts.policy_file import read_policy
+from runtime.container.signals import StopRequest
+from runtime.errors import UserError
+from runtime.families.deepracer.evaluation_settings import resolve_race
+from runtime.families.deepracer.network import network_settings
+from runtime.families.deepracer.races import Racer, Result, run_race, write_results
+from runtime.outputs.console import Reporter, Summary
+
+# Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
+_TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
+
+
+def evaluate_racers(
+    checkpoints: list[Path],
+    chosen: Mapping[str, Any],
+    folders: tuple[Path, Path],
+    listeners: tuple[Reporter, StopRequest],
+) -> dict[str, Any]:
+    """Evaluates, prints, and writes what DeepRacer's tools read.
+
+    Args:
+        checkpoints: Of each racer.
+        chosen: Settings, as `resolve_race` takes them.
+        folders: Where files go, and where the steps go for log tools.
+        listeners: Where lines go, and the platform's wish to stop.
+
+    Returns:
+        What goes into evaluation.json.
+
+    Raises:
+        UserError: A setting or a model is at fault.
+    """
+    (folder, traces), (reporter, stop) = folders, listeners
+    settings, trials, notes = resolve_race(chosen)
+    for note in notes:
+        reporter.note(note)
+    states = [read_state(checkpoint) for checkpoint in checkpoints]
+    options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
+    seed = chosen.get("seed", 0)
+    results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
+    written = write_results(folder, traces, options, results)
+    for result in results:
+        _print(result, reporter, is_alone=len(results) == 1)
+    facts = {"dynamics": options.race.dynamics.name, **_summarise(results)}
+    facts |= {"videos": str(folder / "mp4"), "metrics": ", ".join(str(own) for own in written)}
+    reporter.finish(Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts))
+    first = results[0]
+    return {
+        "env": states[0].env,
+        "track": options.track.name,
+        "race_type": options.race.race_type,
+        "dynamics": {"name": options.race.dynamics.name, **options.race.dynamics.settings},
+        "checkpoints": [checkpoint.name for checkpoint in checkpoints],
+        "seed": seed,
+        "mean_reward": statistics.fmean(first.returns),
+        "max_reward": max(first.returns),
+        "min_reward": min(first.returns),
+        "episodes": [
+            {"total_reward": total, "steps": len(trace)}
+            for total, trace in zip(first.returns, first.traces, strict=True)
+        ],
+        "racers": [{"name": result.name, "laps": result.laps} for result in results],
+    }
+
+
+def _prepare(
+    checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any], *, trust: bool
+) -> tuple[Options, list[Racer]]:
+    trained = states[0].policy["env_config"]
+    kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
+    if len(checkpoints) > 1:
+        settings = {"race_type": "HEAD_TO_MODEL", **settings}
+    racers = []
+    try:
+        options = read_options(**{**kept, **settings}, is_training=False)
+        for number, (checkpoint, state) in enumerate(zip(checkpoints, states, strict=True)):
+            if state.env != DEEPRACER_ID:
+                raise UserError(f"against: got a model of {state.env}; expected one of {DEEPRACER_ID}.")
+            metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
+            network_settings(metadata)  # refuses what cannot be raced
+            policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
+            racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
+    except ValueError as error:
+        hint = ""
+        if "track" not in settings and "track" in str(error):
+            track = trained.get("track", "the default track")
+            hint = f" The model was trained on {track!r}; track=NAME drives another."
+        raise UserError(f"{error}{hint}") from None
+    return options, racers
+
+
+def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:
+    name = "" if is_alone else f"{result.name}: "
+    for lap in result.laps:
+        reporter.line(
+            f"{name}trial {lap['trial']}: {lap['episode_status']}, {lap['completion_percentage']} %, "
+            f"{lap['elapsed_time_in_milliseconds'] / 1000:.3f} s, {lap['reset_count']} resets"
+        )
+    for number, (total, trace) in enumerate(zip(result.returns, result.traces, strict=True)):
+        reporter.line(
+            f"Testing> Name=main_level/agent, Worker=0, Episode={number}, Total reward={total:.2f}, Exploration=0, "
+            f"Steps={len(trace)}, Training iteration=0"
+        )
+    if is_alone:
+        reporter.line(f"Mean Reward: {statistics.fmean(result.returns)}")
+        reporter.line(f"Max Reward: {max(result.returns)}")
+        reporter.line(f"Min Reward: {min(result.returns)}")
+
+
+def _summarise(results: list[Result]) -> dict[str, str]:
+    facts = {}
+    for result in results:
+        times = [lap["elapsed_time_in_milliseconds"] / 1000 for lap in result.complete]
+        laps = f"{len(times)} of {len(result.laps)} laps complete"
+        facts[result.name] = laps + (
+            f", mean {statistics.fmean(times):.3f} s, best {min(times):.3f} s" if times else ""
+        )
+    if len(results) > 1:
+        wins = [0] * len(results)
+        for laps in zip(*(result.laps for result in results), strict=False):
+            times = [
+                lap["elapsed_time_in_milliseconds"] if lap["episode_status"] == "Lap complete" else np.inf
+                for lap in laps
+            ]
+            if np.isfinite(min(times)):
+                wins[int(np.argmin(times))] += 1
+        facts["laps won"] = ", ".join(f"{result.name}: {count}" for result, count in zip(results, wins, strict=True))
+    return facts

@@ -1,0 +1,107 @@
+"""Where a DeepRacer job's files are: in a bucket by their keys, else in channels, beside the code, or by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.container.paths import Container
+from runtime.container.signals import StopRequest
+from runtime.errors import UserError
+from runtime.families.deepracer.job_files import JobFile, read_job_file
+from runtime.families.deepracer.storage import Bucket
+
+PLACES = ("s3_bucket", "s3_prefix", "aws_region")
+_PARAMS_COME_WITHIN_S = 1200.0  # a notebook uploads them after it started this job
+
+
+class Places:
+    """One job's.
+
+    Attributes:
+        bucket: That of the hyperparameters, or None.
+        prefix: Of the job's keys there.
+
+    Args:
+        values: Hyperparameters, PLACES among them.
+        container: Where the job runs.
+        scratch: Folder for what is downloaded.
+    """
+
+    def __init__(self, values: Mapping[str, Any], container: Container, scratch: Path) -> None:
+        self._region, self._container, self._scratch = values.get("aws_region"), container, scratch
+        self.bucket = self.open(values.get("s3_bucket"))
+        self.prefix = values.get("s3_prefix", "").strip("/") or "sagemaker"
+
+    def open(self, name: str | None) -> Bucket | None:
+        """A bucket by its name; the job's own if that is empty."""
+        if not name:
+            return getattr(self, "bucket", None)
+        return Bucket(name, endpoint=self._container.s3_endpoint, region=self._region)
+
+    def params(self, asked: str | None, usual: str, *, is_training: bool, stop: StopRequest) -> JobFile:
+        """The job's YAML file; without a bucket, a job may have none.
+
+        Args:
+            asked: Key or path that a hyperparameter names.
+            usual: Its name if there is no such hyperparameter.
+            is_training: Which defaults count.
+            stop: The platform's wish to stop, while the file has not come.
+        """
+        if self.bucket is None:
+            found = self.find(asked or usual)
+            if found is None and asked:
+                raise UserError(f"{usual}: got {asked!r}; expected a file, in a channel or beside the code.")
+            return JobFile({}, {}, (), ()) if found is None else read_job_file(found, is_training=is_training)
+        key = asked or f"{self.prefix}/{usual}"
+        if not self.bucket.wait_for(key, longest_s=_PARAMS_COME_WITHIN_S, stop=stop):
+            raise UserError(
+                f"s3://{self.bucket.name}/{key}: got no such file in {_PARAMS_COME_WITHIN_S:g} s; upload it, as the "
+                "notebook does after it has started this job."
+            )
+        path = self._scratch / usual
+        self.bucket.download(key, path)
+        return read_job_file(path, is_training=is_training)
+
+    def find(self, name: str) -> Path | None:
+        """A local file or folder: as named, in a channel, or beside the code."""
+        return self._container.find_input(name)
+
+    def fetch(self, asked: str | None, usual: str) -> Path | None:
+        """A file by the key or path that is asked for, else by its usual name, where there is one."""
+        if self.bucket is None:
+            found = self.find(asked or Path(usual).name) or (None if asked else self.find(usual))
+            if asked and found is None:
+                raise UserError(f"{Path(usual).name}: got {asked!r}; expected a file, in a channel or beside the code.")
+            return found
+        usual_key = f"{self.prefix}/{usual}"
+        key = asked or (usual_key if self.bucket.has(usual_key) else None)
+        if key is None:
+            return None
+        path = self._scratch / Path(usual).name
+        self.bucket.download(key, path)
+        return path
+
+    def checkpoint(self, bucket_name: str | None, prefix: str, *, is_best: bool, name: str) -> Path:
+        """A checkpoint that a training job uploaded; without a bucket, the folder of that name.
+
+        Args:
+            bucket_name: Its bucket; the job's own if None.
+            prefix: Of the training job.
+            is_best: Whether the best one, if there is one, rather than the last.
+            name: Of the folder that it is downloaded to.
+        """
+        bucket, prefix = self.open(bucket_name), prefix.strip("/")
+        if bucket is None:
+            found = self.find(prefix)
+            if found is None:
+                raise UserError(f"model: got {prefix!r}; expected the results of a training, in a channel or by path.")
+            return found
+        for choice in ("best", "checkpoint") if is_best else ("checkpoint",):
+            if bucket.download_tree(f"{prefix}/model/{choice}", self._scratch / name):
+                return self._scratch / name
+        raise UserError(
+            f"s3://{bucket.name}/{prefix}/model: got no checkpoint of this program; expected one, as a training job "
+            "uploads it. Checkpoints of the original simulator cannot be read."
+        )

@@ -1,0 +1,51 @@
+"""A DeepRacer job's settings, checked before anything heavy starts; its metadata freed from files of this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from envs.deepracer.racing import read_options
+from runtime.container.paths import Container
+from runtime.errors import UserError
+from runtime.families.deepracer.network import network_settings
+from runtime.settings.resolve import JobConfig
+
+TRACKS_CHANNEL = "tracks"
+# Settings that name a file, which may come in a channel.
+_FILES = ("reward_function", "model_metadata")
+# What RLlib's own runner and learner would heed.
+_WITHOUT_EFFECT = (
+    *("train_batch_size", "rollout_fragment_length", "batch_mode", "num_envs_per_env_runner", "horizon"),
+    *("gym_env_vectorize_mode", "observation_filter", "explore", "use_kl_loss", "kl_coeff", "kl_target"),
+    *("vf_clip_param", "use_gae", "use_critic", "grad_clip_by", "torch_skip_nan_gradients"),
+)
+
+
+def settle_environment(config: JobConfig, container: Container) -> JobConfig:
+    """The same config with the metadata's content in the place of its file, so that a checkpoint can act anywhere.
+
+    Tracks of the channel `tracks` are found by name.
+
+    Raises:
+        UserError: The environment's settings are wrong, or a setting of PPO has no effect here; all are listed.
+    """
+    why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
+    wrong = config.describe_without_effect(_WITHOUT_EFFECT, why=why)
+    settings = config.env_config
+    if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
+        settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
+    for name in _FILES:
+        given = settings.get(name)
+        if isinstance(given, str) and (found := container.find_input(given)) is not None and not Path(given).exists():
+            settings[name] = str(found)
+    try:
+        options = read_options(**settings)
+        network_settings(options.metadata)
+    except (ValueError, UserError) as error:
+        wrong += [f"rl.training.config.env_config: {line}" for line in str(error).splitlines()]
+        raise UserError("\n".join(wrong)) from error.__cause__
+    if wrong:
+        raise UserError("\n".join(wrong))
+    settings["model_metadata"] = dict(options.metadata.source)
+    return dataclasses.replace(config, values={**config.values, "config.env_config": settings})

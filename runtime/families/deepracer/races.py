@@ -1,0 +1,219 @@
+"""Evaluations and races: one or more policies on one track, filmed, timed, and told in DeepRacer's files."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from envs.deepracer import kernels
+from envs.deepracer.metadata import Metadata
+from envs.deepracer.racing import Options, Racing, action_space, decode_actions
+from envs.deepracer.sensors import Sensors
+from envs.deepracer.views import Map, Views
+from runtime.artifacts.manifest import write_json
+from runtime.container.signals import StopRequest
+from runtime.families.deepracer.driving import Explorer, as_rows, describe_step
+from runtime.families.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
+from runtime.outputs.video import Mp4Writer
+
+_FPS, _FILM_HEIGHT = 15, 480
+_FILMS = {"camera-pip": "race", "camera-45degree": "follow", "camera-topview": "top"}
+_PICTURE = (960, 720)
+
+
+@dataclasses.dataclass(frozen=True)
+class Racer:
+    """A policy that races.
+
+    Attributes:
+        name: For people.
+        logits: (B, L) outputs of its network for pictures (B, H, W, C), or rows (B, N).
+        metadata: Of its car.
+    """
+
+    name: str
+    logits: Callable[[NDArray[Any]], NDArray[np.float32]]
+    metadata: Metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a racer did.
+
+    Attributes:
+        name: Of the racer.
+        traces: Its steps in each trial.
+        laps: The rows of its evaluation_metrics.json.
+        returns: Sum of rewards of each trial.
+    """
+
+    name: str
+    traces: list[Trace]
+    laps: list[dict[str, Any]]
+    returns: list[float]
+
+    @property
+    def complete(self) -> list[dict[str, Any]]:
+        """Laps that were driven to their end."""
+        return [lap for lap in self.laps if lap["episode_status"] == "Lap complete"]
+
+
+def run_race(
+    options: Options, racers: list[Racer], *, trials: int, videos: Path | None, stop: StopRequest, seed: int | None
+) -> list[Result]:
+    """Races: so many episodes one after the other, or one of so many laps if the race is continuous.
+
+    Args:
+        options: The track and the rules; the first racer's metadata.
+        racers: All on the track at once.
+        trials: How many.
+        videos: Folder for the videos of the first trial, or None.
+        stop: The platform's wish to stop: the trial at hand is cut.
+        seed: Of objects and lights.
+    """
+    race = dataclasses.replace(options.race, laps=trials, change_start_position=False)
+    racing = Racing(dataclasses.replace(options, race=race, is_training=False), agents=len(racers), seed=seed, worlds=1)
+    drivers = [_Driver(racer, racing, number) for number, racer in enumerate(racers)]
+    traces: list[list[Trace]] = [[] for _ in racers]
+    laps = trials if race.is_continuous else 1
+    for number in range(1 if race.is_continuous else trials):
+        recorder = _Film(racing, videos) if videos is not None and number == 0 else None
+        for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, recorder=recorder, stop=stop)):
+            traces[agent].append(trace)
+        if stop.is_set:
+            break
+    results = []
+    for racer, found in zip(racers, traces, strict=True):
+        driven = [lap for trace in found for lap in split_laps(trace, kernels.LAP_COMPLETE)]
+        returns = [float(trace[:, C["reward"]].sum()) for trace in found]
+        results.append(Result(racer.name, found, evaluation_rows(driven), returns))
+    return results
+
+
+class _Driver:
+    """One racer at its wheel."""
+
+    def __init__(self, racer: Racer, racing: Racing, agent: int) -> None:
+        self._racer, self._rows = racer, slice(agent, None, racing.simulation.agents)
+        self._sensors = Sensors(racing.simulation, racer.metadata)
+        self._explorer = Explorer(action_space(racer.metadata), seed=None)
+        dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
+        racing.simulation.dynamics[agent] = dynamics.as_array()
+
+    def begin(self) -> None:
+        """A new trial has its own light."""
+        self._sensors.draw_light(0)
+
+    def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """(W, 2) commands of its cars, and the actions."""
+        logits = self._racer.logits(as_rows(self._sensors.observe(self._rows)))
+        actions = self._explorer.likeliest(logits)
+        return decode_actions(self._racer.metadata, actions), actions
+
+
+def _run_trial(
+    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _Film | None, stop: StopRequest
+) -> Iterator[Trace]:
+    """The steps of each agent in one trial, until every one has ended or is too slow, or the platform says stop."""
+    simulation = racing.simulation
+    racing.restart(0)
+    for driver in drivers:
+        driver.begin()
+    most_steps = int(laps * simulation.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
+    driven = 0
+    parts: list[NDArray[np.float64]] = []
+    driving: list[NDArray[np.bool_]] = []
+    crashes = np.zeros(len(drivers))
+    while not simulation.has_ended.all() and driven < most_steps and not (stop.is_set and parts):
+        if recorder is not None:
+            recorder.add()
+        decided = [driver.decide() for driver in drivers]
+        driving.append(~simulation.has_ended)
+        racing.command(np.concatenate([commands for commands, _ in decided]))
+        racing.actions = np.array([actions[0] if actions.ndim == 1 else -1 for _, actions in decided], np.float64)
+        crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
+        parts.append(describe_step(racing, crashes))
+        driven += int((racing.measured[:, kernels.STATUS] != kernels.PAUSED).any())
+    if recorder is not None:
+        recorder.close()
+    steps, was_driving = np.stack(parts), np.stack(driving)
+    for agent in range(len(drivers)):
+        yield steps[was_driving[:, agent], agent]
+
+
+class _Film:
+    """Three videos of a trial, as the simulator in the cloud made them."""
+
+    def __init__(self, racing: Racing, folder: Path) -> None:
+        self._views = Views(racing.simulation)
+        self._writers = {
+            view: Mp4Writer(folder / name / "0-video.mp4", fps=_FPS, height=_FILM_HEIGHT)
+            for name, view in _FILMS.items()
+        }
+
+    def add(self) -> None:
+        for view, writer in self._writers.items():
+            writer.add(self._views.draw(0, view))
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+def write_results(folder: Path, traces: Path, options: Options, results: list[Result]) -> list[Path]:
+    """Writes evaluation_metrics.json, the steps, and a picture of the driven lines of each racer.
+
+    Args:
+        folder: Of the metrics and pictures.
+        traces: Of the steps.
+        options: Of the race.
+        results: Of each racer.
+
+    Returns:
+        The folders, one a racer: `folder` itself if there is one alone.
+    """
+    stamp = time.strftime("%Y%m%d%H%M%S")
+    written = []
+    for number, result in enumerate(results):
+        agent = "" if len(results) == 1 else f"agent_{number}"
+        own = folder / agent
+        own.mkdir(parents=True, exist_ok=True)
+        write_json(own / "evaluation_metrics.json", {"metrics": result.laps})
+        trials = (lap for trace in result.traces for lap in split_laps(trace, kernels.LAP_COMPLETE))
+        episodes = list(enumerate(trials))
+        SimTrace(traces / agent / f"evaluation-{stamp}" / "evaluation-simtrace").write(0, episodes)
+        draw_lines(options.track, result.traces).save(own / "driven_lines.png")
+        written.append(own)
+    return written
+
+
+def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
+    """The track from above with every driven line, from blue where it is slow to red where it is fast."""
+    canvas = Map(track, _PICTURE)
+    image = canvas.image.copy()
+    draw = ImageDraw.Draw(image)
+    speeds = np.concatenate([_speeds(trace) for trace in traces])
+    low, high = float(speeds.min()), float(speeds.max())
+    for trace in traces:
+        places = canvas.at(trace[:, [C["x"], C["y"]]])
+        for before, after, speed in zip(places, places[1:], _speeds(trace)[1:], strict=False):
+            share = (speed - low) / (high - low) if high > low else 1.0
+            draw.line([before, after], fill=(int(40 + 215 * share), 70, int(255 - 215 * share)), width=3)
+    draw.text((12, 12), f"{low:.2f} m/s (blue) to {high:.2f} m/s (red)", fill=(255, 255, 255))
+    return image
+
+
+def _speeds(trace: Trace) -> NDArray[np.float64]:
+    """(T,) metres a second as driven between steps; a car that is set back jumps, which is no speed."""
+    if len(trace) < 3:
+        return np.zeros(len(trace))
+    moved = np.linalg.norm(np.diff(trace[:, [C["x"], C["y"]]], axis=0), axis=1)
+    moved = np.concatenate([np.full(2, moved[-1]), moved[1:]])  # it stands while the first step prepares
+    return np.asarray(np.minimum(moved / kernels.CONTROL_S, 1.1 * kernels.MAX_SPEED))

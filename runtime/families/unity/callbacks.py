@@ -1,0 +1,30 @@
+"""What a Unity training tells after each iteration: players that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.artifacts.checkpoint import JobState
+from runtime.outputs.console import Reporter
+
+
+class PlayerFaults:
+    """Counts players that were started anew, and says why.
+
+    Args:
+        reporter: Where lines go.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter, self._restarts = reporter, 0.0
+
+    def after_iteration(self, algorithm: Any, result: Mapping[str, Any], state: JobState) -> dict[str, float]:
+        """More metrics of an iteration: `unity_restarts`, of the job so far."""
+        if state.rows:  # of an earlier start of the job as well
+            self._restarts = state.rows[-1].get("unity_restarts", 0.0)
+        taken = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.take_faults())
+        for fault in (fault for faults in taken for fault in faults):
+            self._restarts += 1
+            self._reporter.note(f"a player was started anew: {fault}")
+        return {"unity_restarts": self._restarts}

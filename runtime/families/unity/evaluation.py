@@ -1,0 +1,175 @@
+"""`smrl evaluate` of policies of Unity scenes: every agent plays, deterministically."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from envs import UNITY_ID
+from envs.unity.options import is_of_registry
+from envs.unity.vector_env import UnityVectorEnv
+from runtime.container.signals import StopRequest
+from runtime.errors import UserError
+from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
+from runtime.families.unity.scene import scene_faults
+from runtime.outputs.video import Episode
+from runtime.policies.policy import ACTION_MASK, Policy
+
+# Decisions after which an episode counts as it is: a policy that stands still may never end one.
+LONGEST_EPISODE = 10_000
+
+# Settings that say which program is started, with what, and where files go.
+_OF_PROGRAM = ("file_name", "registry_url", "additional_args", "cache_folder", "log_folder", "folder")
+
+
+def settle_evaluation(
+    chosen: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    channels: Mapping[str, Path],
+    *,
+    logs: Path,
+    trusts_player: bool,
+) -> dict[str, Any]:
+    """Settings of the scene to play: the one that was trained in, or the one that `env` names.
+
+    Args:
+        chosen: Of the evaluation.
+        trained: Of the training's environment.
+        channels: Of the job.
+        logs: Where players write.
+        trusts_player: Whether a program that the model names may be started.
+
+    Raises:
+        UserError: They are wrong, or the only program that is named is not trusted.
+    """
+    named, env = chosen.get("env_config", {}), chosen.get("env", UNITY_ID)
+    settings = dict(trained) if trusts_player else _without_program(trained)
+    # The machine that trained had its player elsewhere; or this one is to play another.
+    if EXECUTABLE_CHANNEL in channels or "env_name" in named:
+        settings.pop("file_name", None)
+    settings |= named
+    if env != UNITY_ID:
+        settings.pop("file_name", None)
+        settings["env_name"] = env
+    if EXECUTABLE_CHANNEL not in channels and settings.keys().isdisjoint(("file_name", "env_name")):
+        untrusted = {name: trained[name] for name in ("file_name", "env_name") if name in trained}
+        if untrusted:
+            raise UserError(
+                f"model: got an archive that names a program to start, {untrusted}; expected a player that you name. "
+                "Set env or rl.training.config.env_config.env_name to it, or trust_checkpoint=true if you trust where "
+                "the model is from."
+            )
+    settings["seed"] = chosen.get("seed", secrets.randbelow(2**31))  # not the scenario that was trained in
+    return {"log_folder": str(logs.absolute()), **find_scene(settings, channels, where="the scene to play")}
+
+
+def _without_program(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's settings without those that start a program, but for the name of a scene in Unity's registry."""
+    kept = {name: value for name, value in trained.items() if name not in _OF_PROGRAM}
+    if not is_of_registry(kept.get("env_name"), None):
+        kept.pop("env_name", None)
+    return kept
+
+
+class ScenePlay:
+    """Whole episodes of all agents of a scene.
+
+    Args:
+        scene: Its agents.
+        policy: Acts for all of them, deterministically.
+        longest: Decisions after which an episode counts as it is.
+    """
+
+    def __init__(self, scene: UnityVectorEnv, policy: Policy, *, longest: int = LONGEST_EPISODE) -> None:
+        self._scene, self._policy, self._longest = scene, policy, longest
+        self._lost, self._cut = 0, 0
+        self._numbers = itertools.count()
+        self._number_of: dict[int, int] = {}
+        self._sums: dict[int, Episode] = {}
+        self._ended: dict[int, Episode | None] = {}
+
+    def episodes(self, stop: StopRequest, *, most_episodes: float, most_steps: float = math.inf) -> Iterator[Episode]:
+        """Plays, and yields episodes in the order in which they began.
+
+        In that order, because the ones that end first are the shortest, and no fair sample.
+
+        Args:
+            stop: The platform's wish to stop.
+            most_episodes: After so many.
+            most_steps: Or with the first one to end once all agents together made so many decisions.
+
+        Raises:
+            UserError: The scene says what it must not.
+            PlatformError: Its player fails again and again.
+        """
+        with scene_faults():
+            observations, info = self._scene.reset()
+        following, played, steps = 0, 0, 0
+        while played < most_episodes and (steps < most_steps or not played) and not stop.is_set:
+            self._begin(info)
+            with scene_faults():
+                actions = _act(self._policy, self._scene, observations, info)
+                observations, rewards, terminated, truncated, info = self._scene.step(actions)
+            self._add(rewards, terminated | truncated, info)
+            steps += int(info["stepped"].sum())
+            while following in self._ended and played < most_episodes:
+                episode = self._ended.pop(following)
+                following += 1
+                if episode is not None:
+                    played += 1
+                    yield episode
+
+    def notes(self) -> list[str]:
+        """What was not as it should be."""
+        found = [f"a player was started anew: {fault}" for fault in self._scene.take_faults()]
+        if self._lost:
+            found.append(f"{self._lost} episodes are left out, as their player failed")
+        if self._cut:
+            found.append(f"{self._cut} episodes did not end, and count as they were after {self._longest:,} decisions")
+        return found
+
+    def _begin(self, info: Mapping[str, Any]) -> None:
+        for row in np.flatnonzero(info["acting"]).tolist():
+            if row not in self._number_of:
+                self._number_of[row] = number = next(self._numbers)
+                self._sums[number] = Episode(0.0, 0)
+
+    def _add(self, rewards: Any, has_ended: Any, info: Mapping[str, Any]) -> None:
+        for row in np.flatnonzero(info["lost"]).tolist():
+            if row in self._number_of:
+                number = self._number_of.pop(row)
+                del self._sums[number]
+                self._ended[number] = None
+                self._lost += 1
+        for row in np.flatnonzero(info["stepped"]).tolist():
+            number = self._number_of[row]
+            self._sums[number] = Episode(
+                self._sums[number].total_reward + float(rewards[row]), self._sums[number].steps + 1
+            )
+            is_cut = not has_ended[row] and self._sums[number].steps >= self._longest
+            self._cut += is_cut
+            if has_ended[row] or is_cut:
+                self._ended[self._number_of.pop(row)] = self._sums.pop(number)
+
+
+def _act(policy: Policy, scene: UnityVectorEnv, observations: Any, info: Mapping[str, Any]) -> Any:
+    """Actions (N, …) of all rows; those of rows that did not ask go nowhere."""
+    asking = np.flatnonzero(info["acting"])
+    masks = info[ACTION_MASK][asking] if policy.takes_masks else None
+    chosen = policy.act_many(observations[asking], masks=masks)
+    space = scene.action_space
+    if isinstance(space, gymnasium.spaces.Tuple):
+        actions: Any = tuple(np.zeros(part.shape, part.dtype) for part in space.spaces)
+        for rows, values in zip(actions, zip(*chosen, strict=True), strict=True):
+            rows[asking] = values
+        return actions
+    actions = np.zeros(space.shape or (), space.dtype)
+    actions[asking] = chosen
+    return actions

@@ -1,0 +1,63 @@
+"""What a Unity job changes of RLlib's PPO: the runner, and a network that fits the scene's sensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.ppo import PPOConfig
+
+from envs.unity.behaviour import Behaviour
+from envs.unity.vector_env import UnityVectorEnv
+from runtime.environments.spec import EnvSpec
+from runtime.families.unity.env_runner import UnityRunner
+from runtime.families.unity.preparation import sample_timeout_s
+from runtime.families.unity.scene import count_players, look_at_scene
+from runtime.settings.resolve import JobConfig
+
+# Convolutions [filters, kernel, stride]: ML-Agents' own of its `simple` encoder, and smaller ones for smaller pictures.
+_FILTERS, _SMALLEST = [[16, 8, 4, "valid"], [32, 4, 2, "valid"]], 20
+_FILTERS_OF_SMALL = [[16, 3, 1, "valid"], [32, 3, 1, "valid"]]
+_HIDDENS = [128]
+
+
+def configure_scene(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
+    """Changes RLlib's config for the agents of a scene.
+
+    Args:
+        rllib: Changed.
+        config: The job's settings.
+        env: Its environment.
+
+    Returns:
+        Settings of the network, for `model_config`.
+    """
+    least_s = sample_timeout_s(env.config)
+    rllib.env_runners(env_runner_cls=UnityRunner, sample_timeout_s=max(least_s, rllib.sample_timeout_s))
+    behaviour = look_at_scene(env.config, players=count_players(config)).behaviour
+    return {**_network(behaviour), **config.model, "action_mask": sum(behaviour.branches) or None}
+
+
+def why_no_video(scene: UnityVectorEnv) -> str | None:
+    """Why there is no video of a scene, or None: what can be filmed is the picture that its only agent sees."""
+    if not scene.behaviour.pictures:
+        return "Unity draws on its own screen, and the scene's agents see no pictures"
+    return f"the scene has {scene.num_envs} agents, each with its own picture" if scene.num_envs > 1 else None
+
+
+def _network(behaviour: Behaviour) -> dict[str, Any]:
+    """Convolutions for a picture, beside an embedding of the other sensors where there are some."""
+    if len(behaviour.pictures) != 1:
+        return {}
+    shape = behaviour.shapes[behaviour.pictures[0]]
+    filters = _FILTERS if min(shape[:2]) >= _SMALLEST else _FILTERS_OF_SMALL
+    found: dict[str, Any] = {
+        "conv_filters": filters,
+        "conv_activation": "relu",
+        "head_fcnet_hiddens": _HIDDENS,
+        "head_fcnet_activation": "relu",
+    }
+    others = behaviour.count_numbers_beside_pictures()
+    if others:
+        lidar = {"picture_shape": list(shape), "scan_size": others, "is_picture_first": True, "own_layers": 1}
+        found |= {"lidar": lidar, "pixel_scale": 1.0}
+    return found

@@ -1,0 +1,91 @@
+"""A scene's settings, settled before anything heavy starts: which player, whose logs where."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from envs.unity.options import RESTARTS_AT_MOST, Options, is_of_registry, read_options
+from runtime.container.paths import Container
+from runtime.errors import Problems, UserError
+from runtime.settings.resolve import JobConfig
+
+EXECUTABLE_CHANNEL = "train"
+# What RLlib's own runner would heed.
+_WITHOUT_EFFECT = ("horizon", "gym_env_vectorize_mode", "restart_failed_sub_environments")
+_FIXED = ("normalize_actions", "clip_actions")
+# Settings that only lead to the player.
+_OF_FINDING = ("env_name", "registry_url", "cache_folder", "folder")
+_WHERE = "rl.training.config.env_config"
+
+
+def settle_scene(config: JobConfig, container: Container) -> tuple[JobConfig, dict[str, Any]]:
+    """Settings of the environment for this machine: its player found, or downloaded.
+
+    Returns:
+        The config, paths in it made absolute, so that its policy can be played from another folder; and the settings.
+
+    Raises:
+        UserError: They are wrong, or a setting of PPO has no effect here; all problems are listed.
+    """
+    problems = Problems()
+    why = "a Unity scene ends its own episodes, and a player that fails is started anew in any case"
+    for line in config.describe_without_effect(_WITHOUT_EFFECT, why=why):
+        problems.add_line(line)
+    why = "Unity's continuous actions are in ±1 and clipped to it"
+    for line in config.describe_without_effect(_FIXED, why=why):
+        problems.add_line(line)
+    if config.model.get("use_lstm"):
+        problems.add_line(
+            "rl.training.config.model.use_lstm: got true; expected false, as a scene's agents come and go."
+        )
+    settings, found = config.env_config, dict[str, Any]()
+    if settings.get("observations") == "dict":
+        problems.add_line(f"{_WHERE}.observations: got 'dict'; expected 'flat', which is what networks are given.")
+    needed_s = sample_timeout_s(settings)
+    asked_s = config.algorithm.get("sample_timeout_s")
+    if asked_s is not None and asked_s < needed_s:
+        problems.add_line(
+            f"rl.training.config.sample_timeout_s: got {asked_s:g}; expected at least {needed_s:g}, the time that a "
+            "player which fell silent may take to be started anew. Leave it out, or lower env_config.timeout_s."
+        )
+    try:
+        found = find_scene(settings, container.channels)
+    except UserError as error:
+        for line in str(error).splitlines():
+            problems.add_line(line)
+    problems.raise_if_any()
+    if EXECUTABLE_CHANNEL not in container.channels and not is_of_registry(settings.get("env_name"), None):
+        settings = {name: value for name, value in settings.items() if name != "env_name"}
+        settings["file_name"] = found["file_name"]
+    return dataclasses.replace(config, values={**config.values, "config.env_config": settings}), found
+
+
+def sample_timeout_s(settings: Mapping[str, Any]) -> float:
+    """How long a runner may take at least: players that fall silent are started anew meanwhile."""
+    timeout_s = settings.get("timeout_s", Options.timeout_s)
+    return float(timeout_s) * 2 * (RESTARTS_AT_MOST + 1) if isinstance(timeout_s, int | float) else 0.0
+
+
+def find_scene(settings: Mapping[str, Any], channels: Mapping[str, Path], *, where: str = _WHERE) -> dict[str, Any]:
+    """Settings with `file_name` set: a player of the channel `train` where there is one.
+
+    Args:
+        settings: As the user wrote them.
+        channels: Of the job.
+        where: The user wrote them, for messages.
+
+    Raises:
+        UserError: They are wrong; a line for each problem.
+    """
+    settled = dict(settings)
+    if EXECUTABLE_CHANNEL in channels and "file_name" not in settings:
+        settled["folder"] = channels[EXECUTABLE_CHANNEL]
+    try:
+        options = read_options(**settled)
+    except (ValueError, TypeError) as error:
+        raise UserError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
+    kept = {name: value for name, value in settled.items() if name not in _OF_FINDING}
+    return {**kept, "file_name": str(options.executable), "additional_args": list(options.arguments)}

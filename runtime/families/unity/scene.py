@@ -1,0 +1,71 @@
+"""Opens scenes, and keeps one open between the look at its agents and the runner that samples in it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from envs.unity.player import PlayerError, SceneError
+from envs.unity.vector_env import UnityVectorEnv
+from runtime.errors import PlatformError, UserError
+from runtime.settings.resolve import JobConfig
+
+_Opened = tuple[dict[str, Any], int, int]
+_spare: list[tuple[_Opened, UnityVectorEnv]] = []
+
+
+def open_scene(settings: Mapping[str, Any], *, players: int = 1, worker: int = 0) -> UnityVectorEnv:
+    """The scene's agents; the ones that were looked at, where they are asked for again.
+
+    Raises:
+        UserError: The settings or the scene are at fault.
+        PlatformError: A player does not start.
+    """
+    asked = dict(settings), players, worker
+    if _spare:
+        opened, env = _spare.pop()
+        if opened == asked:
+            return env
+        env.close()
+    with scene_faults():
+        return UnityVectorEnv(players, worker=worker, **settings)
+
+
+def count_players(config: JobConfig) -> int:
+    """Players of each runner."""
+    return int(config.algorithm.get("num_envs_per_env_runner", 1))
+
+
+def look_at_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVectorEnv:
+    """The scene's agents, to be looked at; they stay for `open_scene`, until `forget_scene`.
+
+    A player takes seconds to start, and a job that samples in its main process needs the very same ones.
+    """
+    env = open_scene(settings, players=players)  # the spare itself, when there is one
+    _spare.append(((dict(settings), players, 0), env))
+    return env
+
+
+def forget_scene() -> None:
+    """Closes what was looked at and nobody opened again."""
+    while _spare:
+        _spare.pop()[1].close()
+
+
+@contextlib.contextmanager
+def scene_faults() -> Iterator[None]:
+    """Raises what a scene did wrong as a job's error.
+
+    Raises:
+        UserError: Its settings, or what it says, are at fault.
+        PlatformError: A player does not start, or fails again and again.
+    """
+    try:
+        yield
+    except PlayerError as error:
+        raise PlatformError(str(error)) from None
+    except SceneError as error:
+        raise UserError(str(error)) from None
+    except ValueError as error:
+        raise UserError(f"rl.training.config.env_config: {error}") from None

@@ -1,0 +1,1 @@
+"""Jobs from end to end: training, evaluation, and DeepRacer's workers."""

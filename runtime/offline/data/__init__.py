@@ -1,0 +1,1 @@
+"""Logged data: how it is read, checked and arranged."""

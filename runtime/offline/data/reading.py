@@ -1,0 +1,66 @@
+"""Finds and reads the log of a batch RL job, whatever form it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.offline.data.stored_datasets import is_stored_dataset, read_stored_dataset
+from runtime.offline.data.tables import read_tables
+from runtime.offline.data.transitions import Transitions, arrange
+
+_TABLES = (".csv", ".csv.gz", ".parquet")
+
+
+def is_log(path: Path) -> bool:
+    """Whether a path looks like a log of ours."""
+    return path.name.endswith(_TABLES) or is_stored_dataset(path)
+
+
+def read_transitions(place: Path, *, num_actions: int | None = None) -> Transitions:
+    """Reads a log: CSV or Parquet, a folder of either, a Minari dataset's folder, or HDF5 of d3rlpy.
+
+    Args:
+        place: File or folder.
+        num_actions: Of a discrete action, where it is known.
+
+    Raises:
+        UserError: There is no log, or it breaks rules; all of a kind are listed, with rows.
+    """
+    if not place.exists():
+        raise UserError(f"data: got {str(place)!r}, which does not exist; expected a CSV, Parquet or HDF5 file.")
+    if place.is_dir() and not is_stored_dataset(place):
+        place = _stored_in(place) or place  # a SageMaker channel is a folder, whatever it holds
+    if is_stored_dataset(place):
+        return arrange(read_stored_dataset(place), num_actions=num_actions)
+    return arrange(read_tables(_tables_in(place)), num_actions=num_actions)
+
+
+def _stored_in(folder: Path) -> Path | None:
+    """The one stored dataset below a folder that holds no tables, or None."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    found = {
+        path.parent.parent if path.match("data/main_data.hdf5") else path for path in files if is_stored_dataset(path)
+    }
+    has_tables = any(path.name.endswith(_TABLES) for path in files)
+    return found.pop() if len(found) == 1 and not has_tables else None
+
+
+def _tables_in(place: Path) -> list[Path]:
+    """The table files of a place, of one kind.
+
+    Raises:
+        UserError: There is none, or of several kinds.
+    """
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    tables = [path for path in files if path.name.endswith(_TABLES) and (path == place or path.name[0] not in "._")]
+    if not tables:
+        found = ", ".join(path.name for path in files[:5]) or "nothing"
+        raise UserError(
+            f"data: got {found} in {place}; expected .csv, .csv.gz, .parquet, .h5, or the folder of a Minari dataset."
+        )
+    stored = [path for path in files if is_stored_dataset(path)]
+    if stored or len({path.suffix == ".parquet" for path in tables}) > 1:
+        names = ", ".join(path.name for path in [*tables, *stored][:5])
+        raise UserError(f"data: got files of several kinds in {place} ({names}); expected one kind. Name one of them.")
+    return tables

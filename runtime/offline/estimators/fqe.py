@@ -1,0 +1,219 @@
+"""Fitted Q evaluation: the value of a policy from transitions of another one, by repeated regression.
+
+The regression is ridge regression on random Fourier features of the standardised state, with weights for each action:
+solved exactly at every step, so that nothing depends on an optimiser, and cheap enough for each checkpoint. The loss is
+squared, not d3rlpy's Huber, which is biased wherever rewards are skewed; values are clipped to what returns can be.
+
+Source: Le, Voloshin & Yue 2019, Batch policy learning under constraints, algorithm 3; the features: Rahimi & Recht
+2007, Random features for large-scale kernel machines; the resamples: Hao et al. 2021, Bootstrapping fitted
+Q-evaluation for off-policy inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
+from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
+from runtime.offline.estimators.ope import draw_counts
+
+_WAVES = 150
+_LEAST_RIDGE = 1e-6
+_HORIZONS = 8  # iterations at most, in units of 1 / (1 - gamma)
+_LOOK_EVERY = 10
+_SETTLED = 2e-3  # of the range of returns: how far from its limit a value may be
+
+Singles = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """How smooth a value function is taken to be.
+
+    Attributes:
+        bandwidth: Of the waves, in standard deviations times the root of the number of inputs.
+        ridge: Penalty on the squared weights, for each row.
+    """
+
+    bandwidth: float
+    ridge: float
+
+
+FINE, COARSE = Smoothness(0.75, 1e-4), Smoothness(1.25, 1e-5)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The value function that a regression ended with.
+
+    Attributes:
+        start: Mean value of the first states.
+        q_values: (N, A) value of each action at each state; (N, 1) of the logged one where actions are continuous.
+    """
+
+    start: float
+    q_values: Singles
+
+
+class FittedQEvaluation:
+    """Evaluates policies on one log.
+
+    Args:
+        data: Transitions; those whose next state is unknown are left out of the regression.
+        gamma: Discount per step, below 1.
+        seed: Of the features.
+        smoothness: Of the value function.
+        bounds: Of returns, which values are clipped to; those of the data's own rewards if None.
+    """
+
+    def __init__(
+        self,
+        data: Transitions,
+        *,
+        gamma: float,
+        seed: int,
+        smoothness: Smoothness = FINE,
+        bounds: ReturnBounds | None = None,
+    ) -> None:
+        self._data, self._gamma, self._ridge = data, gamma, smoothness.ridge
+        self._bounds = bounds or bound_returns(data, gamma)
+        self._is_discrete = data.num_actions is not None
+        inputs = data.states if self._is_discrete else np.concatenate([data.states, data.actions], axis=1)
+        # In double: a sum of millions in float32 loses its digits.
+        mean, std = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
+        self._mean, self._std = mean.astype(np.float32), (std + 1e-6).astype(np.float32)
+        rng = np.random.default_rng(seed)
+        scale = smoothness.bandwidth * np.sqrt(inputs.shape[1])
+        self._frequencies = (rng.normal(size=(inputs.shape[1], _WAVES)) / scale).astype(np.float32)
+        self._phases = rng.uniform(0, 2 * np.pi, _WAVES).astype(np.float32)
+
+        usable = np.flatnonzero(data.next_rows != UNKNOWN)
+        self._is_end = data.next_rows[usable] == TERMINAL
+        self._next = np.where(self._is_end, 0, data.next_rows[usable])
+        self._rewards = data.rewards[usable]
+        self._episode = np.repeat(np.arange(len(data.starts)), data.lengths)[usable]
+        logged = self._features(inputs)
+        # Rows of each regression: those of its action, or all where the action is an input.
+        chosen = data.actions[usable] if self._is_discrete else np.zeros(len(usable), np.int64)
+        self._groups = [np.flatnonzero(chosen == action) for action in range(data.num_actions or 1)]
+        self._designs = [logged[usable[group]] for group in self._groups]
+        self._logged = logged
+        self._states = self._features(data.observations) if self._is_discrete else logged
+
+    def _features(self, inputs: Singles) -> Singles:
+        """(M, D) waves, the inputs themselves and a constant."""
+        standardised = (inputs - self._mean) / self._std
+        waves = np.cos(standardised @ self._frequencies + self._phases) * np.float32(np.sqrt(2 / _WAVES))
+        return np.concatenate([waves, standardised, np.ones((len(inputs), 1), np.float32)], axis=1)
+
+    def evaluate(self, target: Singles) -> Evaluated:
+        """The value of a policy.
+
+        Args:
+            target: (M, A) action probabilities at each of the data's observations; of continuous actions, the (M, A)
+                actions themselves.
+        """
+        weights = self._solve(target)
+        starts = self._values(target, self._data.starts, weights)
+        q_values = np.einsum("nd,ad->na", self._logged, weights[:, :, 0])
+        return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values))
+
+    def resample(self, target: Singles, *, resamples: int, seed: int) -> NDArray[np.float64]:
+        """(R,) values of a policy on episodes drawn with replacement, the regression done anew for each draw.
+
+        Args:
+            target: As for `evaluate`.
+            resamples: R.
+            seed: Of the draws.
+        """
+        found, solved = [], self._solve(target)
+        for counts in draw_counts(len(self._data.starts), resamples, seed=seed):
+            weights = self._solve(target, counts, begin=solved)
+            starts = self._values(target, self._data.starts, weights)
+            found.append(np.einsum("re,er->r", counts, starts) / counts.sum(axis=1))
+        return np.concatenate(found)
+
+    def _solve(
+        self, target: Singles, counts: NDArray[np.float64] | None = None, *, begin: Singles | None = None
+    ) -> Singles:
+        """(A, D, R) weights of the regressions at their fixed point, for each resample.
+
+        Args:
+            target: The policy.
+            counts: (R, E) of each episode; each once if None.
+            begin: Weights (A, D, 1) to begin from, near which the fixed point is; zeros if None.
+        """
+        inverses = [
+            self._invert(design, group, counts) for design, group in zip(self._designs, self._groups, strict=True)
+        ]
+        resamples = 1 if counts is None else len(counts)
+        rows = None if counts is None else counts[:, self._episode].T.astype(np.float32)
+        weights = np.zeros((len(self._groups), self._logged.shape[1], resamples), np.float32)
+        weights += 0 if begin is None else begin
+        following = self._prepare(target, self._next)
+        first = self._prepare(target, self._data.starts)
+        before = np.full(resamples, np.inf)
+        # Values approach their limit by a factor gamma a step: what is left is that many times the last change.
+        settled = _SETTLED * (self._bounds.high - self._bounds.low) * min(1.0, _LOOK_EVERY * (1 - self._gamma))
+        for iteration in range(int(_HORIZONS / (1 - self._gamma)) + _LOOK_EVERY):
+            targets = self._gamma * self._clip(self._apply(following, weights))
+            targets[self._is_end] = 0
+            targets += self._rewards[:, None]
+            # The constant is free, so a regression on what exceeds the mean is the same, and keeps float32's digits.
+            mean = targets.mean(axis=0)
+            targets -= mean
+            if rows is not None:
+                targets *= rows
+            for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
+                if not len(group):  # never logged: nothing speaks for it
+                    weights[action, -1] = self._bounds.low
+                    continue
+                moments = design.T @ targets[group]
+                weights[action] = np.matmul(inverses[action], moments.T[:, :, None])[:, :, 0].T
+                weights[action, -1] += mean
+            if iteration % _LOOK_EVERY == _LOOK_EVERY - 1:
+                now = self._clip(self._apply(first, weights)).mean(axis=0)
+                if np.abs(now - before).max() <= settled:  # both 0 where only one return is possible
+                    break
+                before = now
+        return weights
+
+    def _invert(self, design: Singles, group: NDArray[np.int64], counts: NDArray[np.float64] | None) -> Singles:
+        """(R, D, D) inverse of each regression's regularised moments."""
+        width = design.shape[1]
+        weighted = [None] if counts is None else list(counts[:, self._episode[group]].astype(np.float32))
+        found = np.empty((len(weighted), width, width), np.float32)
+        for number, weight in enumerate(weighted):
+            moments = design.T @ (design if weight is None else design * weight[:, None])
+            ridge = np.full(width, self._ridge * max(1, len(design)))
+            # The constant goes free: a penalty on it would shrink every return towards 0, step after step.
+            ridge[-1] = _LEAST_RIDGE
+            found[number] = np.linalg.inv(moments.astype(np.float64) + np.diag(ridge))
+        return found
+
+    def _prepare(self, target: Singles, rows: NDArray[np.int64]) -> list[tuple[Singles, Singles | None]]:
+        """Features of some rows, an entry for each action, with the action's probability there."""
+        if not self._is_discrete:
+            chosen = np.concatenate([self._data.observations[rows], target[rows]], axis=1)
+            return [(self._features(chosen), None)]
+        features = self._states[rows]
+        return [(features, target[rows, action][:, None]) for action in range(target.shape[1])]
+
+    @staticmethod
+    def _apply(prepared: list[tuple[Singles, Singles | None]], weights: Singles) -> Singles:
+        """(rows, R) values: over the actions, probability times value."""
+        parts = [
+            features @ weights[action] if probability is None else probability * (features @ weights[action])
+            for action, (features, probability) in enumerate(prepared)
+        ]
+        return np.asarray(sum(parts[1:], parts[0]), np.float32)
+
+    def _values(self, target: Singles, rows: NDArray[np.int64], weights: Singles) -> Singles:
+        return self._clip(self._apply(self._prepare(target, rows), weights))
+
+    def _clip(self, values: NDArray[np.floating]) -> Singles:
+        """The values within the bounds of returns."""
+        return np.asarray(np.clip(values, self._bounds.low, self._bounds.high), np.float32)

@@ -1,0 +1,343 @@
+"""The batch RL job: learns from a log, judges every iteration, and hands over the one it chose, without playing."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from runtime.artifacts.checkpoint import JobState, checkpoints_in, read_state, restore_random_states, save_checkpoint
+from runtime.container.paths import Layout
+from runtime.container.signals import Interrupted, StopRequest, reached
+from runtime.errors import PlatformError, Problems, UserError
+from runtime.offline.bcq import Learner, Recipe
+from runtime.offline.data.transitions import Transitions
+from runtime.offline.estimators.behaviour import estimate_behaviour
+from runtime.offline.estimators.bounds import bound_returns
+from runtime.offline.results import as_json, write_coach_csv, write_report
+from runtime.offline.selection import Judge, Report, choose, draw_judges
+from runtime.outputs.console import Reporter
+from runtime.outputs.metrics import MetricsLog
+from runtime.policies.network_policy import FILE, JUDGED_FILE, NetworkPolicy
+from runtime.settings.resolve import JobConfig
+
+
+@dataclass(frozen=True)
+class OfflineJob:
+    """What a job needs.
+
+    Attributes:
+        config: Its settings.
+        data: The log.
+        layout: Where it writes.
+        resume_from: Checkpoint to go on from, or None.
+        is_same_job: Whether that is this job's own.
+        hand_over: Writes the model directory from a checkpoint and what it is worth.
+    """
+
+    config: JobConfig
+    data: Transitions
+    layout: Layout
+    resume_from: Path | None
+    is_same_job: bool
+    hand_over: Callable[[Path, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class OfflineOutcome:
+    """How a job ended.
+
+    Attributes:
+        why: The stop criterion met, or the signal.
+        state: Counters at the end.
+        checkpoint: The final checkpoint, which holds the chosen policy.
+        chosen: The iteration that was chosen.
+        report: What is known of its policy.
+    """
+
+    why: str
+    state: JobState
+    checkpoint: Path
+    chosen: int
+    report: Report
+
+
+def learn(job: OfflineJob, reporter: Reporter, request: StopRequest) -> OfflineOutcome:
+    """Learns until a stop criterion is met or a stop is requested.
+
+    Raises:
+        UserError: The data or the checkpoint does not fit the job.
+        PlatformError: A checkpoint could not be written.
+    """
+    # For networks and regressions this small, a second thread waits more than it works.
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            return _Learning(job, reporter, request).run()
+    except OSError as error:
+        where = error.filename or job.layout.data
+        raise PlatformError(
+            f"{where}: could not be written: {error.strerror or error}. Checkpoints are whole; mend it and start again."
+        ) from None
+
+
+class _Learning:
+    """One job: the learner, the judge, the choice so far, and the logs."""
+
+    def __init__(self, job: OfflineJob, reporter: Reporter, request: StopRequest) -> None:
+        self._job, self._reporter, self._request = job, reporter, request
+        settings = job.config.algorithm
+        seed = settings["seed"]
+        learn_from, held_out = job.data.split(settings["train_fraction"], seed=seed)
+        judge_by = draw_judges(held_out, seed=seed)
+        drawn = "" if judge_by is held_out else f", of which {len(judge_by):,} of {len(judge_by.starts):,} judge"
+        reporter.note(
+            f"{len(learn_from):,} transitions of {len(learn_from.starts):,} episodes to learn from, "
+            f"{len(held_out):,} of {len(held_out.starts):,} held out{drawn}"
+        )
+        with request:
+            # Of the whole log: a reward that no held-out episode has is possible all the same.
+            bounds = bound_returns(job.data, settings["gamma"], horizon=settings.get("horizon"))
+            judges = self._with_behaviour(judge_by, learn_from)
+            self._judge = Judge(judges, gamma=settings["gamma"], seed=seed, bounds=bounds)
+            self._learner = Learner(learn_from, make_recipe(job.config))
+            self._logged = self._judge.logged
+        self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
+        self._kept: dict[str, bytes] = self._learner.state()
+        self._state = JobState(job.config.env, list(job.data.shape), describe_actions(job.data))
+        if job.resume_from is not None:
+            self._restore(job.resume_from)
+            self._kept = self._learner.state()
+        self._state.policy = {
+            **self._identity(),
+            "env_config": job.config.env_config,
+            "horizon": settings.get("horizon"),
+            **self._choice(),
+        }
+        self._metrics = MetricsLog(job.layout.data, self._state.rows, step="updates")
+        self._metrics.describe(job.config.values, objective="estimated_return")
+        self._seconds_before = self._state.time_total_s
+        self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
+
+    def _identity(self) -> dict[str, Any]:
+        """What must stay the same for estimates of different starts to be comparable, and networks to fit."""
+        settings, data = self._job.config.algorithm, self._job.data
+        numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
+        return {
+            "algorithm": self._job.config.values["run"],
+            "seed": settings["seed"],
+            **{name: settings[name] for name in ("gamma", "loss", "train_fraction")},
+            **{name: self._job.config.model[name] for name in ("fcnet_hiddens", "fcnet_activation")},
+            "data": f"{len(data):,} steps, {zlib.crc32(numbers.tobytes()):08x}",
+        }
+
+    def _check_identity(self, checkpoint: Path, kept: dict[str, Any]) -> None:
+        """A job goes on as what it began.
+
+        Raises:
+            UserError: Something is different; all of it is listed.
+        """
+        problems = Problems("what goes on")
+        for name, value in self._identity().items():
+            if name in kept and kept[name] != value:
+                problems.add_line(f"{name}: got {value!r} for {checkpoint}, which began with {kept[name]!r}.")
+        try:
+            problems.raise_if_any()
+        except UserError as error:
+            raise UserError(f"{error} Ask for the same again, or start afresh with another --out.") from None
+
+    def _with_behaviour(self, judge_by: Transitions, learn_from: Transitions) -> Transitions:
+        """The judging episodes with the probabilities of the policy that acted, estimated if the log has none."""
+        if judge_by.num_actions is None:
+            self._reporter.note("actions are continuous: policies are judged by fitted Q evaluation alone")
+            return judge_by
+        if judge_by.probabilities is not None:
+            return judge_by
+        self._reporter.note(
+            "the data has no action probabilities: importance sampling goes by a behaviour policy that is estimated"
+        )
+        seed = self._job.config.algorithm["seed"]
+        return replace(judge_by, probabilities=estimate_behaviour(learn_from, judge_by, seed=seed))
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = read_state(checkpoint)
+        for what in ("observation_shape", "action_space"):
+            if getattr(state, what) != getattr(self._state, what):
+                raise UserError(
+                    f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; expected "
+                    f"{getattr(self._state, what)}, as the data has. Learn from that data, or restore another one."
+                )
+        if self._job.is_same_job:
+            self._check_identity(checkpoint, state.policy)
+        self._learner.restore(checkpoint)
+        if not self._job.is_same_job:  # another job's estimates are by other episodes: only its networks go on
+            self._learner.updates = 0
+            self._reporter.note(f"beginning with the networks of {checkpoint}")
+            return
+        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / JUDGED_FILE)
+        restore_random_states(checkpoint)
+        self._state = replace(state, env=self._job.config.env)
+        self._reporter.note(f"going on from {checkpoint}: iteration {state.training_iteration}")
+
+    def run(self) -> OfflineOutcome:
+        """Learns, writes the final checkpoint, and hands over."""
+        self._started = time.perf_counter()
+        try:
+            why = self._iterate()
+            if self._chosen is None and not self._request.is_set:
+                raise UserError("learning from the data: no estimate is finite; scale its rewards and states.")
+            if self._chosen is None:
+                raise Interrupted
+            checkpoint = self._save_final()
+            self._reporter.note("estimating the chosen policy's return with its interval")
+            report = self._judge.report(self._chosen[0], in_a_hurry=self._request.is_set)
+            chosen = self._choice()
+            self._job.hand_over(checkpoint, {**chosen, **as_json(report)})
+            self._write_report(report, int(chosen["chosen_iteration"]))
+        finally:
+            with contextlib.suppress(OSError):  # of a full disk, which has been raised already
+                self._metrics.close()
+        return OfflineOutcome(why, self._state, checkpoint, int(chosen["chosen_iteration"]), report)
+
+    def _write_report(self, report: Report, chosen: int) -> None:
+        try:
+            write_report(self._job.layout.data, self._state.rows, report, chosen=chosen)
+        except Exception as error:  # the model is written; a picture must not turn success into failure
+            self._reporter.note(f"no report: {type(error).__name__}: {error}")
+
+    def _iterate(self) -> str:
+        stop, updates = self._job.config.stop, self._job.config.algorithm["updates_per_iteration"]
+        why = reached(stop, self._state.rows[-1], episodes_of_mean=0) if self._state.rows else None
+        if why is not None:
+            self._reporter.note(f"nothing left to learn: {why}")
+        while why is None:
+            if self._request.is_set:
+                return f"stopped by {self._request.signal_name}"
+            try:
+                with self._request:
+                    losses = self._run(updates)
+                    policy = self._learner.policy()
+                    scores = self._judge.score(policy)
+            except Interrupted:
+                return f"stopped by {self._request.signal_name} in mid-iteration"
+            row = self._record(losses, scores)
+            self._choose(policy)
+            # What is saved is the learner as it was judged, not as it is when a stop cuts the next iteration.
+            self._kept = self._learner.state()
+            why = reached(stop, row, episodes_of_mean=0)
+            every = self._job.config.values["checkpoint_freq"]
+            if why is None and every and self._state.training_iteration % every == 0:
+                self._save()
+        return why
+
+    def _run(self, updates: int) -> dict[str, float]:
+        try:
+            return self._learner.run(updates)
+        except (ValueError, RuntimeError) as error:  # torch's words for NaN, and for a batch that memory cannot hold
+            raise UserError(
+                f"learning from {self._job.config.values.get('data', 'the data')}: failed in update "
+                f"{self._learner.updates} ({str(error).splitlines()[0]}); expected finite losses and a batch that "
+                "fits. Lower rl.training.config.lr or train_batch_size, or scale rewards and states."
+            ) from None
+
+    def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
+        judged = {name: value for name, value in scores.items() if np.isfinite(value)}
+        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
+            place = self._job.config.values.get("data", "the data")
+            raise UserError(
+                f"learning from {place}: the loss or the estimate is not finite after update {self._learner.updates}; "
+                "expected finite rewards and a learning rate that they bear. Lower rl.training.config.lr, or scale the "
+                "rewards; a checkpoint that was written is kept."
+            )
+        state = self._state
+        state.training_iteration += 1
+        state.time_total_s = self._seconds_before + time.perf_counter() - self._started
+        row = {
+            "training_iteration": state.training_iteration,
+            "updates": self._learner.updates,
+            "time_total_s": round(state.time_total_s, 3),
+            **losses,
+            **judged,
+        }
+        self._metrics.write(row)
+        state.rows = self._metrics.rows
+        self._reporter.row(row)
+        self._reporter.log(_coach_line(row))
+        write_coach_csv(self._job.layout.intermediate, state.rows)
+        return row
+
+    def _choose(self, policy: NetworkPolicy) -> None:
+        choice = self._choice()
+        if choice["chosen_iteration"] == self._state.training_iteration:
+            self._chosen = self._learner.policy(averaged=True), policy
+            self._state.policy.update(choice)
+
+    def _choice(self) -> dict[str, Any]:
+        """The iteration that the rule chooses of those so far, and its value."""
+        rows = self._state.rows
+        if not rows:
+            return {"chosen_iteration": 0, "estimated_return": None}
+        chosen = rows[choose([row["estimated_return"] for row in rows], logged=self._logged)]
+        return {
+            "chosen_iteration": int(chosen["training_iteration"]),
+            "estimated_return": chosen["estimated_return"],
+        }
+
+    def _save(self) -> Path:
+        assert self._chosen is not None
+        policy, judged = self._chosen
+
+        def write(folder: Path) -> None:
+            for name, content in self._kept.items():
+                (folder / name).write_bytes(content)
+            policy.save(folder / FILE)
+            judged.save(folder / JUDGED_FILE)
+
+        self._checkpointed_at = self._state.training_iteration
+        return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
+
+    def _save_final(self) -> Path:
+        written = checkpoints_in(self._job.layout.checkpoints)
+        if written and self._checkpointed_at == self._state.training_iteration:
+            return written[-1]
+        return self._save()
+
+
+def make_recipe(config: JobConfig) -> Recipe:
+    """How to learn, from a job's settings."""
+    settings, model = config.algorithm, config.model
+    return Recipe(
+        algorithm=config.values["run"],
+        hidden=tuple(model["fcnet_hiddens"]),
+        activation=model["fcnet_activation"],
+        lr=settings["lr"],
+        gamma=settings["gamma"],
+        batch_size=settings["train_batch_size"],
+        target_update=settings["target_network_update_freq"],
+        action_flexibility=settings["action_flexibility"],
+        loss=settings["loss"],
+        averaging=settings["weight_averaging"],
+        seed=settings["seed"],
+    )
+
+
+def describe_actions(data: Transitions) -> str:
+    """The action space as the checkpoint holds it."""
+    return f"Discrete({data.num_actions})" if data.num_actions else f"Box{data.actions.shape[1:]}"
+
+
+def _coach_line(row: dict[str, float]) -> str:
+    """Coach's own line of an epoch, for whatever parses its logs."""
+    wis, sdr = row.get("weighted_importance_sampling"), row.get("sequential_doubly_robust")
+    parts = {"Epoch": int(row["training_iteration"]), "DM": row["estimated_return"], "WIS": wis, "Sequential-DR": sdr}
+    return "Off-Policy Evaluation> " + ", ".join(
+        f"{name}={value}" for name, value in parts.items() if value is not None
+    )

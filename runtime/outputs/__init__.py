@@ -1,0 +1,1 @@
+"""What a job shows: metrics, the terminal, the learning curve, videos."""

@@ -1,0 +1,282 @@
+"""A policy learned from a log, as plain Torch layers: what acting, estimating, exporting and resuming need of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import nn
+
+from runtime.errors import UserError
+from runtime.export.graph import Graph
+from runtime.policies.filter import ObservationFilter
+
+FILE, JUDGED_FILE = "policy.safetensors", "judged_policy.safetensors"
+_FACTS = "policy"
+CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
+_ROWS = 65536
+_LATENTS = 100
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "swish": nn.SiLU}
+
+Kind = Literal["greedy", "actor", "sampled"]
+Networks = Mapping[str, Sequence[nn.Sequential]]
+# Facts, arrays, and the weights of each role's networks.
+_Stored = tuple[dict[str, Any], dict[str, NDArray[Any]], dict[str, list[dict[str, torch.Tensor]]]]
+
+
+@dataclass(frozen=True)
+class NetworkPolicy:
+    """A trained policy.
+
+    Attributes:
+        kind: `greedy` takes the action with the largest value; `actor` has a network for the action itself; `sampled`
+            takes the most valuable of actions that a model of the data proposes (BCQ for continuous actions).
+        networks: By role: `q` (an ensemble), `imitator`, `actor`, `decoder`, `residual`.
+        observation_filter: Standardises observations by the log's mean and spread.
+        activation: Of the hidden layers.
+        action_flexibility: `greedy` with an imitator: an action must be more than this times as likely as the
+            likeliest.
+        residual_scale: `sampled`: how far the residual moves a proposed action.
+        low: (A,) least action of continuous ones.
+        high: (A,) largest.
+    """
+
+    kind: Kind
+    networks: Networks
+    observation_filter: ObservationFilter
+    activation: str = "relu"
+    action_flexibility: float = 0.0
+    residual_scale: float = 0.05
+    low: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    high: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def num_actions(self) -> int:
+        """Of a discrete action; else its dimensions."""
+        if self.kind != "greedy":
+            return len(self.low)
+        last: Any = self.networks["q"][0][-1]
+        return int(last.out_features)
+
+    def snapshot(self) -> NetworkPolicy:
+        """The same policy with weights of its own."""
+        return NetworkPolicy(**{**vars(self), "networks": copy.deepcopy(dict(self.networks))})
+
+    def reset(self) -> None:
+        """Has no memory of an episode."""
+
+    def act(self, observation: Any) -> Any:
+        """The action for one observation, in the environment's units."""
+        rows = np.asarray(observation, np.float32).reshape(1, -1)
+        if self.kind == "greedy":
+            return int(self.probabilities(rows)[0].argmax())
+        return self.actions(rows)[0]
+
+    def q_values(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """(B, A) mean of the ensemble's values of each discrete action."""
+        return self._in_parts(observations, self._q)
+
+    def probabilities(
+        self, observations: NDArray[Any], *, temperature: float | None = None, epsilon: float = 0.0
+    ) -> NDArray[np.float32]:
+        """(B, A) of the greedy policy, of a softmax of the values, or of the greedy one mixed with the uniform one.
+
+        Args:
+            observations: (B, O), unfiltered.
+            temperature: Of a softmax over the values of all actions; None for the greedy policy.
+            epsilon: Share of the uniform policy.
+        """
+        if temperature is not None:
+            return self._in_parts(observations, lambda x: torch.softmax(self._q(x) / temperature, dim=1))
+        greedy = self._in_parts(observations, self._greedy)
+        return np.asarray((1 - epsilon) * greedy + epsilon / greedy.shape[1], np.float32)
+
+    def actions(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """(B, A) continuous actions, in the environment's units."""
+        return self._in_parts(observations, self._scaled)
+
+    def in_double(self) -> NetworkPolicy:
+        """The same policy computed in float64, from observations filtered to float32: what rounding is measured by."""
+        networks = {role: [copy.deepcopy(one).double() for one in group] for role, group in self.networks.items()}
+        return NetworkPolicy(**{**vars(self), "networks": networks})
+
+    def margins(self, observations: NDArray[Any]) -> NDArray[np.float32]:
+        """(B,) how far a discrete choice is from another one: values relative to their size, and log likelihoods."""
+        return self._in_parts(observations, self._margin)
+
+    def _margin(self, x: torch.Tensor) -> torch.Tensor:
+        values = self._q(x)
+        distance = torch.full((len(x),), torch.inf)
+        for imitator in self.networks.get("imitator", ()):
+            logits = imitator(x)
+            likelier = logits - logits.max(dim=1, keepdim=True).values
+            limit = math.log(max(self.action_flexibility, 1e-30))
+            distance = (likelier - limit).abs().min(dim=1).values
+            values = torch.where(likelier > limit, values, -torch.inf)
+        best = values.topk(2, dim=1).values
+        gap = (best[:, 0] - best[:, 1]) / best[:, 0].abs().clamp(min=1)
+        return torch.minimum(distance, gap)
+
+    def _in_parts(self, observations: NDArray[Any], compute: Any) -> NDArray[np.float32]:
+        """Some rows at a time: activations of millions would not fit."""
+        rows = _ROWS // _LATENTS if self.kind == "sampled" else _ROWS
+        with torch.inference_mode():
+            parts = [
+                compute(self._see(observations[start : start + rows])).numpy()
+                for start in range(0, len(observations), rows)
+            ]
+        return np.concatenate(parts)
+
+    def _see(self, observations: NDArray[Any]) -> torch.Tensor:
+        dtype = next(next(iter(self.networks.values()))[0].parameters()).dtype
+        return torch.as_tensor(self.observation_filter(observations)).to(dtype)
+
+    def _q(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network(x) for network in self.networks["q"]]).mean(dim=0)
+
+    def _greedy(self, x: torch.Tensor) -> torch.Tensor:
+        """As d3rlpy's DiscreteBCQ chooses; equally good actions share, so that a row sums to 1."""
+        values = self._q(x)
+        worth: torch.Tensor = values - values.min(dim=1, keepdim=True).values + 1e-5
+        for imitator in self.networks.get("imitator", ()):
+            logits = imitator(x)
+            ratio = torch.exp(logits - logits.max(dim=1, keepdim=True).values)
+            worth = worth * (ratio > self.action_flexibility).float()
+        best = (worth == worth.max(dim=1, keepdim=True).values).float()
+        return best / best.sum(dim=1, keepdim=True)
+
+    def _scaled(self, x: torch.Tensor) -> torch.Tensor:
+        unit = torch.tanh(self.networks["actor"][0](x)) if self.kind == "actor" else self._sampled(x)
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        return low + (unit.clamp(-1, 1) + 1) / 2 * (high - low)
+
+    def _sampled(self, x: torch.Tensor) -> torch.Tensor:
+        """The best of a hundred proposals; their latents are drawn once, so that the policy is a function."""
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn((_LATENTS, 2 * len(self.low)), generator=generator).clamp(-0.5, 0.5)
+        states = x.repeat_interleave(_LATENTS, dim=0)
+        proposed = self.networks["decoder"][0](torch.cat([states, latents.repeat(len(x), 1)], dim=1))
+        moved = torch.tanh(self.networks["residual"][0](torch.cat([states, proposed], dim=1)))
+        actions = (proposed + self.residual_scale * moved).clamp(-1, 1)
+        values = self.networks["q"][0](torch.cat([states, actions], dim=1)).reshape(len(x), _LATENTS)
+        best: torch.Tensor = actions.reshape(len(x), _LATENTS, -1)[torch.arange(len(x)), values.argmax(dim=1)]
+        return best
+
+    def graph(self) -> Graph:
+        """The policy as a graph for export.
+
+        Raises:
+            UserError: It samples, which no format of ours holds.
+        """
+        from runtime.export.bcq_graph import build_actor_graph, build_bcq_graph
+
+        shape = self.observation_filter.mean.shape
+        if self.kind == "sampled":
+            raise UserError(
+                "BCQ for continuous actions: got a policy that chooses among sampled actions; expected one whose "
+                "action is a function of the network. Train run=TD3+BC or IQL to export, or evaluate it as it is."
+            )
+        if self.kind == "actor":
+            return build_actor_graph(
+                self.networks["actor"][0],
+                low=self.low,
+                high=self.high,
+                observation_shape=shape,
+                observation_filter=self.observation_filter,
+            )
+        return build_bcq_graph(
+            self.networks["q"],
+            next(iter(self.networks.get("imitator", ())), None),
+            action_flexibility=self.action_flexibility,
+            observation_shape=shape,
+            num_actions=self.num_actions,
+            observation_filter=self.observation_filter,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes the policy as safetensors: weights and a description, nothing that runs code when it is read."""
+        tensors = {
+            f"{role}.{number}.{name}": np.ascontiguousarray(weight.numpy())
+            for role, networks in self.networks.items()
+            for number, network in enumerate(networks)
+            for name, weight in network.state_dict().items()
+        }
+        bounds = {"low": self.low, "high": self.high}
+        seen = {"mean": self.observation_filter.mean, "std": self.observation_filter.std}
+        facts = {
+            "kind": self.kind,
+            "activation": self.activation,
+            "action_flexibility": self.action_flexibility,
+            "residual_scale": self.residual_scale,
+        }
+        save_file({**tensors, **bounds, **seen}, path, metadata={_FACTS: json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: Path) -> NetworkPolicy:
+        """Reads a policy.
+
+        Raises:
+            UserError: The file is none.
+        """
+        try:
+            facts, arrays, weights = _read(path) if path.is_file() else _read_old(path.with_suffix(".pt"))
+            return cls(
+                networks={
+                    role: [_rebuild(state, facts["activation"]) for state in states] for role, states in weights.items()
+                },
+                observation_filter=ObservationFilter(arrays["mean"], arrays["std"], CLIP),
+                low=arrays["low"],
+                high=arrays["high"],
+                **facts,
+            )
+        except Exception as error:  # safetensors and torch raise whatever they like
+            raise UserError(
+                f"{path}: got a file that is no policy of this program ({type(error).__name__}: "
+                f"{str(error).splitlines()[0]}). Use another checkpoint."
+            ) from None
+
+
+def make_filter(states: NDArray[np.float32]) -> ObservationFilter:
+    """The filter that standardises as these (N, O) states are spread; summed in double, as they may be millions."""
+    return ObservationFilter(states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64), CLIP)
+
+
+def _read(path: Path) -> _Stored:
+    with safe_open(path, framework="numpy") as file:
+        facts = json.loads((file.metadata() or {})[_FACTS])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    weights: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
+    for key in [name for name in arrays if "." in name]:
+        role, number, name = key.split(".", 2)
+        weights.setdefault(role, {}).setdefault(int(number), {})[name] = torch.from_numpy(arrays.pop(key))
+    return facts, arrays, {role: [states[number] for number in sorted(states)] for role, states in weights.items()}
+
+
+def _read_old(path: Path) -> _Stored:
+    """Reads a file of Torch's, as older versions wrote it; tensors alone are taken from it."""
+    stored = torch.load(path, weights_only=True)
+    facts = dict(stored["facts"])
+    arrays = {name: facts.pop(name).numpy() for name in ("mean", "std", "low", "high")}
+    return facts, arrays, stored["weights"]
+
+
+def _rebuild(state: Mapping[str, torch.Tensor], activation: str) -> nn.Sequential:
+    names = sorted((name for name in state if name.endswith("weight")), key=lambda name: int(name.split(".")[0]))
+    weights = [state[name] for name in names]
+    layers: list[nn.Module] = []
+    for weight in weights:  # without initial weights, which would draw from the process's generator
+        linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta").to_empty(device="cpu")
+        layers += [linear, _ACTIVATIONS[activation]()]
+    network = nn.Sequential(*layers[:-1])
+    network.load_state_dict(state)
+    return network

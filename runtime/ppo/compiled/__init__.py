@@ -1,0 +1,1 @@
+"""PPO's fast path: sampling on arrays, gradients in compiled code."""

@@ -1,0 +1,146 @@
+"""RLlib's env runner with sampling on arrays: without episode objects, without connectors, without Python if possible.
+
+Roboschool's robots are stepped, observed and acted on by one compiled call for each of the runner's threads; other
+environments one after the other, by Python, between compiled calls of the network; networks that are not compiled by
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    SAMPLE_TIMER,
+    TIME_BETWEEN_SAMPLING,
+    WEIGHTS_SEQ_NO,
+)
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from envs.roboschool.vector_env import RoboschoolVectorEnv
+from runtime.ppo.compiled.direct_envs import build_envs
+from runtime.ppo.compiled.flat_network import FlatNetwork, NotCoveredError, flatten
+from runtime.ppo.compiled.sampling import CompiledSampling, TorchSampling, scaling_of
+from runtime.ppo.compiled.warm import compile_acting, compile_collecting
+from runtime.ppo.env_runner import Runner
+from runtime.ppo.episodes import LENGTHS, RETURNS
+from runtime.ppo.rollout import Rollout
+
+_EVALUATED_STEPS = 64  # of each environment, between looks at how many episodes have ended
+
+
+class FastRunner(Runner):
+    """Samples `Rollout`s; spaces, connectors' state, weights and metrics stay RLlib's."""
+
+    def make_env(self) -> None:
+        """Builds the environments; called by RLlib."""
+        maker = _global_registry.get(ENV_CREATOR, self.config.env)
+        self.env_name = maker.spec.name
+        self.env: Any = build_envs(maker, self.config, worker_index=self.worker_index or 0)
+        self.num_envs = self.env.num_envs
+        self._needs_initial_reset = True
+        self._recent: deque[tuple[float, int]] = deque(maxlen=self.config.metrics_num_episodes_for_smoothing)
+
+    def make_module(self) -> None:
+        """Builds the network; called by RLlib."""
+        super().make_module()
+        self.flat: FlatNetwork | None = None
+        if self.env is None:
+            return
+        try:
+            self.flat = flatten(self.module, self.env.single_action_space)
+        except NotCoveredError as error:
+            logging.getLogger(__name__).info("sampling by PyTorch: %s", error)
+        self.scaling = scaling_of(self.env.single_action_space, self.config)
+        if self.flat is not None and isinstance(self.env, RoboschoolVectorEnv) and self.env.native is not None:
+            compile_collecting(self.flat, self.env)
+        elif self.flat is not None:
+            compile_acting(self.flat)
+
+    def sample(
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[Any]:
+        """One rollout of at least so many steps, or several with at least so many ended episodes."""
+        before: float | None = self._time_after_sampling
+        if before is not None:
+            self.metrics.log_value(TIME_BETWEEN_SAMPLING, time.perf_counter() - before)
+        self.metrics.log_value(WEIGHTS_SEQ_NO, self._weights_seq_no, window=1)
+        explores = self.config.explore if explore is None else explore
+        with self.metrics.log_time(SAMPLE_TIMER):
+            if force_reset or self._needs_initial_reset or num_episodes is not None:
+                self.env.reset(seed=self.take_env_seed())
+                self._needs_initial_reset = num_episodes is not None
+            if num_episodes is not None:
+                rollouts = self._sample_episodes(num_episodes, explores=explores)
+            else:
+                fragment = self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
+                steps = -(-(fragment if num_timesteps is None else num_timesteps) // self.num_envs)
+                rollout, ended = self._collect(max(1, steps), explores=explores)
+                self._report(rollout.env_steps(), ended)
+                rollouts = [rollout]
+        self._time_after_sampling: float | None = time.perf_counter()
+        return rollouts
+
+    def _sample_episodes(self, count: int, *, explores: bool) -> list[Rollout]:
+        rollouts: list[Rollout] = []
+        found: list[tuple[float, int]] = []
+        while len(found) < count:
+            rollout, ended = self._collect(_EVALUATED_STEPS, explores=explores)
+            rollouts.append(rollout)
+            found += ended
+        self._report(sum(one.env_steps() for one in rollouts), found[:count])
+        return rollouts
+
+    def _collect(self, steps: int, *, explores: bool) -> tuple[Rollout, list[tuple[float, int]]]:
+        """A rollout of T steps, and return and length of each episode that ended in it."""
+        if self.flat is None:
+            return TorchSampling(self, steps, explores=explores).run()
+        return CompiledSampling(self, steps, explores=explores).run()
+
+    def _report(self, steps: int, ended: list[tuple[float, int]]) -> None:
+        """Logs what RLlib's runner logs, once for all episodes."""
+        self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
+        self._increase_sampled_metrics(steps, len(ended))
+        if not ended:
+            return
+        returns, lengths = zip(*ended, strict=True)
+        log = self.metrics.log_value
+        log(RETURNS, np.array(returns), reduce="item_series")
+        log(LENGTHS, np.array(lengths), reduce="item_series")
+        self._recent += ended
+        returns, lengths = zip(*self._recent, strict=True)
+        for series, mean, least, most in (
+            (returns, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
+            (lengths, EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX),
+        ):
+            log(mean, float(np.mean(series)), window=1)
+            log(least, min(series), reduce="min", window=1)
+            log(most, max(series), reduce="max", window=1)
+
+    def get_metrics(self) -> Any:
+        """What RLlib aggregates."""
+        return self.metrics.reduce()
+
+    def observation_stats(self) -> Any:
+        """RLlib's running statistics of observations, or None without a filter."""
+        for connector in self._env_to_module.connectors:
+            if type(connector).__name__ == "MeanStdFilter":
+                if connector._filters is None:
+                    connector._init_new_filters()
+                return connector._filters[None].running_stats
+        return None

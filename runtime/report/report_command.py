@@ -1,0 +1,57 @@
+"""Writes report.html: of one results folder into it, of several beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.container.paths import Layout
+from runtime.errors import PlatformError, UserError
+from runtime.outputs.console import Reporter
+from runtime.report.page import render_comparison, render_report
+from runtime.report.results import read_results
+
+FILE = "report.html"
+
+
+def run_report(places: Sequence[Path], out: Path | None) -> Path:
+    """`smrl report`: the page of a results folder, or a comparison of several.
+
+    Args:
+        places: Results folders.
+        out: File to write; the folder's report.html, or comparison.html here, if None.
+
+    Raises:
+        UserError: A folder holds no results.
+        PlatformError: The file cannot be written.
+    """
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"report: got {str(place)!r}; expected a results folder, as smrl train leaves one.")
+    runs = [read_results(Layout.of_results(place)) for place in places]
+    text = render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
+    target = out or (places[0] / FILE if len(runs) == 1 else Path("comparison.html"))
+    _write(target, text)
+    return target
+
+
+def write_report(layout: Layout, reporter: Reporter) -> Path | None:
+    """A job's own report at its end; what goes wrong is noted, as a page must not turn success into failure."""
+    try:
+        target = layout.data / FILE
+        _write(target, render_report(read_results(layout)))
+    except Exception as error:
+        reporter.note(f"no report: {type(error).__name__}: {error}")
+        return None
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    aside = target.with_name(f".{target.name}.writing")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, target)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise PlatformError(f"{target}: could not be written: {error.strerror or error}.") from None

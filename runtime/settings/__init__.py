@@ -1,0 +1,1 @@
+"""Hyperparameters: what there are, and how a job's are resolved."""

@@ -1,0 +1,77 @@
+"""Presets: YAML files that hold an environment, an algorithm's settings, and where the numbers come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtime.errors import UserError, suggest
+
+PRESET_DIR = Path(__file__).resolve().parents[2] / "presets"
+DEFAULT_PRESET = "reacher"
+
+
+class Preset(BaseModel):
+    """A preset file.
+
+    Attributes:
+        description: What is trained, in one line.
+        source: Where its numbers come from.
+        expected_return: Mean return that it reaches.
+        minutes: Minutes of training until then, on 2 cores.
+        training: The tree below rl.training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    expected_return: float
+    minutes: float = Field(gt=0)
+    training: dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship, sorted."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def preset_of_env(env: str, scene: object = None) -> str | None:
+    """Name of the preset that trains in an environment, or None.
+
+    Args:
+        env: The environment.
+        scene: Which of its scenes, where it has several.
+    """
+    for name in preset_names():
+        training = load_preset(name, source="the presets that ship").training
+        trained = training.get("config", {}).get("env_config", {}).get("env_name")
+        if (training.get("env"), training.get("run", "PPO"), trained) == (env, "PPO", scene):
+            return name
+    return None
+
+
+def load_preset(name: str, *, source: str) -> Preset:
+    """Loads a preset by its name, or by the path of a user's own YAML file.
+
+    Args:
+        name: As `reacher`, or `my/preset.yaml`.
+        source: Where the name came from, for the error.
+
+    Raises:
+        UserError: There is no such preset, or its file breaks the schema.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESET_DIR / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(preset_names())
+        raise UserError(
+            f"preset: got {name!r} from {source}; expected one of {known}, or a path to a .yaml file."
+            + suggest(name, preset_names())
+        )
+    try:
+        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+        raise UserError(f"preset {name}: {path} is not a valid preset: {error}") from None

@@ -1,0 +1,145 @@
+"""Names that RLlib 0.8 to 1.6 gave its settings: what each is called today, or why it means nothing any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime.settings.types import Setting, coerce
+
+# Old path below rl.training -> today's path, the value unchanged.
+RENAMED: dict[str, str] = {
+    "config.num_sgd_iter": "config.num_epochs",
+    "config.sgd_minibatch_size": "config.minibatch_size",
+    "config.lambda": "config.lambda_",
+    "config.num_workers": "config.num_env_runners",
+    "config.num_rollout_workers": "config.num_env_runners",
+    "config.num_envs_per_worker": "config.num_envs_per_env_runner",
+    "config.num_cpus_per_worker": "config.num_cpus_per_env_runner",
+    "config.num_gpus_per_worker": "config.num_gpus_per_env_runner",
+    "config.sample_batch_size": "config.rollout_fragment_length",
+    "config.lr_schedule": "config.lr",
+    "config.entropy_coeff_schedule": "config.entropy_coeff",
+    "config.vf_share_layers": "config.model.vf_share_layers",
+    "config.ignore_worker_failures": "config.restart_failed_env_runners",
+    "config.recreate_failed_workers": "config.restart_failed_env_runners",
+    "config.min_iter_time_s": "config.min_time_s_per_iteration",
+    "config.min_time_s_per_reporting": "config.min_time_s_per_iteration",
+    "config.timesteps_per_iteration": "config.min_sample_timesteps_per_iteration",
+    "config.metrics_smoothing_episodes": "config.metrics_num_episodes_for_smoothing",
+    "config.num_gpus": "config.num_gpus_per_learner",
+    "config.env": "env",
+}
+
+# Old path -> why it means nothing today.
+OBSOLETE: dict[str, str] = {
+    "config.simple_optimizer": "RLlib has one way to optimise now",
+    "config.straggler_mitigation": "RLlib dropped it",
+    "config.synchronize_filters": "observation filters are always synchronised",
+    "config.collect_metrics_timeout": "metrics come with the rollouts now",
+    "config.compress_observations": "rollouts are not compressed",
+    "config.sample_async": "RLlib dropped it",
+    "config.shuffle_sequences": "shuffle_batch_per_epoch took its place",
+    "config.shuffle_buffer_size": "shuffle_batch_per_epoch took its place",
+    "config.preprocessor_pref": "connectors took the place of preprocessors",
+    "config.clip_rewards": "scale rewards in the environment instead",
+    "config.log_level": "RLlib is kept quiet below errors",
+    "config.callbacks": "pass behaviour by subclassing SageMakerRayLauncher",
+    "config.multiagent": "one policy is trained for one agent",
+    "config.tf_session_args": "there is no TensorFlow",
+    "config.local_tf_session_args": "there is no TensorFlow",
+    "config.eager": "there is no TensorFlow",
+    "config.eager_tracing": "there is no TensorFlow",
+    "config.optimizer": "PPO's own settings say it: lr, grad_clip",
+    "config.input": "logged data is rl.training.data today, for an algorithm that learns from it",
+    "config.output": "a training logs no transitions; log a trained policy's by "
+    "smrl collect --env ENV --policy RESULTS --out FILE.csv",
+    "config.use_exec_api": "RLlib has one API now",
+    "config.use_pytorch": "policies are PyTorch's",
+    "config.framework": "policies are PyTorch's",
+    "config.evaluation_interval": "video_freq evaluates and films at once",
+    "config.evaluation_num_episodes": "the evaluate job takes evaluate_episodes",
+    "config.evaluation_config": "the evaluate job has its own settings",
+    "config.remote_worker_envs": "gym_env_vectorize_mode took its place",
+    "config.remote_env_batch_wait_ms": "gym_env_vectorize_mode took its place",
+    "config.soft_horizon": "horizon cuts an episode, always",
+    "config.no_done_at_end": "horizon cuts an episode without calling it a failure",
+    "config.model.squash_to_range": "policies end in a scaling to the action space",
+    "config.model.grayscale": "wrap the environment instead",
+    "config.model.dim": "wrap the environment instead",
+    "config.model.zero_mean": "observation_filter took its place",
+    "config.model.framestack": "wrap the environment instead",
+    "config.model.fcnet_stddev": "fcnet_kernel_initializer took its place",
+    "config.model.custom_model": "the network is RLlib's own, by model.fcnet_hiddens and model.conv_filters",
+    "config.model.custom_options": "the network is RLlib's own, by model.fcnet_hiddens and model.conv_filters",
+    "config.model.custom_preprocessor": "wrap the environment instead",
+    "config.model.lstm_use_prev_action_reward": "the LSTM sees observations alone",
+    "local_dir": "results have fixed places",
+    "upload_dir": "SageMaker uploads results itself",
+    "num_samples": "a job trains one policy; tuning is a job of its own",
+    "max_failures": "SageMaker restarts jobs, and they go on from their checkpoint",
+    "resume": "a job goes on from its checkpoint by itself",
+    "keep_checkpoints_num": "the newest 3 are kept",
+    "checkpoint_score_attr": "the newest 3 and the best are kept",
+    "name": "the job's name is SageMaker's",
+    "trial_resources": "settings for runners and learners took its place",
+    "resources_per_trial": "settings for runners and learners took its place",
+    "sync_function": "SageMaker synchronises checkpoints itself",
+    "loggers": "metrics go to stdout, metrics.jsonl and TensorBoard",
+}
+
+# Coach's presets by the names that notebooks ask for, without `preset-`.
+PRESETS_OF_2020: dict[str, str] = {
+    "cartpole-ddqnbcq": "cartpole-bcq",
+    "cartpole-ddqnbcq-env": "cartpole-bcq",
+}
+
+# What a job reads or writes: an old script that asks for it would end well without.
+_DATA = ("config.input", "config.output")
+
+_MONITOR = Setting("bool", "Record videos.")
+
+
+def translate(path: str, value: Any) -> tuple[str, Any, str] | None:
+    """Today's path and value for an old one, with a note of what became what.
+
+    Args:
+        path: Path below rl.training.
+        value: The value as it arrived.
+
+    Returns:
+        New path, new value, note; None when the name is not an old one.
+
+    Raises:
+        ValueError: The old setting's value is not of its type.
+    """
+    if path in RENAMED:
+        new = RENAMED[path]
+        return new, value, f"rl.training.{path} is called rl.training.{new} today"
+    if path == "config.monitor":
+        if coerce(value, _MONITOR):
+            return "", None, "rl.training.config.monitor: videos are recorded by default (rl.training.video_freq)"
+        return "video_freq", 0, "rl.training.config.monitor=false is rl.training.video_freq=0 today"
+    return None
+
+
+def is_harmless(path: str, value: Any) -> bool:
+    """Whether an obsolete setting asks for what happens anyway, as `framework: torch`."""
+    return str(value).strip('"').lower() in {
+        "config.framework": ("torch", "pytorch"),
+        "config.use_pytorch": ("true", "1"),
+        "config.input": ("sampler", "none", "null"),
+        "config.output": ("none", "null"),
+    }.get(path, ())
+
+
+def is_data(path: str) -> bool:
+    """Whether an obsolete setting named data, so that no job may pass over it."""
+    return path in _DATA
+
+
+def why_obsolete(path: str) -> str | None:
+    """The reason why an old setting means nothing today, or None for a name that never was."""
+    for old, reason in OBSOLETE.items():
+        if path == old or path.startswith(old + "."):
+            return reason
+    return None

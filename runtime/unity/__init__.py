@@ -1,1 +1,0 @@
-"""Unity scenes as jobs: their settings, the runner that samples many agents, and their evaluation."""

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.artifacts.checkpoint import (
+    JobState,
+    best_checkpoint,
+    checkpoints_in,
+    find_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from runtime.errors import PlatformError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def save(folder: Path, iteration: int, mean: float | None = None) -> Path:
+    rows = [{"training_iteration": n} for n in range(1, iteration + 1)]
+    state = JobState(
+        "CartPole-v1", [4], "Discrete(2)", training_iteration=iteration, episode_reward_mean=mean, rows=rows
+    )
+    return save_checkpoint(folder, state, write_algorithm=writing(str(iteration).encode()))
+
+
+def writing(weights: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        (path / "weights").write_bytes(weights)
+
+    return write
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    path = save(tmp_path, 4, 1.5)
+    state = read_state(path)
+    assert (state.training_iteration, state.episode_reward_mean, len(state.rows)) == (4, 1.5, 4)
+    assert find_checkpoint(tmp_path) == path == find_checkpoint(path)
+
+
+def test_the_newest_three_and_the_best_are_kept(tmp_path: Path) -> None:
+    for iteration, mean in enumerate((1.0, 9.0, 2.0, 3.0, None, 4.0), start=1):
+        save(tmp_path, iteration, mean)
+    assert [read_state(p).training_iteration for p in checkpoints_in(tmp_path)] == [2, 4, 5, 6]
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert read_state(best).episode_reward_mean == 9.0
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
+    earlier = save(tmp_path, 1)
+
+    def fill_disk(path: Path) -> None:
+        (path / "weights").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    state = JobState("CartPole-v1", [4], "Discrete(2)", training_iteration=2)
+    with pytest.raises(PlatformError, match=r"No space left on device.*Earlier checkpoints are whole"):
+        save_checkpoint(tmp_path, state, write_algorithm=fill_disk)
+    assert checkpoints_in(tmp_path) == [earlier]
+    assert list(tmp_path.iterdir()) == [earlier]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_is_really_full_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)], check=False)
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        earlier = save(tmp_path, 1)
+        state = JobState("CartPole-v1", [4], "Discrete(2)", training_iteration=2)
+        with pytest.raises(PlatformError, match="No space left on device"):
+            save_checkpoint(tmp_path, state, write_algorithm=writing(b"x" * 10**6))
+        assert checkpoints_in(tmp_path) == [earlier]
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    """A process that does nothing but save is killed 20 times; every checkpoint left behind is whole."""
+    program = (
+        "import sys; from pathlib import Path; from tests.artifacts.test_checkpoint import save\n"
+        "n = int(sys.argv[2])\n"
+        "while True:\n    n += 1; save(Path(sys.argv[1]), n); print(n, flush=True)\n"
+    )
+    newest = 0
+    for attempt in range(20):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), str(newest)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline()
+        time.sleep(0.003 * attempt / 20)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = checkpoints_in(tmp_path)
+        for path in found:
+            iteration = read_state(path).training_iteration
+            assert (path / "weights").read_text() == str(iteration)
+            assert len(read_state(path).rows) == iteration
+        assert read_state(found[-1]).training_iteration >= newest + 2
+        newest = read_state(found[-1]).training_iteration
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, 1)
+    (path / "job.json").write_text('{"env": "Cart')
+    with pytest.raises(UserError, match=r"job.json: got a file that cannot be read"):
+        read_state(path)
+
+
+def test_a_checkpoint_with_a_file_cut_or_missing_is_not_whole(tmp_path: Path) -> None:
+    """SageMaker restores checkpoints file by file; the newest may have come only in part."""
+    older, newest = save(tmp_path, 1), save(tmp_path, 22)
+    (newest / "weights").write_bytes(b"2")
+    assert checkpoints_in(tmp_path) == [older]
+    (newest / "weights").unlink()
+    assert find_checkpoint(tmp_path) == older
+
+
+def test_saving_the_same_iteration_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 3, 1.0)
+    path = save(tmp_path, 3, 2.0)
+    assert read_state(path).episode_reward_mean == 2.0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_without_a_checkpoint_holds_none(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint_000001.writing").mkdir()
+    (tmp_path / "checkpoint_000001").mkdir()
+    assert find_checkpoint(tmp_path) is None
+    assert find_checkpoint(tmp_path / "absent") is None

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+
+from runtime.environments.old_gym import as_gymnasium
+from runtime.environments.spec import EnvironmentFaultError, EnvSpec, check_env_name, make_env
+from runtime.errors import Problems, UserError
+from tests.toy_envs import NanReward, NoFrames, OfOldGym
+
+
+def test_an_episodes_sums_come_with_its_last_step() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:NoFrames"))
+    env.reset()
+    infos = [env.step(n % 2)[4] for n in range(10)]
+    assert infos[-1]["episode"] == {"r": 5.0, "l": 10}
+    assert all("episode" not in info for info in infos[:-1])
+
+
+def test_a_reward_that_is_no_number_names_environment_value_and_action() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:NanReward"))
+    env.reset()
+    NanReward.lived = 299
+    with pytest.raises(EnvironmentFaultError, match=r"reward of tests.toy_envs:NanReward: got nan from step\(1\)"):
+        env.step(1)
+    NanReward.lived = 0
+
+
+def test_a_horizon_cuts_an_episode_without_calling_it_a_failure() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:NoFrames", horizon=3))
+    env.reset()
+    results = [env.step(1) for _ in range(3)]
+    assert [r[2] for r in results] == [False] * 3
+    assert [r[3] for r in results] == [False, False, True]
+
+
+def test_a_class_gets_the_env_config_as_arguments() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:NoFrames", {"size": 3}))
+    assert isinstance(env.unwrapped, NoFrames)
+    assert env.unwrapped.config == {"size": 3}
+
+
+def test_observations_that_are_no_box_are_flattened() -> None:
+    env = make_env(EnvSpec("FrozenLake-v1"))
+    assert env.observation_space.shape == (16,)
+
+
+def test_an_environment_of_2020_is_adapted() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:OfOldGym", {"steps": 2}))
+    observation, info = env.reset(seed=1)
+    assert (observation.shape, info) == ((2,), {})
+    assert isinstance(env.action_space, gymnasium.spaces.Box)
+    assert env.step(np.array([0.5], np.float32))[1:4] == (0.5, False, False)
+    assert env.step(np.array([0.5], np.float32))[1:4] == (0.5, True, False)
+
+
+def test_a_time_limit_of_old_gym_is_a_truncation() -> None:
+    class Limited(OfOldGym):
+        def step(self, action):  # type: ignore[no-untyped-def]
+            observation, reward, done, info = super().step(action)
+            return observation, reward, done, {"TimeLimit.truncated": True} if done else info
+
+    env = as_gymnasium(Limited(steps=1))
+    env.reset()
+    assert env.step(np.zeros(1))[2:4] == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("RoboschoolHoper-v1", "Did you mean 'RoboschoolHopper-v1'"),
+        ("subprocess:Popen", "a class 'Popen' with reset and step in subprocess"),
+        ("no_such_module:Env", "a module 'no_such_module' that can be imported"),
+        ("tests.toy_envs:Missing", "a class 'Missing' with reset and step in tests.toy_envs"),
+    ],
+)
+def test_an_environment_that_cannot_be_found_is_refused(name: str, message: str) -> None:
+    problems = Problems()
+    check_env_name("rl.training.env", name, "test", problems)
+    with pytest.raises(UserError, match=message):
+        problems.raise_if_any()

@@ -1,0 +1,373 @@
+"""The compiled arithmetic of PPO against RLlib's: networks, sampling, advantages, gradients, Adam."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import threadpoolctl
+import torch
+from gymnasium import spaces
+from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.learner import AddOneTsToEpisodesAndTruncate, GeneralAdvantageEstimation
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+
+from runtime.ppo.algorithm import model_config
+from runtime.ppo.compiled import descent_kernels, network_kernels, sampling_kernels
+from runtime.ppo.compiled.flat_network import FlatNetwork, NotCoveredError, flatten
+from runtime.ppo.module import PPOModule
+
+ROWS = 96
+SEEN = spaces.Box(-np.inf, np.inf, (7,), np.float32)
+BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
+CHOICE: spaces.Discrete[Any] = spaces.Discrete(4)
+# Action space and network.
+NETWORKS: dict[str, tuple[gymnasium.Space[Any], dict[str, Any]]] = {
+    "choices, tanh": (CHOICE, {"vf_share_layers": False}),
+    "choices, shared": (CHOICE, {"vf_share_layers": True}),
+    "free std, relu": (BOX, {"free_log_std": True, "fcnet_activation": "relu"}),
+    "free std at its bound": (BOX, {"free_log_std": True, "log_std_clip_param": 0.1}),
+    "std of the state": (BOX, {}),
+    "std of the state, bound, shared": (BOX, {"log_std_clip_param": 0.05, "vf_share_layers": True}),
+    "heads of their own": (BOX, {"head_fcnet_hiddens": [9], "free_log_std": True, "vf_share_layers": True}),
+    "one layer": (CHOICE, {"fcnet_hiddens": [11]}),
+    "gsde": (BOX, {"use_sde": True, "fcnet_activation": "relu"}),
+    "gsde, shared, a head": (BOX, {"use_sde": True, "head_fcnet_hiddens": [8], "vf_share_layers": True}),
+}
+# What the loss may hold beside clipping.
+LOSSES: dict[str, dict[str, float]] = {
+    "plain": {},
+    "kl": {"kl_weight": 0.7},
+    "all": {"entropy_weight": 0.02, "kl_weight": 0.2, "value_clip": 0.6, "value_weight": 0.25, "clip": 0.1},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    with threadpoolctl.threadpool_limits(1):
+        yield
+
+
+def make_module(name: str) -> tuple[PPOModule, FlatNetwork]:
+    space, network = NETWORKS[name]
+    torch.manual_seed(0)
+    config = model_config({"fcnet_hiddens": [16, 12], "fcnet_activation": "tanh", **network})
+    module = PPOModule(
+        observation_space=SEEN, action_space=space, model_config=config, catalog_class=PPOCatalog, inference_only=False
+    )
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module, flatten(module, space)
+
+
+def draw(flat: FlatNetwork, rng: np.random.Generator, count: int = ROWS) -> np.ndarray[Any, Any]:
+    shape = count, flat.noise_size
+    if flat.kind == network_kernels.CATEGORICAL:
+        return rng.random(shape, np.float32)
+    return rng.standard_normal(shape, np.float32)
+
+
+def act(flat: FlatNetwork, seen: Any, noise: Any) -> tuple[Any, Any, Any]:
+    inputs = int(flat.table[0]["distribution_inputs"])
+    actions, logp = np.empty((len(seen), flat.action_size), np.float32), np.empty(len(seen), np.float32)
+    found = np.empty((len(seen), inputs), np.float32)
+    network_kernels.act(flat.table[0], flat.gather(), seen, noise, flat.scratch(len(seen)), actions, logp, found)
+    return actions, logp, found
+
+
+def as_torch(flat: FlatNetwork, actions: Any) -> torch.Tensor:
+    tensor = torch.from_numpy(actions)
+    return tensor[:, 0].long() if flat.kind == network_kernels.CATEGORICAL else tensor
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_actions_and_values_are_the_modules(name: str) -> None:
+    module, flat = make_module(name)
+    rng = np.random.default_rng(1)
+    seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
+    actions, logp, found = act(flat, seen, draw(flat, rng))
+    with torch.no_grad():
+        inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen)})[Columns.ACTION_DIST_INPUTS]
+        expected = module.get_train_action_dist_cls().from_logits(inputs).logp(as_torch(flat, actions))
+        values = module.compute_values({Columns.OBS: torch.from_numpy(seen)})
+    np.testing.assert_allclose(found, inputs.numpy(), atol=3e-6)
+    np.testing.assert_allclose(logp, expected.numpy(), atol=2e-5)
+    mine = np.empty(ROWS, np.float32)
+    network_kernels.values_of(flat.table[0], flat.gather(), seen, flat.scratch(ROWS), mine)
+    np.testing.assert_allclose(mine, values.numpy(), atol=3e-6)
+
+
+def test_choices_come_as_often_as_their_probabilities() -> None:
+    _, flat = make_module("choices, tanh")
+    rng, count = np.random.default_rng(2), 40_000
+    seen = np.repeat(rng.normal(size=(1, 7)).astype(np.float32), count, axis=0)
+    actions, _, found = act(flat, seen, draw(flat, rng, count))
+    expected = np.exp(found[0]) / np.exp(found[0]).sum()
+    np.testing.assert_allclose(np.bincount(actions[:, 0].astype(int), minlength=4) / count, expected, atol=0.01)
+    likeliest, _, _ = act(flat, seen[:1], np.full((1, 1), -1.0, np.float32))
+    assert likeliest[0, 0] == expected.argmax()
+
+
+def test_state_dependent_noise_has_the_deviation_that_the_loss_takes() -> None:
+    _, flat = make_module("gsde")
+    rng, count = np.random.default_rng(3), 40_000
+    seen = np.repeat(rng.normal(size=(1, 7)).astype(np.float32), count, axis=0)
+    actions, _, found = act(flat, seen, draw(flat, rng, count))
+    np.testing.assert_allclose(actions.mean(axis=0), found[0, :3], atol=0.02 * np.exp(found[0, 3:]).max())
+    np.testing.assert_allclose(actions.std(axis=0), np.exp(found[0, 3:]), rtol=0.02)
+    # The same draw in the same state is the same action, in another state another.
+    same, _, _ = act(flat, seen[:1], draw(flat, np.random.default_rng(4), 1))
+    again, _, _ = act(flat, seen[:1], draw(flat, np.random.default_rng(4), 1))
+    np.testing.assert_array_equal(same, again)
+
+
+class Schedules:
+    """What RLlib's loss asks its learner for."""
+
+    def __init__(self, module: PPOModule, update: dict[str, float]) -> None:
+        self.module = {"p": module}
+        self.entropy_coeff_schedulers_per_module = {"p": self}
+        self.curr_kl_coeffs_per_module = {"p": update["kl_weight"]}
+        self._entropy, self.metrics = update["entropy_weight"], self
+
+    def get_current_value(self) -> float:
+        return self._entropy
+
+    def log_dict(self, *args: Any, **kwargs: Any) -> None:
+        """The loss logs; nobody reads it here."""
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_are_those_of_rllibs_loss(name: str, loss: str) -> None:
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+    module, flat = make_module(name)
+    module.unwrapped = lambda: module  # as RLlib's learner wraps it
+    rng = np.random.default_rng(5)
+    seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
+    actions, logp, before = act(flat, seen, draw(flat, rng))
+    # As after some updates: old probabilities away from new ones, so that some ratios are clipped.
+    logp += rng.normal(scale=0.3, size=ROWS).astype(np.float32)
+    before = (before + rng.normal(scale=0.2, size=before.shape)).astype(np.float32)
+    gains, targets = (rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
+    defaults = {"clip": 0.2, "value_clip": 1e4, "value_weight": 0.5, "entropy_weight": 0.0, "kl_weight": 0.0}
+    numbers = defaults | LOSSES[loss]
+    update = np.zeros(1, descent_kernels.UPDATE)
+    for key, number in numbers.items():
+        update[key] = number
+    ours = np.zeros(len(flat.gather()), np.float32)
+    columns = actions, logp, before, gains, targets
+    scratch, deltas = flat.scratch(ROWS), flat.scratch(ROWS)
+    descent_kernels.gradient_of(flat.table[0], update[0], flat.gather(), seen, columns, scratch, deltas, ours)
+
+    config = PPOConfig().training(
+        clip_param=numbers["clip"],
+        vf_clip_param=numbers["value_clip"],
+        vf_loss_coeff=numbers["value_weight"],
+        use_kl_loss=numbers["kl_weight"] > 0,
+    )
+    batch = {
+        Columns.OBS: torch.from_numpy(seen),
+        Columns.ACTIONS: as_torch(flat, actions),
+        Columns.ACTION_LOGP: torch.from_numpy(logp),
+        Columns.ACTION_DIST_INPUTS: torch.from_numpy(before),
+        Postprocessing.ADVANTAGES: torch.from_numpy(gains),
+        Postprocessing.VALUE_TARGETS: torch.from_numpy(targets),
+    }
+    learner: Any = Schedules(module, numbers)
+    total = PPOTorchLearner.compute_loss_for_module(
+        learner, module_id="p", config=config, batch=batch, fwd_out=module.forward_train(batch)
+    )
+    total.backward()
+    theirs = flat.gather([torch.zeros_like(p) if p.grad is None else p.grad for p in flat.parameters])
+    assert np.linalg.norm(theirs) > 0.01
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < 2e-5
+
+
+@pytest.mark.parametrize("grad_clip", [0.0, 0.5])
+def test_steps_are_those_of_torchs_adam(grad_clip: float) -> None:
+    """With the same gradients, which are the kernels' own; clipped as RLlib clips."""
+    from ray.rllib.utils.torch_utils import clip_gradients
+
+    _, flat = make_module("free std, relu")
+    rng = np.random.default_rng(6)
+    seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
+    actions, logp, before = act(flat, seen, draw(flat, rng))
+    gains, targets = (3 * rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
+    columns = actions, logp, before, gains, targets
+    update = np.zeros(1, descent_kernels.UPDATE)
+    settings = {"clip": 0.2, "value_clip": 1e4, "value_weight": 0.5, "grad_clip": grad_clip, "lr": 3e-3}
+    for key, number in {**settings, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}.items():
+        update[key] = number
+    parameters = flat.gather()
+    first, second = np.zeros_like(parameters), np.zeros_like(parameters)
+    order = np.stack([rng.permutation(ROWS)[:32] for _ in range(5)])
+
+    optimizer = torch.optim.Adam(flat.parameters, lr=3e-3)
+    for rows in order:
+        gradient = np.zeros_like(parameters)
+        picked = tuple(column[rows] for column in columns)
+        scratch, deltas = flat.scratch(32), flat.scratch(32)
+        descent_kernels.gradient_of(
+            flat.table[0], update[0], flat.gather(), seen[rows], picked, scratch, deltas, gradient
+        )
+        sizes = [p.numel() for p in flat.parameters]
+        for p, part in zip(flat.parameters, torch.split(torch.from_numpy(gradient), sizes), strict=True):
+            p.grad = part.reshape(p.shape).clone()
+        if grad_clip:
+            clip_gradients(
+                {str(i): p.grad for i, p in enumerate(flat.parameters)},
+                grad_clip=grad_clip,
+                grad_clip_by="global_norm",
+            )
+        optimizer.step()
+    descent_kernels.descend(flat.table, update, parameters, first, second, seen, columns, order)
+    assert update["steps"] == 5
+    np.testing.assert_allclose(parameters, flat.gather(), atol=2e-6)
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_a_gradient_that_is_not_finite_moves_nothing(skips: bool) -> None:
+    _, flat = make_module("choices, tanh")
+    rng = np.random.default_rng(7)
+    seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
+    actions, logp, before = act(flat, seen, draw(flat, rng))
+    gains, targets = np.full(ROWS, np.nan, np.float32), np.zeros(ROWS, np.float32)
+    update = np.zeros(1, descent_kernels.UPDATE)
+    for key, number in {"clip": 0.2, "value_clip": 1e4, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999}.items():
+        update[key] = number
+    update["epsilon"], update["skips_nan"] = 1e-8, skips
+    parameters = flat.gather()
+    zeros = np.zeros_like(parameters), np.zeros_like(parameters)
+    order = np.arange(ROWS).reshape(1, -1)
+    columns = actions, logp, before, gains, targets
+    descent_kernels.descend(flat.table, update, parameters, *zeros, seen, columns, order)
+    np.testing.assert_array_equal(parameters, flat.gather())
+    assert update["steps"] == (0 if skips else 1)
+
+
+def test_advantages_are_those_of_rllibs_connectors() -> None:
+    """Three environments with true ends, cut episodes, and ones that go on."""
+    from runtime.ppo.rollout import Rollout
+
+    module, flat = make_module("choices, tanh")
+    rng, steps, count = np.random.default_rng(8), 40, 3
+    one = Rollout.empty(steps, count, (7,), 1, 4)
+    for name in ("observations", "last_observations", "following", "rewards"):
+        getattr(one, name)[:] = rng.normal(size=getattr(one, name).shape)
+    one.actions[:], one.logp[:], one.inputs[:] = 0.0, 0.0, 0.0
+    one.terminated[:] = rng.random((steps, count)) < 0.1
+    one.truncated[:] = (rng.random((steps, count)) < 0.1) & ~one.terminated
+    assert one.terminated.any()
+    assert one.truncated.any()
+
+    def value(rows: Any) -> Any:
+        flat_rows = np.ascontiguousarray(rows.reshape(-1, 7))
+        found = np.empty(len(flat_rows), np.float32)
+        network_kernels.values_of(flat.table[0], flat.gather(), flat_rows, flat.scratch(len(flat_rows)), found)
+        return found.reshape(rows.shape[:-1])
+
+    values = np.concatenate([value(one.observations), value(one.following)[None]])
+    gains = np.empty((steps, count), np.float32)
+    sampling_kernels.advantages(
+        one.rewards, values, value(one.last_observations), one.terminated, one.truncated, 0.97, 0.9, gains
+    )
+
+    episodes = one.to_episodes(SEEN, CHOICE)
+    lengths = [len(episode) for episode in episodes]
+    assert sum(lengths) == one.env_steps()
+    targets = _rllibs_targets(module, episodes, gamma=0.97, lam=0.9)
+    found, at = [], 0
+    for length in lengths:
+        found.append(targets[at : at + length])
+        at += length + 1  # RLlib adds a step to each
+    mine = np.concatenate([(gains + values[:-1])[:, i] for i in range(count)])
+    np.testing.assert_allclose(mine, np.concatenate(found), atol=2e-5)
+
+
+def _rllibs_targets(module: PPOModule, episodes: list[Any], *, gamma: float, lam: float) -> Any:
+    from ray.rllib.connectors.common import (
+        AddObservationsFromEpisodesToBatch,
+        BatchIndividualItems,
+        NumpyToTensor,
+    )
+    from ray.rllib.connectors.learner import AddColumnsFromEpisodesToTrainBatch, LearnerConnectorPipeline
+    from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+    spec = RLModuleSpec(
+        module_class=PPOModule,
+        observation_space=SEEN,
+        action_space=CHOICE,
+        model_config=module.model_config,
+        catalog_class=PPOCatalog,
+    )
+    together = MultiRLModuleSpec(rl_module_specs={"default_policy": spec}).build()
+    together["default_policy"].load_state_dict(module.state_dict())
+    pipeline = LearnerConnectorPipeline(
+        connectors=[
+            AddOneTsToEpisodesAndTruncate(),
+            AddObservationsFromEpisodesToBatch(as_learner_connector=True),
+            AddColumnsFromEpisodesToTrainBatch(),
+            BatchIndividualItems(multi_agent=False),
+            NumpyToTensor(as_learner_connector=True),
+            GeneralAdvantageEstimation(gamma=gamma, lambda_=lam),
+        ]
+    )
+    batch = pipeline(rl_module=together, batch={}, episodes=episodes, shared_data={})
+    return batch["default_policy"][Postprocessing.VALUE_TARGETS].numpy()
+
+
+@pytest.mark.parametrize(
+    ("network", "space", "why"),
+    [
+        ({"fcnet_activation": "swish"}, BOX, "SiLU"),
+        ({"use_lstm": True}, BOX, "Encoder"),
+        ({}, spaces.MultiDiscrete([2, 3]), "MultiDiscrete"),
+        ({"fcnet_hiddens": [4] * 8, "vf_share_layers": False}, CHOICE, "layers"),
+    ],
+)
+def test_what_is_not_covered_is_named(network: dict[str, Any], space: gymnasium.Space[Any], why: str) -> None:
+    config = model_config({"fcnet_hiddens": [4], **network})
+    module = PPOModule(
+        observation_space=SEEN, action_space=space, model_config=config, catalog_class=PPOCatalog, inference_only=False
+    )
+    with pytest.raises(NotCoveredError, match=why):
+        flatten(module, space)
+
+
+def test_tanh_is_tanh() -> None:
+    from runtime.ppo.compiled.network_kernels import _tanh
+
+    x = np.linspace(-12, 12, 20_001, dtype=np.float32)
+    found = x.copy()
+    _tanh(found)
+    expected = np.array([math.tanh(value) for value in x.tolist()])
+    assert np.abs(found - expected).max() < 4e-7
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    from ray.rllib.utils.filter import RunningStat
+
+    from runtime.ppo.compiled.sampling import push
+
+    rows = np.random.default_rng(0).normal(3, 2, (500, 4)).astype(np.float32)
+    parts, whole = RunningStat((4,)), RunningStat((4,))
+    for part in np.split(rows, [1, 3, 100, 101]):
+        push(parts, part)
+    for row in rows:
+        whole.push(row)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(parts.std, whole.std, rtol=1e-6)
+    assert parts.num_pushes == parts.num_pushes_delta == 500
+    other = RunningStat((4,))
+    other.update(parts)
+    np.testing.assert_allclose(other.mean, whole.mean, rtol=1e-12)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.environments.spec import check_env_name
+from runtime.errors import UserError
+from runtime.settings.presets import preset_names
+from runtime.settings.resolve import JobConfig, Source, resolve
+
+
+def from_json(values: dict[str, Any]) -> JobConfig:
+    return resolve([Source("hyperparameters.json", values)], extras={})
+
+
+def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
+    config = resolve(
+        [
+            Source("hyperparameters.json", {"preset": "reacher", "rl.training.config.lr": "1e-05"}),
+            Source("the command line", {"rl.training.config.lr": "0.5", "rl.training.config.gamma": "0.9"}),
+        ],
+        extras={},
+    )
+    assert config.algorithm["lr"] == 0.5
+    assert config.algorithm["gamma"] == 0.9
+    assert config.sources["config.lr"] == "the command line"
+    assert config.sources["config.lambda_"] == "preset reacher"
+    assert config.sources["checkpoint_freq"] == "default"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rl.training.config.kl_coeff": "0.5"},
+        {"rl__training__config__kl_coeff": "0.5"},
+        {"rl": '{"training": {"config": {"kl_coeff": 0.5}}}'},
+        {"rl.training": {"config.kl_coeff": 0.5}},
+        {"rl.training.config.kl_coeff": '"0.5"'},
+    ],
+)
+def test_every_spelling_of_a_hyperparameter_arrives(values: dict[str, Any]) -> None:
+    assert from_json(values).algorithm["kl_coeff"] == 0.5
+
+
+def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
+    config = from_json({"preset": "reacher", "rl.training.config.kl_coeff": "0.5"})
+    assert config.algorithm["use_kl_loss"] is True
+    assert any("the KL loss is on" in note for note in config.notes)
+    off = from_json({"rl.training.config.kl_coeff": "0.5", "rl.training.config.use_kl_loss": "false"})
+    assert off.algorithm["use_kl_loss"] is False
+
+
+@pytest.mark.parametrize(
+    ("old", "raw", "new", "value"),
+    [
+        ("config.num_sgd_iter", "7", "config.num_epochs", 7),
+        ("config.sgd_minibatch_size", "100", "config.minibatch_size", 100),
+        ("config.lambda", "0.5", "config.lambda_", 0.5),
+        ("config.num_workers", "3", "config.num_env_runners", 3),
+        ("config.num_envs_per_worker", "2", "config.num_envs_per_env_runner", 2),
+        ("config.sample_batch_size", "64", "config.rollout_fragment_length", 64),
+        ("config.ignore_worker_failures", "true", "config.restart_failed_env_runners", True),
+        ("config.monitor", "false", "video_freq", 0),
+        ("config.num_gpus", "0", "config.num_gpus_per_learner", 0.0),
+        ("config.vf_share_layers", "true", "config.model.vf_share_layers", True),
+        ("config.lr_schedule", "[[0, 0.1], [5, 0]]", "config.lr", [[0, 0.1], [5, 0.0]]),
+    ],
+)
+def test_names_of_2020_map_to_todays_and_are_noted_once(old: str, raw: str, new: str, value: Any) -> None:
+    config = from_json({f"rl.training.{old}": raw})
+    assert config.values[new] == value
+    assert len([note for note in config.notes if old in note]) == 1
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    with pytest.raises(UserError, match="8 problems with this job's settings") as caught:
+        resolve(
+            [
+                Source(
+                    "hyperparameters.json",
+                    {
+                        "preset": "reachr",
+                        "rl.training.env": "RoboschoolHoper-v1",
+                        "rl.training.config.gama": "0.9",
+                        "rl.training.config.lr": "fast",
+                        "rl.training.stop.time_total_s": "-5",
+                        "rl.training.config.tf_session_args": "{}",
+                        "rl.training.config.gamma": "2",
+                        "unheard_of": "1",
+                    },
+                )
+            ],
+            extras={},
+            check_env=check_env_name,
+        )
+    text = str(caught.value)
+    assert text.startswith("8 problems")
+    for part in (
+        "preset: got 'reachr' from hyperparameters.json",
+        "Did you mean 'reacher'?",
+        "Did you mean 'RoboschoolHopper-v1'?",
+        "rl.training.config.gama: got '0.9' from hyperparameters.json; expected a setting of the algorithm. "
+        "Did you mean 'gamma'?",
+        "rl.training.config.lr: got 'fast'",
+        "rl.training.stop.time_total_s: got '-5' from hyperparameters.json; expected a number above 0",
+        "There is no TensorFlow; remove it.",
+        "rl.training.config.gamma: got '2' from hyperparameters.json; expected a number between 0 and 1",
+        "unheard_of: got '1'",
+    ):
+        assert part in text
+
+
+def test_what_means_nothing_today_is_noted_in_an_old_script_and_refused_elsewhere() -> None:
+    tree = {"rl": {"training": {"env": "CartPole-v1", "config": {"use_pytorch": False, "straggler_mitigation": True}}}}
+    config = resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
+    assert len(config.notes) == 2
+    with pytest.raises(UserError, match=r"straggler_mitigation.*RLlib dropped it"):
+        from_json({"rl.training.config.straggler_mitigation": "true"})
+
+
+def old_script(**config: Any) -> JobConfig:
+    tree = {"rl": {"training": {"env": "CartPole-v1", "config": config}}}
+    return resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
+
+
+def test_data_that_an_old_script_names_is_not_passed_over() -> None:
+    with pytest.raises(UserError, match=r"^2 problems") as caught:
+        old_script(input="/opt/ml/input/data/training", output="logdir")
+    assert "config.output: got 'logdir' from get_experiment_config()" in str(caught.value)
+    assert "smrl collect --env ENV --policy RESULTS --out FILE.csv; remove it." in str(caught.value)
+    assert "Logged data is rl.training.data today" in str(caught.value)
+    assert len(old_script(input="sampler", output=None).notes) == 2  # what RLlib had by itself
+    with pytest.raises(UserError, match="A training logs no transitions"):
+        from_json({"rl.training.config.output": '"logdir"'})
+
+
+def test_without_gae_lambda_is_1() -> None:
+    config = from_json({"rl.training.config.use_gae": "false", "rl.training.config.lambda": "0.9"})
+    assert config.algorithm["lambda_"] == 1.0
+    assert any("use_gae is false: lambda_ is 1" in note for note in config.notes)
+    assert (
+        from_json({"rl.training.config.use_gae": "true", "rl.training.config.lambda": "0.9"}).algorithm["lambda_"]
+        == 0.9
+    )
+
+
+def test_torch_may_be_asked_for_since_it_is_what_there_is() -> None:
+    assert from_json({"rl.training.config.framework": "torch"}).notes
+    with pytest.raises(UserError, match="PyTorch"):
+        from_json({"rl.training.config.framework": "tf"})
+
+
+def test_env_config_is_a_free_tree() -> None:
+    config = from_json(
+        {"rl.training.config.env_config.a.b": "1", "rl.training.config.env_config": '{"compat": "bullet"}'}
+    )
+    assert config.env_config == {"a": {"b": 1}, "compat": "bullet"}
+
+
+def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
+    with pytest.raises(UserError, match=r"minibatch_size: got 5000 .* at most train_batch_size, which is 4096"):
+        from_json({"preset": "reacher", "rl.training.config.minibatch_size": "5000"})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_resolves_and_names_an_environment_that_exists(name: str) -> None:
+    config = resolve([Source("test", {"preset": name})], extras={}, check_env=check_env_name)
+    assert config.stop
+    assert config.preset == name
+
+
+@pytest.mark.parametrize("alias", ["RLCOACH_PRESET", "RLRAY_PRESET"])
+def test_the_notebooks_names_for_a_preset_work(alias: str) -> None:
+    assert from_json({alias: '"hopper"'}).env == "RoboschoolHopper-v1"
+
+
+def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "description: mine\nsource: me\nexpected_return: 1\nminutes: 1\n"
+        "training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n"
+    )
+    assert from_json({"preset": str(path)}).algorithm["lr"] == 1e-4
+    path.write_text("description: mine\n")
+    with pytest.raises(UserError, match="not a valid preset"):
+        from_json({"preset": str(path)})
+
+
+def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings() -> None:
+    assert from_json({"rl.training.env": "RoboschoolHopper-v1"}).preset == "hopper"
+    general = from_json({"rl.training.env": "Pendulum-v1"})
+    assert general.preset is None
+    assert general.stop == {}  # another environment's goal would be none
+    assert general.sources["config.lr"] == "default for any environment"
+    assert from_json({}).preset == "reacher"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rl__training__env": "CartPole-v1"},
+        {"rl": '{"training": {"env": "CartPole-v1"}}'},
+        {"rl.training.config.env": "CartPole-v1"},
+        {"rl.training.env": '"CartPole-v1"'},
+    ],
+)
+def test_an_environment_finds_its_preset_in_every_spelling(values: dict[str, Any]) -> None:
+    assert from_json(values).preset == "cartpole"
+
+
+def test_a_setting_in_the_wrong_tree_is_suggested_in_full() -> None:
+    with pytest.raises(UserError, match=r"Did you mean 'rl\.training\.config\.model\.use_lstm'\?"):
+        from_json({"rl.training.config.use_lstm": "true"})
+
+
+def test_null_switches_a_presets_criterion_off() -> None:
+    assert (
+        "episode_reward_mean"
+        not in from_json({"preset": "reacher", "rl.training.stop.episode_reward_mean": "null"}).stop
+    )
+
+
+def test_a_presets_width_gives_way_to_a_state_dependent_one() -> None:
+    config = from_json({"preset": "reacher", "rl.training.config.model.free_log_std": "false"})
+    assert "initial_log_std" not in config.model
+
+
+def test_a_branch_of_env_config_cannot_also_be_a_leaf() -> None:
+    with pytest.raises(UserError, match=r"env_config\.a"):
+        from_json({"rl.training.config.env_config.a": "1", "rl.training.config.env_config.a.b": "2"})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("rl.training.config.lr", "Infinity"),
+        ("rl.training.config.seed", "99999999999999"),
+        ("rl.training.config.model.conv_filters", "[[16, [-1, 3], 2]]"),
+    ],
+)
+def test_values_beyond_any_range_are_refused(name: str, raw: str) -> None:
+    with pytest.raises(UserError, match="expected"):
+        from_json({name: raw})

@@ -18,10 +18,7 @@ from runtime.container.scratch import scratch_folder
 from runtime.environments.spec import EnvSpec, make_env
 
 if TYPE_CHECKING:
-    from runtime.policies.network_policy import NetworkPolicy
-    from runtime.policies.policy import Policy
-
-    AnyPolicy = Policy | NetworkPolicy
+    from runtime.policies.acting import ActingPolicy
 
 _HEIGHT = 240
 _PLAYBACK_FPS = 30
@@ -36,8 +33,8 @@ class Episode:
     steps: int
 
 
-def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
-    """Plays one episode without filming it."""
+def play(env: Any, policy: ActingPolicy, *, seed: int | None) -> Episode:
+    """Plays one episode without recording it."""
     playing = _Playing(env, policy, seed)
     for _ in playing.frames(None):
         pass
@@ -45,10 +42,10 @@ def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
 
 
 class Recorder:
-    """Films episodes of one environment, which it makes once.
+    """Records videos of episodes of one environment, which it makes once.
 
     Attributes:
-        why_not: Why there is no video: the environment gives no frames, or filming failed. None while all is well.
+        why_not: Why there is no video: the environment gives no frames, or recording failed. None while all is well.
 
     Args:
         spec: The environment.
@@ -60,8 +57,8 @@ class Recorder:
         self._spec = spec
         self.why_not = why_not
 
-    def film(
-        self, policy: AnyPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
+    def record(
+        self, policy: ActingPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
     ) -> Episode | None:
         """Plays one episode and writes it to an mp4.
 
@@ -69,20 +66,20 @@ class Recorder:
             policy: Acts deterministically.
             path: Where the file appears once it is whole.
             seed: Of the environment's reset.
-            longest_s: Seconds after which the film is cut; an episode of some environments never ends.
+            longest_s: Seconds after which the video is cut; an episode of some environments never ends.
 
         Returns:
-            How the episode went; None, with `why_not` set, where no film came out of it.
+            How the episode went; None, with `why_not` set, where there is no video.
         """
         if self.why_not is not None:
             return None
         try:
-            return self._film(policy, path, seed, longest_s)
+            return self._record(policy, path, seed, longest_s)
         except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
-            self.why_not = f"{self._spec.name} cannot be filmed: {type(error).__name__}: {error}"
+            self.why_not = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}"
             return None
 
-    def _film(self, policy: AnyPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
+    def _record(self, policy: ActingPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
         if self._env is None:
             self._env = make_env(self._spec, render=True)
             self._env.reset()
@@ -123,13 +120,13 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
     import av
     from PIL import Image
 
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
         every = max(1, math.ceil((stream.frames or most_frames) / most_frames))
         size = (round(stream.width * height / stream.height), height)
-        kept = [frame for number, frame in enumerate(film.decode(stream)) if number % every == 0]
+        kept = [frame for number, frame in enumerate(video.decode(stream)) if number % every == 0]
         if not kept:
-            raise ValueError(f"{path}: got a film without frames")
+            raise ValueError(f"{path}: got a video without frames")
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
         fps = float(stream.average_rate or _DEFAULT_FPS)
     file = io.BytesIO()
@@ -140,14 +137,14 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
 class _Playing:
     """An episode being played."""
 
-    def __init__(self, env: Any, policy: AnyPolicy, seed: int | None) -> None:
+    def __init__(self, env: Any, policy: ActingPolicy, seed: int | None) -> None:
         self._env, self._policy, self._seed = env, policy, seed
         self.total_reward, self.steps = 0.0, 0
 
     def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
         """Every `skip`-th frame, the last one always; none at all for None."""
         observation, info = self._env.reset(seed=self._seed)
-        takes_masks = getattr(self._policy, "takes_masks", False)
+        takes_masks = self._policy.takes_masks
         self._policy.reset()
         has_ended = False
         while not has_ended:

@@ -12,11 +12,11 @@ from typing import Any
 from runtime.container.paths import Layout
 from runtime.errors import UserError
 from runtime.outputs.metrics import JSONL, read_rows
+from runtime.outputs.result import CONFIG
 from runtime.tuning.records import FILE as TUNING_LOG
 from runtime.tuning.records import Trial, gather_trials, read_records
 from runtime.tuning.request import TuningJob, restore_job
 
-CONFIG = "config.json"
 _MOST_VIDEOS = 4
 
 

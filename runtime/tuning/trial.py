@@ -20,11 +20,12 @@ from runtime.errors import JobError, PlatformError
 from runtime.jobs.training import Request, run_training
 from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.metrics import JSONL, read_rows
+from runtime.report.report_command import finish
 
 LOG = "log.txt"
 _STOP = ".stop"
 # The processes of a tuning that was killed end a little after it, and hold their folders until then.
-_PATIENCE_S = 60.0
+_LOCK_TIMEOUT_S = 60.0
 _TUNING = "the tuning"  # which a job says that it was stopped by
 
 
@@ -104,14 +105,14 @@ class _Run(threading.Thread):
         self._asked = _AskedStop()
         self._turns = _Turns(folder / LOG, self._asked)
         self._request = Request(
-            overrides, source="the tuning job", results=folder, reporter=self._turns, patience_s=_PATIENCE_S
+            overrides, source="the tuning job", results=folder, reporter=self._turns, lock_timeout_s=_LOCK_TIMEOUT_S
         )
         self._fault, self.is_platforms = "", False
         self._is_paused = False
 
     def run(self) -> None:
         try:
-            run_training(self._container, self._asked, self._request)
+            finish(run_training(self._container, self._asked, self._request))
         except Interrupted:
             self._turns.why = f"stopped by {_TUNING} before its first iteration"
         except PlatformError as error:

@@ -20,15 +20,15 @@ from runtime.errors import PlatformError, Problems, UserError
 from runtime.jobs.training import (
     Request,
     export_or_note,
+    find_parts,
     new_results_folder,
     resolve_config,
-    settle,
 )
 from runtime.outputs.console import Summary
 from runtime.outputs.metrics import JSONL, read_rows
+from runtime.outputs.result import CONFIG
 from runtime.report.report_command import write_report
-from runtime.report.results import CONFIG
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 from runtime.settings.types import parse_text
 from runtime.tuning.display import TuningLines, make_display, show_value
 from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, mend_log, read_records
@@ -147,15 +147,16 @@ def _check_ranges(job: TuningJob, container: Container) -> tuple[TuningJob, JobC
                     problems.add_line(line)
     problems.raise_if_any()
     assert found is not None
-    runners = found.algorithm.get("num_env_runners")
-    if isinstance(runners, int) and runners > 0 and not found.is_offline:
+    algorithm, family = find_parts(found, Request({}))
+    runners = found.values().get("config.num_env_runners")
+    if isinstance(runners, int) and runners > 0:
         source = found.sources["config.num_env_runners"]
         raise UserError(
             f"rl.training.config.num_env_runners: got {runners} from {source}; expected 0 in a tuning job, whose "
             "trials run side by side instead. Leave it out, and set MaxParallelTrainingJobs."
         )
-    settle(found, container)
-    if found.is_offline or _RUNNERS in job.static:
+    family.prepare(found, container)
+    if not algorithm.acts_in_environment or _RUNNERS in job.static:
         return job, found
     return replace(job, static={**job.static, _RUNNERS: 0}), found
 
@@ -198,7 +199,7 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
     elif any(root.glob("checkpoint*")) or (root / "metrics.jsonl").exists():
         raise UserError(f"{root}: got the results of another job; expected a new folder, or one of a tuning.")
     random_seed = kept.get("random_seed", job.random_seed if job.random_seed is not None else secrets.randbelow(2**31))
-    first = kept.get("first_seed", config.algorithm["seed"])
+    first = kept.get("first_seed", config.algorithm.drawn_seed())
     mend_log(root)
     write_json(path, {"job": job.as_json(), "random_seed": random_seed, "first_seed": first})
     seeds = tuple((first + number) % 2**32 for number in range(job.seeds))

@@ -16,20 +16,19 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from envs import DEEPRACER_ID, PROGRAM_IDS, UNITY_ID
-from runtime.container.paths import Container, Layout
+from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.environments.spec import EnvSpec, check_env_name, make_env
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.outputs.console import Reporter, Summary
 from runtime.report.report_command import write_report
-from runtime.report.results import CONFIG
 from runtime.settings.resolve import Source, resolve
 from runtime.settings.schema import EVALUATION, RACE_EVALUATION
 
 if TYPE_CHECKING:
     from runtime.artifacts.checkpoint import JobState
-    from runtime.outputs.video import Episode, Recorder
+    from runtime.environments.recording import Episode, Recorder
     from runtime.policies.network_policy import NetworkPolicy
     from runtime.policies.policy import Policy
 
@@ -113,7 +112,7 @@ def _evaluate(chosen: Mapping[str, Any], places: Places, scratch: Path, stop: St
     prepare_environment()
     from runtime.artifacts.checkpoint import read_state
     from runtime.artifacts.model_directory import open_model
-    from runtime.outputs.video import Recorder
+    from runtime.environments.recording import Recorder
 
     checkpoint = open_model(places.model, scratch=scratch, checkpoint=chosen.get("checkpoint"))
     if read_state(checkpoint).env == DEEPRACER_ID and chosen.get("env", DEEPRACER_ID) == DEEPRACER_ID:
@@ -212,10 +211,10 @@ def _open_scene(
     """A Unity scene, who films it, and its episodes; the film is of one more, which is not counted."""
     from runtime.artifacts.checkpoint import read_state
     from runtime.artifacts.policy_file import read_policy
+    from runtime.environments.recording import Recorder
     from runtime.families.unity.evaluation import ScenePlay, settle_evaluation
     from runtime.families.unity.ppo_settings import why_no_video
     from runtime.families.unity.scene import open_scene
-    from runtime.outputs.video import Recorder
 
     (reporter, stop), state = listeners, read_state(checkpoint)
     settings = settle_evaluation(
@@ -337,7 +336,7 @@ def _play(
     stop: StopRequest,
 ) -> Iterator[Any]:
     """Plays the episodes; the first is filmed where the environment gives frames."""
-    from runtime.outputs.video import play
+    from runtime.environments.recording import play
 
     spec, policy = players
     seed = chosen.get("seed")

@@ -18,14 +18,13 @@ from envs import DEEPRACER_ID, UNITY_ID
 from runtime.artifacts.manifest import write_json
 from runtime.artifacts.resume import Start, find_start
 from runtime.cluster.hosts import is_secondary, ray_hosts, refuse_several_hosts, support_first_host
-from runtime.container.paths import Container, Layout
+from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, Interrupted, StopRequest
 from runtime.environments.spec import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
 from runtime.outputs.console import Reporter, Summary, make_reporter
 from runtime.report.report_command import write_report
-from runtime.report.results import CONFIG
 from runtime.settings.resolve import DRAWN_SEED, JobConfig, Source, resolve
 from runtime.settings.sizes import Room, check_sizes
 from runtime.settings.types import Setting

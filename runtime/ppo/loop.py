@@ -24,11 +24,12 @@ from runtime.artifacts.policy_file import write_policy_file
 from runtime.cluster.head_node import Machines
 from runtime.container.paths import Layout, usable_memory
 from runtime.container.signals import SAVING, TRAINING, Interrupted, StopRequest, reached
+from runtime.environments.recording import Recorder
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.errors import JobError, UserError, find_cause
 from runtime.outputs.console import Reporter
 from runtime.outputs.metrics import MetricsLog
-from runtime.outputs.video import Recorder, as_gif
+from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
 from runtime.ppo.algorithm import build_algorithm, describe_path, fit_to_place, why_stock
 from runtime.ppo.compiled.warm import is_warm

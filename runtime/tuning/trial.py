@@ -13,12 +13,11 @@ from typing import Any
 
 from ray import tune
 
-from runtime.cluster.session import quiet_ray
 from runtime.container.paths import Container
 from runtime.container.signals import Interrupted, Phase, StopRequest
 from runtime.errors import JobError, PlatformError
 from runtime.jobs.training import Request, run_training
-from runtime.outputs.console import Reporter, Summary
+from runtime.outputs.console import Reporter, Summary, quiet_ray
 from runtime.outputs.metrics import JSONL, read_rows
 
 LOG = "log.txt"

@@ -6,7 +6,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from runtime.artifacts.checkpoint import replace_folder
 from runtime.artifacts.manifest import only_writer, write_json
 from runtime.cluster.hosts import refuse_several_hosts
-from runtime.container.paths import Container, Layout
+from runtime.cluster.session import prepare_environment
+from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.jobs.training import (
@@ -24,18 +25,19 @@ from runtime.jobs.training import (
     resolve_config,
     settle,
 )
-from runtime.outputs.console import Summary
+from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.metrics import JSONL, read_rows
-from runtime.report.report_command import write_report
-from runtime.report.results import CONFIG
 from runtime.settings.resolve import JobConfig
 from runtime.settings.types import parse_text
 from runtime.tuning.display import TuningLines, make_display, show_value
+from runtime.tuning.pictures import write_pictures
 from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, mend_log, read_records
 from runtime.tuning.request import TRIAL_DEFAULTS, TuningJob, parse_job, read_job
 
 JOB, PRESET = "tuning.json", "best.yaml"
 _CHANNEL, _HYPERPARAMETER = "tuning", "tuning"
+# Writes the page of a results folder; returns its path, or None where it could not be drawn.
+ReportWriter = Callable[[Layout, Reporter], Path | None]
 _RUNNERS = "rl.training.config.num_env_runners"
 # What another start of the same tuning may not change, as its trials would no longer be comparable.
 _FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds", "strategy", "resources", "stops_early")
@@ -49,11 +51,13 @@ class TuningRequest:
         job: File of the tuning job; None for the container's.
         overrides: Hyperparameters of every trial, on top of the file's.
         out: Results folder on a laptop; one that holds a tuning is gone on with. None for a new one.
+        write_report: Writes the page of the results at the end; None for no page.
     """
 
     job: Path | None
     overrides: Mapping[str, Any]
     out: Path | None = None
+    write_report: ReportWriter | None = None
 
 
 def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) -> None:
@@ -75,14 +79,12 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
                 display.note(note)
             why = _run_trials(plan, container, stop, display)
             trials = gather_trials(read_records(root))
-            _hand_over(plan, container, trials, (why, time.perf_counter() - started), display)
+            _write_results(plan, container, trials, (why, time.perf_counter() - started), display, request.write_report)
         finally:
             display.close()
 
 
 def _run_trials(plan: Any, container: Container, stop: StopRequest, display: TuningLines) -> str:
-    from runtime.cluster.session import prepare_environment
-
     prepare_environment()
     with stop:
         from runtime.tuning.engine import run_trials
@@ -226,8 +228,13 @@ def _read_parent(place: Path) -> list[Trial]:
     return gather_trials(read_records(folder))
 
 
-def _hand_over(
-    plan: Plan, container: Container, trials: list[Trial], outcome: tuple[str, float], display: TuningLines
+def _write_results(
+    plan: Plan,
+    container: Container,
+    trials: list[Trial],
+    outcome: tuple[str, float],
+    display: TuningLines,
+    write_report: ReportWriter | None,
 ) -> None:
     """The best trial's model and preset, the pictures, and the last screen."""
     job, root = plan.job, plan.root
@@ -252,7 +259,7 @@ def _hand_over(
         if layout is not None:
             ignore = shutil.ignore_patterns("checkpoints", ".*")
             shutil.copytree(root, layout.data, dirs_exist_ok=True, ignore=ignore)
-        report = write_report(layout or Layout.of_results(root), display)
+        report = None if write_report is None else write_report(layout or Layout.of_results(root), display)
     except OSError as error:
         raise PlatformError(f"{root}: could not be written: {error.strerror or error}. {FILE} is whole.") from error
     states = [trial.state for trial in trials]
@@ -267,7 +274,7 @@ def _hand_over(
         "log": str(root / FILE),
         "preset": str(root / PRESET),
         "pictures": ", ".join(str(path) for path in pictures),
-        "report": str(report),
+        **({} if report is None else {"report": str(report)}),
         "model": str(model),
     }
     display.finish(Summary(f"tuned {len(job.ranges)} hyperparameters", facts, f"smrl train --preset {root / PRESET}"))
@@ -292,8 +299,7 @@ def _copy_aside(source: Path, target: Path) -> None:
 
 
 def _draw(root: Path, job: TuningJob, trials: list[Trial], best: Trial, display: TuningLines) -> list[Path]:
-    from runtime.tuning.pictures import write_pictures
-    from runtime.tuning.search import importances
+    from runtime.tuning.search import importances  # Optuna's, and with it pandas
 
     try:
         return write_pictures(root, job, trials, best, importances(job, trials))

@@ -16,10 +16,10 @@ from envs import UNITY_ID
 from envs.unity.options import is_of_registry
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.container.signals import StopRequest
+from runtime.environments.recording import Episode
 from runtime.errors import UserError
 from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
 from runtime.families.unity.scene import scene_faults
-from runtime.outputs.video import Episode
 from runtime.policies.policy import ACTION_MASK, Policy
 
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.

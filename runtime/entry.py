@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.cli import parse_settings
 from runtime.container.job import run_job
 from runtime.container.paths import Container
 from runtime.container.signals import LOOKING, StopRequest
+from runtime.settings.command_line import parse_settings
 
 
 def train(argv: Sequence[str]) -> int:
@@ -32,9 +32,14 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def tune(argv: Sequence[str]) -> int:
     """Tunes as the container's tuning job says; returns the exit code."""
+    from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
-    return run_job(lambda container, stop: run_tuning(container, stop, TuningRequest(None, _settings(argv, container))))
+    def work(container: Container, stop: StopRequest) -> None:
+        settings = _settings(argv, container)
+        finish(run_tuning(container, stop, TuningRequest(None, settings, finish_trial=finish)))
+
+    return run_job(work)
 
 
 def train_deepracer(argv: Sequence[str]) -> int:

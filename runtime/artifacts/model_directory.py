@@ -18,9 +18,9 @@ from runtime.artifacts.checkpoint import (
     replace_folder,
     sweep,
 )
+from runtime.artifacts.exports import ONNX, SAVED_MODEL, TORCH
 from runtime.artifacts.manifest import MANIFEST, note_exports, unpack, write_json
 from runtime.errors import PlatformError, UserError
-from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
 from runtime.policies.spaces import describe_space
 from runtime.settings.schema import JobConfig
 

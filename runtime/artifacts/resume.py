@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifacts.checkpoint import checkpoints_in
+from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.trust import check_checkpoint
 from runtime.container.paths import Container, Layout
 from runtime.errors import UserError
@@ -53,8 +54,6 @@ def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path
 
 
 def _open(place: Path, where: str, scratch: Path) -> Path:
-    from runtime.artifacts.model_directory import open_model
-
     if place.is_dir() and not any(place.iterdir()):
         raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.container.signals import Interrupted
+from runtime.environments.recording import Episode, Recorder
 from runtime.errors import Problems, UserError
 from runtime.interfaces.context import RunContext, Spaces
-from runtime.interfaces.family import Evaluation, EvaluationResult
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Summary
-from runtime.outputs.video import Episode, Recorder
 from runtime.settings.schema import EvaluationSettings
 
 LONGEST_VIDEO_S = 30.0

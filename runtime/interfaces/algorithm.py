@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import gymnasium
-
-from runtime.artifacts.checkpoint import JobState
 from runtime.environments.spec import EnvCreator
 from runtime.interfaces.context import RunContext
+from runtime.interfaces.evaluation import PolicyLoader
 from runtime.interfaces.family import EnvFamily, PreparedEnv
 from runtime.outputs.console import Summary
-from runtime.outputs.video import Episode
-from runtime.policies.acting import ActingPolicy
 from runtime.settings.catalog import AlgorithmRules
 
 FindCreator = Callable[[str], EnvCreator | None]
@@ -36,8 +31,8 @@ class Training:
     creator: EnvCreator | None = None
 
 
-class Algorithm(AlgorithmRules, Protocol):
-    """An algorithm: its settings (AlgorithmRules), how it trains, and how its policies are loaded.
+class Algorithm(AlgorithmRules, PolicyLoader, Protocol):
+    """An algorithm: its settings (AlgorithmRules), how it trains, and how its policies are loaded (PolicyLoader).
 
     Attributes:
         uses_cluster: Whether it spreads over several hosts.
@@ -58,24 +53,3 @@ class Algorithm(AlgorithmRules, Protocol):
             PlatformError: The machine is.
             Interrupted: A stop was requested before there was anything to save.
         """
-
-    def load_policy(
-        self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
-    ) -> ActingPolicy:
-        """The policy of a checkpoint, ready to act.
-
-        Args:
-            checkpoint: Its folder.
-            action_space: The environment's.
-            state: The job's state in that checkpoint.
-            trust: Whether pickles in it may be read.
-
-        Raises:
-            UserError: The checkpoint holds no policy that can be read.
-        """
-
-    def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """An action space as the algorithm's checkpoints name it."""
-
-    def episode_lines(self, number: int, episode: Episode) -> list[str]:
-        """Lines of the log for an evaluation's episode, beside the one that all algorithms have."""

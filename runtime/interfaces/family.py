@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
@@ -14,14 +13,12 @@ from runtime.artifacts.checkpoint import JobState
 from runtime.container.paths import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.interfaces.context import RunContext, Spaces
-from runtime.outputs.console import Summary
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.settings.catalog import FamilyRules
-from runtime.settings.schema import EvaluationSettings, JobConfig
+from runtime.settings.schema import JobConfig
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.ppo import PPOConfig
-
-    from runtime.interfaces.algorithm import Algorithm
 
 # Called after each iteration with RLlib's algorithm, its result and the job's counters; returns more metrics.
 AfterIteration = Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]]
@@ -51,51 +48,6 @@ class ProbedEnv:
 
     spaces: Spaces
     why_no_video: str | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A policy to evaluate.
-
-    Attributes:
-        checkpoint: Its folder.
-        state: The job's state in it.
-        algorithm: That trained it.
-        place: What the user named: results folder, model directory or archive.
-        settings: Of the evaluation.
-        family_settings: Those that only one family takes, by name.
-        env_config: Keyword arguments of the environment that the user set.
-        training_settings: Other settings of a training that the user set, which an evaluation ignores.
-        is_foreign: Whether the model may be a stranger's: an archive that the job's own channels do not hold.
-    """
-
-    checkpoint: Path
-    state: JobState
-    algorithm: Algorithm
-    place: Path
-    settings: EvaluationSettings
-    family_settings: Mapping[str, Any] = field(default_factory=dict)
-    env_config: Mapping[str, Any] = field(default_factory=dict)
-    training_settings: tuple[str, ...] = ()
-    is_foreign: bool = False
-
-    @property
-    def env(self) -> str:
-        """The environment to play; empty where neither the user nor the model names one."""
-        return self.settings.env or self.state.env
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """How a policy played.
-
-    Attributes:
-        report: The content of evaluation.json.
-        summary: The last screen.
-    """
-
-    report: Mapping[str, Any]
-    summary: Summary
 
 
 class EnvFamily(FamilyRules, Protocol):

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import Container, Layout
+from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, UserError
 from runtime.interfaces.context import RunContext
-from runtime.interfaces.family import EnvFamily, Evaluation
+from runtime.interfaces.evaluation import Evaluation
+from runtime.interfaces.family import EnvFamily
 from runtime.jobs.catalog import CATALOG, PLAIN, evaluation_settings, family_settings, resolve
 from runtime.outputs.console import Reporter
 from runtime.outputs.result import JobResult
@@ -70,8 +71,7 @@ def run_evaluation(
             result = family.evaluate(evaluation, context)
             (layout.data / FILE).write_text(json.dumps(result.report, indent=2) + "\n", encoding="utf-8")
     summary = replace(result.summary, facts={"results": str(layout.data / FILE), **result.summary.facts})
-    training = Layout.of_results(place) if out is None and container.layout is None else layout
-    return JobResult(summary, reporter, training)
+    return JobResult(summary, reporter, _find_training(container, place, out))
 
 
 def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _Asked:
@@ -104,6 +104,12 @@ def _find_layout(container: Container, place: Path, out: Path | None) -> Layout:
         return container.layout
     folder = out or (place if place.is_dir() else place.parent) / "evaluation"
     return replace(Layout.of_results(folder), videos=folder)
+
+
+def _find_training(container: Container, place: Path, out: Path | None) -> Layout | None:
+    """The training whose page has its evaluation now, if the model lies in its results folder."""
+    layout = Layout.of_results(place) if out is None and container.layout is None else container.layout
+    return layout if layout is not None and (layout.data / CONFIG).is_file() else None
 
 
 def _open(asked: _Asked, place: Path, context: RunContext) -> tuple[Evaluation, EnvFamily]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from runtime.artifacts.manifest import write_json
 from runtime.artifacts.resume import find_start
 from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_first_host
-from runtime.container.paths import Container, Layout
+from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
@@ -27,7 +27,7 @@ from runtime.interfaces.context import RunContext, Spaces, WriteModel
 from runtime.interfaces.family import EnvFamily, PreparedEnv
 from runtime.jobs.catalog import CATALOG, PLAIN, resolve
 from runtime.outputs.console import Reporter, make_reporter
-from runtime.outputs.result import CONFIG, JobResult
+from runtime.outputs.result import JobResult
 from runtime.settings.resolve import DRAWN_SEED, Source
 from runtime.settings.schema import JobConfig
 from runtime.settings.sizes import Room, check_sizes

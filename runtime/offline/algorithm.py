@@ -8,12 +8,12 @@ from typing import Any
 import gymnasium
 
 from runtime.artifacts.checkpoint import JobState
+from runtime.environments.recording import Episode
 from runtime.interfaces.algorithm import Training
 from runtime.interfaces.context import RunContext
 from runtime.offline import rules
 from runtime.offline.settings import ALGORITHMS, STOP_CRITERIA, OfflineSettings
 from runtime.outputs.console import Summary
-from runtime.outputs.video import Episode
 from runtime.policies.acting import ActingPolicy
 from runtime.settings.catalog import Draft
 

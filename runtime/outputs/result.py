@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtime.container.paths import Layout
 from runtime.outputs.console import Reporter, Summary
-
-CONFIG = "config.json"  # of a training: its resolved settings with their sources
 
 
 @dataclass(frozen=True)
@@ -17,9 +16,19 @@ class JobResult:
     Attributes:
         summary: The last screen, not shown yet.
         reporter: Shows it.
-        layout: Where the job wrote.
+        layout: Results folder whose page shall be written, or written again; None for none.
     """
 
     summary: Summary
     reporter: Reporter
-    layout: Layout
+    layout: Layout | None
+
+
+# Ends a job as its command does; None where there is nothing to show.
+Finish = Callable[[JobResult | None], None]
+
+
+def show_summary(result: JobResult | None) -> None:
+    """Shows the last screen, and writes no page."""
+    if result is not None:
+        result.reporter.finish(result.summary)

@@ -11,12 +11,12 @@ import gymnasium
 from runtime.artifacts.checkpoint import JobState
 from runtime.cluster.hosts import ray_hosts
 from runtime.container.signals import Interrupted
+from runtime.environments.recording import Episode
 from runtime.interfaces.algorithm import Training
 from runtime.interfaces.context import RunContext
 from runtime.outputs.console import Summary
 from runtime.outputs.learning_curve import FILE as CURVE
 from runtime.outputs.learning_curve import plot_learning_curve
-from runtime.outputs.video import Episode
 from runtime.policies.acting import ActingPolicy
 from runtime.ppo import rules
 from runtime.ppo.settings import PPOSettings

@@ -21,12 +21,13 @@ from runtime.artifacts.policy_file import write_policy_file
 from runtime.cluster.hosts import Hosts
 from runtime.container.paths import usable_memory
 from runtime.container.signals import SAVING, TRAINING, Interrupted
+from runtime.environments.recording import Recorder
 from runtime.environments.spec import EnvSpec
 from runtime.errors import JobError, UserError, find_cause
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.family import EnvFamily
 from runtime.outputs.metrics import MetricsLog
-from runtime.outputs.video import Recorder, as_gif
+from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
 from runtime.ppo.compiled.warm import is_warm
 from runtime.ppo.env_runner import raise_reported_fault

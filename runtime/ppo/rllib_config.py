@@ -20,14 +20,14 @@ from runtime.cluster.head_node import Machines
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
-from runtime.ppo.camera_lidar import CameraLidarModule
+from runtime.policies.camera_lidar import CameraLidarModule
+from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled.direct_envs import EnvMaker, is_compiled
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import FastLearner
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
-from runtime.ppo.module import PPOModule
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.settings.schema import JobConfig
 

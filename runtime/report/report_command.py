@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.container.paths import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.outputs.console import Reporter
-from runtime.outputs.result import CONFIG, JobResult
+from runtime.outputs.result import JobResult
 from runtime.report.page import render_comparison, render_report
 from runtime.report.results import read_results
 
@@ -47,7 +47,7 @@ def finish(result: JobResult | None) -> None:
     if result is None:
         return
     summary = result.summary
-    if (result.layout.data / CONFIG).is_file():  # else there is no training to show
+    if result.layout is not None:
         page = write_report(result.layout, result.reporter)
         summary = summary if page is None else replace(summary, facts={**summary.facts, "report": str(page)})
     result.reporter.finish(summary)

@@ -13,14 +13,13 @@ from typing import Any
 
 from ray import tune
 
-from runtime.cluster.session import quiet_ray
 from runtime.container.paths import Container
 from runtime.container.signals import Interrupted, Phase, StopRequest
 from runtime.errors import JobError, PlatformError
 from runtime.jobs.training import Request, run_training
-from runtime.outputs.console import Reporter, Summary
+from runtime.outputs.console import Reporter, Summary, quiet_ray
 from runtime.outputs.metrics import JSONL, read_rows
-from runtime.report.report_command import finish
+from runtime.outputs.result import Finish
 
 LOG = "log.txt"
 _STOP = ".stop"
@@ -98,8 +97,9 @@ class _Turns(Reporter):
 class _Run(threading.Thread):
     """One training, in a thread that stands still between the tuning's turns."""
 
-    def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path, finish: Finish) -> None:
         super().__init__(name="training", daemon=True)
+        self._finish = finish
         folder.mkdir(parents=True, exist_ok=True)
         self._container = container
         self._asked = _AskedStop()
@@ -112,7 +112,7 @@ class _Run(threading.Thread):
 
     def run(self) -> None:
         try:
-            finish(run_training(self._container, self._asked, self._request))
+            self._finish(run_training(self._container, self._asked, self._request))
         except Interrupted:
             self._turns.why = f"stopped by {_TUNING} before its first iteration"
         except PlatformError as error:
@@ -166,7 +166,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         self._row: dict[str, float] = {}
         self._read = fixed["job"].read_objective
         self._folder = Path(fixed["root"]) / config["folder"]
-        self._run = _Run(container, overrides, self._folder)
+        self._run = _Run(container, overrides, self._folder, fixed["finish"])
         self._run.start()
 
     def step(self) -> dict[str, Any]:

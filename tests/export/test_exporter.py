@@ -20,12 +20,13 @@ from gymnasium import spaces
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
+from runtime.artifacts.exports import OBSERVATIONS
 from runtime.artifacts.manifest import only_writer, read_manifest
 from runtime.artifacts.policy_file import read_policy
 from runtime.errors import JobError, UserError
 from runtime.export.exporter import Subject, export, export_model
 from runtime.export.filters import add_filter
-from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.export.graph import Graph
 from runtime.export.graph_def import run_saved_model, zeros_for
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
@@ -66,7 +67,7 @@ POLICIES: dict[str, tuple[spaces.Box, gymnasium.Space[Any], dict[str, Any], dict
 
 def make_policy(name: str, *, filtered: bool = True) -> tuple[Policy, spaces.Box]:
     """A policy with random weights, some of them large, as training leaves them."""
-    from runtime.ppo.module import PPOModule
+    from runtime.policies.ppo_module import PPOModule
     from runtime.ppo.rllib_config import model_config
 
     observations, actions, network, options = POLICIES[name]
@@ -285,7 +286,7 @@ def test_a_discrete_action_may_differ_where_the_policy_does_not_care() -> None:
 @pytest.mark.parametrize("space", [PLANE, spaces.Box(-3.4e38, 3.4e38, (5,), np.float32)], ids=["free", "huge"])
 def test_rounding_at_large_observations_fails_no_right_export(activation: str, space: spaces.Box) -> None:
     """Networks without a filter sum up numbers of 1e6: their outputs have few digits left, in every runtime."""
-    from runtime.ppo.module import PPOModule
+    from runtime.policies.ppo_module import PPOModule
     from runtime.ppo.rllib_config import model_config
 
     for seed in range(8):

@@ -21,7 +21,7 @@ from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, run_race, write_results
 from runtime.interfaces.context import RunContext
-from runtime.interfaces.family import Evaluation, EvaluationResult
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Reporter, Summary
 
 # Of the environment a policy was trained in, that an evaluation takes over: the car and the road.

@@ -15,7 +15,8 @@ from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.families.deepracer.race_settings import RACE_EVALUATION
 from runtime.families.plain.family import PlainFamily
 from runtime.interfaces.context import RunContext
-from runtime.interfaces.family import AfterIteration, Evaluation, EvaluationResult, PreparedEnv, ProbedEnv
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
+from runtime.interfaces.family import AfterIteration, PreparedEnv, ProbedEnv
 from runtime.ppo.settings import GENERAL
 from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from envs import PROGRAM_IDS
 from runtime.container.signals import Interrupted
+from runtime.environments.recording import Episode, Recorder, play
 from runtime.environments.spec import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from runtime.families.episodes import (
@@ -18,8 +19,7 @@ from runtime.families.episodes import (
     video_path,
 )
 from runtime.interfaces.context import RunContext, Spaces
-from runtime.interfaces.family import Evaluation, EvaluationResult
-from runtime.outputs.video import Episode, Recorder, play
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.acting import ActingPolicy
 
 

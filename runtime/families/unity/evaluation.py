@@ -17,6 +17,7 @@ from envs.unity.options import is_of_registry
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.artifacts.policy_file import read_policy
 from runtime.container.signals import Interrupted, StopRequest
+from runtime.environments.recording import Episode, Recorder
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.families.episodes import (
@@ -32,8 +33,7 @@ from runtime.families.unity.ppo_settings import why_no_video
 from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
 from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.interfaces.context import RunContext, Spaces
-from runtime.interfaces.family import Evaluation, EvaluationResult
-from runtime.outputs.video import Episode, Recorder
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.policy import ACTION_MASK, Policy
 
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.

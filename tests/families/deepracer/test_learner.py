@@ -124,7 +124,7 @@ def test_the_networks_have_the_published_shapes(network: str, sensor: str, flat:
 @pytest.mark.parametrize(("camera", "lidar"), [("FRONT_FACING_CAMERA", "LIDAR"), ("STEREO_CAMERAS", "LIDAR")])
 def test_rows_of_picture_and_scan_are_taken_apart_as_they_were_joined(camera: str, lidar: str) -> None:
     from runtime.families.deepracer.driving import as_rows
-    from runtime.ppo.camera_lidar import _Network
+    from runtime.policies.camera_lidar import _Network
 
     metadata = {**DEFAULT, "sensor": [camera, lidar]}
     racing = Racing(read_options(model_metadata=metadata, number_of_obstacles=6), worlds=2, seed=0)

@@ -13,12 +13,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from runtime.container.signals import StopRequest
+from runtime.environments.recording import Episode
 from runtime.families.unity.evaluation import ScenePlay
 from runtime.families.unity.trajectory import Trajectory, make_decisions
 from runtime.jobs.catalog import resolve
-from runtime.outputs.video import Episode
+from runtime.policies.masks import apply_mask
 from runtime.policies.policy import ACTION_MASK, Policy
-from runtime.ppo.masks import apply_mask
 from runtime.settings.resolve import Source
 from tests.unity_stand_in import build_player
 

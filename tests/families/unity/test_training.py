@@ -266,7 +266,7 @@ def choose(
     """The scene that an evaluation of a policy trained with such settings plays; its logs go below `logs`."""
     from runtime.families.unity.evaluation import choose_scene
     from runtime.interfaces.context import RunContext
-    from runtime.interfaces.family import Evaluation
+    from runtime.interfaces.evaluation import Evaluation
     from runtime.ppo.algorithm import PPO
 
     evaluation = Evaluation(

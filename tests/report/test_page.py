@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_a_live_page_serves_videos_in_parts_and_nothing_else(watcher: Watcher) -
     with urllib.request.urlopen(watcher.url) as reply:
         source = re.search(r'<video[^>]*src="/([^"?]+)\?', reply.read().decode())
     assert source is not None
-    video = (watcher.folder / source[1]).read_bytes()
+    video = (watcher.folder / urllib.parse.unquote(source[1])).read_bytes()
     request = urllib.request.Request(watcher.url + source[1], headers={"Range": "bytes=10-19"})
     with urllib.request.urlopen(request) as reply:
         assert (reply.status, reply.read()) == (206, video[10:20])

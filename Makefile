@@ -46,6 +46,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # PPO against its peers, into benchmarks/RESULTS.md: about an hour. make bench PARTS="speed limits" for some of it.
 bench: install

@@ -291,7 +291,7 @@ FIGURES = [
     Figure(
         *(
             ("docs/metrics.md",),
-            (("runtime/settings/schema.py", r'config.metrics_num_episodes_for_smoothing": (\d+)'),),
+            (("runtime/ppo/settings.py", r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)"),),
         ),
         lambda episodes: f"return over the last {episodes:.0f} episodes",
     ),
@@ -322,7 +322,7 @@ FIGURES = [
     ),
     Figure(
         (SCALING,),
-        (("runtime/settings/schema.py", r'"cluster_timeout_s": ([\d.]+),'),),
+        (("runtime/settings/schema.py", r"cluster_timeout_s: [^\]]*\] = ([\d.]+)"),),
         lambda s: f"`rl.training.cluster_timeout_s` ({s:.0f} seconds)",
     ),
     Figure(
@@ -384,7 +384,7 @@ def benchmark_rows() -> set[str]:
     return {line for page in pages for line in page.splitlines() if line.startswith("| ")}
 
 
-@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.written()[:60])
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.pages[0])
 def test_a_figure_is_its_sources(figure: Figure) -> None:
     for page in figure.pages:
         assert figure.written() in prose(ROOT / page), page

@@ -26,6 +26,7 @@ _FAILURE_USEFUL_CHARS = 1024
 _GPU_TIMEOUT_S = 20
 _USERS_SCRIPT = "SMRL_USERS_SCRIPT"
 _HYPERPARAMETERS = "hyperparameters.json"
+CONFIG = "config.json"  # in the data folder: a job's settings, each with its source
 _TRUE, _FALSE = ("1", "true"), ("", "0", "false")
 # Content types that the server answers in.
 ANSWER_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")

@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 import runtime
 from runtime.artifacts.checkpoint import flush, is_whole
-from runtime.artifacts.manifest import note_exports, read_manifest
-from runtime.artifacts.policy_file import read_policy
-from runtime.errors import JobError, PlatformError, UserError
-from runtime.export.bcq_graph import PROBABILITIES
-from runtime.export.graph import (
+from runtime.artifacts.exports import (
     DEFAULT_SIGNATURE,
     OBSERVATIONS,
     OBSERVATIONS_ONLY,
     ONNX,
+    PROBABILITIES,
     SAVED_MODEL,
     TORCH,
-    Graph,
-    Tensor,
 )
+from runtime.artifacts.manifest import note_exports, read_manifest
+from runtime.artifacts.policy_file import read_policy
+from runtime.errors import JobError, PlatformError, UserError
+from runtime.export.bcq_graph import build_network_graph
+from runtime.export.graph import Graph, Tensor
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_observations, measure
 from runtime.export.policy_graph import build_graph
@@ -107,7 +107,7 @@ class Subject:
         Raises:
             UserError: It cannot be exported.
         """
-        graph = policy.graph()
+        graph = build_network_graph(policy)
         rows = make_observations(space, policy.observation_filter)
         exact = policy.in_double()
         if policy.kind != "greedy":

@@ -127,7 +127,8 @@ def test_a_record_that_the_policy_overflows_on_is_found(tmp_path: Path) -> None:
     """An unfiltered network of weights 10: float32 ends at 3.4e38."""
     import onnxruntime
 
-    from runtime.export.graph import OBSERVATIONS, Graph
+    from runtime.artifacts.exports import OBSERVATIONS
+    from runtime.export.graph import Graph
     from runtime.export.onnx_file import write_onnx
     from runtime.serving.observations import RequestError
     from runtime.serving.served_policy import Input, ServedPolicy

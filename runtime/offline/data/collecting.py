@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from runtime.artifacts.exports import PROBABILITIES
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.environments.spec import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
-from runtime.export.bcq_graph import PROBABILITIES
 from runtime.offline.data.rollouts import Policy, VectoredGymEnvironment
 
 UNIFORM = "uniform"

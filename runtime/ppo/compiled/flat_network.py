@@ -14,6 +14,7 @@ from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHe
 from torch import nn
 
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
+from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled.network_kernels import (
     CATEGORICAL,
     FREE_GAUSSIAN,
@@ -27,7 +28,6 @@ from runtime.ppo.compiled.network_kernels import (
     STATE_DEPENDENT,
     TANH,
 )
-from runtime.ppo.module import PPOModule
 
 _ACTIVATIONS = {nn.Tanh: TANH, nn.ReLU: RELU}
 

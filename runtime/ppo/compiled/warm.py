@@ -15,12 +15,12 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from envs.compiled import is_kept
 from envs.roboschool.vector_env import RoboschoolVectorEnv
-from runtime.cluster.session import quiet_ray
+from runtime.outputs.console import quiet_ray
+from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled.descent_kernels import UPDATE, descend, gradient_of, step
 from runtime.ppo.compiled.flat_network import FlatNetwork, flatten
 from runtime.ppo.compiled.network_kernels import act, values_of
 from runtime.ppo.compiled.sampling_kernels import advantages, collect, normalize, to_environment
-from runtime.ppo.module import PPOModule
 from runtime.ppo.rollout import Rollout
 
 

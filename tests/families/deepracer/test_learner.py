@@ -28,14 +28,18 @@ def algorithm() -> Iterator[Any]:
     from runtime.cluster.head_node import Machines
     from runtime.cluster.session import prepare_environment, ray_session
     from runtime.environments.spec import EnvSpec
-    from runtime.ppo.algorithm import build_algorithm
-    from runtime.settings.resolve import Source, resolve
+    from runtime.families.deepracer.family import DeepRacerFamily
+    from runtime.jobs.catalog import resolve
+    from runtime.ppo.rllib_config import build_algorithm
+    from runtime.settings.resolve import Source
 
     prepare_environment()
     asked = {"preset": "deepracer", "rl.training.config.episodes_per_iteration": 2, "rl.training.config.seed": 0}
     config = resolve([Source("the test", asked)], extras={})
     with ray_session(num_cpus=1, num_gpus=0, overrides=None):
-        built = build_algorithm(config, EnvSpec("DeepRacer-v0", config.env_config), Machines(1))
+        built = build_algorithm(
+            config, EnvSpec("DeepRacer-v0", config.algorithm.env_config), DeepRacerFamily(), Machines(1)
+        )
         yield built
         built.stop()
 
@@ -120,7 +124,7 @@ def test_the_networks_have_the_published_shapes(network: str, sensor: str, flat:
 @pytest.mark.parametrize(("camera", "lidar"), [("FRONT_FACING_CAMERA", "LIDAR"), ("STEREO_CAMERAS", "LIDAR")])
 def test_rows_of_picture_and_scan_are_taken_apart_as_they_were_joined(camera: str, lidar: str) -> None:
     from runtime.families.deepracer.driving import as_rows
-    from runtime.ppo.camera_lidar import _Network
+    from runtime.policies.camera_lidar import _Network
 
     metadata = {**DEFAULT, "sensor": [camera, lidar]}
     racing = Racing(read_options(model_metadata=metadata, number_of_obstacles=6), worlds=2, seed=0)

@@ -19,8 +19,8 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import nn
 
+from runtime.policies.masks import apply_mask
 from runtime.policies.pixels import ExactLinear, PixelScale
-from runtime.ppo.masks import apply_mask
 
 _SCAN_LAYERS = (256, 256)
 _MEAN_SCALE = 0.01

@@ -10,9 +10,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
 from torch import nn
 
+from runtime.policies.masks import apply_mask
 from runtime.policies.noise_head import StateDependentNoiseHead
 from runtime.policies.pixels import ExactLinear, PixelScale
-from runtime.ppo.masks import apply_mask
 
 _MEAN_SCALE = 0.01  # length of each row of weights
 

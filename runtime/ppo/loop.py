@@ -31,7 +31,7 @@ from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import Recorder, as_gif
 from runtime.policies.policy import Policy
 from runtime.ppo.algorithm import build_algorithm, describe_path, fit_to_place, why_stock
-from runtime.ppo.compiled.warm import is_warm
+from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.env_runner import raise_reported_fault
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
@@ -124,7 +124,7 @@ class Training:
             config, notes = fit_to_place(seeded, self._spaces[1], machines)
             for note in notes:
                 reporter.note(note)
-            if why_stock(config, env) is None and not is_warm():
+            if why_stock(config, env) is None and not are_kernels_cached():
                 reporter.note("compiling for this processor, once: about half a minute")
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, machines))
             reporter.note(describe_path(self._algorithm, config, env))

@@ -52,33 +52,3 @@ TRACE = (
     ),
     *("progress", "closest_waypoint", "track_length", "time", "status", "pause_s", "crashes", "wall_clock"),
 )
-
-
-def advantages(
-    rewards: NDArray[np.float32], values: NDArray[np.float32], lengths: NDArray[np.int64], *, gamma: float, lam: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Generalised advantages and value targets; nothing is expected after an episode's end, whatever ended it.
-
-    Args:
-        rewards: (T,).
-        values: (T,) of the value network.
-        lengths: (E,) steps of each episode, one after the other.
-        gamma: Discount per step.
-        lam: Of the generalised advantage estimation.
-
-    Returns:
-        (T,) advantages, not standardised; (T,) targets.
-
-    Source: Schulman et al. 2016, High-dimensional continuous control using generalized advantage estimation, eq. 16.
-    """
-    found = np.zeros(len(rewards))
-    ends = np.zeros(len(rewards), bool)
-    ends[np.cumsum(lengths) - 1] = True
-    running, following = 0.0, 0.0
-    for t in range(len(rewards) - 1, -1, -1):
-        if ends[t]:
-            running, following = 0.0, 0.0
-        running = float(rewards[t]) + gamma * following - float(values[t]) + gamma * lam * running
-        found[t] = running
-        following = float(values[t])
-    return found.astype(np.float32), (found + values).astype(np.float32)

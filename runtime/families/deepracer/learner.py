@@ -19,8 +19,8 @@ from ray.rllib.core.learner.training_data import TrainingData
 from torch import nn
 from torch.nn import functional
 
+from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import autocast
-from runtime.families.deepracer.rollout import Rollout
 from runtime.ppo.advantages import generalized_advantages
 
 _ADAM_EPSILON = 1e-5
@@ -50,7 +50,7 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         """Learns from the rollouts of an iteration, in `num_epochs` passes; called by RLlib."""
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        rollouts: list[Rollout] = training_data.episodes
+        rollouts: list[DrivenEpisodes] = training_data.episodes
         batch = self._prepare(rollouts)
         size = fit_minibatch(self.config.learner_config_dict["minibatch_size"], len(batch["actions"]))
         epochs: list[list[float]] = []
@@ -65,7 +65,7 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
-    def _prepare(self, rollouts: list[Rollout]) -> dict[str, torch.Tensor]:
+    def _prepare(self, rollouts: list[DrivenEpisodes]) -> dict[str, torch.Tensor]:
         """One batch of all rollouts, with advantages and value targets."""
         config = self.config
         observations = torch.from_numpy(np.concatenate([one.observations for one in rollouts]))

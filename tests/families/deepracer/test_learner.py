@@ -16,9 +16,9 @@ from PIL import Image
 from envs.deepracer.metadata import DEFAULT, parse_metadata
 from envs.deepracer.racing import Racing, read_options
 from runtime.errors import UserError
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.learner import fit_minibatch
 from runtime.families.deepracer.network import network_settings
-from runtime.families.deepracer.rollout import TRACE
 from tests.conftest import run_smrl
 
 

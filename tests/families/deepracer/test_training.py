@@ -22,12 +22,12 @@ from runtime.container.signals import StopRequest
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.families.deepracer.callbacks import RecordSettings, TrainingRecords
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.driving import drive_episodes
 from runtime.families.deepracer.job_files import JobFile, read_job_file
 from runtime.families.deepracer.ppo_settings import describe_hyperparameters
 from runtime.families.deepracer.races import Racer, run_race
 from runtime.families.deepracer.records import SimTrace
-from runtime.families.deepracer.rollout import TRACE
 from runtime.jobs.deepracer_training_worker import as_overrides, read_hyperparameters
 from runtime.jobs.evaluation import run_evaluation
 from runtime.outputs.console import Reporter

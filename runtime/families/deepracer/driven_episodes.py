@@ -1,4 +1,4 @@
-"""A rollout of whole episodes: what the learner learns from, and what the files tell of each step."""
+"""Whole episodes of DeepRacer cars: what the learner learns from, and what the trace files record of each step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 
 @dataclasses.dataclass
-class Rollout:
-    """Steps of whole episodes, one episode after the other.
+class DrivenEpisodes:
+    """Steps of whole episodes, one episode after another; a rollout of DeepRacer's env runner.
 
     Attributes:
         observations: (T, H, W, C) uint8; (T, N) float32 with a LIDAR.
@@ -19,7 +19,7 @@ class Rollout:
         logits: (T, L) inputs of the action distribution.
         rewards: (T,).
         lengths: (E,) steps of each episode.
-        trace: (T, K) float64 of `TRACE`, what the files tell of each step.
+        trace: (T, K) float64 with the columns of `TRACE`.
     """
 
     observations: NDArray[Any]
@@ -30,12 +30,12 @@ class Rollout:
     trace: NDArray[np.float64]
 
     def env_steps(self) -> int:
-        """Steps in all; RLlib asks."""
+        """Environment steps; called by RLlib."""
         return len(self.rewards)
 
 
-# Columns of a trace; an action that is no number is -1. Positions are those of the front of the car where the step
-# found it; time is after the step.
+# Columns of a trace. A continuous action is -1. Positions are those of the front of the car before the step; time is
+# after the step.
 TRACE = (
     *(
         "episode",

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.manifest import write_json
 from runtime.artifacts.model_directory import open_model
 from runtime.cluster.session import prepare_environment
 from runtime.container.paths import Container, Layout
@@ -23,6 +22,7 @@ from runtime.families.deepracer.evaluation import evaluate_racers
 from runtime.families.deepracer.job_files import JobFile
 from runtime.families.deepracer.places import PLACES, Places
 from runtime.families.deepracer.storage import Bucket, Uploads
+from runtime.files import write_json
 from runtime.outputs.console import Reporter
 
 PARAMS = "evaluation_params.yaml"

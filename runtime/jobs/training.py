@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from envs import DEEPRACER_ID, UNITY_ID
-from runtime.artifacts.manifest import write_json
 from runtime.artifacts.resume import Start, find_start
 from runtime.cluster.hosts import is_secondary, ray_hosts, refuse_several_hosts, support_first_host
 from runtime.container.paths import CONFIG, Container, Layout
@@ -23,6 +22,7 @@ from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, Interrupted, StopRequest
 from runtime.environments.spec import EnvCreator, EnvSpec, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
+from runtime.files import write_json
 from runtime.outputs.console import Reporter, Summary, make_reporter
 from runtime.report.report_command import write_report
 from runtime.settings.resolve import DRAWN_SEED, JobConfig, Source, resolve

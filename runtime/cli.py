@@ -178,8 +178,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
     def train(container: Container, stop: StopRequest) -> None:
         from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.report.report_command import finish
 
-        run_training(container, stop, Request(overrides, results=arguments.out))
+        finish(run_training(container, stop, Request(overrides, results=arguments.out)))
 
     return run_job(train, phase=LOOKING)
 
@@ -187,13 +188,16 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.jobs.evaluation import run_evaluation
+    from runtime.report.report_command import finish
 
     # Without a model on the line, argparse takes the first setting for it.
     is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
     words = [str(arguments.model), *arguments.settings] if is_setting else arguments.settings
     model = None if is_setting else arguments.model
     settings = parse_settings(words)
-    return run_job(lambda container, stop: run_evaluation(container, stop, settings, model=model, out=arguments.out))
+    return run_job(
+        lambda container, stop: finish(run_evaluation(container, stop, settings, model=model, out=arguments.out))
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -238,14 +242,14 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
-    from runtime.report.report_command import write_report
+    from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
-    request = TuningRequest(arguments.job, overrides, arguments.out, write_report)
-    return run_job(lambda container, stop: run_tuning(container, stop, request))
+    request = TuningRequest(arguments.job, overrides, arguments.out, finish)
+    return run_job(lambda container, stop: finish(run_tuning(container, stop, request)))
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -299,7 +303,7 @@ def _refuse_settings(words: Sequence[str]) -> None:
 
 
 def _presets(arguments: argparse.Namespace) -> int:
-    from runtime.settings.preset_listing import list_presets, show_preset
+    from runtime.reference.preset_listing import list_presets, show_preset
 
     if arguments.action == "show":
         if not arguments.name:

@@ -15,8 +15,9 @@ def train(argv: Sequence[str]) -> int:
 
     def work(container: Container, stop: StopRequest) -> None:
         from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.report.report_command import finish
 
-        run_training(container, stop, Request(_settings(argv, container)))
+        finish(run_training(container, stop, Request(_settings(argv, container))))
 
     return run_job(work, phase=LOOKING)
 
@@ -24,18 +25,19 @@ def train(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluates the model of the `model` channel; returns the exit code."""
     from runtime.jobs.evaluation import run_evaluation
+    from runtime.report.report_command import finish
 
-    return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
+    return run_job(lambda container, stop: finish(run_evaluation(container, stop, _settings(argv, container))))
 
 
 def tune(argv: Sequence[str]) -> int:
     """Tunes as the container's tuning job says; returns the exit code."""
-    from runtime.report.report_command import write_report
+    from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
     def work(container: Container, stop: StopRequest) -> None:
         settings = _settings(argv, container)
-        run_tuning(container, stop, TuningRequest(None, settings, write_report=write_report))
+        finish(run_tuning(container, stop, TuningRequest(None, settings, finish_trial=finish)))
 
     return run_job(work)
 
@@ -43,8 +45,9 @@ def tune(argv: Sequence[str]) -> int:
 def train_deepracer(argv: Sequence[str]) -> int:
     """Trains as DeepRacer's notebook asks; returns the exit code."""
     from runtime.jobs.deepracer_training_worker import run_worker
+    from runtime.report.report_command import finish
 
-    return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container)))
+    return run_job(lambda container, stop: finish(run_worker(container, stop, _settings(argv, container))))
 
 
 def evaluate_deepracer(argv: Sequence[str]) -> int:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.settings.docs import page as settings_page
-from runtime.settings.presets_page import page as presets_page
+from runtime.reference.presets_page import page as presets_page
+from runtime.reference.settings_page import page as settings_page
 from tests.conftest import ROOT, run_smrl
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]

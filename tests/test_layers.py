@@ -23,7 +23,6 @@ LIGHT_MODULES = {
     "settings.renamed",
     "settings.presets",
     "settings.resolve",
-    "settings.rules",
     "artifacts.manifest",
     "cluster.head_node",
     "tuning.ranges",

@@ -37,8 +37,8 @@ class JobState:
         time_total_s: Seconds of training, over all starts of the job.
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
-        score: What the best checkpoint has most of, where that is not the mean return.
-        racing: What DeepRacer's files tell of a training so far.
+        extra: State of a family of environments, by the family's name. Its `score`, where it has one, chooses the best
+            checkpoint in place of the mean return.
         faults: Counts of processes and hosts that were lost and came back.
         policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
@@ -53,8 +53,7 @@ class JobState:
     time_total_s: float = 0.0
     episode_reward_mean: float | None = None
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
-    score: float | None = None
-    racing: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -139,7 +138,7 @@ def read_state(checkpoint: Path) -> JobState:
     """
     try:
         described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        state = JobState(**{name: value for name, value in described.items() if name not in (_FILES, HASHES)})
+        state = JobState(**{name: value for name, value in _today(described).items() if name not in (_FILES, HASHES)})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{checkpoint / STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
@@ -147,6 +146,16 @@ def read_state(checkpoint: Path) -> JobState:
         ) from None
     state.rows = read_rows(checkpoint / JSONL)
     return state
+
+
+def _today(described: dict[str, Any]) -> dict[str, Any]:
+    """A state as it is written today; version 0.1 had the state of DeepRacer's trainings at the top."""
+    if "extra" in described:
+        return described
+    kept = {name: value for name, value in described.items() if name not in ("racing", "score")}
+    racing = {"score": described.get("score"), **described.get("racing", {})}
+    has_any = described.get("racing") or described.get("score") is not None
+    return {**kept, "extra": {"deepracer": racing} if has_any else {}}
 
 
 def restore_random_states(checkpoint: Path) -> None:
@@ -207,9 +216,9 @@ def hash_file(path: Path) -> str:
 
 def _score(checkpoint: Path) -> float | None:
     try:
-        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        value = described.get("score")
-        value = described["episode_reward_mean"] if value is None else value
+        described = _today(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        scores = [kept["score"] for kept in described["extra"].values() if kept.get("score") is not None]
+        value = scores[0] if scores else described["episode_reward_mean"]
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return None if value is None else float(value)

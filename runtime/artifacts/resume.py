@@ -1,4 +1,4 @@
-"""What a job goes on from: its own checkpoints, what it was told to restore, or a channel."""
+"""Finds what a job resumes from: its own checkpoints, what it was told to restore, or a channel."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.trust import check_checkpoint
 from runtime.container.paths import Container, Layout
 from runtime.errors import UserError
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
 _CHANNELS = ("checkpoint", "model")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a job goes on from: a checkpoint or None, and whether that is its own."""
+    """What a job resumes from.
+
+    Attributes:
+        checkpoint: Its folder, or None for a job that starts afresh.
+        is_same_job: Whether the checkpoint is the job's own, so that its clock continues as well.
+    """
 
     checkpoint: Path | None
     is_same_job: bool = False
@@ -31,8 +36,7 @@ def find_start(config: JobConfig, container: Container, layout: Layout, scratch:
     """
     start = _find(config, container, layout, scratch)
     if start.checkpoint is not None:
-        trust = config.values["trust_checkpoint"]
-        check_checkpoint(start.checkpoint, trust=trust, setting="rl.training.trust_checkpoint")
+        check_checkpoint(start.checkpoint, trust=config.trust_checkpoint, setting="rl.training.trust_checkpoint")
     return start
 
 
@@ -40,9 +44,9 @@ def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path
     own = checkpoints_in(layout.checkpoints)
     if own:
         return Start(own[-1], is_same_job=True)
-    if (restore := config.values.get("restore")) is not None:
+    if config.restore is not None:
         where = f"rl.training.restore (from {config.sources['restore']})"
-        return Start(_open(Path(restore), where, scratch))
+        return Start(_open(Path(config.restore), where, scratch))
     for name in _CHANNELS:
         if name in container.channels:
             return Start(_open(container.channels[name], f"channel {name}", scratch))

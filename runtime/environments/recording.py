@@ -7,19 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.outputs.video import DEFAULT_FPS, Mp4Writer
-
-if TYPE_CHECKING:
-    from runtime.policies.network_policy import NetworkPolicy
-    from runtime.policies.policy import Policy
-
-    AnyPolicy = Policy | NetworkPolicy
+from runtime.policies.acting import ActingPolicy
 
 _PLAYBACK_FPS = 30
 
@@ -32,8 +27,8 @@ class Episode:
     steps: int
 
 
-def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
-    """Plays one episode without filming it."""
+def play(env: Any, policy: ActingPolicy, *, seed: int | None) -> Episode:
+    """Plays one episode without recording it."""
     playing = _Playing(env, policy, seed)
     for _ in playing.frames(None):
         pass
@@ -41,10 +36,10 @@ def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
 
 
 class Recorder:
-    """Films episodes of one environment, which it makes once.
+    """Records videos of episodes of one environment, which it makes once.
 
     Attributes:
-        why_not: Why there is no video: the environment gives no frames, or filming failed. None while all is well.
+        why_not: Why there is no video: the environment gives no frames, or recording failed. None while all is well.
 
     Args:
         spec: The environment.
@@ -56,8 +51,8 @@ class Recorder:
         self._spec = spec
         self.why_not = why_not
 
-    def film(
-        self, policy: AnyPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
+    def record(
+        self, policy: ActingPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
     ) -> Episode | None:
         """Plays one episode and writes it to an mp4.
 
@@ -65,20 +60,20 @@ class Recorder:
             policy: Acts deterministically.
             path: Where the file appears once it is whole.
             seed: Of the environment's reset.
-            longest_s: Seconds after which the film is cut; an episode of some environments never ends.
+            longest_s: Seconds after which the video is cut; an episode of some environments never ends.
 
         Returns:
-            How the episode went; None, with `why_not` set, where no film came out of it.
+            How the episode went; None, with `why_not` set, where there is no video.
         """
         if self.why_not is not None:
             return None
         try:
-            return self._film(policy, path, seed, longest_s)
+            return self._record(policy, path, seed, longest_s)
         except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
-            self.why_not = f"{self._spec.name} cannot be filmed: {type(error).__name__}: {error}"
+            self.why_not = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}"
             return None
 
-    def _film(self, policy: AnyPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
+    def _record(self, policy: ActingPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
         if self._env is None:
             self._env = make_env(self._spec, render=True)
             self._env.reset()
@@ -106,14 +101,14 @@ class Recorder:
 class _Playing:
     """An episode being played."""
 
-    def __init__(self, env: Any, policy: AnyPolicy, seed: int | None) -> None:
+    def __init__(self, env: Any, policy: ActingPolicy, seed: int | None) -> None:
         self._env, self._policy, self._seed = env, policy, seed
         self.total_reward, self.steps = 0.0, 0
 
     def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
         """Every `skip`-th frame, the last one always; none at all for None."""
         observation, info = self._env.reset(seed=self._seed)
-        takes_masks = getattr(self._policy, "takes_masks", False)
+        takes_masks = self._policy.takes_masks
         self._policy.reset()
         has_ended = False
         while not has_ended:

@@ -70,7 +70,7 @@ class MetricsLog:
         for summary in hparams(values, {objective: 0.0}):
             self._events.file_writer.add_summary(summary)
 
-    def add_film(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
+    def add_video(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
         """Writes a film for TensorBoard's Images tab, which plays GIFs.
 
         Args:

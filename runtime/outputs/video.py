@@ -33,13 +33,13 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
     import av
     from PIL import Image
 
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
         every = max(1, math.ceil((stream.frames or most_frames) / most_frames))
         size = (round(stream.width * height / stream.height), height)
-        kept = [frame for number, frame in enumerate(film.decode(stream)) if number % every == 0]
+        kept = [frame for number, frame in enumerate(video.decode(stream)) if number % every == 0]
         if not kept:
-            raise ValueError(f"{path}: got a film without frames")
+            raise ValueError(f"{path}: got a video without frames")
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
         fps = float(stream.average_rate or DEFAULT_FPS)
     file = io.BytesIO()

@@ -74,7 +74,12 @@ class NetworkPolicy:
     def reset(self) -> None:
         """Has no memory of an episode."""
 
-    def act(self, observation: Any) -> Any:
+    @property
+    def takes_masks(self) -> bool:
+        """Never: a log says nothing of forbidden actions."""
+        return False
+
+    def act(self, observation: Any, *, mask: Any = None) -> Any:
         """The action for one observation, in the environment's units."""
         rows = np.asarray(observation, np.float32).reshape(1, -1)
         if self.kind == "greedy":

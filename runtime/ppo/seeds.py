@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.environments.spec import EnvSpec
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
 _MOST = 2**31  # of a seed with the number of an environment added, every generator takes it
 
@@ -33,7 +33,7 @@ def seed_start(config: JobConfig, env: EnvSpec, *, steps: int) -> tuple[JobConfi
         env: Its environment.
         steps: Environment steps before; 0 for the first start, which has the job's seed itself.
     """
-    seed = derive_seed(config.algorithm["seed"], steps)
+    seed = derive_seed(config.algorithm.drawn_seed(), steps)
     if env.has_jobs_seed:
         env = replace(env, config={**env.config, "seed": seed})
-    return replace(config, values={**config.values, "config.seed": seed}), env
+    return config.replace({"config.seed": seed}), env

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.container.paths import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.files import write_text
 from runtime.outputs.console import Reporter
+from runtime.outputs.result import JobResult
 from runtime.report.page import render_comparison, render_report
 from runtime.report.results import read_results
 
@@ -34,6 +36,21 @@ def run_report(places: Sequence[Path], out: Path | None) -> Path:
     target = out or (places[0] / FILE if len(runs) == 1 else Path("comparison.html"))
     _write(target, text)
     return target
+
+
+def finish(result: JobResult | None) -> None:
+    """Ends a job: writes its page, or the page of the training that it evaluated, and shows the last screen.
+
+    Args:
+        result: How the job ended; None on a host that has nothing to show.
+    """
+    if result is None:
+        return
+    summary = result.summary
+    if result.layout is not None:
+        page = write_report(result.layout, result.reporter)
+        summary = summary if page is None else replace(summary, facts={**summary.facts, "report": str(page)})
+    result.reporter.finish(summary)
 
 
 def write_report(layout: Layout, reporter: Reporter) -> Path | None:

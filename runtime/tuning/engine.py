@@ -17,6 +17,7 @@ from runtime.container.paths import Container
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError
+from runtime.outputs.result import Finish
 from runtime.tuning.display import TuningLines
 from runtime.tuning.records import Plan, Record, State, append_record
 from runtime.tuning.request import TuningJob
@@ -31,7 +32,7 @@ _JUDGED_FROM = 5  # iterations, before the median rule says anything: first retu
 _REDUCTION = 3  # of Hyperband: one in three goes on from each rung
 
 
-def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines) -> str:
+def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
     """Runs what is left of a tuning; `prepare_tune` must have been called before Ray Tune was imported.
 
     Returns:
@@ -49,6 +50,7 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
     gpus = container.num_gpus // parallel or container.num_gpus / parallel  # Ray shares one GPU, but not 1.5
     fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each}
     fixed["gpus"] = math.ceil(gpus)
+    fixed["finish"] = finish_trial
     resources = {"cpu": each, "gpu": gpus}
     forget_stops(plan.root)
     with (

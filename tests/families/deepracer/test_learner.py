@@ -28,14 +28,18 @@ def algorithm() -> Iterator[Any]:
     from runtime.cluster.head_node import Machines
     from runtime.cluster.session import prepare_environment, ray_session
     from runtime.environments.spec import EnvSpec
-    from runtime.ppo.algorithm import build_algorithm
-    from runtime.settings.resolve import Source, resolve
+    from runtime.families.deepracer.family import DeepRacerFamily
+    from runtime.jobs.catalog import resolve
+    from runtime.ppo.rllib_config import build_algorithm
+    from runtime.settings.resolve import Source
 
     prepare_environment()
     asked = {"preset": "deepracer", "rl.training.config.episodes_per_iteration": 2, "rl.training.config.seed": 0}
     config = resolve([Source("the test", asked)], extras={})
     with ray_session(num_cpus=1, num_gpus=0, overrides=None):
-        built = build_algorithm(config, EnvSpec("DeepRacer-v0", config.env_config), Machines(1))
+        built = build_algorithm(
+            config, EnvSpec("DeepRacer-v0", config.algorithm.env_config), DeepRacerFamily(), Machines(1)
+        )
         yield built
         built.stop()
 

@@ -30,10 +30,11 @@ from runtime.families.deepracer.ppo_settings import describe_hyperparameters
 from runtime.families.deepracer.races import Racer, run_race
 from runtime.families.deepracer.records import SimTrace
 from runtime.families.deepracer.rollout import TRACE, advantages
+from runtime.jobs.catalog import resolve
 from runtime.jobs.deepracer_training_worker import as_overrides, read_hyperparameters
 from runtime.jobs.evaluation import run_evaluation
 from runtime.outputs.console import Reporter
-from runtime.settings.resolve import Source, resolve
+from runtime.settings.resolve import Source
 from tests.conftest import SHORT_RACES, run_smrl
 
 NOTEBOOKS_REGEXES = {
@@ -290,7 +291,7 @@ def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
     found = {n.removeprefix("rl.training.config."): v for n, v in overrides.items() if ".config." in n}
     assert found == expected
     config = resolve([Source("the worker", overrides)], extras={})
-    assert config.stop == {}  # not the preset's own: a notebook's job ends by its own bounds
+    assert config.stop.given() == {}  # not the preset's own: a notebook's job ends by its own bounds
 
 
 @pytest.mark.parametrize(

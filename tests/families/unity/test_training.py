@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runtime.artifacts.checkpoint import JobState
+from runtime.container.paths import Container, Layout
+from runtime.container.signals import StopRequest
+from runtime.outputs.console import Reporter
+from runtime.settings.schema import EvaluationSettings
 from tests.conftest import ROOT, OptMl, run_smrl
 from tests.servers import started
 from tests.unity_stand_in import build_player
@@ -247,19 +254,45 @@ def test_mistakes_are_told_in_words(tmp_path: Path, settings: list[str], told: s
     assert "Traceback" not in done.stderr
 
 
-def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_path: Path) -> None:
-    from runtime.families.unity.evaluation import settle_evaluation
+def choose(
+    trained: dict[str, Any],
+    logs: Path,
+    *,
+    channels: Mapping[str, Path] | None = None,
+    env_config: Mapping[str, Any] | None = None,
+    is_foreign: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """The scene that an evaluation of a policy trained with such settings plays; its logs go below `logs`."""
+    from runtime.families.unity.evaluation import choose_scene
+    from runtime.interfaces.context import RunContext
+    from runtime.interfaces.evaluation import Evaluation
+    from runtime.ppo.algorithm import PPO
 
+    evaluation = Evaluation(
+        checkpoint=logs,
+        state=JobState("Unity-v0", [1], "Discrete(2)", policy={"env_config": trained}),
+        algorithm=PPO(),
+        place=logs,
+        settings=EvaluationSettings(**settings),
+        env_config=env_config or {},
+        is_foreign=is_foreign,
+    )
+    container = Container(channels=channels or {})
+    layout = replace(Layout.of_results(logs), videos=logs)
+    stop = StopRequest()
+    stop.release()
+    return choose_scene(evaluation, RunContext(container, layout, Reporter(), stop, logs))
+
+
+def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_path: Path) -> None:
     path = build_player(tmp_path / "train", "Basic")
     trained = {"file_name": "/elsewhere/Basic.x86_64", "timeout_s": 9, "seed": 3}
-    settled = settle_evaluation(
-        {"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path, trusts_player=False
-    )
+    settled = choose(trained, tmp_path, channels={"train": path.parent}, env_config={"timeout_s": 5})
     assert (settled["file_name"], settled["timeout_s"]) == (str(path), 5)
     assert settled["seed"] != 3
     other = build_player(tmp_path / "other", "Two")
-    chosen = {"env": str(other), "seed": 8}
-    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+    settled = choose(trained, tmp_path, env=str(other), seed=8)
     assert settled.items() >= {"file_name": str(other), "seed": 8}.items()
 
 
@@ -269,16 +302,13 @@ def test_an_archive_starts_no_program_that_its_author_named(
     tmp_path: Path, trained: dict[str, str], chosen: dict[str, Any]
 ) -> None:
     from runtime.errors import UserError
-    from runtime.families.unity.evaluation import settle_evaluation
 
     with pytest.raises(UserError, match=r"an archive that names a program to start, .*/bin/sh.*trust_checkpoint=true"):
-        settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+        choose(trained, tmp_path, **chosen)
 
 
 @pytest.mark.parametrize("by_env", [True, False])
 def test_a_player_that_is_named_gets_nothing_of_an_archives_program(tmp_path: Path, by_env: bool) -> None:
-    from runtime.families.unity.evaluation import settle_evaluation
-
     own = str(build_player(tmp_path / "own", "Basic"))
     trained = {
         "file_name": "/bin/sh",
@@ -287,22 +317,23 @@ def test_a_player_that_is_named_gets_nothing_of_an_archives_program(tmp_path: Pa
         "log_folder": "/",
         "seed": 3,
     }
-    chosen = {"env": own} if by_env else {"env_config": {"env_name": own}}
-    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=False)
+    chosen: dict[str, Any] = {"env": own} if by_env else {"env_config": {"env_name": own}}
+    settled = choose(trained, tmp_path / "logs", **chosen)
     assert settled["file_name"] == own
     assert settled["additional_args"] == []
-    assert settled["log_folder"] == str(tmp_path / "logs")
+    assert settled["log_folder"] == str(tmp_path / "logs" / "unity")
     assert "registry_url" not in settled
-    trusted = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=True)
+    trusted = choose(trained, tmp_path / "logs", is_foreign=False, **chosen)
     assert trusted["file_name"] == own
 
 
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:
-    from runtime.settings.resolve import Source, resolve
+    from runtime.jobs.catalog import resolve
+    from runtime.settings.resolve import Source
 
     def chosen(values: dict[str, Any]) -> tuple[str | None, str]:
         config = resolve([Source("a test", values)], extras=None)
-        return config.preset, config.env
+        return config.preset, config.env_id
 
     assert chosen({"rl.training.config.env_config.env_name": "Basic"}) == ("unity-basic", "Unity-v0")
     assert chosen({"rl.training.config.env_config.env_name": "PushBlock"}) == (None, "Unity-v0")

@@ -19,9 +19,9 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from runtime.policies.ppo_module import PPOModule
-from runtime.ppo.algorithm import model_config
 from runtime.ppo.compiled import descent_kernels, network_kernels, sampling_kernels
 from runtime.ppo.compiled.flat_network import FlatNetwork, NotCoveredError, flatten
+from runtime.ppo.rllib_config import model_config
 
 ROWS = 96
 SEEN = spaces.Box(-np.inf, np.inf, (7,), np.float32)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.jobs.catalog import resolve
 from runtime.settings.presets import load_preset, preset_names
-from runtime.settings.resolve import Source, resolve
+from runtime.settings.resolve import Source
 
 
 def list_presets() -> str:
@@ -24,7 +25,9 @@ def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
     preset = load_preset(name, source="the command line")
     config = resolve([Source("the command line", {"preset": name, **overrides})], extras={})
     rows: list[tuple[str, ...]] = [("setting", "value", "source")]
-    rows += [(f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values.items())]
+    rows += [
+        (f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values().items())
+    ]
     head = f"{name}: {preset.description}\nsource: {preset.source.strip()}\n"
     head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores\n\n"
     return head + _table(rows)

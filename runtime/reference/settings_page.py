@@ -1,27 +1,21 @@
-"""The page of all hyperparameters, from the schema: `python -m runtime.settings.docs > docs/hyperparameters.md`."""
+"""Writes docs/hyperparameters.md: `python -m runtime.reference.settings_page > docs/hyperparameters.md`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runtime.families.deepracer.race_settings import RACE, RACE_EVALUATION
+from runtime.jobs.catalog import CATALOG, evaluation_settings
+from runtime.offline.settings import OfflineNetworkSettings, OfflineSettings
+from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.settings.renamed import OBSOLETE, RENAMED
-from runtime.settings.schema import (
-    EVALUATION,
-    MODEL,
-    OFFLINE,
-    OFFLINE_MODEL,
-    PPO,
-    RACE,
-    RACE_EVALUATION,
-    STOP,
-    TRAINING,
-)
+from runtime.settings.schema import StopCriteria, TrainingSettings
 from runtime.settings.types import Setting
 
 _HEAD = """\
 # Hyperparameters
 
-Generated from `runtime/settings/schema.py` by `python -m runtime.settings.docs`; a test keeps the two equal.
+Generated from `runtime/*/settings.py` by `python -m runtime.reference.settings_page`; a test keeps the two equal.
 
 As SageMaker hyperparameters, in hyperparameters.json, or as `NAME=VALUE` words of `smrl train`. Stronger last:
 defaults, preset, the launcher's experiment config, hyperparameters, command line. `preset` (or `RLCOACH_PRESET`,
@@ -31,16 +25,19 @@ defaults, preset, the launcher's experiment config, hyperparameters, command lin
 
 def page() -> str:
     """The page in Markdown."""
-    parts = [_HEAD]
-    parts += _section("Job", "rl.training.", TRAINING)
-    parts += _section("Stop criteria: any that is reached ends the job", "rl.training.stop.", STOP)
-    parts += _section("PPO", "rl.training.config.", PPO)
+    parts, job = [_HEAD], TrainingSettings.settings()
+    parts += _section("Job", "rl.training.", {name: CATALOG.setting_of(name) or rule for name, rule in job.items()})
+    parts += _section("Stop criteria: any that is reached ends the job", "rl.training.stop.", StopCriteria.settings())
+    parts += _section("PPO", "rl.training.config.", PPOSettings.settings())
     parts.append("\n`rl.training.config.env_config.*` are keyword arguments of the environment.\n")
-    parts += _section("Network", "rl.training.config.model.", MODEL)
-    parts += _section("Learning from logged data (BCQ, DDQN, CQL, TD3+BC, IQL)", "rl.training.config.", OFFLINE)
-    parts += _section("Its network", "rl.training.config.model.", OFFLINE_MODEL)
+    parts += _section("Network", "rl.training.config.model.", PPONetworkSettings.settings())
+    parts += _section(
+        "Learning from logged data (BCQ, DDQN, CQL, TD3+BC, IQL)", "rl.training.config.", OfflineSettings.settings()
+    )
+    parts += _section("Its network", "rl.training.config.model.", OfflineNetworkSettings.settings())
     parts += ["\nIt stops at `rl.training.stop.training_iteration` or `time_total_s`.\n"]
-    parts += _section("Evaluation (`smrl evaluate`, entrypoints/evaluate.py)", "", EVALUATION)
+    evaluation = {name: rule for name, rule in evaluation_settings().items() if name not in RACE_EVALUATION}
+    parts += _section("Evaluation (`smrl evaluate`, entrypoints/evaluate.py)", "", evaluation)
     title = "DeepRacer races: below `rl.training.config.env_config.` in training, as they are in `smrl evaluate`"
     parts += _section(title, "", RACE)
     others = {name: setting for name, setting in RACE_EVALUATION.items() if name not in RACE}

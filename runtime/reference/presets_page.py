@@ -1,4 +1,4 @@
-"""The page of all presets, from their files: `python -m runtime.settings.presets_page > docs/presets.md`."""
+"""The page of all presets, from their files: `python -m runtime.reference.presets_page > docs/presets.md`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runtime.settings.presets import load_preset, preset_names
 _HEAD = """\
 # Presets
 
-Generated from `presets/*.yaml` by `python -m runtime.settings.presets_page`; a test keeps the two equal.
+Generated from `presets/*.yaml` by `python -m runtime.reference.presets_page`; a test keeps the two equal.
 
 ```
 smrl train --preset hopper

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"ray", "torch", "d3rlpy", "tensorflow", "matplotlib", "av", "pybullet"}
 LIGHT_MODULES = {
     "errors",
+    "files",
     "cli",
     "container.paths",
     "container.signals",

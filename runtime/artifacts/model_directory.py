@@ -10,17 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import (
-    UPLOAD_MARKS,
-    best_checkpoint,
-    find_checkpoint,
-    read_state,
-    replace_folder,
-    sweep,
-)
+from runtime.artifacts.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, read_state
 from runtime.artifacts.exports import ONNX, SAVED_MODEL, TORCH
-from runtime.artifacts.manifest import MANIFEST, note_exports, unpack, write_json
+from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
+from runtime.files import sweep, write_json, writing_aside
 from runtime.policies.spaces import describe_space
 from runtime.settings.schema import JobConfig
 
@@ -126,9 +120,8 @@ def _forget_exports(folder: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
-    replace_folder(aside, target)
+    with writing_aside(target) as aside:
+        shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
 
 
 def _git_commit() -> str | None:

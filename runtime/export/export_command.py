@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import sweep
 from runtime.artifacts.manifest import find_model_directory, only_writer
 from runtime.errors import Problems, suggest
+from runtime.files import sweep
 from runtime.settings.types import parse_text
 
 _SETTINGS = {"checkpoint", "trust_checkpoint"}

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.manifest import write_json
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.resume import CHANNELS
 from runtime.cluster.session import prepare_environment
@@ -25,6 +24,7 @@ from runtime.families.deepracer.evaluation import race
 from runtime.families.deepracer.job_files import JobFile
 from runtime.families.deepracer.places import PLACES, Places
 from runtime.families.deepracer.storage import Bucket, Uploads
+from runtime.files import write_json
 from runtime.interfaces.context import RunContext
 from runtime.outputs.console import Reporter
 

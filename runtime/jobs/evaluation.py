@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, UserError
+from runtime.files import write_json
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation
 from runtime.interfaces.family import EnvFamily
@@ -69,7 +69,7 @@ def run_evaluation(
         evaluation, family = _open(asked, place, context)
         with _writing(layout.data):
             result = family.evaluate(evaluation, context)
-            (layout.data / FILE).write_text(json.dumps(result.report, indent=2) + "\n", encoding="utf-8")
+            write_json(layout.data / FILE, result.report)
     summary = replace(result.summary, facts={"results": str(layout.data / FILE), **result.summary.facts})
     return JobResult(summary, reporter, _find_training(container, place, out))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import secrets
 import tempfile
@@ -12,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from runtime.artifacts.manifest import write_json
 from runtime.artifacts.resume import find_start
 from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_first_host
 from runtime.container.paths import CONFIG, Container, Layout
@@ -22,6 +20,7 @@ from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
+from runtime.files import lock, write_json
 from runtime.interfaces.algorithm import Algorithm, Training
 from runtime.interfaces.context import RunContext, Spaces, WriteModel
 from runtime.interfaces.family import EnvFamily, PreparedEnv
@@ -258,34 +257,23 @@ def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
         UserError: Another job holds it.
         PlatformError: It cannot be written to.
     """
-    try:
-        for folder in (layout.checkpoints, layout.data, layout.model):
-            folder.mkdir(parents=True, exist_ok=True)
-        opened = (layout.checkpoints / ".lock").open("w")
-    except OSError as error:
-        where = error.filename or layout.root
-        raise PlatformError(
-            f"{where}: got a place that cannot be written to ({error.strerror or error}); expected a folder of this "
-            "job's own. Choose another --out, or make room."
-        ) from None
-    with opened as lock:
-        deadline = time.monotonic() + timeout_s
-        while not _is_locked(lock):
-            if time.monotonic() >= deadline:
-                raise UserError(
-                    f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "
-                    "Choose another --out, or wait."
-                )
-            time.sleep(0.1)
+    with contextlib.ExitStack() as locked:
+        try:
+            for folder in (layout.checkpoints, layout.data, layout.model):
+                folder.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(lock(layout.checkpoints / ".lock", timeout_s=timeout_s))
+        except BlockingIOError:
+            raise UserError(
+                f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "
+                "Choose another --out, or wait."
+            ) from None
+        except OSError as error:
+            where = error.filename or layout.root
+            raise PlatformError(
+                f"{where}: got a place that cannot be written to ({error.strerror or error}); expected a folder of "
+                "this job's own. Choose another --out, or make room."
+            ) from None
         yield
-
-
-def _is_locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def new_results_folder(config: JobConfig, *, prefix: str = "") -> Path:

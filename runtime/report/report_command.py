@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from runtime.container.paths import Layout
 from runtime.errors import PlatformError, UserError
+from runtime.files import write_text
 from runtime.outputs.console import Reporter
 from runtime.outputs.result import JobResult
 from runtime.report.page import render_comparison, render_report
@@ -65,10 +65,7 @@ def write_report(layout: Layout, reporter: Reporter) -> Path | None:
 
 
 def _write(target: Path, text: str) -> None:
-    aside = target.with_name(f".{target.name}.writing")
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        write_text(target, text)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise PlatformError(f"{target}: could not be written: {error.strerror or error}.") from None

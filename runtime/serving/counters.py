@@ -7,13 +7,14 @@ a dead worker stays, so that the sums never fall.
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
+import uuid
 from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtime.files import write_bytes
 
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
@@ -35,12 +36,9 @@ class Counters:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Written aside first, so that a reader finds whole files. Not named by pid, which a later worker may reuse.
-        handle, aside = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(bytes(8 * _SIZE))
-        path = Path(aside).with_name(_PREFIX + Path(aside).name)
-        os.rename(aside, path)
+        # Not named by pid, which a later worker may have again.
+        path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
+        write_bytes(path, bytes(8 * _SIZE))
         with path.open("r+b") as shared:
             # A view of floats: adding to it takes a tenth of what an array would.
             self._counts = memoryview(mmap.mmap(shared.fileno(), 0)).cast("d")

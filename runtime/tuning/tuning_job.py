@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import replace_folder
-from runtime.artifacts.manifest import only_writer, write_json
+from runtime.artifacts.manifest import only_writer
 from runtime.cluster.hosts import refuse_several_hosts
 from runtime.cluster.session import prepare_environment
 from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
+from runtime.files import drop_partial_line, flush_tree, write_json, write_text, writing_aside
 from runtime.jobs.training import (
     Request,
     export_or_note,
@@ -32,7 +32,7 @@ from runtime.settings.schema import JobConfig
 from runtime.settings.types import parse_text
 from runtime.tuning.display import TuningLines, make_display, show_value
 from runtime.tuning.pictures import write_pictures
-from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, mend_log, read_records
+from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, read_records
 from runtime.tuning.request import TRIAL_DEFAULTS, TuningJob, parse_job, read_job
 
 JOB, PRESET = "tuning.json", "best.yaml"
@@ -205,7 +205,7 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
         raise UserError(f"{root}: got the results of another job; expected a new folder, or one of a tuning.")
     random_seed = kept.get("random_seed", job.random_seed if job.random_seed is not None else secrets.randbelow(2**31))
     first = kept.get("first_seed", config.algorithm.drawn_seed())
-    mend_log(root)
+    drop_partial_line(root / FILE)
     write_json(path, {"job": job.as_json(), "random_seed": random_seed, "first_seed": first})
     seeds = tuple((first + number) % 2**32 for number in range(job.seeds))
     parents = [trial for place in job.parents for trial in _read_parent(Path(place))]
@@ -250,7 +250,7 @@ def _write_results(
     try:
         _write_preset(root / PRESET, best, job, source)
         if (source / "model").is_dir():
-            _copy_aside(source / "model", model)
+            _copy_model(source / "model", model)
             export_or_note(model, display)
         else:
             display.note(f"the best trial was killed before it wrote its model; smrl train --out {source} ends it")
@@ -285,15 +285,13 @@ def _best_folder(root: Path, best: Trial, *, maximize: bool) -> Path:
     return root / record.folder
 
 
-def _copy_aside(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    if target.is_mount() or (target.is_dir() and not any(target.iterdir())):
-        shutil.copytree(aside, target, dirs_exist_ok=True)  # a volume cannot be renamed over
-        shutil.rmtree(aside)
+def _copy_model(source: Path, target: Path) -> None:
+    if target.is_mount() or (target.is_dir() and not any(target.iterdir())):  # a volume cannot be renamed over
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        flush_tree(target)
         return
-    replace_folder(aside, target)
+    with writing_aside(target) as aside:
+        shutil.copytree(source, aside)
 
 
 def _draw(root: Path, job: TuningJob, trials: list[Trial], best: Trial, display: TuningLines) -> list[Path]:
@@ -322,7 +320,7 @@ def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> Non
         "minutes": round(max(seconds / 60, 0.01), 2),
         "training": training,
     }
-    path.write_text(yaml.safe_dump(preset, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(preset, sort_keys=False, allow_unicode=True))
 
 
 def _without_defaults(config: Mapping[str, Any], job: TuningJob) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from ray.rllib.core.columns import Columns
 from envs.deepracer import kernels
 from envs.deepracer.racing import Options, Racing, read_options
 from runtime.artifacts.checkpoint import JobState
-from runtime.artifacts.manifest import write_json
 from runtime.environments.spec import EnvSpec
 from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.families.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
+from runtime.files import write_json
 from runtime.outputs.console import Reporter
 
 FAMILY = "deepracer"  # the name of its state in a checkpoint

@@ -459,7 +459,7 @@ def test_observations_of_other_kinds_are_learned_from(build: Build, env: str) ->
 
 def test_a_reward_that_is_no_number_is_told(build: Build) -> None:
     algorithm = build("tests.toy_envs:NanReward")
-    with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.environments:NanReward: got nan"):
+    with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.toy_envs:NanReward: got nan"):
         _ = [algorithm.train() for _ in range(9)]
 
 

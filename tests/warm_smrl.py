@@ -1,4 +1,4 @@
-"""A process that has imported what jobs import, and forks for each `smrl` that a test runs: 3 s less a command.
+"""A process that has imported what jobs import, and forks for each `smrl` that a test runs: 10 s of CPU time less a command.
 
 What a command does is the same: its arguments, folder, environment and streams are its own, and it ends as Python
 does. Tests of the start itself, of signals and of servers start `smrl` from the shell.
@@ -6,13 +6,17 @@ does. Tests of the start itself, of signals and of servers start `smrl` from the
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO, Any
 
+# What libraries import when they are used.
+_LATE_IMPORTS = ("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.figure")
 _SERVER = [sys.executable, "-m", "tests.warm_smrl"]
 
 
@@ -61,11 +65,19 @@ class WarmSmrl:
 
 
 def _import_all() -> None:
+    """Imports what commands import, which is most of what a short one costs; nothing of it starts a thread."""
     from runtime.cluster.session import prepare_environment
 
     prepare_environment()
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    import envs
+    import runtime
+
+    for package in (runtime, envs):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith("runtime.compat"):  # for scripts, whose own imports these change
+                importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
 
 
 def _serve(requests: IO[str]) -> None:

@@ -48,24 +48,20 @@ PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 # Whole files go to one worker each (--dist loadfile): the long ones begin first, so that none is left for the end.
 LONGEST_FIRST = (
     *(
-        "test_hosts",
-        "test_notebooks",
-        "test_unity_job",
-        "test_training",
-        "test_toolkit",
-        "test_offline_job",
-        "test_deepracer_job",
+        "cluster/test_hosts.py",
+        "examples/test_notebooks.py",
+        "jobs/test_training.py",
+        "families/unity/test_training.py",
     ),
-    *("test_tuning_engine", "test_tuning", "test_export", "test_deepracer_s3", "test_ppo_fast", "test_init"),
-    *("test_checkpoint", "test_serving", "test_serving_processes", "test_export_bcq", "test_deepracer_learning"),
-    *("test_cluster", "test_policy"),
+    *("container/test_toolkit.py", "families/deepracer/test_training.py", "offline/test_algorithm.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that last longest first."""
     order = {name: at for at, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: order.get(str(item.path.relative_to(tests)), len(order)))
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""A process that has imported what jobs import, and forks for each `smrl` that a test runs: 10 s of CPU time less a command.
+"""A process that has imported what jobs import, and forks for each `smrl` that a test runs.
 
-What a command does is the same: its arguments, folder, environment and streams are its own, and it ends as Python
+Imports are 10 s of a training's CPU time. What a command does is the same: its arguments, folder, environment and streams are its own, and it ends as Python
 does. Tests of the start itself, of signals and of servers start `smrl` from the shell.
 """
 

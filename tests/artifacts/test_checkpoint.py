@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,6 @@ from runtime.artifacts.checkpoint import (
     save_checkpoint,
 )
 from runtime.errors import PlatformError, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def save(folder: Path, iteration: int, mean: float | None = None) -> Path:
@@ -83,25 +81,28 @@ def test_a_disk_that_is_really_full_costs_no_earlier_checkpoint(tmp_path: Path) 
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-@pytest.mark.slow
+def save_forever(folder: Path, iteration: int, saved: Connection) -> None:
+    while True:
+        iteration += 1
+        save(folder, iteration)
+        saved.send(iteration)
+
+
 def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     """A process that does nothing but save is killed 20 times; every checkpoint left behind is whole."""
-    program = (
-        "import sys; from pathlib import Path; from tests.artifacts.test_checkpoint import save\n"
-        "n = int(sys.argv[2])\n"
-        "while True:\n    n += 1; save(Path(sys.argv[1]), n); print(n, flush=True)\n"
-    )
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
     newest = 0
     for attempt in range(20):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), str(newest)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
+        ours, theirs = processes.Pipe()
+        process = processes.Process(target=save_forever, args=(tmp_path, newest, theirs))
+        process.start()
+        theirs.close()
         for _ in range(2):
-            assert process.stdout.readline()
+            assert ours.recv()
         time.sleep(0.003 * attempt / 20)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
+        process.join()
         found = checkpoints_in(tmp_path)
         for path in found:
             iteration = read_state(path).training_iteration

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from runtime.artifacts.checkpoint import (
     save_checkpoint,
 )
 from runtime.errors import PlatformError, UserError
+from tests.conftest import ROOT
 
 
 def save(folder: Path, iteration: int, mean: float | None = None) -> Path:
@@ -81,28 +82,42 @@ def test_a_disk_that_is_really_full_costs_no_earlier_checkpoint(tmp_path: Path) 
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def save_forever(folder: Path, iteration: int, saved: Connection) -> None:
-    while True:
-        iteration += 1
-        save(folder, iteration)
-        saved.send(iteration)
+# Forks, for each number that it reads, a process that saves from that iteration on until it is killed.
+SAVE_FOREVER = """
+import os, sys, tempfile
+from pathlib import Path
+from tests.artifacts.test_checkpoint import save
+with tempfile.TemporaryDirectory() as elsewhere:
+    save(Path(elsewhere), 1)  # which imports what it needs, once for all
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        iteration = int(line)
+        while True:
+            iteration += 1
+            save(Path(sys.argv[1]), iteration)
+            print(iteration, flush=True)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
+"""
 
 
 def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     """A process that does nothing but save is killed 20 times; every checkpoint left behind is whole."""
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__])
+    command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
+    forks = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert forks.stdin is not None
+    assert forks.stdout is not None
     newest = 0
     for attempt in range(20):
-        ours, theirs = processes.Pipe()
-        process = processes.Process(target=save_forever, args=(tmp_path, newest, theirs))
-        process.start()
-        theirs.close()
-        for _ in range(2):
-            assert ours.recv()
+        forks.stdin.write(f"{newest}\n")
+        forks.stdin.flush()
+        saving, *_ = (int(forks.stdout.readline()) for _ in range(3))  # its number, and two iterations
         time.sleep(0.003 * attempt / 20)
-        process.kill()
-        process.join()
+        os.kill(saving, signal.SIGKILL)
+        while forks.stdout.readline() != "killed\n":
+            pass
         found = checkpoints_in(tmp_path)
         for path in found:
             iteration = read_state(path).training_iteration
@@ -110,6 +125,7 @@ def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> 
             assert len(read_state(path).rows) == iteration
         assert read_state(found[-1]).training_iteration >= newest + 2
         newest = read_state(found[-1]).training_iteration
+    forks.communicate()
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,8 @@ def test_training_metrics_are_what_the_notebook_plots(trained_car: tuple[Path, s
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, str]) -> None:
-    results, _ = trained_car
+def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, str], tmp_path: Path) -> None:
+    results = shutil.copytree(trained_car[0], tmp_path / "results")
     done = run_smrl("evaluate", str(results), "number_of_trials=2", "number_of_resets=3", cwd=results)
     assert done.returncode == 0, done.stderr
     log = DeepRacerLog(model_folder=str(results / "deepracer"))
@@ -367,8 +368,8 @@ def test_a_reward_function_that_fails_in_training_is_named_with_its_line(tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_training_that_goes_on_keeps_its_records(trained_car: tuple[Path, str]) -> None:
-    results = trained_car[0]
+def test_a_training_that_goes_on_keeps_its_records(trained_car: tuple[Path, str], tmp_path: Path) -> None:
+    results = shutil.copytree(trained_car[0], tmp_path / "results")
     path = results / "deepracer" / "training_metrics.json"
     before = json.loads(path.read_text())["metrics"]
     path.unlink()  # as on a new machine, which has the checkpoints alone

@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
 
-.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-tuning bench-unity clean
+.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -57,6 +57,14 @@ bench: install
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/serving.py
+
+bench-counters: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.counters
+
+# Runs what the README shows, and writes what it prints into README.md.
+bench-screens: install
+	$(BIN)/python -m benchmarks.screens
 
 bench-offline: install
 	$(BIN)/python -m benchmarks.offline

@@ -33,6 +33,11 @@ FILE = "policy.safetensors"
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
 _NETWORKS = {network.__name__: network for network in (PPOModule, CameraLidarModule)}
+# Where version 0.1 had the modules that its checkpoints name.
+_MOVED = {
+    "runtime.ppo.module": PPOModule.__module__,
+    "runtime.ppo.camera_lidar": CameraLidarModule.__module__,
+}
 _DESCRIPTION = "policy"
 _WEIGHTS, _MEAN, _STD = "weights.", "filter.mean", "filter.std"
 
@@ -129,6 +134,13 @@ class _Unpickler(pickle.Unpickler):
         return _NETWORKS[name] if is_ours else super().find_class(module, name)
 
 
+class _Unpickler(pickle.Unpickler):
+    """Finds our classes where they are today."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(_MOVED.get(module, module), name)
+
+
 def write_policy_file(checkpoint: Path) -> None:
     """Writes the file into a checkpoint that RLlib has just written."""
     StoredPolicy.of_rllib(checkpoint).write(checkpoint)
@@ -170,6 +182,6 @@ def read_policy(
         network,
         stored.action_space if action_space is None else action_space,
         observation_filter=stored.observation_filter,
-        normalize_actions=settings.get("normalize_actions", True),
-        clip_actions=settings.get("clip_actions", False),
+        normalize_actions=settings["normalize_actions"],
+        clip_actions=settings["clip_actions"],
     )

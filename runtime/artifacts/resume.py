@@ -12,7 +12,8 @@ from runtime.container.paths import Container, Layout
 from runtime.errors import UserError
 from runtime.settings.schema import JobConfig
 
-_CHANNELS = ("checkpoint", "model")
+# Where a job, and an evaluation, look for a model.
+CHANNELS = ("checkpoint", "model")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path
     if config.restore is not None:
         where = f"rl.training.restore (from {config.sources['restore']})"
         return Start(_open(Path(config.restore), where, scratch))
-    for name in _CHANNELS:
+    for name in CHANNELS:
         if name in container.channels:
             return Start(_open(container.channels[name], f"channel {name}", scratch))
     return Start(None)

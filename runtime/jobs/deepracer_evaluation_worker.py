@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.model_directory import open_model
+from runtime.artifacts.resume import CHANNELS
 from runtime.cluster.session import prepare_environment
 from runtime.container.paths import Container, Layout
 from runtime.container.scratch import scratch_folder
@@ -29,7 +30,6 @@ from runtime.outputs.console import Reporter
 
 PARAMS = "evaluation_params.yaml"
 _NAMES = (*PLACES, "evaluation_params", "seed")
-_CHANNELS = ("model", "checkpoint")
 
 
 def run_evaluation_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> None:
@@ -86,11 +86,11 @@ def _find_model(places: Places, container: Container, car: Mapping[str, Any], na
     if prefix := car.get("MODEL_S3_PREFIX"):
         place = places.checkpoint(car.get("MODEL_S3_BUCKET"), prefix, is_best=is_best, name=name)
     else:
-        found = next((container.channels[channel] for channel in _CHANNELS if channel in container.channels), None)
+        found = next((container.channels[channel] for channel in CHANNELS if channel in container.channels), None)
         if found is None:
             raise UserError(
                 f"MODEL_S3_PREFIX: missing in {PARAMS}; expected where a training job left its model, or a channel "
-                f"named {' or '.join(_CHANNELS)}."
+                f"named {' or '.join(CHANNELS)}."
             )
         place = found
     unpacked = scratch / f"{name}_unpacked"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runtime.artifacts.resume import CHANNELS
 from runtime.container.paths import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
@@ -24,7 +25,6 @@ from runtime.settings.resolve import Source
 from runtime.settings.schema import ROOT, EvaluationSettings
 
 FILE = "evaluation.json"
-_CHANNELS = ("model", "checkpoint")
 _ENV_CONFIG = "config.env_config"
 
 
@@ -92,7 +92,7 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _Ask
 
 
 def _find_model_channel(container: Container) -> Path:
-    found = next((container.channels[name] for name in _CHANNELS if name in container.channels), None)
+    found = next((container.channels[name] for name in CHANNELS if name in container.channels), None)
     if found is None:
         raise UserError("channel model: got no such channel; expected one that holds what training wrote.")
     return found

@@ -33,7 +33,7 @@ _REDUCTION = 3  # of Hyperband: one in three goes on from each rung
 
 
 def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
-    """Runs what is left of a tuning; `prepare_tune` must have been called before Ray Tune was imported.
+    """Runs what is left of a tuning; `prepare_environment` must have been called before Ray Tune was imported.
 
     Returns:
         Why it ended.

@@ -279,7 +279,7 @@ def test_a_learner_that_dies_is_replaced_and_goes_on_from_the_last_checkpoint(tm
     numbers = [row["training_iteration"] for row in rows()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert rows()[-1]["training_restarts"] == 1
-    assert "going on from" in (tmp_path / "log").read_text()
+    assert "resuming from" in (tmp_path / "log").read_text()
 
 
 def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:

@@ -34,6 +34,7 @@ from runtime.jobs.catalog import resolve
 from runtime.jobs.deepracer_training_worker import as_overrides, read_hyperparameters
 from runtime.jobs.evaluation import run_evaluation
 from runtime.outputs.console import Reporter
+from runtime.report.report_command import finish
 from runtime.settings.resolve import Source
 from tests.conftest import SHORT_RACES, run_smrl
 
@@ -168,7 +169,7 @@ def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
 ) -> None:
     def evaluate(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
         stop, out = StopRequest(), tmp_path / name
-        run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out)
+        finish(run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out))
         stop.release()
         steps = pd.read_csv(next(out.glob("evaluation-*/evaluation-simtrace/0-iteration.csv")))[["X", "Y"]]
         # It stands while the first step prepares.

@@ -116,7 +116,7 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     )
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"a player was started anew: Unity player .*3DBall\.x86_64: failed: it was ended by SIGSEGV\. Its log",
+        r"a player was restarted: Unity player .*3DBall\.x86_64: failed: it was ended by SIGSEGV\. Its log",
         done.stderr,
     )
     rows = [json.loads(line) for line in (tmp_path / "results" / "metrics.jsonl").read_text().splitlines()]
@@ -126,12 +126,12 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=13", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(re.findall(r"^Episode reward: ", evaluated.stdout, re.M)) == 13
-    assert "started anew" not in evaluated.stderr
+    assert "was restarted" not in evaluated.stderr
     frail = build_player(tmp_path, "3DBall", name="frail.x86_64", mode=f"crash=3,once={tmp_path / 'again'}.once")
     words = ["evaluate_episodes=3", "seed=4", f"env={frail}"]
     evaluated = run_smrl("evaluate", "results", "--out", "again", *words, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "smrl: a player was started anew: " in evaluated.stderr
+    assert "smrl: a player was restarted: " in evaluated.stderr
     assert "smrl: 12 episodes are left out, as their player failed" in evaluated.stderr
     assert json.loads((tmp_path / "again" / "evaluation.json").read_text())["seed"] == 4
 
@@ -165,7 +165,7 @@ def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) ->
     assert (tmp_path / "results" / "videos" / "last.mp4").stat().st_size > 500
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=2", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "started anew" not in evaluated.stderr  # the stand-in dies where a forbidden action is taken
+    assert "was restarted" not in evaluated.stderr  # the stand-in dies where a forbidden action is taken
     assert (tmp_path / "results" / "evaluation" / "evaluation.mp4").stat().st_size > 500
 
 

@@ -85,7 +85,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	$(BIN)/python -m runtime.ppo.compiled.warm
+	$(BIN)/python -m runtime.ppo.compiled.compile_ahead
 	touch $(STAMP)
 
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import json
 import os
@@ -48,24 +49,20 @@ PEERS = ROOT / ".venv" / "peers" / "bin" / "python"
 # Whole files go to one worker each (--dist loadfile): the long ones begin first, so that none is left for the end.
 LONGEST_FIRST = (
     *(
-        "test_hosts",
-        "test_notebooks",
-        "test_unity_job",
-        "test_training",
-        "test_toolkit",
-        "test_offline_job",
-        "test_deepracer_job",
+        "cluster/test_hosts.py",
+        "examples/test_notebooks.py",
+        "jobs/test_training.py",
+        "families/unity/test_training.py",
     ),
-    *("test_tuning_engine", "test_tuning", "test_export", "test_deepracer_s3", "test_ppo_fast", "test_init"),
-    *("test_checkpoint", "test_serving", "test_serving_processes", "test_export_bcq", "test_deepracer_learning"),
-    *("test_cluster", "test_policy"),
+    *("container/test_toolkit.py", "families/deepracer/test_training.py", "offline/test_algorithm.py"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that last longest first."""
     order = {name: at for at, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    tests = ROOT / "tests"
+    items.sort(key=lambda item: order.get(str(item.path.relative_to(tests)), len(order)))
 
 
 def clean_environment() -> dict[str, str]:
@@ -205,32 +202,36 @@ def opt_ml(tmp_path: Path) -> OptMl:
     return OptMl(tmp_path / "opt_ml", {"SAGEMAKER_TRAINING_MODULE": "runtime.container.toolkit:train"})
 
 
+def train_once(factory: pytest.TempPathFactory, name: str, settings: dict[str, str]) -> Path:
+    """The results folder of a tiny training of reacher that all workers share; not to be written to."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folder is one of the run's
+        root = root.parent
+    folder = root / f"trained-{name}"
+    folder.mkdir(exist_ok=True)
+    results, done = folder / "results", folder / "done"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            words = [f"{key}={value}" for key, value in {**TINY, **settings}.items()]
+            ended = run_smrl("train", "--preset", "reacher", "--out", str(results), *words, cwd=folder)
+            assert ended.returncode == 0, ended.stderr
+            done.touch()
+    return results
+
+
 @pytest.fixture(scope="session")
 def tiny_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder of reacher after three tiny iterations."""
-    out = tmp_path_factory.mktemp("tiny") / "results"
-    settings = [f"{name}={value}" for name, value in TINY.items()]
-    done = run_smrl(
-        *("train", "--preset", "reacher", "--out", str(out), *settings),
-        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=2", "rl.training.config.seed=7"),
-        cwd=out.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
+    """A results folder of reacher after eight tiny iterations; not to be written to."""
+    settings = {"rl.training.checkpoint_freq": "2", "rl.training.config.seed": "7"}
+    return train_once(tmp_path_factory, "tiny", {"rl.training.stop.training_iteration": "8", **settings})
 
 
 @pytest.fixture(scope="session")
 def exported_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder of reacher after a few tiny iterations, its policy exported; not to be written to."""
-    out = tmp_path_factory.mktemp("exported") / "results"
-    settings = [f"{name}={value}" for name, value in {**TINY, "rl.training.export": "true"}.items()]
-    done = run_smrl(
-        *("train", "--preset", "reacher", "--out", str(out), *settings),
-        *("rl.training.stop.training_iteration=8", "rl.training.checkpoint_freq=1", "rl.training.config.seed=8"),
-        cwd=out.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
+    settings = {"rl.training.checkpoint_freq": "1", "rl.training.config.seed": "8", "rl.training.export": "true"}
+    return train_once(tmp_path_factory, "exported", {"rl.training.stop.training_iteration": "8", **settings})
 
 
 @pytest.fixture(scope="session")
@@ -255,7 +256,7 @@ def policy(exported_results: Path) -> Policy:
 
 @pytest.fixture(scope="session")
 def trained_car(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The results folder of a short training, and what it printed."""
+    """The results folder of a short training, not to be written to, and what it printed."""
     folder = tmp_path_factory.mktemp("deepracer")
     done = run_smrl(
         *("train", "--preset", "deepracer", "--out", "results", "rl.training.stop.training_iteration=2"),

@@ -1,19 +1,28 @@
-"""A process that has imported what jobs import, and forks for each `smrl` that a test runs: 3 s less a command.
+"""A process that has imported what jobs import, and forks for each `smrl` that a test runs, beside one Ray for all.
 
-What a command does is the same: its arguments, folder, environment and streams are its own, and it ends as Python
-does. Tests of the start itself, of signals and of servers start `smrl` from the shell.
+The imports are 10 s of a training's CPU time, and Ray's start is 2 s. What a command does is the same: its arguments,
+folder, environment and streams are its own, and it ends as Python does. Tests of the start itself, of Ray's start, of
+signals and of servers start `smrl` from the shell.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
+import secrets
 import subprocess
 import sys
 from pathlib import Path
 from typing import IO, Any
 
+# What libraries import when they are used.
+_LATE_IMPORTS = ("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.figure")
+# Modules for scripts, whose own imports they change; and modules with ONNX Runtime, whose thread no fork outlives.
+_LEFT_OUT = ("runtime.compat.", "runtime.export.verify", "runtime.serving.")
 _SERVER = [sys.executable, "-m", "tests.warm_smrl"]
+_RAY = [*_SERVER, "ray"]
 
 
 class WarmSmrl:
@@ -26,14 +35,20 @@ class WarmSmrl:
 
     def __init__(self, root: Path, environment: dict[str, str]) -> None:
         path = f"{root}{os.pathsep}{environment.get('PYTHONPATH', '')}".rstrip(os.pathsep)
-        self._process = subprocess.Popen(
-            _SERVER,
-            cwd=root,
-            env={**environment, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        # A Ray of one's own makes itself a token that only its own process knows.
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        self._process, self._ray = (
+            subprocess.Popen(
+                program,
+                cwd=root,
+                env={**environment, **token, "PYTHONPATH": path},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for program in (_SERVER, _RAY)
         )
+        self._ray_address = ""
 
     def run(self, words: list[str], *, cwd: Path, scratch: Path, timeout_s: float) -> tuple[int, str, str]:
         """Runs a command; returns its exit code, stdout and stderr.
@@ -42,7 +57,11 @@ class WarmSmrl:
             subprocess.TimeoutExpired: It took too long, and was killed.
         """
         streams = [scratch / "stdout", scratch / "stderr"]
+        if not self._ray_address:
+            assert self._ray.stdout is not None
+            self._ray_address = self._ray.stdout.readline().strip()
         request = {"words": words, "cwd": str(cwd), "streams": list(map(str, streams)), "timeout_s": timeout_s}
+        request["ray_address"] = self._ray_address
         commands, answers = self._process.stdin, self._process.stdout
         assert commands is not None
         assert answers is not None
@@ -55,17 +74,26 @@ class WarmSmrl:
         return code, out, err
 
     def close(self) -> None:
-        """Ends the process."""
-        with self._process:  # closes its pipes, which ends it, and waits
+        """Ends both processes."""
+        with self._process, self._ray:  # closes their pipes, which ends them, and waits
             pass
 
 
 def _import_all() -> None:
+    """Imports what commands import, which is most of what a short one costs."""
     from runtime.cluster.session import prepare_environment
 
     prepare_environment()
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
+    import envs
+    import runtime
+
+    for package in (runtime, envs):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(_LEFT_OUT):
+                importlib.import_module(module.name)
+    for name in _LATE_IMPORTS:
+        importlib.import_module(name)
+    assert "onnxruntime" not in sys.modules, "a module that imports ONNX Runtime is to be named in _LEFT_OUT"
 
 
 def _serve(requests: IO[str]) -> None:
@@ -86,9 +114,28 @@ def _run(request: dict[str, Any]) -> int:
     # As the console script has it, which the current folder is no part of.
     sys.path[:] = [path for path in sys.path if path]
     sys.argv = ["smrl", *request["words"]]
+    _join_ray(request["ray_address"])
     from runtime.cli import main
 
     return main()
+
+
+def _join_ray(address: str) -> None:
+    """Has `ray.init` join the Ray that runs already, by whatever arguments it is called."""
+    import ray
+
+    kept = ("configure_logging", "logging_level", "log_to_driver")
+    start = ray.init
+    ray.init = lambda **options: start(address=address, **{name: options[name] for name in kept if name in options})
+
+
+def _run_ray() -> None:
+    """Runs Ray until the input ends."""
+    from runtime.cluster.session import ray_session
+
+    with ray_session(num_cpus=len(os.sched_getaffinity(0)), num_gpus=0) as address:
+        print(address, flush=True)
+        sys.stdin.read()
 
 
 def _wait(child: int, timeout_s: float) -> int | None:
@@ -108,5 +155,8 @@ def _wait(child: int, timeout_s: float) -> int | None:
 
 
 if __name__ == "__main__":
-    _import_all()
-    _serve(sys.stdin)
+    if sys.argv[1:] == ["ray"]:
+        _run_ray()
+    else:
+        _import_all()
+        _serve(sys.stdin)

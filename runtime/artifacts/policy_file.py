@@ -33,11 +33,6 @@ FILE = "policy.safetensors"
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
 _NETWORKS = {network.__name__: network for network in (PPOModule, CameraLidarModule)}
-# Where version 0.1 had the modules that its checkpoints name.
-_MOVED = {
-    "runtime.ppo.module": PPOModule.__module__,
-    "runtime.ppo.camera_lidar": CameraLidarModule.__module__,
-}
 _DESCRIPTION = "policy"
 _WEIGHTS, _MEAN, _STD = "weights.", "filter.mean", "filter.std"
 
@@ -132,13 +127,6 @@ class _Unpickler(pickle.Unpickler):
         """Called for each global that the pickle names."""
         is_ours = module.startswith("runtime.") and name in _NETWORKS
         return _NETWORKS[name] if is_ours else super().find_class(module, name)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds our classes where they are today."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        return super().find_class(_MOVED.get(module, module), name)
 
 
 def write_policy_file(checkpoint: Path) -> None:

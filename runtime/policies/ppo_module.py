@@ -1,4 +1,4 @@
-"""The policy and value network: RLlib's default, plus the settings that it lacks."""
+"""The policy and value network: RLlib's default, with settings that it lacks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from runtime.policies.masks import apply_mask
 from runtime.policies.noise_head import StateDependentNoiseHead
 from runtime.policies.pixels import ExactLinear, PixelScale
 
-_MEAN_SCALE = 0.01  # length of each row of weights
+_MEAN_SCALE = 0.01  # norm of each row of the last layer's weights
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO network, with `initial_log_std`, the width of exploration before training, and two settings more.
+    """RLlib's PPO network with four additions.
 
-    A batch's column `action_mask` says which discrete choices are allowed; the others are never drawn.
-
-    RLlib starts at a standard deviation of 1, which for actions in ±1 is mostly clipped noise. `use_sde` makes noise
-    that depends on the state and lasts for `sde_sample_freq` steps (`StateDependentNoiseHead`). `pixel_scale` takes
-    whole numbers as they come from a camera, so that a rollout keeps one byte a pixel.
+    - `initial_log_std` is the log standard deviation before training. RLlib starts at a standard deviation of 1, which
+      for actions in ±1 is mostly clipped noise.
+    - `use_sde` makes exploration noise depend on the state, and samples it every `sde_sample_freq` steps
+      (`StateDependentNoiseHead`).
+    - `pixel_scale` is multiplied with uint8 images inside the network, so that rollouts keep one byte for each pixel.
+    - The batch's column `action_mask` says which discrete actions are allowed; others are never sampled.
     """
 
     def setup(self) -> None:
@@ -47,7 +48,7 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
                 last = head.net.mlp[-1]
                 last.__class__ = ExactLinear
                 nn.init.xavier_uniform_(last.weight)
-                if hasattr(head, "log_std"):  # means begin near the middle of their ranges
+                if hasattr(head, "log_std"):  # actions start near the middle of their ranges
                     with torch.no_grad():
                         last.weight.mul_(_MEAN_SCALE / last.weight.norm(dim=1, keepdim=True))
 
@@ -55,10 +56,10 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         return apply_mask(batch, super()._forward(batch, **kwargs))
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """RLlib draws an action at a time, which noise that lasts cannot be: such actions are drawn here."""
+        """Samples actions here if their noise lasts several steps; otherwise RLlib samples them from the outputs."""
         if not isinstance(self.pi, StateDependentNoiseHead):
-            found: dict[str, Any] = super()._forward_exploration(batch, **kwargs)
-            return found
+            outputs: dict[str, Any] = super()._forward_exploration(batch, **kwargs)
+            return outputs
         features = self.pi.features(self.encoder(batch)[ENCODER_OUT][ACTOR])
         inputs = self.pi.distribution_inputs(features)
         every = self.model_config["sde_sample_freq"]
@@ -70,8 +71,8 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         self._noise_age += 1
         means = inputs[:, : self.pi.log_std.shape[1]]
         actions = means + torch.bmm(features[:, None], self._noise)[:, 0]
-        logp = self.get_exploration_action_dist_cls().from_logits(inputs).logp(actions)
-        return {Columns.ACTION_DIST_INPUTS: inputs, Columns.ACTIONS: actions, Columns.ACTION_LOGP: logp}
+        log_probs = self.get_exploration_action_dist_cls().from_logits(inputs).logp(actions)
+        return {Columns.ACTION_DIST_INPUTS: inputs, Columns.ACTIONS: actions, Columns.ACTION_LOGP: log_probs}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return apply_mask(batch, super()._forward_train(batch, **kwargs))

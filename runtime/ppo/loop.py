@@ -29,7 +29,7 @@ from runtime.interfaces.family import EnvFamily
 from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
-from runtime.ppo.compiled.warm import is_warm
+from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.env_runner import raise_reported_fault
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
@@ -113,7 +113,7 @@ class Training:
             config, notes = fit_to_resources(seeded, job.family, self._spaces.action, machines)
             for note in notes:
                 self._reporter.note(note)
-            if fallback_reason(config, job.family) is None and not is_warm():
+            if fallback_reason(config, job.family) is None and not are_kernels_cached():
                 self._reporter.note("compiling for this processor, once: about half a minute")
             self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, job.family, machines))
             self._reporter.note(describe_path(self._algorithm, config, job.family))

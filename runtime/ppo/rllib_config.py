@@ -22,9 +22,9 @@ from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.ppo_module import PPOModule
-from runtime.ppo.compiled.direct_envs import EnvMaker, is_compiled
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import FastLearner
+from runtime.ppo.compiled.sync_envs import EnvMaker, is_compiled
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO

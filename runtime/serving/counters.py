@@ -36,7 +36,7 @@ class Counters:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Not named by pid, which a later worker may reuse.
+        # Not named by pid, which a later worker may have again.
         path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
         write_bytes(path, bytes(8 * _SIZE))
         with path.open("r+b") as shared:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -18,8 +19,7 @@ from runtime.artifacts.checkpoint import (
     save_checkpoint,
 )
 from runtime.errors import PlatformError, UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import ROOT
 
 
 def save(folder: Path, iteration: int, mean: float | None = None) -> Path:
@@ -75,25 +75,42 @@ def test_a_disk_that_is_really_full_costs_no_earlier_checkpoint(small_disk: Path
     assert checkpoints_in(small_disk) == [earlier]
 
 
-@pytest.mark.slow
+# Forks, for each number that it reads, a process that saves from that iteration on until it is killed.
+SAVE_FOREVER = """
+import os, sys, tempfile
+from pathlib import Path
+from tests.artifacts.test_checkpoint import save
+with tempfile.TemporaryDirectory() as elsewhere:
+    save(Path(elsewhere), 1)  # which imports what it needs, once for all
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        print(os.getpid(), flush=True)
+        iteration = int(line)
+        while True:
+            iteration += 1
+            save(Path(sys.argv[1]), iteration)
+            print(iteration, flush=True)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
+"""
+
+
 def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     """A process that does nothing but save is killed 20 times; every checkpoint left behind is whole."""
-    program = (
-        "import sys; from pathlib import Path; from tests.artifacts.test_checkpoint import save\n"
-        "n = int(sys.argv[2])\n"
-        "while True:\n    n += 1; save(Path(sys.argv[1]), n); print(n, flush=True)\n"
-    )
+    command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
+    forks = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert forks.stdin is not None
+    assert forks.stdout is not None
     newest = 0
     for attempt in range(20):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), str(newest)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        for _ in range(2):
-            assert process.stdout.readline()
+        forks.stdin.write(f"{newest}\n")
+        forks.stdin.flush()
+        saving, *_ = (int(forks.stdout.readline()) for _ in range(3))  # its number, and two iterations
         time.sleep(0.003 * attempt / 20)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        os.kill(saving, signal.SIGKILL)
+        while forks.stdout.readline() != "killed\n":
+            pass
         found = checkpoints_in(tmp_path)
         for path in found:
             iteration = read_state(path).training_iteration
@@ -101,6 +118,7 @@ def test_a_kill_at_any_instant_leaves_only_whole_checkpoints(tmp_path: Path) -> 
             assert len(read_state(path).rows) == iteration
         assert read_state(found[-1]).training_iteration >= newest + 2
         newest = read_state(found[-1]).training_iteration
+    forks.communicate()
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:

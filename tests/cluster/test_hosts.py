@@ -20,7 +20,7 @@ from tests.conftest import TINY
 from tests.servers import ROWS, started
 from tests.unity_stand_in import build_player
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, needs_hosts]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.ray, needs_hosts]
 JOB = {
     **{**TINY, "rl.training.config.train_batch_size": "1280", "rl.training.export": "true"},
     **{"preset": "reacher", "sagemaker_program": "train.py", "rl.training.config.seed": "1"},

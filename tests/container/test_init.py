@@ -141,6 +141,7 @@ def test_what_the_job_leaves_behind_goes_with_the_container() -> None:
 @needs_namespace
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.system
 def test_a_container_without_mounts_trains_and_a_stop_saves_what_it_has(tmp_path: Path) -> None:
     """`docker run IMAGE train`, then `docker stop`: process 1 gets SIGTERM, the policy is written, the exit code 0."""
     settings = [f"{name}={value}" for name, value in TINY.items()]

@@ -90,6 +90,7 @@ def test_the_script_is_told_apart_from_the_uploader(tmp_path: Path) -> None:
     assert done.stdout.split() == ["None", "True"]
 
 
+@pytest.mark.system
 def test_a_killed_job_goes_on_with_its_counters(opt_ml: OptMl) -> None:
     opt_ml.write(
         {
@@ -120,6 +121,7 @@ def test_a_killed_job_goes_on_with_its_counters(opt_ml: OptMl) -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.system
 def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: Path) -> None:
     old_copy = tmp_path / "sagemaker_rl"
     old_copy.mkdir()
@@ -199,6 +201,7 @@ def test_an_empty_channel_is_the_failure_reason(opt_ml: OptMl) -> None:
     assert opt_ml.failure.startswith("channel checkpoint: got nothing in ")
 
 
+@pytest.mark.system
 def test_a_model_channel_with_the_archive_that_sagemaker_delivers_is_trained_on(
     opt_ml: OptMl, tiny_results: Path
 ) -> None:

@@ -27,6 +27,7 @@ from tests.servers import Server
 
 FOLDER = os.environ.get("IMAGE_TESTS", "")
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.skipif(not FOLDER, reason="builds a whole image, for minutes and 5 GB; `make test-image` runs it"),
     pytest.mark.skipif(os.geteuid() != 0, reason="chroot and mounts are for root"),

@@ -246,6 +246,7 @@ def test_evaluation_of_a_bare_checkpoint_keeps_the_environments_settings(tmp_pat
     assert "Episode steps: 7" in evaluated.stdout, evaluated.stderr
 
 
+@pytest.mark.system
 def test_a_policy_learns_what_pays(tmp_path: Path) -> None:
     """Action 1 pays 1 a step, action 0 nothing, for 10 steps: the trained policy's return is 10."""
     done = run_smrl(
@@ -442,6 +443,7 @@ def test_presets_show_names_every_values_source(tmp_path: Path) -> None:
     assert re.search(r"rl\.training\.env +RoboschoolHopper-v1 +preset hopper", done.stdout)
 
 
+@pytest.mark.system
 @pytest.mark.slow
 def test_a_terminal_gets_a_live_display_and_the_last_screen(tmp_path: Path) -> None:
     """Runs in a pseudo-terminal, as a person would see it."""

@@ -17,9 +17,9 @@ from envs.deepracer import kernels
 from envs.deepracer.racing import Options, Racing, read_options
 from runtime.artifacts.checkpoint import JobState
 from runtime.environments.spec import EnvSpec
+from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.families.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
-from runtime.families.deepracer.rollout import Rollout
 from runtime.files import write_json
 from runtime.outputs.console import Reporter
 
@@ -222,7 +222,7 @@ def _most_steps(judge: Racing) -> int:
     return int(judge.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
-def _score(rollout: Rollout, traces: list[Trace], best_by: str) -> float:
+def _score(rollout: DrivenEpisodes, traces: list[Trace], best_by: str) -> float:
     """What the best checkpoint has most of; a lap time counts from below."""
     if best_by == "reward":
         return float(rollout.rewards.sum() / len(traces))

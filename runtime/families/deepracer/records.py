@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from envs.deepracer.kernels import CONTROL_S, CRASHED, IMMOBILIZED, OFF_TRACK, REVERSED
 from envs.deepracer.simulation import STATUS_NAMES
-from runtime.families.deepracer.rollout import TRACE
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.files import write_json
 
 HEADER = (

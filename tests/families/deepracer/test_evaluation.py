@@ -14,10 +14,10 @@ from envs.deepracer.race import REAL_CAR, Dynamics
 from envs.deepracer.racing import read_options
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.job_files import read_job_file
 from runtime.families.deepracer.races import Racer, run_race
-from runtime.families.deepracer.rollout import TRACE
 from runtime.jobs.catalog import evaluation_settings
 
 LANES = {"number_of_bot_cars": 3, "is_lane_change": True, "number_of_resets": 2, "lower_lane_change_time": 0.1}

@@ -16,9 +16,9 @@ from PIL import Image
 from envs.deepracer.metadata import DEFAULT, parse_metadata
 from envs.deepracer.racing import Racing, read_options
 from runtime.errors import UserError
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.learner import fit_minibatch
 from runtime.families.deepracer.network import network_settings
-from runtime.families.deepracer.rollout import TRACE
 from tests.conftest import run_smrl
 
 
@@ -53,7 +53,7 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
 
     learner, runner = algorithm.learner_group._learner, algorithm.env_runner
     batch = learner._prepare(runner.sample())
-    assert batch["pictures"].dtype == torch.uint8
+    assert batch["observations"].dtype == torch.uint8
     assert batch["advantages"].mean().item() == pytest.approx(0, abs=1e-5)
     assert batch["advantages"].std(correction=0).item() == pytest.approx(1, abs=1e-3)
     part = {name: column[:32] for name, column in batch.items()}
@@ -61,12 +61,12 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
         for parameter in learner._net.pi.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     columns = {
-        Columns.OBS: part["pictures"],
+        Columns.OBS: part["observations"],
         Columns.ACTIONS: part["actions"],
-        Columns.ACTION_LOGP: part["logp"],
+        Columns.ACTION_LOGP: part["log_probs"],
         Columns.ACTION_DIST_INPUTS: part["logits"],
         "advantages": part["advantages"],
-        "value_targets": part["targets"],
+        "value_targets": part["value_targets"],
     }
     with torch.no_grad(), autocast():  # in the same arithmetic
         forward = learner._net.forward_train(columns)

@@ -33,10 +33,11 @@ NOTEBOOKS_REQUEST = {
         "seq_lens": -1,
     }
 }
-SHORT = [
+FILMED = [
     *("rl.training.config.train_batch_size=240", "rl.training.config.minibatch_size=60"),
     *("rl.training.config.num_epochs=1", "rl.training.export=false", "rl.training.config.num_env_runners=0"),
 ]
+SHORT = ["rl.training.video_freq=0", *FILMED]
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> OptMl:
     return job
 
 
+@pytest.mark.system
 def test_basic_is_trained_to_its_optimum_from_a_train_channel(trained: OptMl) -> None:
     last = trained.rows[-1]
     assert last["episode_reward_mean"] >= 0.9
@@ -70,6 +72,7 @@ def test_basic_is_trained_to_its_optimum_from_a_train_channel(trained: OptMl) ->
     assert logs[0].read_text().endswith("Told to stop.\n")
 
 
+@pytest.mark.system
 def test_the_manifest_holds_the_shape_of_the_observation(trained: OptMl) -> None:
     manifest = json.loads((trained.base / "model" / "manifest.json").read_text())
     assert manifest["observation_space"]["shape"] == [20]
@@ -77,6 +80,7 @@ def test_the_manifest_holds_the_shape_of_the_observation(trained: OptMl) -> None
     assert [export["format"] for export in manifest["exports"]] == ["tensorflow-savedmodel", "onnx", "torch-export"]
 
 
+@pytest.mark.system
 def test_the_model_is_evaluated_as_the_notebook_does(trained: OptMl, tmp_path: Path) -> None:
     job = OptMl(tmp_path / "opt_ml", trained.environment)
     job.write(
@@ -98,6 +102,7 @@ def test_the_model_is_evaluated_as_the_notebook_does(trained: OptMl, tmp_path: P
     assert json.loads((job.base / "output" / "data" / "evaluation.json").read_text())["mean_reward"] > 0.92
 
 
+@pytest.mark.system
 def test_the_notebooks_request_is_answered(trained: OptMl, tmp_path: Path) -> None:
     with started(tmp_path, str(trained.base / "model")) as server:
         server.wait_until(200)
@@ -157,7 +162,7 @@ def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) ->
     path = build_player(tmp_path, "GridWorld")
     done = run_smrl(
         *("train", "--out", "results", f"rl.training.config.env_config.env_name={path}"),
-        *("rl.training.stop.training_iteration=1", *SHORT),
+        *("rl.training.stop.training_iteration=1", *FILMED),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -187,6 +192,7 @@ def test_hybrid_actions_are_trained_and_played(tmp_path: Path, scene: str) -> No
     assert evaluated.returncode == 0, evaluated.stderr
 
 
+@pytest.mark.system
 def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: Path) -> None:
     opt_ml.write(
         {

@@ -23,8 +23,7 @@ from runtime.cluster.head_node import Machines
 from runtime.environments.spec import EnvironmentFaultError, EnvSpec
 from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
-from runtime.ppo.compiled import descent_kernels
-from runtime.ppo.compiled import steps as compiled_steps
+from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
 from runtime.ppo.results import explains_nothing, finished_episodes, to_row
@@ -263,7 +262,10 @@ def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bo
     algorithm = build("tests.toy_envs:NoFrames", fast=fast, **settings)
     learner, sampled = learner_of(algorithm), algorithm.env_runner.sample()
     if fast and batch_mode == "truncate_episodes":
-        targets = learner._prepare(sampled)["targets"].reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
+        batch = ppo_update.make_train_batch(
+            sampled, learner._estimate_values, gamma=learner.config.gamma, lambda_=learner.config.lambda_
+        )
+        targets = batch.value_targets.reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
         rewards = sampled[0].rewards.T[:, :10].reshape(-1)
     else:
         whole = [episode for episode in sampled if episode.is_done]
@@ -335,14 +337,14 @@ def test_rllibs_evaluation_plays_so_many_episodes(build: Build) -> None:
     assert all(isinstance(one, Rollout) for one in rollouts)
     assert runner.get_metrics()["num_episodes"].peek() >= 5
     greedy = rollouts[0]
-    np.testing.assert_array_equal(greedy.actions[..., 0], greedy.inputs.argmax(axis=-1))
+    np.testing.assert_array_equal(greedy.actions[..., 0], greedy.action_distribution_inputs.argmax(axis=-1))
 
 
 def test_broken_kernels_are_noticed_and_training_learns_on(
     build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Chaos: the gradient's sign turns in the third update; from the fourth on, RLlib's learner does all."""
-    real, calls = descent_kernels.gradient_of, []
+    real, calls = ppo_update.loss_gradient, []
 
     def turned(*args: Any) -> None:
         real(*args)
@@ -351,7 +353,7 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
             args[-1][:] *= -1
 
     algorithm = build(config__train_batch_size=1024, config__num_epochs=6, config__lr=1e-3)
-    monkeypatch.setattr(compiled_steps, "gradient_of", turned)
+    monkeypatch.setattr(torch_interop, "loss_gradient", turned)
     found = []
     with caplog.at_level(logging.ERROR, logger="runtime.ppo.compiled.learner"):
         for _ in range(14):
@@ -364,8 +366,8 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
 
 def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = build()
-    monkeypatch.setattr(compiled_steps, "gradient_of", lambda *args: args[-1].fill(1.0))
-    monkeypatch.setattr(compiled_steps, "descend", lambda *args: pytest.fail("a wrong kernel was used"))
+    monkeypatch.setattr(torch_interop, "loss_gradient", lambda *args: args[-1].fill(1.0))
+    monkeypatch.setattr(torch_interop, "update_on_minibatches", lambda *args: pytest.fail("a wrong kernel was used"))
     assert not is_compiled(algorithm.train())
     assert "RLlib's (compiled ones differ" in describe_path(algorithm, job("CartPole-v1")[0], PLAIN)
 
@@ -433,7 +435,7 @@ def test_the_first_step_is_filtered_by_what_it_starts_from(build: Build) -> None
 def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """One minibatch whose gradient differs, as where rounding puts a row on the other side of the clip."""
     algorithm = build()
-    real, calls = descent_kernels.gradient_of, []
+    real, calls = ppo_update.loss_gradient, []
 
     def now_and_then(*args: Any) -> None:
         real(*args)
@@ -441,7 +443,7 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
         if len(calls) % 4 == 0:
             args[-1][:] *= 1.01
 
-    monkeypatch.setattr(compiled_steps, "gradient_of", now_and_then)
+    monkeypatch.setattr(torch_interop, "loss_gradient", now_and_then)
     assert all(is_compiled(algorithm.train()) for _ in range(6))
     assert len(calls) > 8
 
@@ -460,7 +462,7 @@ def test_observations_of_other_kinds_are_learned_from(build: Build, env: str) ->
 
 def test_a_reward_that_is_no_number_is_told(build: Build) -> None:
     algorithm = build("tests.toy_envs:NanReward")
-    with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.environments:NanReward: got nan"):
+    with pytest.raises(EnvironmentFaultError, match=r"reward of tests\.toy_envs:NanReward: got nan"):
         _ = [algorithm.train() for _ in range(9)]
 
 
@@ -468,9 +470,9 @@ def test_what_a_cut_episode_ends_with_is_filtered_too(build: Build) -> None:
     runner = build("Pendulum-v1", config__horizon=64, config__observation_filter="MeanStdFilter").env_runner
     (one,) = runner.sample()  # of 64 steps, so that all are cut at the last
     assert one.truncated[-1].all()
-    stats, raw = runner.observation_stats(), runner.env.last_observations
+    stats, raw = runner.observation_stats(), runner.env.final_observations
     expected = np.clip((raw - stats.mean) / (stats.std + 1e-8), -10, 10)
-    np.testing.assert_allclose(one.last_observations[-1], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.final_observations[-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ten_iterations_without_any_explained_variance_are_noticed() -> None:

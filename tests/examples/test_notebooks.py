@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from runtime.tuning.request import read_job
 from tests.conftest import PEERS, ROOT, SHORT_RACES, TINY, clean_environment
 from tests.unity_stand_in import build_player
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.ray]
 EXAMPLES = ROOT / "examples"
 SDK_3 = ROOT / ".venv" / "sdk3" / "bin" / "python"
 SHORT = {**TINY, "rl.training.export": "true", "rl.training.stop.training_iteration": "8"}
@@ -184,15 +183,3 @@ def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str],
     tuning = found["requests"]["CreateHyperParameterTuningJob"]["TrainingJobDefinition"]
     assert tuning["StaticHyperParameters"]["preset"] == "reacher"
     assert tuning["AlgorithmSpecification"]["MetricDefinitions"][0]["Name"] == "episode_reward_mean"
-
-
-def test_show_names_a_report_only_where_there_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An evaluation leaves no report.html; its folder was said to have one."""
-    jobs = runpy.run_path(str(EXAMPLES / "jobs.py"))
-    job = jobs["Job"]("smrl-evaluate", tmp_path, tmp_path / "model")
-    job.data.mkdir(parents=True)
-    job.show()
-    assert capsys.readouterr().out == f"all of it: {job.data}\n"
-    (job.data / "report.html").touch()
-    job.show()
-    assert capsys.readouterr().out == f"all of it: {job.data / 'report.html'}\n"

@@ -13,7 +13,7 @@ from runtime.errors import JobError, UserError
 from runtime.settings.command_line import parse_settings
 
 if TYPE_CHECKING:
-    from runtime.container.paths import Container
+    from runtime.container.layout import Container
     from runtime.container.signals import StopRequest
 
 _EPILOG = """\
@@ -209,12 +209,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from runtime.container.paths import read_serving_environment
+    from runtime.container.serving_settings import read_serving_settings
     from runtime.serving.server import ServeRequest, run_server
 
     _refuse_settings(arguments.settings)
     given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
-    run_server(read_serving_environment(), ServeRequest(**given))
+    run_server(read_serving_settings(), ServeRequest(**given))
     return 0
 
 
@@ -288,7 +288,7 @@ def _reward_check(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
-    from runtime.container.paths import mark_users_script
+    from runtime.container.environment_variables import mark_users_script
 
     if not arguments.script.is_file():
         raise UserError(f"run: got {arguments.script} from the command line; expected a Python file.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.container.job import run_job
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import LOOKING, StopRequest
 from runtime.settings.command_line import parse_settings
 

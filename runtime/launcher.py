@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.container.job import run_script
-from runtime.container.paths import Container, read_container
+from runtime.container.layout import Container, read_container
 from runtime.container.signals import StopRequest
 from runtime.environments.old_gym import as_gymnasium
 from runtime.environments.spec import EnvCreator

@@ -8,7 +8,7 @@ from pathlib import Path
 from runtime.artifacts.checkpoint import checkpoints_in
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.trust import check_checkpoint
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.errors import UserError
 from runtime.settings.schema import JobConfig
 

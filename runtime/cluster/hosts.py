@@ -11,7 +11,7 @@ from typing import Any
 from runtime.cluster.connection import find_own_address
 from runtime.cluster.head_node import Head, Machines, stay_with_head
 from runtime.cluster.session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import SUPPORTING, StopRequest
 from runtime.errors import UserError
 from runtime.outputs.console import Reporter

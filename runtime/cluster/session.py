@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from typing import Any
 
-from runtime.container.paths import setdefault_environment
+from runtime.container.environment_variables import setdefault_environment
 from runtime.container.scratch import ray_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime.container.job import run_script
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
 from runtime.jobs.training import Request, run_training

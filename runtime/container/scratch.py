@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from runtime.container.paths import find_ray_root
+from runtime.container.environment_variables import find_ray_root
 from runtime.errors import PlatformError
 from runtime.files import lock_open_file
 

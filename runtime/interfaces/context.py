@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 
 from runtime.artifacts.resume import Start
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.outputs.console import Reporter
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gymnasium
 
 from runtime.artifacts.checkpoint import JobState
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.interfaces.context import RunContext, Spaces
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult

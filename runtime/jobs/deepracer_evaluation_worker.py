@@ -16,7 +16,7 @@ from typing import Any
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.resume import CHANNELS
 from runtime.cluster.session import prepare_environment
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import Problems, UserError, suggest

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.resume import CHANNELS
-from runtime.container.paths import CONFIG, Container, Layout
+from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, UserError

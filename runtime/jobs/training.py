@@ -15,7 +15,7 @@ from typing import Any
 
 from runtime.artifacts.resume import find_start
 from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_first_host
-from runtime.container.paths import CONFIG, Container, Layout
+from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name

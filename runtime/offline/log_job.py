@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.artifacts.checkpoint import read_state
 from runtime.artifacts.resume import Start
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
 from runtime.interfaces.context import RunContext, Spaces

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.outputs.console import Reporter, Summary
 
 

@@ -19,7 +19,7 @@ from runtime.artifacts.checkpoint import (
 )
 from runtime.artifacts.policy_file import write_policy_file
 from runtime.cluster.hosts import Hosts
-from runtime.container.paths import usable_memory
+from runtime.container.hardware import measure_memory
 from runtime.container.signals import SAVING, TRAINING, Interrupted
 from runtime.environments.recording import Recorder
 from runtime.environments.spec import EnvSpec
@@ -109,7 +109,7 @@ class Training:
         with context.stop, job.family.open_spaces(seeded, env) as probed:
             self._spaces = probed.spaces
             sizes = [math.prod(space.shape or (1,)) for space in (self._spaces.observation, self._spaces.action)]
-            check_batch(seeded, observation_size=sizes[0], action_size=sizes[1], room=Room(usable_memory()))
+            check_batch(seeded, observation_size=sizes[0], action_size=sizes[1], room=Room(measure_memory()))
             config, notes = fit_to_resources(seeded, job.family, self._spaces.action, machines)
             for note in notes:
                 self._reporter.note(note)

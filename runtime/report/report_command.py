@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.files import write_text
 from runtime.outputs.console import Reporter

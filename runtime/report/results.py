@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import CONFIG, Layout
+from runtime.container.layout import CONFIG, Layout
 from runtime.errors import UserError
 from runtime.outputs.metrics import JSONL, read_rows
 from runtime.tuning.records import FILE as TUNING_LOG

@@ -8,7 +8,7 @@ import urllib.parse
 from http import HTTPStatus
 from pathlib import Path
 
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.report.page import render_report
 from runtime.report.results import read_results

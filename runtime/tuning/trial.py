@@ -13,7 +13,7 @@ from typing import Any
 
 from ray import tune
 
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import Interrupted, Phase, StopRequest
 from runtime.errors import JobError, PlatformError
 from runtime.jobs.training import Request, run_training

@@ -14,7 +14,7 @@ from typing import Any
 from runtime.artifacts.manifest import only_writer
 from runtime.cluster.hosts import refuse_several_hosts
 from runtime.cluster.session import prepare_environment
-from runtime.container.paths import CONFIG, Container, Layout
+from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.files import drop_partial_line, flush_tree, write_json, write_text, writing_aside

@@ -20,7 +20,7 @@ import pytest
 
 from runtime.cluster.connection import BEAT_S, Line, find_own_address
 from runtime.cluster.head_node import PORT, Head, Machines, stay_with_head
-from runtime.container.paths import Container, read_container
+from runtime.container.layout import Container, read_container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError, UserError
 from runtime.settings.schema import JobConfig

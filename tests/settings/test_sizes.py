@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from runtime.container.paths import Container, usable_memory
+from runtime.container.hardware import measure_memory
+from runtime.container.layout import Container
 from runtime.errors import UserError
 from runtime.jobs.catalog import resolve
 from runtime.jobs.training import Request, resolve_config
@@ -87,7 +88,7 @@ def test_a_batch_of_pictures_takes_what_its_pictures_take() -> None:
 
 def test_a_job_is_measured_against_its_own_container() -> None:
     words = {"rl.training.env": "CartPole-v1", "rl.training.config.train_batch_size": "1000000000"}
-    container = Container(memory_bytes=usable_memory())
+    container = Container(memory_bytes=measure_memory())
     assert 2**28 < container.memory_bytes < 2**50
     resolve_config(Container(memory_bytes=2**50), Request(words))
     with pytest.raises(UserError, match=r"train_batch_size: got 1000000000 from the command line; expected what fits"):

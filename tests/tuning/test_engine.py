@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from runtime.cluster.session import ray_session
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
 from runtime.tuning.records import best_trial, gather_trials, read_records

@@ -15,7 +15,7 @@ from envs.deepracer.racing import Options, action_space, read_options
 from runtime.artifacts.checkpoint import JobState, read_state
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.policy_file import read_policy
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.errors import UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from envs import DEEPRACER_ID
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.families.deepracer.race_settings import RACE_EVALUATION
 from runtime.families.plain.family import PlainFamily

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from envs.deepracer.racing import read_options
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.errors import UserError
 from runtime.families.deepracer.network import network_settings
 from runtime.settings.schema import JobConfig

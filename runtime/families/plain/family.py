@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec, make_env
 from runtime.errors import JobError, UserError
 from runtime.interfaces.context import RunContext, Spaces

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from envs import UNITY_ID
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.interfaces.context import RunContext, Spaces
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.unity.options import RESTARTS_AT_MOST, Options, is_of_registry, read_options
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.errors import Problems, UserError
 from runtime.interfaces.family import PreparedEnv
 from runtime.ppo.settings import PPOSettings

@@ -18,7 +18,7 @@ from deepracer.logs import DeepRacerLog, SimulationLogsIO
 from envs.deepracer.race import REAL_CAR
 from envs.deepracer.racing import Racing, read_options
 from runtime.artifacts.checkpoint import read_state
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError

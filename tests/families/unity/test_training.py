@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from runtime.artifacts.checkpoint import JobState
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.outputs.console import Reporter
 from runtime.settings.schema import EvaluationSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.container.job import report_crash
-from runtime.container.paths import Container, read_container
+from runtime.container.layout import Container, read_container
 from runtime.errors import PlatformError, RemoteError
 from tests.conftest import OptMl
 
@@ -99,7 +99,7 @@ def _of_an_env_runner() -> None:
 @pytest.mark.parametrize(
     ("fail", "reason"),
     [
-        (_bare_assert, r"AssertionError: raise AssertionError \(.*test_paths.py, line \d+\)"),
+        (_bare_assert, r"AssertionError: raise AssertionError \(.*test_layout.py, line \d+\)"),
         (_in_words_of_its_own, "OSError: no such joint"),
         (_wrapped_without_a_word, "ValueError: two"),
         (_of_an_env_runner, "OSError: no display"),

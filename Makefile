@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
 
-.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-offline bench-deepracer bench-tuning bench-unity clean
+.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -46,6 +46,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # PPO against its peers, into benchmarks/RESULTS.md: about an hour. make bench PARTS="speed limits" for some of it.
 bench: install
@@ -56,6 +57,14 @@ bench: install
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/serving.py
+
+bench-counters: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.counters
+
+# Runs what the README shows, and writes what it prints into README.md.
+bench-screens: install
+	$(BIN)/python -m benchmarks.screens
 
 bench-offline: install
 	$(BIN)/python -m benchmarks.offline
@@ -76,7 +85,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
-	$(BIN)/python -m runtime.ppo.compiled.warm
+	$(BIN)/python -m runtime.ppo.compiled.compile_ahead
 	touch $(STAMP)
 
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.

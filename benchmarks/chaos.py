@@ -82,7 +82,7 @@ def kill(process: subprocess.Popen[bytes], *, whole: bool) -> None:
 def watch_resume(process: subprocess.Popen[bytes], log: Path, until: float) -> tuple[int, int]:
     """Iteration and steps that a start goes on from, as it says; zeros if it has not said by then."""
     while time.monotonic() < until and process.poll() is None:
-        found = re.search(r"going on from .*: iteration (\d+), (\d+) steps", log.read_text(errors="replace"))
+        found = re.search(r"resuming from .*: iteration (\d+), (\d+) steps", log.read_text(errors="replace"))
         if found:
             return int(found[1]), int(found[2])
         time.sleep(0.05)

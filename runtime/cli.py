@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import JobError, UserError
+from runtime.settings.command_line import parse_settings
 
 if TYPE_CHECKING:
-    from runtime.container.paths import Container
+    from runtime.container.layout import Container
     from runtime.container.signals import StopRequest
 
 _EPILOG = """\
@@ -165,26 +166,6 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def parse_settings(words: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE` words, or `--NAME VALUE` pairs as SageMaker's toolkit writes them, to a mapping.
-
-    Raises:
-        UserError: A word is neither.
-    """
-    settings: dict[str, str] = {}
-    waiting = list(words)
-    while waiting:
-        word = waiting.pop(0)
-        if word.startswith("-") and "=" not in word and waiting:
-            settings[word.lstrip("-")] = waiting.pop(0)
-        elif "=" in word:
-            name, _, value = word.partition("=")
-            settings[name.lstrip("-")] = value
-        else:
-            raise UserError(f"{word}: got a word from the command line; expected NAME=VALUE.")
-    return settings
-
-
 def _train(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.container.signals import LOOKING
@@ -197,8 +178,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
     def train(container: Container, stop: StopRequest) -> None:
         from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.report.report_command import finish
 
-        run_training(container, stop, Request(overrides, results=arguments.out))
+        finish(run_training(container, stop, Request(overrides, results=arguments.out)))
 
     return run_job(train, phase=LOOKING)
 
@@ -206,13 +188,16 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.jobs.evaluation import run_evaluation
+    from runtime.report.report_command import finish
 
     # Without a model on the line, argparse takes the first setting for it.
     is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
     words = [str(arguments.model), *arguments.settings] if is_setting else arguments.settings
     model = None if is_setting else arguments.model
     settings = parse_settings(words)
-    return run_job(lambda container, stop: run_evaluation(container, stop, settings, model=model, out=arguments.out))
+    return run_job(
+        lambda container, stop: finish(run_evaluation(container, stop, settings, model=model, out=arguments.out))
+    )
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -224,12 +209,12 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from runtime.container.paths import read_serving_environment
+    from runtime.container.serving_settings import read_serving_settings
     from runtime.serving.server import ServeRequest, run_server
 
     _refuse_settings(arguments.settings)
     given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
-    run_server(read_serving_environment(), ServeRequest(**given))
+    run_server(read_serving_settings(), ServeRequest(**given))
     return 0
 
 
@@ -257,13 +242,14 @@ def _collect(arguments: argparse.Namespace) -> int:
 
 def _tune(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
+    from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
     overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
     if arguments.preset:
         overrides["preset"] = arguments.preset
-    request = TuningRequest(arguments.job, overrides, arguments.out)
-    return run_job(lambda container, stop: run_tuning(container, stop, request))
+    request = TuningRequest(arguments.job, overrides, arguments.out, finish)
+    return run_job(lambda container, stop: finish(run_tuning(container, stop, request)))
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -302,7 +288,7 @@ def _reward_check(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
-    from runtime.container.paths import mark_users_script
+    from runtime.container.environment_variables import mark_users_script
 
     if not arguments.script.is_file():
         raise UserError(f"run: got {arguments.script} from the command line; expected a Python file.")
@@ -317,7 +303,7 @@ def _refuse_settings(words: Sequence[str]) -> None:
 
 
 def _presets(arguments: argparse.Namespace) -> int:
-    from runtime.settings.preset_listing import list_presets, show_preset
+    from runtime.reference.preset_listing import list_presets, show_preset
 
     if arguments.action == "show":
         if not arguments.name:

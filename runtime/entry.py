@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.cli import parse_settings
 from runtime.container.job import run_job
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import LOOKING, StopRequest
+from runtime.settings.command_line import parse_settings
 
 
 def train(argv: Sequence[str]) -> int:
@@ -15,8 +15,9 @@ def train(argv: Sequence[str]) -> int:
 
     def work(container: Container, stop: StopRequest) -> None:
         from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.report.report_command import finish
 
-        run_training(container, stop, Request(_settings(argv, container)))
+        finish(run_training(container, stop, Request(_settings(argv, container))))
 
     return run_job(work, phase=LOOKING)
 
@@ -24,22 +25,29 @@ def train(argv: Sequence[str]) -> int:
 def evaluate(argv: Sequence[str]) -> int:
     """Evaluates the model of the `model` channel; returns the exit code."""
     from runtime.jobs.evaluation import run_evaluation
+    from runtime.report.report_command import finish
 
-    return run_job(lambda container, stop: run_evaluation(container, stop, _settings(argv, container)))
+    return run_job(lambda container, stop: finish(run_evaluation(container, stop, _settings(argv, container))))
 
 
 def tune(argv: Sequence[str]) -> int:
     """Tunes as the container's tuning job says; returns the exit code."""
+    from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
-    return run_job(lambda container, stop: run_tuning(container, stop, TuningRequest(None, _settings(argv, container))))
+    def work(container: Container, stop: StopRequest) -> None:
+        settings = _settings(argv, container)
+        finish(run_tuning(container, stop, TuningRequest(None, settings, finish_trial=finish)))
+
+    return run_job(work)
 
 
 def train_deepracer(argv: Sequence[str]) -> int:
     """Trains as DeepRacer's notebook asks; returns the exit code."""
     from runtime.jobs.deepracer_training_worker import run_worker
+    from runtime.report.report_command import finish
 
-    return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container)))
+    return run_job(lambda container, stop: finish(run_worker(container, stop, _settings(argv, container))))
 
 
 def evaluate_deepracer(argv: Sequence[str]) -> int:

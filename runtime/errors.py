@@ -17,7 +17,7 @@ class JobError(Exception):
 
 
 class UserError(JobError):
-    """Whoever started the job can mend it: a hyperparameter, a file, a script."""
+    """The person who started the job can fix it: a hyperparameter, a file, a script."""
 
     exit_code = 2
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.container.job import run_script
-from runtime.container.paths import Container, read_container
+from runtime.container.layout import Container, read_container
 from runtime.container.signals import StopRequest
 from runtime.environments.old_gym import as_gymnasium
 from runtime.environments.spec import EnvCreator
 from runtime.errors import UserError
 from runtime.jobs.training import Request, run_training
-from runtime.settings.resolve import JobConfig
+from runtime.report.report_command import finish
+from runtime.settings.schema import JobConfig
 
 
 class SageMakerRayLauncher:
@@ -76,11 +77,11 @@ class SageMakerRayLauncher:
             find_creator=registered_creator,
             ray_options=self.ray_init_config(),
         )
-        run_training(container, stop, request, save_model=self._save)
+        finish(run_training(container, stop, request, save_model=self._save))
 
     def _save(self, write_model: Callable[[], None], config: JobConfig) -> None:
         self._write_model = write_model
-        self.save_checkpoint_and_serving_model(algorithm=config.values["run"], env_string=config.env, use_torch=True)
+        self.save_checkpoint_and_serving_model(algorithm=config.run, env_string=config.env_id, use_torch=True)
 
 
 def registered_creator(name: str) -> EnvCreator | None:

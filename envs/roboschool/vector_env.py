@@ -70,7 +70,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observations = np.zeros((num_envs, sizes[0]), np.float32)
-        self.last_observations = np.zeros_like(self.observations)
+        self.final_observations = np.zeros_like(self.observations)
         self.rewards = np.zeros(num_envs, np.float32)
         self.terminated, self.truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
@@ -121,7 +121,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         if ended.any():
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(ended):
-                final[i] = self.last_observations[i].copy()
+                final[i] = self.final_observations[i].copy()
             infos = {"final_obs": final, "_final_obs": ended, "final_info": {}, "_final_info": ended}
         return self.observations.copy(), self.rewards.copy(), self.terminated.copy(), self.truncated.copy(), infos
 
@@ -144,7 +144,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
             self.native.worlds[one],
             actions[one],
             self.observations[one],
-            self.last_observations[one],
+            self.final_observations[one],
             self.rewards[one],
             self.terminated[one],
             self.truncated[one],
@@ -161,7 +161,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
             self._steps[i] += 1
             self.truncated[i] = self._steps[i] >= self.max_steps
             if self.terminated[i] or self.truncated[i]:
-                self.last_observations[i] = observation
+                self.final_observations[i] = observation
                 self.returns[i], self.lengths[i] = self._sums[i], self._steps[i]
                 observation = robot.reset(rng, is_seeded=False)
                 self._sums[i], self._steps[i] = 0.0, 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatch
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import PlatformError, UserError
+from runtime.files import remove_folder, sweep, writing_aside
 from runtime.outputs.metrics import JSONL, read_rows
 
 _PREFIX = "checkpoint_"
@@ -38,8 +37,8 @@ class JobState:
         time_total_s: Seconds of training, over all starts of the job.
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
-        score: What the best checkpoint has most of, where that is not the mean return.
-        racing: What DeepRacer's files tell of a training so far.
+        extra: State of a family of environments, by the family's name. Its `score`, where it has one, chooses the best
+            checkpoint in place of the mean return.
         faults: Counts of processes and hosts that were lost and came back.
         policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
@@ -54,8 +53,7 @@ class JobState:
     time_total_s: float = 0.0
     episode_reward_mean: float | None = None
     recent_episodes: list[tuple[float, int]] = field(default_factory=list)
-    score: float | None = None
-    racing: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     policy: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -76,52 +74,26 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
         PlatformError: The disk is full or fails; earlier checkpoints are untouched.
     """
     final = folder / f"{_PREFIX}{state.training_iteration:06d}"
-    aside = folder / f".{final.name}.writing"
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        write_algorithm(aside)
-        (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
-        (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
-        counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
-        written = {str(path.relative_to(aside)): path for path in _written_in(aside)}
-        sizes = {name: path.stat().st_size for name, path in written.items()}
-        hashes = {name: hash_file(path) for name, path in written.items()}
-        described = {**counters, _FILES: sizes, HASHES: hashes}
-        (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
-        _flush_tree(aside)
-        replace_folder(aside, final)
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing_aside(final) as aside:
+            aside.mkdir()
+            write_algorithm(aside)
+            (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
+            (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
+            counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
+            written = {str(path.relative_to(aside)): path for path in _written_in(aside)}
+            sizes = {name: path.stat().st_size for name, path in written.items()}
+            hashes = {name: hash_file(path) for name, path in written.items()}
+            described = {**counters, _FILES: sizes, HASHES: hashes}
+            (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise PlatformError(
             f"{final}: the checkpoint could not be written: {error.strerror or error}. "
             "Earlier checkpoints are whole; free some space and start the job again to go on from the last."
         ) from error
     _prune(folder)
     return final
-
-
-def replace_folder(aside: Path, final: Path) -> None:
-    """Puts a finished folder in its place; what stood there is gone only once the new one stands.
-
-    A kill in between leaves the old one, or the new one beside a folder that `sweep` removes.
-    """
-    doomed = final.with_name(f".{final.name}.removing")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if final.exists():
-        os.rename(final, doomed)
-    os.rename(aside, final)
-    flush(final.parent)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Removes what a kill left half-written or half-removed."""
-    for leftover in (*folder.glob(".*.removing"), *folder.glob(".*.writing")):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -166,7 +138,7 @@ def read_state(checkpoint: Path) -> JobState:
     """
     try:
         described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        state = JobState(**{name: value for name, value in described.items() if name not in (_FILES, HASHES)})
+        state = JobState(**{name: value for name, value in _today(described).items() if name not in (_FILES, HASHES)})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{checkpoint / STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
@@ -174,6 +146,16 @@ def read_state(checkpoint: Path) -> JobState:
         ) from None
     state.rows = read_rows(checkpoint / JSONL)
     return state
+
+
+def _today(described: dict[str, Any]) -> dict[str, Any]:
+    """A state as it is written today; version 0.1 had the state of DeepRacer's trainings at the top."""
+    if "extra" in described:
+        return described
+    kept = {name: value for name, value in described.items() if name not in ("racing", "score")}
+    racing = {"score": described.get("score"), **described.get("racing", {})}
+    has_any = described.get("racing") or described.get("score") is not None
+    return {**kept, "extra": {"deepracer": racing} if has_any else {}}
 
 
 def restore_random_states(checkpoint: Path) -> None:
@@ -217,10 +199,7 @@ def _prune(folder: Path) -> None:
     best = best_checkpoint(folder)
     for path in checkpoints_in(folder):
         if path not in kept and path != best:
-            # Renamed first, so that a kill in mid-removal leaves no folder that looks whole.
-            doomed = folder / f".{path.name}.removing"
-            shutil.rmtree(doomed, ignore_errors=True)
-            os.rename(path, doomed)
+            remove_folder(path)
     sweep(folder)
 
 
@@ -237,26 +216,9 @@ def hash_file(path: Path) -> str:
 
 def _score(checkpoint: Path) -> float | None:
     try:
-        described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        value = described.get("score")
-        value = described["episode_reward_mean"] if value is None else value
+        described = _today(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        scores = [kept["score"] for kept in described["extra"].values() if kept.get("score") is not None]
+        value = scores[0] if scores else described["episode_reward_mean"]
     except (OSError, ValueError, KeyError, AttributeError):
         return None
     return None if value is None else float(value)
-
-
-def _flush_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            if not fnmatch(name, UPLOAD_MARKS):
-                flush(Path(parent) / name)
-        flush(Path(parent))
-
-
-def flush(path: Path) -> None:
-    """Sees a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gzip
 import json
-import os
 import shutil
 import tarfile
 import zlib
@@ -14,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import flush
 from runtime.errors import UserError
+from runtime.files import lock, write_json
 
 MANIFEST = "manifest.json"
 
@@ -81,15 +79,12 @@ def only_writer(folder: Path) -> Iterator[None]:
     Raises:
         UserError: Another process is writing to it.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(lock(folder))
         except BlockingIOError:
             raise UserError(f"{folder}: got a folder that another process is writing to; wait for its end.") from None
         yield
-    finally:
-        os.close(handle)
 
 
 def unpack(archive: Path, scratch: Path) -> Path:
@@ -124,12 +119,3 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) ->
     assert source is not None  # of a plain file there is one
     with source, target.open("wb") as file:
         shutil.copyfileobj(source, file)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one go: a kill leaves the old one or the new."""
-    aside = path.with_name(f".{path.name}.writing")
-    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    flush(aside)
-    aside.rename(path)
-    flush(path.parent)

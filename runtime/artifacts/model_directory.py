@@ -10,19 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import (
-    UPLOAD_MARKS,
-    best_checkpoint,
-    find_checkpoint,
-    read_state,
-    replace_folder,
-    sweep,
-)
-from runtime.artifacts.manifest import MANIFEST, note_exports, unpack, write_json
+from runtime.artifacts.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, read_state
+from runtime.artifacts.exports import ONNX, SAVED_MODEL, TORCH
+from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
-from runtime.export.graph import ONNX, SAVED_MODEL, TORCH
+from runtime.files import sweep, write_json, writing_aside
 from runtime.policies.spaces import describe_space
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
 PARAMS = "params.json"
 _FINAL, _BEST = "checkpoint", "best"
@@ -30,7 +24,7 @@ _VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet", "d3rlpy")
 
 
 def write_model(
-    folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any], worth: Mapping[str, Any]
+    folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any], facts: Mapping[str, Any]
 ) -> None:
     """Writes the model directory.
 
@@ -39,7 +33,7 @@ def write_model(
         checkpoint: The final checkpoint.
         config: The job's settings.
         spaces: Observation and action space of the policy.
-        worth: What is known of a policy that was never played, for the manifest.
+        facts: What the manifest shall say besides, as the estimated return of a policy that was never played.
     """
     best = best_checkpoint(checkpoint.parent)
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
@@ -51,7 +45,7 @@ def write_model(
             _replace(best, folder / _BEST)
         _forget_exports(folder)
         write_json(folder / PARAMS, params)
-        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **worth})
+        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **facts})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
@@ -62,20 +56,18 @@ def write_model(
 def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
     state = read_state(checkpoint)
     settings = config.algorithm
-    acting = {
-        "observation_filter": settings.get("observation_filter"),
-        "normalize_actions": settings.get("normalize_actions", True),
-        "clip_actions": settings.get("clip_actions", False),
-    }
+    # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
+    names = ("observation_filter", "normalize_actions", "clip_actions")
+    acting = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     return {
         "format": 1,
-        "algorithm": config.values["run"],
+        "algorithm": config.run,
         "env": config.env or None,
-        "env_config": config.env_config,
-        "horizon": settings.get("horizon"),
+        "env_config": settings.env_config,
+        "horizon": settings.horizon,
         "observation_space": describe_space(spaces[0]),
         "action_space": describe_space(spaces[1]),
-        **({} if config.is_offline else acting),
+        **acting,
         "episode_reward_mean": state.episode_reward_mean,
         "training_iteration": state.training_iteration,
         "timesteps_total": state.timesteps_total,
@@ -128,9 +120,8 @@ def _forget_exports(folder: Path) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
-    replace_folder(aside, target)
+    with writing_aside(target) as aside:
+        shutil.copytree(source, aside, ignore=shutil.ignore_patterns(UPLOAD_MARKS))
 
 
 def _git_commit() -> str | None:

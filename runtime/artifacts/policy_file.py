@@ -21,13 +21,13 @@ from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from runtime.cluster.session import quiet_ray
 from runtime.errors import UserError
+from runtime.outputs.console import quiet_ray
+from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.policy import Policy, filter_of_state
+from runtime.policies.ppo_module import PPOModule
 from runtime.policies.spaces import describe_space, read_space
-from runtime.ppo.camera_lidar import CameraLidarModule
-from runtime.ppo.module import PPOModule
 
 FILE = "policy.safetensors"
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
@@ -93,7 +93,8 @@ class StoredPolicy:
     @classmethod
     def of_rllib(cls, checkpoint: Path) -> StoredPolicy:
         """The policy of RLlib's own checkpoint; it reads pickles, so the checkpoint must be one to trust."""
-        made = pickle.loads((checkpoint / _MODULE / "class_and_ctor_args.pkl").read_bytes())
+        with (checkpoint / _MODULE / "class_and_ctor_args.pkl").open("rb") as file:
+            made = _Unpickler(file).load()
         _, arguments = made["ctor_args_and_kwargs"]
         path = checkpoint / _FILTER
         return cls(
@@ -117,6 +118,15 @@ class StoredPolicy:
         )
         network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
         return network
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds our networks by their class's name alone, as checkpoints of older versions name modules that have moved."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Called for each global that the pickle names."""
+        is_ours = module.startswith("runtime.") and name in _NETWORKS
+        return _NETWORKS[name] if is_ours else super().find_class(module, name)
 
 
 def write_policy_file(checkpoint: Path) -> None:
@@ -160,6 +170,6 @@ def read_policy(
         network,
         stored.action_space if action_space is None else action_space,
         observation_filter=stored.observation_filter,
-        normalize_actions=settings.get("normalize_actions", True),
-        clip_actions=settings.get("clip_actions", False),
+        normalize_actions=settings["normalize_actions"],
+        clip_actions=settings["clip_actions"],
     )

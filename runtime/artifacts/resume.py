@@ -1,4 +1,4 @@
-"""What a job goes on from: its own checkpoints, what it was told to restore, or a channel."""
+"""Finds what a job resumes from: its own checkpoints, what it was told to restore, or a channel."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.artifacts.checkpoint import checkpoints_in
+from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.trust import check_checkpoint
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.errors import UserError
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
-_CHANNELS = ("checkpoint", "model")
+# Where a job, and an evaluation, look for a model.
+CHANNELS = ("checkpoint", "model")
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a job goes on from: a checkpoint or None, and whether that is its own."""
+    """What a job resumes from.
+
+    Attributes:
+        checkpoint: Its folder, or None for a job that starts afresh.
+        is_same_job: Whether the checkpoint is the job's own, so that its clock continues as well.
+    """
 
     checkpoint: Path | None
     is_same_job: bool = False
@@ -30,8 +37,7 @@ def find_start(config: JobConfig, container: Container, layout: Layout, scratch:
     """
     start = _find(config, container, layout, scratch)
     if start.checkpoint is not None:
-        trust = config.values["trust_checkpoint"]
-        check_checkpoint(start.checkpoint, trust=trust, setting="rl.training.trust_checkpoint")
+        check_checkpoint(start.checkpoint, trust=config.trust_checkpoint, setting="rl.training.trust_checkpoint")
     return start
 
 
@@ -39,18 +45,16 @@ def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path
     own = checkpoints_in(layout.checkpoints)
     if own:
         return Start(own[-1], is_same_job=True)
-    if (restore := config.values.get("restore")) is not None:
+    if config.restore is not None:
         where = f"rl.training.restore (from {config.sources['restore']})"
-        return Start(_open(Path(restore), where, scratch))
-    for name in _CHANNELS:
+        return Start(_open(Path(config.restore), where, scratch))
+    for name in CHANNELS:
         if name in container.channels:
             return Start(_open(container.channels[name], f"channel {name}", scratch))
     return Start(None)
 
 
 def _open(place: Path, where: str, scratch: Path) -> Path:
-    from runtime.artifacts.model_directory import open_model
-
     if place.is_dir() and not any(place.iterdir()):
         raise UserError(f"{where}: got nothing in {place}; expected a checkpoint. Leave it out to start afresh.")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.errors import PlatformError
 
 BEAT_S = 1.0

@@ -18,7 +18,7 @@ from typing import Any
 
 from runtime.cluster.connection import SILENCE_S, Line
 from runtime.cluster.ray_process import RayNode
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError
 

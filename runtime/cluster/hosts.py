@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.cluster.connection import find_own_address
 from runtime.cluster.head_node import Head, Machines, stay_with_head
 from runtime.cluster.session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import SUPPORTING, StopRequest
 from runtime.errors import UserError
 from runtime.outputs.console import Reporter
-from runtime.settings.resolve import JobConfig
 
 
 def refuse_several_hosts(container: Container, what: str) -> None:
@@ -35,10 +34,14 @@ def refuse_several_hosts(container: Container, what: str) -> None:
         )
 
 
-def is_secondary(config: JobConfig) -> bool:
-    """Whether this job is the CPU half of two that were one training in 2020, which the other half now does alone."""
-    kind = config.extras.get("rl_cluster_type")
-    if kind is None and not config.extras.get("rl_num_instances_secondary"):
+def is_secondary(extras: Mapping[str, Any]) -> bool:
+    """Whether this job is the CPU half of two that were one training in 2020, which the other half now does alone.
+
+    Args:
+        extras: The job's hyperparameters that are not `rl.…`.
+    """
+    kind = extras.get("rl_cluster_type")
+    if kind is None and not extras.get("rl_num_instances_secondary"):
         return False
     sys.stderr.write(
         f"smrl: rl_cluster_type {kind or 'primary'}: hosts of two jobs do not find each other any more; one job has "
@@ -48,8 +51,13 @@ def is_secondary(config: JobConfig) -> bool:
     return kind == "secondary"
 
 
-def support_first_host(config: JobConfig, container: Container, stop: StopRequest) -> None:
+def support_first_host(container: Container, stop: StopRequest, *, timeout_s: float) -> None:
     """What the other hosts do: they lend their CPUs and GPUs to the first until it ends.
+
+    Args:
+        container: Where we run.
+        stop: The request to stop.
+        timeout_s: How long to look for the first host.
 
     Raises:
         PlatformError: The first host was not found, or is lost.
@@ -57,33 +65,45 @@ def support_first_host(config: JobConfig, container: Container, stop: StopReques
     stop.begin(SUPPORTING)
     prepare_environment()
     require_token(container.token)
-    timeout_s, note = config.values["cluster_timeout_s"], Reporter().note
+    note = Reporter().note
     stay_with_head(container, stop, timeout_s=timeout_s, object_store_bytes=OBJECT_STORE_BYTES, note=note)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The hosts of a training; they come and go.
+
+    Attributes:
+        machines: What they have now.
+        take_events: What has happened to them since the last call: "host_lost" or "host_rejoined", and the story.
+    """
+
+    machines: Callable[[], Machines] = lambda: Machines(1)
+    take_events: Callable[[], list[tuple[str, str]]] = list
 
 
 @contextlib.contextmanager
 def ray_hosts(
-    config: JobConfig,
     container: Container,
-    listeners: tuple[Reporter, StopRequest],
+    *,
+    reporter: Reporter,
+    stop: StopRequest,
+    timeout_s: float,
     ray_options: Mapping[str, Any] | None,
-) -> Iterator[tuple[Callable[[], Machines], Callable[[], list[tuple[str, str]]]]]:
+) -> Iterator[Hosts]:
     """Runs Ray on this host, and on the others where there are some, for the length of a block.
 
     Args:
-        config: The job's settings.
         container: Where we run.
-        listeners: Told of hosts that come; asked whether to stop.
+        reporter: Told of hosts that come.
+        stop: The request to stop.
+        timeout_s: How long to wait for the other hosts.
         ray_options: A launcher's arguments of ray.init.
-
-    Returns:
-        What the hosts have now, and what has happened to them since the last call, as functions.
 
     Raises:
         PlatformError: A host did not come.
         Interrupted: A stop was requested meanwhile.
     """
-    reporter, stop = listeners
     own, address = Machines(container.num_cpus, container.num_gpus), None
     if len(container.hosts) > 1:
         own = replace(own, reserved_cpus=1)
@@ -96,8 +116,8 @@ def ray_hosts(
         with stop:
             ray_address = first.enter_context(session)
         if address is None:
-            yield lambda: own, list
+            yield Hosts(lambda: own)
             return
         head = last.enter_context(Head(container, address, ray_address, reporter.note, list_nodes))
-        head.gather(config.values["cluster_timeout_s"], stop)
-        yield lambda: head.machines, head.take_events
+        head.gather(timeout_s, stop)
+        yield Hosts(lambda: head.machines, head.take_events)

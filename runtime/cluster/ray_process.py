@@ -14,7 +14,7 @@ from collections.abc import Callable
 import psutil
 
 from runtime.cluster.connection import Line, find_own_address
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.scratch import ray_folder
 from runtime.errors import PlatformError
 

@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from functools import partial
 from typing import Any
 
-from runtime.container.paths import setdefault_environment
+from runtime.container.environment_variables import setdefault_environment
 from runtime.container.scratch import ray_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
+from runtime.outputs.console import quiet_ray
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _ENVIRONMENT = {
@@ -54,12 +55,6 @@ def list_nodes() -> set[str]:
     import ray
 
     return {node["NodeName"] for node in ray.nodes() if node["Alive"]}
-
-
-def quiet_ray() -> None:
-    """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
-    for name in ("ray", "ray.rllib", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _read_token() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from runtime.container.job import run_script
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
 from runtime.jobs.training import Request, run_training
+from runtime.report.report_command import finish
 
 _PRESET_KEYS = ("RLCOACH_PRESET", "preset")
 
@@ -25,4 +26,4 @@ class SageMakerCoachPresetLauncher:
 
     def _train(self, container: Container, stop: StopRequest) -> None:
         is_named = any(key in container.hyperparameters for key in _PRESET_KEYS)
-        run_training(container, stop, Request({} if is_named else {"preset": self.default_preset_name()}))
+        finish(run_training(container, stop, Request({} if is_named else {"preset": self.default_preset_name()})))

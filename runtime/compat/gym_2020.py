@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  # registers the Roboschool ids
-from runtime.container.paths import in_users_script
+from runtime.container.environment_variables import in_users_script
 from runtime.environments.old_gym import to_old_space
 from runtime.outputs.video import Mp4Writer
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.container.paths import mark_users_script
+from runtime.container.environment_variables import mark_users_script
 
 
 def find(

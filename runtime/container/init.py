@@ -46,7 +46,7 @@ _OK = 200
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what a container was asked for; returns its exit code."""
     held = _hold_signals()
-    from runtime.container.paths import serving_port
+    from runtime.container.serving_settings import serving_port
     from runtime.errors import UserError
 
     words = list(sys.argv[1:] if argv is None else argv)
@@ -75,7 +75,7 @@ def find_command(words: Sequence[str]) -> list[str]:
     """
     import shutil
 
-    from runtime.container.paths import has_users_program
+    from runtime.container.layout import has_users_program
     from runtime.errors import UserError
 
     first, *rest = words or ["smrl", "--help"]

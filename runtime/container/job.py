@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from runtime.container.paths import Container, find_base, read_container
+from runtime.container.layout import Container, find_base, read_container
 from runtime.container.scratch import remove_own_folders
 from runtime.container.signals import INTERRUPTED, LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
 from runtime.errors import JobError, describe_root

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -12,8 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from runtime.container.paths import find_ray_root
+from runtime.container.environment_variables import find_ray_root
 from runtime.errors import PlatformError
+from runtime.files import lock_open_file
 
 _PREFIX, _LOCK, _MARK = "smrl-", ".lock", "scratch folder of smrl\n"
 _held: dict[tuple[int, Path], tuple[Path, IO[str]]] = {}  # by process, as forks inherit it, and by the folder above
@@ -60,7 +60,7 @@ def _make(root: Path) -> tuple[Path, IO[str]]:
             f"{root}: got a temporary folder that cannot be written to ({error.strerror or error}); expected room for "
             "this job's files. Free some, or set TMPDIR (RAY_TMPDIR for Ray's) to another folder."
         ) from None
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_open_file(lock)
     aside.rename(folder / _LOCK)  # which nobody can find unlocked while we live
     return folder, lock
 
@@ -89,7 +89,7 @@ def remove_dead_folders(root: Path) -> None:
                 continue
             handle = os.open(folder / _LOCK, os.O_RDONLY | os.O_NOFOLLOW)
             with os.fdopen(handle, encoding="utf-8", errors="replace") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_open_file(lock)
                 if lock.read(len(_MARK)) == _MARK:
                     shutil.rmtree(folder, ignore_errors=True)
 

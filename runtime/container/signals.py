@@ -1,4 +1,4 @@
-"""When a job ends: its stop criteria, and requests to stop, from the job's first line to the end of its process."""
+"""Requests to stop: SIGTERM, SIGHUP and Ctrl-C, from a job's first line to the end of its process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
@@ -203,19 +203,3 @@ class StopRequest:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in self._taken:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN)
-
-
-def reached(stop: Mapping[str, float], row: Mapping[str, float], *, episodes_of_mean: int) -> str | None:
-    """The first criterion that a row of metrics meets, in words, or None.
-
-    Args:
-        stop: Criteria.
-        row: Metrics of an iteration.
-        episodes_of_mean: A mean return counts once it is of that many episodes; few may just be lucky.
-    """
-    for name, limit in stop.items():
-        if name == "episode_reward_mean" and row.get("episodes_total", 0) < episodes_of_mean:
-            continue
-        if name in row and row[name] >= limit:
-            return f"{name} {row[name]:g} reached {limit:g}"
-    return None

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 import envs  # registers the Roboschool ids
+from runtime.environments.old_gym import as_gymnasium
 from runtime.errors import Problems, UserError, suggest
 
 EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
@@ -133,8 +134,6 @@ def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
     if not _is_env_class(found):  # a stored model names its environment: it must not name any function to call
         raise UserError(f"environment {spec.name}: got {found!r}; expected a class with reset and step.")
     made = found(**spec.config)
-    from runtime.environments.old_gym import as_gymnasium
-
     return _ready_to_render(as_gymnasium(made), render=render)
 
 

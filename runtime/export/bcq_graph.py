@@ -1,4 +1,4 @@
-"""A discrete batch-constrained policy as a graph: one input, and one output, the probability of each action.
+"""A policy that learned from a log as a graph: one input, and one output, the action or each action's probability.
 
 Source: Fujimoto et al. 2019, Benchmarking Batch Deep Reinforcement Learning Algorithms, arXiv 1910.01708; in the
 form that d3rlpy's DiscreteBCQ acts by.
@@ -13,12 +13,43 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from runtime.artifacts.exports import OBSERVATIONS, PROBABILITIES
+from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
-from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.export.graph import Graph
 from runtime.export.layers import add_layers
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.network_policy import NetworkPolicy
 
-PROBABILITIES = "action_probabilities"
+
+def build_network_graph(policy: NetworkPolicy) -> Graph:
+    """The graph of a policy that learned from a log.
+
+    Raises:
+        UserError: It samples, which no format of ours holds, or a layer is not known.
+    """
+    shape = policy.observation_filter.mean.shape
+    if policy.kind == "sampled":
+        raise UserError(
+            "BCQ for continuous actions: got a policy that chooses among sampled actions; expected one whose "
+            "action is a function of the network. Train run=TD3+BC or IQL to export, or evaluate it as it is."
+        )
+    if policy.kind == "actor":
+        return build_actor_graph(
+            policy.networks["actor"][0],
+            low=policy.low,
+            high=policy.high,
+            observation_shape=shape,
+            observation_filter=policy.observation_filter,
+        )
+    return build_bcq_graph(
+        policy.networks["q"],
+        next(iter(policy.networks.get("imitator", ())), None),
+        action_flexibility=policy.action_flexibility,
+        observation_shape=shape,
+        num_actions=policy.num_actions,
+        observation_filter=policy.observation_filter,
+    )
 
 
 def build_bcq_graph(

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.artifacts.manifest import find_model_directory, only_writer
 from runtime.errors import Problems, suggest
+from runtime.files import sweep
 from runtime.settings.types import parse_text
 
 _SETTINGS = {"checkpoint", "trust_checkpoint"}
@@ -32,7 +33,6 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
         problems.add("trust_checkpoint", trust, "the command line", expected="true or false")
     problems.raise_if_any()
     folder = find_model_directory(place)
-    from runtime.artifacts.checkpoint import sweep
     from runtime.export.exporter import export_model
 
     with only_writer(folder):

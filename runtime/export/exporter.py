@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,26 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 import runtime
-from runtime.artifacts.checkpoint import flush, is_whole
-from runtime.artifacts.manifest import note_exports, read_manifest
-from runtime.artifacts.policy_file import read_policy
-from runtime.errors import JobError, PlatformError, UserError
-from runtime.export.bcq_graph import PROBABILITIES
-from runtime.export.graph import (
+from runtime.artifacts.checkpoint import is_whole
+from runtime.artifacts.exports import (
     DEFAULT_SIGNATURE,
     OBSERVATIONS,
     OBSERVATIONS_ONLY,
     ONNX,
+    PROBABILITIES,
     SAVED_MODEL,
     TORCH,
-    Graph,
-    Tensor,
 )
+from runtime.artifacts.manifest import note_exports, read_manifest
+from runtime.artifacts.policy_file import read_policy
+from runtime.errors import JobError, PlatformError, UserError
+from runtime.export.bcq_graph import build_network_graph
+from runtime.export.graph import Graph, Tensor
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_observations, measure
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
+from runtime.files import folder_aside, replace_file, write_bytes
 from runtime.policies.network_policy import FILE, NetworkPolicy
 from runtime.policies.policy import Policy
 from runtime.policies.spaces import read_box
@@ -107,7 +106,7 @@ class Subject:
         Raises:
             UserError: It cannot be exported.
         """
-        graph = policy.graph()
+        graph = build_network_graph(policy)
         rows = make_observations(space, policy.observation_filter)
         exact = policy.in_double()
         if policy.kind != "greedy":
@@ -191,10 +190,10 @@ def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
 @contextmanager
 def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """All formats in a folder aside, which goes away in the end, and their entries in the manifest."""
-    with _aside(folder) as aside, _fresh_process() as checker:
+    with folder_aside(folder, "export") as aside, _fresh_process() as checker:
         contents = {name: write(subject.graph) for name, write in _WRITERS.items()}
         for name, content in contents.items():
-            _write(aside / _flat(name), content)
+            write_bytes(aside / _flat(name), content)
         outputs = _run(checker, aside, subject.observations)
         differences = _check(subject, outputs)
         yield aside, [_describe(subject, name, contents[name], differences[name]) for name in _FORMATS]
@@ -215,27 +214,14 @@ def _fresh_process() -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-@contextmanager
-def _aside(folder: Path) -> Iterator[Path]:
-    # The name is one that the next start of a killed job sweeps away.
-    with tempfile.TemporaryDirectory(prefix=".export.", suffix=".writing", dir=folder) as aside:
-        yield Path(aside)
-
-
 def _flat(name: str) -> str:
     """A file's name while it is aside: TF Serving would take a second folder `1`, left by a kill, for a model."""
     return name.replace("/", "-")
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    flush(path)
-
-
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)
-    flush(target.parent)
+    replace_file(source, target)
 
 
 def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.float32]) -> dict[str, dict[str, Any]]:

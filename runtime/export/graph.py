@@ -12,14 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-OBSERVATIONS = "observations"
-# The later name of RLlib for the same output.
-ALIASES = {"actions_0": "actions"}
-DEFAULT_SIGNATURE, OBSERVATIONS_ONLY = "serving_default", "observations_only"
-
-# Files of a model directory. TF Serving takes every numeric folder for a version, so 1 is the only one.
-SAVED_MODEL, ONNX, TORCH = "1/saved_model.pb", "policy.onnx", "policy.pt2"
-
 # Operations and their attributes. Constants are inputs like any other tensor; axes and shapes are attributes.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "matmul": (),

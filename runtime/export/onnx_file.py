@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from runtime.export.graph import OBSERVATIONS, Graph, Operation, Tensor
+from runtime.artifacts.exports import OBSERVATIONS
+from runtime.export.graph import Graph, Operation, Tensor
 
 _OPSET, _IR_VERSION = 17, 8
 

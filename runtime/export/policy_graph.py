@@ -13,9 +13,10 @@ from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPP
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCNNEncoder, TorchMLPEncoder
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 
+from runtime.artifacts.exports import OBSERVATIONS
 from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
-from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.export.graph import Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
 from runtime.policies.policy import Policy

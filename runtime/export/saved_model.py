@@ -19,15 +19,8 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 
-from runtime.export.graph import (
-    ALIASES,
-    DEFAULT_SIGNATURE,
-    OBSERVATIONS,
-    OBSERVATIONS_ONLY,
-    Graph,
-    Operation,
-    Tensor,
-)
+from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.export.graph import Graph, Operation, Tensor
 
 _TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10}
 _PRODUCER = 134  # a GraphDef version older than TF 2.1.0, whose own is 175: every reader since accepts it

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.artifacts.exports import OBSERVATIONS
+from runtime.export.graph import Graph
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
     "matmul": torch.matmul,

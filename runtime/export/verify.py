@@ -19,7 +19,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from runtime.export.graph import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY, ONNX, SAVED_MODEL, TORCH
+from runtime.artifacts.exports import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY, ONNX, SAVED_MODEL, TORCH
 from runtime.export.graph_def import run_saved_model, zeros_for
 
 _ROWS = 32  # at a time: images would fill the memory

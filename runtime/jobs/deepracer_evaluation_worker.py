@@ -9,25 +9,27 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.manifest import write_json
 from runtime.artifacts.model_directory import open_model
+from runtime.artifacts.resume import CHANNELS
 from runtime.cluster.session import prepare_environment
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import Problems, UserError, suggest
-from runtime.families.deepracer.evaluation import evaluate_racers
+from runtime.families.deepracer.evaluation import race
 from runtime.families.deepracer.job_files import JobFile
 from runtime.families.deepracer.places import PLACES, Places
 from runtime.families.deepracer.storage import Bucket, Uploads
+from runtime.files import write_json
+from runtime.interfaces.context import RunContext
 from runtime.outputs.console import Reporter
 
 PARAMS = "evaluation_params.yaml"
 _NAMES = (*PLACES, "evaluation_params", "seed")
-_CHANNELS = ("model", "checkpoint")
 
 
 def run_evaluation_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> None:
@@ -56,10 +58,12 @@ def run_evaluation_worker(container: Container, stop: StopRequest, settings: Map
         folder = layout.deepracer
         folder.mkdir(parents=True, exist_ok=True)
         chosen: dict[str, Any] = {"job": job, **({"seed": int(values["seed"])} if "seed" in values else {})}
-        report = evaluate_racers(checkpoints, chosen, (folder, folder), (reporter, stop))
-        write_json(folder / "evaluation.json", report)
+        context = RunContext(container, replace(layout, data=folder), reporter, stop, Path(scratch))
+        result = race(checkpoints, chosen, context)
+        write_json(folder / "evaluation.json", result.report)
         if places.bucket is not None:
             Uploads(folder, _find_uploads(places, folder, job)).send()
+    reporter.finish(result.summary)
 
 
 def _read_values(asked: Mapping[str, Any]) -> dict[str, str]:
@@ -82,11 +86,11 @@ def _find_model(places: Places, container: Container, car: Mapping[str, Any], na
     if prefix := car.get("MODEL_S3_PREFIX"):
         place = places.checkpoint(car.get("MODEL_S3_BUCKET"), prefix, is_best=is_best, name=name)
     else:
-        found = next((container.channels[channel] for channel in _CHANNELS if channel in container.channels), None)
+        found = next((container.channels[channel] for channel in CHANNELS if channel in container.channels), None)
         if found is None:
             raise UserError(
                 f"MODEL_S3_PREFIX: missing in {PARAMS}; expected where a training job left its model, or a channel "
-                f"named {' or '.join(_CHANNELS)}."
+                f"named {' or '.join(CHANNELS)}."
             )
         place = found
     unpacked = scratch / f"{name}_unpacked"

@@ -13,17 +13,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import Container, Layout
+from runtime.container.layout import Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import Problems, suggest
 from runtime.families.deepracer.callbacks import RecordSettings
+from runtime.families.deepracer.family import DeepRacerFamily
 from runtime.families.deepracer.job_files import JobFile
 from runtime.families.deepracer.places import PLACES, Places
 from runtime.families.deepracer.storage import Bucket, Uploads
 from runtime.jobs.training import Request, run_training
 from runtime.outputs.console import Reporter
-from runtime.settings.schema import STOP
+from runtime.outputs.result import JobResult
+from runtime.settings.schema import StopCriteria
 from runtime.settings.types import Setting, coerce
 
 _NO_BOUND = 100_000  # what the defaults of both stop criteria mean
@@ -53,7 +55,7 @@ _PLACES = (
 )
 
 
-def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> None:
+def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> JobResult | None:
     """Trains as the notebook's job did, and uploads what it writes if a bucket is given.
 
     Args:
@@ -86,11 +88,13 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
         overrides = {**as_overrides(values, job), **_find_files(places, values, job), **ours}
         bare = dataclasses.replace(container, hyperparameters={})
         results = None if container.base is not None else layout.root
-        run_training(bare, stop, Request(overrides, results=results, records=records))
+        request = Request(overrides, results=results, family=DeepRacerFamily(records))
+        result = run_training(bare, stop, request)
         if uploads is not None:
             uploads.send()
             assert places.bucket is not None
             Uploads(layout.model, {"": (places.bucket, f"{places.prefix}/model/")}).send()
+    return result
 
 
 def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
     target = job.values.get("TARGET_REWARD_SCORE")
     score = values["term_cond_avg_score"] if target is None else target
     episodes = min(values["term_cond_max_episodes"], job.values.get("NUMBER_OF_EPISODES") or _NO_BOUND)
-    stop: dict[str, Any] = dict.fromkeys(STOP)  # the preset's own criteria are no notebook's
+    stop: dict[str, Any] = dict.fromkeys(StopCriteria.settings())  # the preset's own criteria are no notebook's
     stop |= {
         "episode_reward_mean": score if score < _NO_BOUND else None,
         "episodes_total": episodes if episodes < _NO_BOUND else None,

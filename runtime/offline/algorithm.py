@@ -1,201 +1,59 @@
-"""Batch RL within a training job: finds the log, checks it against the environment, learns, and sums up."""
+"""Learning from logged data as a job runs it: its settings, its training from end to end, and its policies."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
-from runtime.artifacts.checkpoint import read_state
-from runtime.container.paths import Container, Layout
-from runtime.container.signals import StopRequest
-from runtime.environments.spec import EnvSpec, make_env
-from runtime.errors import PlatformError, UserError
-from runtime.offline.data.reading import is_log, read_transitions
-from runtime.offline.data.transitions import Transitions
-from runtime.outputs.console import Reporter, Summary
-from runtime.settings.resolve import DRAWN_SEED, JobConfig
-
-CHANNELS = ("training", "train", "data")
-_FEW_EPISODES = 10
-
-# Writes the model directory from a checkpoint, the policy's spaces, and what it is worth.
-HandOver = Callable[[Path, tuple[Any, Any], dict[str, Any]], None]
+from runtime.artifacts.checkpoint import JobState
+from runtime.environments.recording import Episode
+from runtime.interfaces.algorithm import Training
+from runtime.interfaces.context import RunContext
+from runtime.offline import rules
+from runtime.offline.settings import ALGORITHMS, STOP_CRITERIA, OfflineSettings
+from runtime.outputs.console import Summary
+from runtime.policies.acting import ActingPolicy
+from runtime.settings.catalog import Draft
 
 
-def learn_from_log(
-    config: JobConfig,
-    container: Container,
-    layout: Layout,
-    *,
-    start: tuple[Path | None, bool],
-    listeners: tuple[Reporter, StopRequest],
-    hand_over: HandOver,
-) -> Summary:
-    """Learns a policy from a log.
+class OfflineLearning:
+    """Implements Algorithm: BCQ and its siblings, by d3rlpy."""
 
-    Args:
-        config: The job's settings.
-        container: Where it runs.
-        layout: Where it writes.
-        start: Checkpoint to go on from, or None, and whether it is the job's own.
-        listeners: Where to report, and the platform's wish to stop.
-        hand_over: Writes the model directory.
+    names = ALGORITHMS
+    settings = OfflineSettings
+    stop_criteria = STOP_CRITERIA
+    inputs = ("data",)
+    chooses_preset = False
+    uses_cluster = False
+    acts_in_environment = False
 
-    Returns:
-        The last screen.
+    def complete(self, draft: Draft) -> None:
+        """Sets the defaults for any log, and checks the rules between the settings."""
+        rules.complete(draft)
 
-    Raises:
-        UserError: The log, the environment or the checkpoint is at fault.
-        PlatformError: The machine is.
-    """
-    reporter, request = listeners
-    config = _keep_seed(config, start)
-    place = find_data(config, container)
-    with request:
-        data = read_transitions(place, num_actions=config.algorithm.get("num_actions"))
-        _check(data, place, config)
-    for note in data.notes:
-        reporter.note(note)
-    from runtime.offline.bcq import check_algorithm
-    from runtime.offline.learning import OfflineJob, learn
+    def train(self, training: Training, context: RunContext) -> Summary:
+        """Learns from the log, evaluates every iteration on held-out episodes, and writes the chosen one."""
+        from runtime.offline.log_job import learn_from_log  # imports torch and d3rlpy
 
-    check_algorithm(config.values["run"], is_discrete=data.num_actions is not None)
-    spaces = make_spaces(data)
-    job = OfflineJob(
-        config=replace(config, values={**config.values, "data": str(place)}),
-        data=data,
-        layout=layout,
-        resume_from=start[0],
-        is_same_job=start[1],
-        hand_over=lambda checkpoint, worth: hand_over(checkpoint, spaces, worth),
-    )
-    outcome = learn(job, reporter, request)
-    if container.base is not None:
-        _copy_for_the_notebook(outcome.checkpoint, layout)
-    return _summarise(job, outcome)
+        return learn_from_log(training.prepared.config, context)
 
+    def load_policy(
+        self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
+    ) -> ActingPolicy:
+        """The chosen policy of a checkpoint."""
+        from runtime.policies.network_policy import FILE, NetworkPolicy  # imports torch
 
-def _keep_seed(config: JobConfig, start: tuple[Path | None, bool]) -> JobConfig:
-    """A job that goes on judges by the episodes that it began with: the seed that drew them is its checkpoint's.
+        return NetworkPolicy.load(checkpoint / FILE)
 
-    Raises:
-        UserError: Another seed is asked for.
-    """
-    checkpoint, is_same_job = start
-    if checkpoint is None or not is_same_job:
-        return config
-    kept = read_state(checkpoint).policy.get("seed")
-    seed, source = config.algorithm["seed"], config.sources["config.seed"]
-    if kept is None or seed == kept:
-        return config
-    if source != DRAWN_SEED:
-        raise UserError(
-            f"rl.training.config.seed: got {seed} from {source}; expected {kept}, by which {checkpoint} drew the "
-            "episodes that judge. Leave it out, or start afresh with another --out."
-        )
-    return replace(config, values={**config.values, "config.seed": kept})
+    def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
+        """The space as text; a log does not know the bounds of continuous actions."""
+        return f"Box{action_space.shape}" if isinstance(action_space, gymnasium.spaces.Box) else str(action_space)
 
-
-def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:
-    """Coach's checkpoint came out in output.tar.gz, where the notebook takes it from to evaluate."""
-    target = layout.data / "checkpoint"
-    try:
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(checkpoint, target)
-    except OSError as error:
-        raise PlatformError(f"{target}: could not be written: {error.strerror or error}. The model is whole.") from None
-
-
-def find_data(config: JobConfig, container: Container) -> Path:
-    """The log: as named, else of a channel, else the one beside the user's code.
-
-    Raises:
-        UserError: There is none.
-    """
-    code = None if container.base is None else container.base / "code"
-    if (named := config.values.get("data")) is not None:
-        given = Path(named)
-        beside = None if code is None else code / given
-        return beside if beside is not None and not given.exists() and beside.exists() else given
-    for name in CHANNELS:
-        if name in container.channels:
-            return container.channels[name]
-    found = sorted(path for path in code.iterdir() if is_log(path)) if code is not None and code.is_dir() else []
-    if len(found) == 1:
-        return found[0]
-    listed = f"{len(found)} logs beside the code ({', '.join(path.name for path in found)})" if found else "no data"
-    raise UserError(
-        f"data: got {listed}; expected logged episodes. Name them by --data (rl.training.data), or bring a channel "
-        f"named {' or '.join(CHANNELS)}. `smrl collect --help` shows how a log is made."
-    )
-
-
-def make_spaces(data: Transitions) -> tuple[gymnasium.spaces.Box, gymnasium.Space[Any]]:
-    """The spaces of a policy that acts on such observations."""
-    observations = gymnasium.spaces.Box(-np.inf, np.inf, data.shape, np.float32)
-    if data.num_actions is not None:
-        return observations, gymnasium.spaces.Discrete(data.num_actions)
-    return observations, gymnasium.spaces.Box(data.actions.min(axis=0), data.actions.max(axis=0), dtype=np.float32)
-
-
-def _check(data: Transitions, place: Path, config: JobConfig) -> None:
-    """Enough episodes, and those of the environment that the job names, whose spaces alone are read.
-
-    Raises:
-        UserError: They are not.
-    """
-    if len(data.starts) < _FEW_EPISODES:
-        raise UserError(
-            f"{place}: got {len(data.starts)} episodes; expected at least {_FEW_EPISODES}, as some must judge what the "
-            "others taught. Check that episode_id tells them apart."
-        )
-    if not config.env:
-        return
-    env = make_env(EnvSpec(config.env, config.env_config))
-    space, actions = env.observation_space, env.action_space
-    env.close()
-    found = (*data.shape, data.num_actions or data.actions.shape[1])
-    size = int(actions.n) if isinstance(actions, gymnasium.spaces.Discrete) else int(np.prod(actions.shape or (0,)))
-    expected = (*(space.shape or ()), size)
-    is_discrete = isinstance(actions, gymnasium.spaces.Discrete)
-    if found != expected or is_discrete != (data.num_actions is not None):
-        kinds = ["discrete" if flag else "continuous" for flag in (data.num_actions is not None, is_discrete)]
-        raise UserError(
-            f"{place}: got {found[0]} state features and {found[1]} {kinds[0]} actions; expected {expected[0]} and "
-            f"{expected[1]} {kinds[1]}, as {config.env} has. Set rl.training.env to the environment that was "
-            "logged, or to null if there is none to evaluate in."
-        )
-
-
-def _summarise(job: Any, outcome: Any) -> Summary:
-    from runtime.offline.results import COACH_CSV, PLOT, SUMMARY
-
-    report, layout, gamma = outcome.report, job.layout, job.config.algorithm["gamma"]
-    facts = {
-        "chosen policy": f"iteration {outcome.chosen} of {outcome.state.training_iteration}",
-        "estimated return": f"{report.value.text()}, discounted by {gamma:g}, with its 95 % interval",
-        "logged return": f"{report.behaviour.text()}, discounted too; {report.behaviour_return.text()} without",
-    }
-    if report.sample_size is not None:
-        facts["sample size"] = f"{report.sample_size:.1f} of {report.episodes} episodes, by importance weights"
-    for number, warning in enumerate(report.warnings, start=1):
-        facts[f"warning {number}"] = warning
-    facts |= {
-        "ended because": outcome.why,
-        "seconds": f"{outcome.state.time_total_s:.1f} of learning and judging",
-        "estimates": f"{layout.data / SUMMARY}, {layout.intermediate / COACH_CSV}",
-        "plot": str(layout.data / PLOT),
-        "metrics": str(layout.data / "metrics.jsonl"),
-        "checkpoints": str(layout.checkpoints),
-        "model": str(layout.model),
-    }
-    where = "" if job.config.env else " env=NAME"
-    return Summary(
-        "learned from logged data", facts, f"smrl evaluate {layout.root}{where}, or smrl serve {layout.root}"
-    )
+    def episode_lines(self, number: int, episode: Episode) -> list[str]:
+        """Coach's own line, which SageMaker's regex of its time reads."""
+        return [
+            f"Testing> Name=main_level/agent, Worker=0, Episode={number}, "
+            f"Total reward={episode.total_reward}, Exploration=0, Steps={episode.steps}"
+        ]

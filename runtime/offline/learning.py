@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,20 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from runtime.artifacts.checkpoint import JobState, checkpoints_in, read_state, restore_random_states, save_checkpoint
-from runtime.container.paths import Layout
-from runtime.container.signals import Interrupted, StopRequest, reached
+from runtime.container.signals import Interrupted
 from runtime.errors import PlatformError, Problems, UserError
+from runtime.interfaces.context import RunContext, Spaces
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.behaviour import estimate_behaviour
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.results import as_json, write_coach_csv, write_report
 from runtime.offline.selection import Judge, Report, choose, draw_judges
-from runtime.outputs.console import Reporter
+from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
 from runtime.policies.network_policy import FILE, JUDGED_FILE, NetworkPolicy
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
+from runtime.settings.stop_criteria import reached
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,14 @@ class OfflineJob:
     Attributes:
         config: Its settings.
         data: The log.
-        layout: Where it writes.
-        resume_from: Checkpoint to go on from, or None.
-        is_same_job: Whether that is this job's own.
-        hand_over: Writes the model directory from a checkpoint and what it is worth.
+        spaces: Of the policy.
+        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
     """
 
     config: JobConfig
     data: Transitions
-    layout: Layout
-    resume_from: Path | None
-    is_same_job: bool
-    hand_over: Callable[[Path, dict[str, Any]], None]
+    spaces: Spaces
+    context: RunContext
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ class OfflineOutcome:
     report: Report
 
 
-def learn(job: OfflineJob, reporter: Reporter, request: StopRequest) -> OfflineOutcome:
+def learn(job: OfflineJob) -> OfflineOutcome:
     """Learns until a stop criterion is met or a stop is requested.
 
     Raises:
@@ -81,61 +77,62 @@ def learn(job: OfflineJob, reporter: Reporter, request: StopRequest) -> OfflineO
     torch.set_num_threads(1)
     try:
         with threadpool_limits(limits=1, user_api="blas"):
-            return _Learning(job, reporter, request).run()
+            return _Learning(job).run()
     except OSError as error:
-        where = error.filename or job.layout.data
+        where = error.filename or job.context.layout.data
         raise PlatformError(
-            f"{where}: could not be written: {error.strerror or error}. Checkpoints are whole; mend it and start again."
+            f"{where}: could not be written: {error.strerror or error}. Checkpoints are whole; fix it and start again."
         ) from None
 
 
 class _Learning:
     """One job: the learner, the judge, the choice so far, and the logs."""
 
-    def __init__(self, job: OfflineJob, reporter: Reporter, request: StopRequest) -> None:
-        self._job, self._reporter, self._request = job, reporter, request
-        settings = job.config.algorithm
-        seed = settings["seed"]
-        learn_from, held_out = job.data.split(settings["train_fraction"], seed=seed)
+    def __init__(self, job: OfflineJob) -> None:
+        context, self._job = job.context, job
+        self._context, self._reporter, self._request = context, context.reporter, context.stop
+        settings = self._settings = OfflineSettings.of(job.config)
+        seed = settings.drawn_seed()
+        learn_from, held_out = job.data.split(settings.train_fraction, seed=seed)
         judge_by = draw_judges(held_out, seed=seed)
         drawn = "" if judge_by is held_out else f", of which {len(judge_by):,} of {len(judge_by.starts):,} judge"
-        reporter.note(
+        self._reporter.note(
             f"{len(learn_from):,} transitions of {len(learn_from.starts):,} episodes to learn from, "
             f"{len(held_out):,} of {len(held_out.starts):,} held out{drawn}"
         )
-        with request:
+        with context.stop:
             # Of the whole log: a reward that no held-out episode has is possible all the same.
-            bounds = bound_returns(job.data, settings["gamma"], horizon=settings.get("horizon"))
+            bounds = bound_returns(job.data, settings.gamma, horizon=settings.horizon)
             judges = self._with_behaviour(judge_by, learn_from)
-            self._judge = Judge(judges, gamma=settings["gamma"], seed=seed, bounds=bounds)
+            self._judge = Judge(judges, gamma=settings.gamma, seed=seed, bounds=bounds)
             self._learner = Learner(learn_from, make_recipe(job.config))
             self._logged = self._judge.logged
         self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
         self._kept: dict[str, bytes] = self._learner.state()
-        self._state = JobState(job.config.env, list(job.data.shape), describe_actions(job.data))
-        if job.resume_from is not None:
-            self._restore(job.resume_from)
+        self._state = JobState(job.config.env_id, list(job.data.shape), describe_actions(job.data))
+        if context.start.checkpoint is not None:
+            self._restore(context.start.checkpoint)
             self._kept = self._learner.state()
         self._state.policy = {
             **self._identity(),
-            "env_config": job.config.env_config,
-            "horizon": settings.get("horizon"),
+            "env_config": settings.env_config,
+            "horizon": settings.horizon,
             **self._choice(),
         }
-        self._metrics = MetricsLog(job.layout.data, self._state.rows, step="updates")
-        self._metrics.describe(job.config.values, objective="estimated_return")
+        self._metrics = MetricsLog(context.layout.data, self._state.rows, step="updates")
+        self._metrics.describe(job.config.values(), objective="estimated_return")
         self._seconds_before = self._state.time_total_s
-        self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
+        self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
 
     def _identity(self) -> dict[str, Any]:
         """What must stay the same for estimates of different starts to be comparable, and networks to fit."""
-        settings, data = self._job.config.algorithm, self._job.data
+        settings, data = self._settings, self._job.data
         numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
         return {
-            "algorithm": self._job.config.values["run"],
-            "seed": settings["seed"],
-            **{name: settings[name] for name in ("gamma", "loss", "train_fraction")},
-            **{name: self._job.config.model[name] for name in ("fcnet_hiddens", "fcnet_activation")},
+            "algorithm": self._job.config.run,
+            "seed": settings.seed,
+            **{name: getattr(settings, name) for name in ("gamma", "loss", "train_fraction")},
+            **{name: getattr(settings.model, name) for name in ("fcnet_hiddens", "fcnet_activation")},
             "data": f"{len(data):,} steps, {zlib.crc32(numbers.tobytes()):08x}",
         }
 
@@ -145,7 +142,7 @@ class _Learning:
         Raises:
             UserError: Something is different; all of it is listed.
         """
-        problems = Problems("what goes on")
+        problems = Problems("what resumes")
         for name, value in self._identity().items():
             if name in kept and kept[name] != value:
                 problems.add_line(f"{name}: got {value!r} for {checkpoint}, which began with {kept[name]!r}.")
@@ -164,7 +161,7 @@ class _Learning:
         self._reporter.note(
             "the data has no action probabilities: importance sampling goes by a behaviour policy that is estimated"
         )
-        seed = self._job.config.algorithm["seed"]
+        seed = self._settings.drawn_seed()
         return replace(judge_by, probabilities=estimate_behaviour(learn_from, judge_by, seed=seed))
 
     def _restore(self, checkpoint: Path) -> None:
@@ -175,17 +172,19 @@ class _Learning:
                     f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; expected "
                     f"{getattr(self._state, what)}, as the data has. Learn from that data, or restore another one."
                 )
-        if self._job.is_same_job:
+        if self._context.start.is_same_job:
             self._check_identity(checkpoint, state.policy)
         self._learner.restore(checkpoint)
-        if not self._job.is_same_job:  # another job's estimates are by other episodes: only its networks go on
+        if (
+            not self._context.start.is_same_job
+        ):  # another job's estimates are by other episodes: only its networks go on
             self._learner.updates = 0
             self._reporter.note(f"beginning with the networks of {checkpoint}")
             return
         self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / JUDGED_FILE)
         restore_random_states(checkpoint)
-        self._state = replace(state, env=self._job.config.env)
-        self._reporter.note(f"going on from {checkpoint}: iteration {state.training_iteration}")
+        self._state = replace(state, env=self._job.config.env_id)
+        self._reporter.note(f"resuming from {checkpoint}: iteration {state.training_iteration}")
 
     def run(self) -> OfflineOutcome:
         """Learns, writes the final checkpoint, and hands over."""
@@ -200,7 +199,8 @@ class _Learning:
             self._reporter.note("estimating the chosen policy's return with its interval")
             report = self._judge.report(self._chosen[0], in_a_hurry=self._request.is_set)
             chosen = self._choice()
-            self._job.hand_over(checkpoint, {**chosen, **as_json(report)})
+            assert self._context.write_model is not None
+            self._context.write_model(checkpoint, self._job.spaces, {**chosen, **as_json(report)})
             self._write_report(report, int(chosen["chosen_iteration"]))
         finally:
             with contextlib.suppress(OSError):  # of a full disk, which has been raised already
@@ -209,12 +209,12 @@ class _Learning:
 
     def _write_report(self, report: Report, chosen: int) -> None:
         try:
-            write_report(self._job.layout.data, self._state.rows, report, chosen=chosen)
+            write_report(self._context.layout.data, self._state.rows, report, chosen=chosen)
         except Exception as error:  # the model is written; a picture must not turn success into failure
             self._reporter.note(f"no report: {type(error).__name__}: {error}")
 
     def _iterate(self) -> str:
-        stop, updates = self._job.config.stop, self._job.config.algorithm["updates_per_iteration"]
+        stop, updates = self._job.config.stop, self._settings.updates_per_iteration
         why = reached(stop, self._state.rows[-1], episodes_of_mean=0) if self._state.rows else None
         if why is not None:
             self._reporter.note(f"nothing left to learn: {why}")
@@ -233,7 +233,7 @@ class _Learning:
             # What is saved is the learner as it was judged, not as it is when a stop cuts the next iteration.
             self._kept = self._learner.state()
             why = reached(stop, row, episodes_of_mean=0)
-            every = self._job.config.values["checkpoint_freq"]
+            every = self._job.config.checkpoint_freq
             if why is None and every and self._state.training_iteration % every == 0:
                 self._save()
         return why
@@ -243,7 +243,7 @@ class _Learning:
             return self._learner.run(updates)
         except (ValueError, RuntimeError) as error:  # torch's words for NaN, and for a batch that memory cannot hold
             raise UserError(
-                f"learning from {self._job.config.values.get('data', 'the data')}: failed in update "
+                f"learning from {self._job.config.data}: failed in update "
                 f"{self._learner.updates} ({str(error).splitlines()[0]}); expected finite losses and a batch that "
                 "fits. Lower rl.training.config.lr or train_batch_size, or scale rewards and states."
             ) from None
@@ -251,7 +251,7 @@ class _Learning:
     def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
         judged = {name: value for name, value in scores.items() if np.isfinite(value)}
         if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
-            place = self._job.config.values.get("data", "the data")
+            place = self._job.config.data
             raise UserError(
                 f"learning from {place}: the loss or the estimate is not finite after update {self._learner.updates}; "
                 "expected finite rewards and a learning rate that they bear. Lower rl.training.config.lr, or scale the "
@@ -271,7 +271,7 @@ class _Learning:
         state.rows = self._metrics.rows
         self._reporter.row(row)
         self._reporter.log(_coach_line(row))
-        write_coach_csv(self._job.layout.intermediate, state.rows)
+        write_coach_csv(self._context.layout.intermediate, state.rows)
         return row
 
     def _choose(self, policy: NetworkPolicy) -> None:
@@ -302,10 +302,10 @@ class _Learning:
             judged.save(folder / JUDGED_FILE)
 
         self._checkpointed_at = self._state.training_iteration
-        return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
+        return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
 
     def _save_final(self) -> Path:
-        written = checkpoints_in(self._job.layout.checkpoints)
+        written = checkpoints_in(self._context.layout.checkpoints)
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]
         return self._save()
@@ -313,19 +313,19 @@ class _Learning:
 
 def make_recipe(config: JobConfig) -> Recipe:
     """How to learn, from a job's settings."""
-    settings, model = config.algorithm, config.model
+    settings = OfflineSettings.of(config)
     return Recipe(
-        algorithm=config.values["run"],
-        hidden=tuple(model["fcnet_hiddens"]),
-        activation=model["fcnet_activation"],
-        lr=settings["lr"],
-        gamma=settings["gamma"],
-        batch_size=settings["train_batch_size"],
-        target_update=settings["target_network_update_freq"],
-        action_flexibility=settings["action_flexibility"],
-        loss=settings["loss"],
-        averaging=settings["weight_averaging"],
-        seed=settings["seed"],
+        algorithm=config.run,
+        hidden=tuple(settings.model.fcnet_hiddens),
+        activation=settings.model.fcnet_activation,
+        lr=settings.lr,
+        gamma=settings.gamma,
+        batch_size=settings.train_batch_size,
+        target_update=settings.target_network_update_freq,
+        action_flexibility=settings.action_flexibility,
+        loss=settings.loss,
+        averaging=settings.weight_averaging,
+        seed=settings.drawn_seed(),
     )
 
 

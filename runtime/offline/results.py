@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from runtime.files import write_json
 from runtime.offline.selection import COACHS, TOLERANCE, Report
 
 COACH_CSV = "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv"
@@ -45,7 +45,7 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
         "rule": f"the latest iteration whose estimated return is within {TOLERANCE:.0%} of the best",
         **asdict(report),
     }
-    (folder / SUMMARY).write_text(json.dumps(_finite(summary), indent=2) + "\n", encoding="utf-8")
+    write_json(folder / SUMMARY, _finite(summary))
     plot_estimates(folder / PLOT, rows, report, chosen=chosen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -152,3 +153,9 @@ def _sparkline(values: list[float], width: int = 30) -> str:
 def make_reporter(title: str, stop: Mapping[str, float], *, in_container: bool) -> Reporter:
     """A live display in a terminal; plain lines in a pipe, and in a container even with a terminal."""
     return LiveReporter(title, stop) if sys.stdout.isatty() and not in_container else Reporter()
+
+
+def quiet_ray() -> None:
+    """Silences Ray's remarks below errors; call it after Ray's import, which sets the levels."""
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

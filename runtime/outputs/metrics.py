@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime.files import write_text
+
 JSONL = "metrics.jsonl"
 
 
@@ -41,7 +43,7 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._path, self._step = folder / JSONL, step
         self.rows = list(earlier)
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in earlier), encoding="utf-8")
+        write_text(self._path, "".join(json.dumps(row) + "\n" for row in earlier))
         # Events after the step that a resumed job starts from are void: TensorBoard hides them by purge_step.
         purge = int(earlier[-1][step]) + 1 if earlier else None
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
@@ -68,7 +70,7 @@ class MetricsLog:
         for summary in hparams(values, {objective: 0.0}):
             self._events.file_writer.add_summary(summary)
 
-    def add_film(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
+    def add_video(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
         """Writes a film for TensorBoard's Images tab, which plays GIFs.
 
         Args:

@@ -1,110 +1,20 @@
-"""Rollout videos: one deterministic episode as H.264 mp4."""
+"""Video files: H.264 in mp4, and small GIFs for TensorBoard."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.container.scratch import scratch_folder
-from runtime.environments.spec import EnvSpec, make_env
-
-if TYPE_CHECKING:
-    from runtime.policies.network_policy import NetworkPolicy
-    from runtime.policies.policy import Policy
-
-    AnyPolicy = Policy | NetworkPolicy
 
 _HEIGHT = 240
-_PLAYBACK_FPS = 30
-_DEFAULT_FPS = 30
-
-
-@dataclass(frozen=True)
-class Episode:
-    """How an episode went."""
-
-    total_reward: float
-    steps: int
-
-
-def play(env: Any, policy: AnyPolicy, *, seed: int | None) -> Episode:
-    """Plays one episode without filming it."""
-    playing = _Playing(env, policy, seed)
-    for _ in playing.frames(None):
-        pass
-    return Episode(playing.total_reward, playing.steps)
-
-
-class Recorder:
-    """Films episodes of one environment, which it makes once.
-
-    Attributes:
-        why_not: Why there is no video: the environment gives no frames, or filming failed. None while all is well.
-
-    Args:
-        spec: The environment.
-        why_not: What is known beforehand.
-    """
-
-    def __init__(self, spec: EnvSpec, *, why_not: str | None = None) -> None:
-        self._env: Any = None
-        self._spec = spec
-        self.why_not = why_not
-
-    def film(
-        self, policy: AnyPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
-    ) -> Episode | None:
-        """Plays one episode and writes it to an mp4.
-
-        Args:
-            policy: Acts deterministically.
-            path: Where the file appears once it is whole.
-            seed: Of the environment's reset.
-            longest_s: Seconds after which the film is cut; an episode of some environments never ends.
-
-        Returns:
-            How the episode went; None, with `why_not` set, where no film came out of it.
-        """
-        if self.why_not is not None:
-            return None
-        try:
-            return self._film(policy, path, seed, longest_s)
-        except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
-            self.why_not = f"{self._spec.name} cannot be filmed: {type(error).__name__}: {error}"
-            return None
-
-    def _film(self, policy: AnyPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
-        if self._env is None:
-            self._env = make_env(self._spec, render=True)
-            self._env.reset()
-            if not isinstance(self._env.render(), np.ndarray):
-                self.why_not = f"{self._spec.name} renders no frames"
-                return None
-        fps = float((self._env.metadata or {}).get("render_fps") or _DEFAULT_FPS)
-        skip = max(1, round(fps / _PLAYBACK_FPS))
-        playing = _Playing(self._env, policy, seed)
-        writer = Mp4Writer(path, fps=fps / skip)
-        started = time.perf_counter()
-        for frame in playing.frames(skip):
-            writer.add(frame)
-            if time.perf_counter() - started > longest_s:
-                break
-        writer.close()
-        return Episode(playing.total_reward, playing.steps)
-
-    def close(self) -> None:
-        """Frees the environment."""
-        if self._env is not None:
-            self._env.close()
+DEFAULT_FPS = 30
 
 
 def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[bytes, tuple[int, int]]:
@@ -123,43 +33,18 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
     import av
     from PIL import Image
 
-    with av.open(str(path)) as film:
-        stream = film.streams.video[0]
+    with av.open(str(path)) as video:
+        stream = video.streams.video[0]
         every = max(1, math.ceil((stream.frames or most_frames) / most_frames))
         size = (round(stream.width * height / stream.height), height)
-        kept = [frame for number, frame in enumerate(film.decode(stream)) if number % every == 0]
+        kept = [frame for number, frame in enumerate(video.decode(stream)) if number % every == 0]
         if not kept:
-            raise ValueError(f"{path}: got a film without frames")
+            raise ValueError(f"{path}: got a video without frames")
         frames = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
-        fps = float(stream.average_rate or _DEFAULT_FPS)
+        fps = float(stream.average_rate or DEFAULT_FPS)
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * every / fps), loop=0)
     return file.getvalue(), size
-
-
-class _Playing:
-    """An episode being played."""
-
-    def __init__(self, env: Any, policy: AnyPolicy, seed: int | None) -> None:
-        self._env, self._policy, self._seed = env, policy, seed
-        self.total_reward, self.steps = 0.0, 0
-
-    def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
-        """Every `skip`-th frame, the last one always; none at all for None."""
-        observation, info = self._env.reset(seed=self._seed)
-        takes_masks = getattr(self._policy, "takes_masks", False)
-        self._policy.reset()
-        has_ended = False
-        while not has_ended:
-            if skip is not None and self.steps % skip == 0:
-                yield self._env.render()
-            hints = {"mask": info["action_mask"]} if takes_masks else {}
-            observation, reward, terminated, truncated, info = self._env.step(self._policy.act(observation, **hints))
-            self.total_reward += float(reward)
-            self.steps += 1
-            has_ended = terminated or truncated
-        if skip is not None:
-            yield self._env.render()
 
 
 class Mp4Writer:

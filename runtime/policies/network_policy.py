@@ -18,7 +18,6 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from runtime.errors import UserError
-from runtime.export.graph import Graph
 from runtime.policies.filter import ObservationFilter
 
 FILE, JUDGED_FILE = "policy.safetensors", "judged_policy.safetensors"
@@ -75,7 +74,12 @@ class NetworkPolicy:
     def reset(self) -> None:
         """Has no memory of an episode."""
 
-    def act(self, observation: Any) -> Any:
+    @property
+    def takes_masks(self) -> bool:
+        """Never: a log says nothing of forbidden actions."""
+        return False
+
+    def act(self, observation: Any, *, mask: Any = None) -> Any:
         """The action for one observation, in the environment's units."""
         rows = np.asarray(observation, np.float32).reshape(1, -1)
         if self.kind == "greedy":
@@ -171,37 +175,6 @@ class NetworkPolicy:
         values = self.networks["q"][0](torch.cat([states, actions], dim=1)).reshape(len(x), _LATENTS)
         best: torch.Tensor = actions.reshape(len(x), _LATENTS, -1)[torch.arange(len(x)), values.argmax(dim=1)]
         return best
-
-    def graph(self) -> Graph:
-        """The policy as a graph for export.
-
-        Raises:
-            UserError: It samples, which no format of ours holds.
-        """
-        from runtime.export.bcq_graph import build_actor_graph, build_bcq_graph
-
-        shape = self.observation_filter.mean.shape
-        if self.kind == "sampled":
-            raise UserError(
-                "BCQ for continuous actions: got a policy that chooses among sampled actions; expected one whose "
-                "action is a function of the network. Train run=TD3+BC or IQL to export, or evaluate it as it is."
-            )
-        if self.kind == "actor":
-            return build_actor_graph(
-                self.networks["actor"][0],
-                low=self.low,
-                high=self.high,
-                observation_shape=shape,
-                observation_filter=self.observation_filter,
-            )
-        return build_bcq_graph(
-            self.networks["q"],
-            next(iter(self.networks.get("imitator", ())), None),
-            action_flexibility=self.action_flexibility,
-            observation_shape=shape,
-            num_actions=self.num_actions,
-            observation_filter=self.observation_filter,
-        )
 
     def save(self, path: Path) -> None:
         """Writes the policy as safetensors: weights and a description, nothing that runs code when it is read."""

@@ -1,245 +1,112 @@
-"""From a job's config to an RLlib algorithm."""
+"""PPO as a job runs it: its settings, its training from end to end, and its policies."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
-import numpy as np
-import ray
-import threadpoolctl
-import torch
-from ray.rllib.algorithms.ppo import PPO, PPOConfig
-from ray.rllib.connectors.env_to_module import MeanStdFilter
-from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.tune.registry import register_env
 
-from envs import DEEPRACER_ID, UNITY_ID
-from runtime.cluster.head_node import Machines
-from runtime.environments.spec import EnvSpec
-from runtime.errors import UserError
-from runtime.ppo.camera_lidar import CameraLidarModule
-from runtime.ppo.compiled.direct_envs import EnvMaker, is_compiled
-from runtime.ppo.compiled.env_runner import FastRunner
-from runtime.ppo.compiled.learner import FastLearner
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import EpisodeReports
-from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
-from runtime.ppo.module import PPOModule
-from runtime.settings.resolve import JobConfig
+from runtime.artifacts.checkpoint import JobState
+from runtime.cluster.hosts import ray_hosts
+from runtime.container.signals import Interrupted
+from runtime.environments.recording import Episode
+from runtime.interfaces.algorithm import Training
+from runtime.interfaces.context import RunContext
+from runtime.outputs.console import Summary
+from runtime.outputs.learning_curve import FILE as CURVE
+from runtime.outputs.learning_curve import plot_learning_curve
+from runtime.policies.acting import ActingPolicy
+from runtime.ppo import rules
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.catalog import Draft
+from runtime.settings.schema import JobConfig, StopCriteria
 
-_ENV = "smrl"
-# What the fast path overrides is RLlib's inside, and was tried with these.
-_TESTED_RAY = ("2.60.0",)
-# Settings that are ours, not PPOConfig's, or need more than an assignment.
-_NOT_RLLIB = {"num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"}
-_RACING = {"vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"}
-_ACTION_SPACES = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
-_GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
-_OWN_MODEL_SETTINGS = ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")
-_SDE_SAMPLE_FREQ = 4
-_POLICY_ACTIVATIONS = {"silu": "swish"}
+if TYPE_CHECKING:
+    from runtime.ppo.loop import Outcome
 
 
-def build_algorithm(config: JobConfig, env: EnvSpec, machines: Machines) -> PPO:
-    """Builds RLlib's PPO, with Ray already running.
+class PPO:
+    """Implements Algorithm."""
 
-    Args:
-        config: The job's settings, fit to the machine.
-        env: The job's environment.
-        machines: What sampling and learning may use together.
-    """
-    # One thread: networks are small, and a second thread waits for the first more than it helps
-    # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
-    # A camera's convolutions are large enough for all cores.
-    runners = count_env_runners(config, machines, env)
-    is_racing = env.name == DEEPRACER_ID and not runners
-    torch.set_num_threads(machines.own_cpus if is_racing else 1)
-    if not is_racing:
-        threadpoolctl.threadpool_limits(1)
-    return rllib_config(config, env, machines).build_algo()
+    names = ("PPO",)
+    settings = PPOSettings
+    stop_criteria = tuple(StopCriteria.settings())
+    inputs: tuple[str, ...] = ()
+    chooses_preset = True
+    uses_cluster = True
+    acts_in_environment = True
+
+    def complete(self, draft: Draft) -> None:
+        """Sets PPO's own defaults, and checks the rules between its settings."""
+        rules.complete(draft)
+
+    def train(self, training: Training, context: RunContext) -> Summary:
+        """Trains on Ray, over all hosts, until a stop criterion is met or a stop is requested."""
+        from runtime.cluster.session import prepare_environment
+
+        prepare_environment()
+        from runtime.ppo.loop import TrainingJob  # imports torch and RLlib, after their environment variables are set
+        from runtime.ppo.restart import train, write_from_newest
+
+        config, family = training.prepared.config, training.family
+        env = family.describe_env(training.prepared, training.creator, context.layout)
+        job = TrainingJob(config, env, family, context)
+        try:
+            with ray_hosts(
+                context.container,
+                reporter=context.reporter,
+                stop=context.stop,
+                timeout_s=config.cluster_timeout_s,
+                ray_options=context.ray_options,
+            ) as hosts:
+                outcome = train(replace(job, hosts=hosts))
+        except Interrupted:
+            outcome = write_from_newest(job)
+        _plot(config, outcome, context)
+        return _summarize(config, outcome, context)
+
+    def load_policy(
+        self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
+    ) -> ActingPolicy:
+        """The policy of a checkpoint; Ray need not run."""
+        from runtime.artifacts.policy_file import read_policy  # imports torch
+
+        return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
+
+    def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
+        """The space as text, bounds included."""
+        return str(action_space)
+
+    def episode_lines(self, number: int, episode: Episode) -> list[str]:
+        """None."""
+        return []
 
 
-def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines) -> PPOConfig:
-    """The PPOConfig of a job."""
-    settings = config.algorithm
-    register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, machines)))
-    rllib = PPOConfig(algo_class=FaultTolerantPPO)
-    rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
-    rllib.update_from_dict({name: value for name, value in settings.items() if name not in _NOT_RLLIB | _RACING})
-    rllib.env_runners(env_runner_cls=Runner)
-    rllib.env_runners(num_env_runners=count_env_runners(config, machines, env))
-    if settings["observation_filter"] == "MeanStdFilter":
-        rllib.env_runners(env_to_module_connector=_filter_observations)
-    if "train_batch_size" in settings:
-        learners = max(1, settings.get("num_learners", 0))
-        rllib.training(train_batch_size_per_learner=max(1, settings["train_batch_size"] // learners))
-    rllib.callbacks(EpisodeReports)
-    rllib.fault_tolerance(env_runner_health_probe_timeout_s=PROBE_TIMEOUT_S)
-    rllib.debugging(seed=settings.get("seed"), log_level="ERROR", log_sys_usage=False)
-    model = model_config(config.model)
-    if env.name == DEEPRACER_ID:
-        from runtime.families.deepracer.ppo_settings import configure_racing
-
-        model = model_config(configure_racing(rllib, config, env))
-    elif env.name == UNITY_ID:
-        from runtime.families.unity.ppo_settings import configure_scene
-
-        model = model_config(configure_scene(rllib, config, env))
-    module_class = CameraLidarModule if model["lidar"] else PPOModule
-    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
-    if why_stock(config, env) is None:
-        rllib.env_runners(env_runner_cls=FastRunner)
-        rllib.training(learner_class=FastLearner)
-    return rllib
+def _plot(config: JobConfig, outcome: Outcome, context: RunContext) -> None:
+    title = f"{config.preset or config.env} ({config.env}, PPO)"
+    try:
+        path = context.layout.data / CURVE
+        plot_learning_curve(path, outcome.state.rows, title=title, goal=config.stop.episode_reward_mean)
+    except Exception as error:  # the model is written; a picture must not turn success into failure
+        context.reporter.note(f"no learning curve: {type(error).__name__}: {error}")
 
 
-def why_stock(config: JobConfig, env: EnvSpec) -> str | None:
-    """Why a job does not sample on arrays and learn by compiled code, or None where it may."""
-    settings = config.algorithm
-    if env.name in (DEEPRACER_ID, UNITY_ID):
-        return f"{env.name} has a runner of its own"
-    asked = {
-        "rl.training.fast": config.values.get("fast") is False,
-        "rl.training.config.use_critic": not settings.get("use_critic", True),
-        "rl.training.config.batch_mode": settings.get("batch_mode", "truncate_episodes") != "truncate_episodes",
-        "rl.training.config.gym_env_vectorize_mode": settings.get("gym_env_vectorize_mode", "sync") != "sync",
-        "rl.training.config.num_learners": settings.get("num_learners", 0) > 1,
-        "rl.training.config.num_gpus_per_learner": settings.get("num_gpus_per_learner", 0) > 0,
-        "rl.training.config.num_gpus_per_env_runner": settings.get("num_gpus_per_env_runner", 0) > 0,
-        "rl.training.config.model.use_lstm": bool(config.model.get("use_lstm")),
-        "rl.training.config.grad_clip_by": settings.get("grad_clip_by", "global_norm") != "global_norm",
+def _summarize(config: JobConfig, outcome: Outcome, context: RunContext) -> Summary:
+    state, layout = outcome.state, context.layout
+    mean = state.episode_reward_mean
+    curve = layout.data / CURVE
+    facts = {
+        "mean return": "no episode has ended" if mean is None else f"{mean:.2f}",
+        "ended because": outcome.why,
+        "steps": f"{state.timesteps_total:,} in {state.training_iteration} iterations",
+        "seconds": f"{state.time_total_s:.1f} of training",
+        "metrics": str(layout.data / "metrics.jsonl"),
+        "curve": str(curve) if curve.exists() else "none: no episode has ended",
+        "TensorBoard": str(layout.data / "tensorboard"),
+        "video": str(outcome.last_video) if outcome.last_video else "none",
+        "checkpoints": str(layout.checkpoints),
+        "model": str(layout.model),
     }
-    for name, is_asked in asked.items():
-        if is_asked:
-            return name
-    if ray.__version__ not in _TESTED_RAY:
-        return f"ray {ray.__version__} is not one of the tested versions {', '.join(_TESTED_RAY)}"
-    return None
-
-
-def describe_path(algorithm: PPO, config: JobConfig, env: EnvSpec) -> str:
-    """One line of how a job samples and learns."""
-    reason = why_stock(config, env)
-    if reason is not None:
-        sampling = _whose(algorithm.config.env_runner_cls)
-        learning = _whose(algorithm.config.learner_class)
-        both = f"sampling and learning by {sampling}"
-        return f"{both if sampling == learning else f'sampling by {sampling}, learning by {learning}'}: {reason}"
-    asked = algorithm.learner_group.foreach_learner(lambda learner: learner.how)
-    gradients = next((one.get() for one in asked if one.ok), "the learner's own")
-    return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
-
-
-def _whose(used: type) -> str:
-    """Whose code a runner or learner is: RLlib's, which our plain runner's is as well, or a class of our own."""
-    return "RLlib's own code" if used is Runner or used.__module__.startswith("ray.") else f"smrl's {used.__name__}"
-
-
-def fit_to_place(
-    config: JobConfig, action_space: gymnasium.Space[Any], machines: Machines
-) -> tuple[JobConfig, list[str]]:
-    """Fits settings to the environment's actions and to the machine.
-
-    Returns:
-        The config, and a note of each setting that was changed.
-
-    Raises:
-        UserError: More GPUs are asked for than there are.
-    """
-    is_hybrid = config.env == UNITY_ID and isinstance(action_space, gymnasium.spaces.Tuple)
-    if not is_hybrid and not isinstance(action_space, _ACTION_SPACES):
-        raise UserError(
-            f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
-            "MultiDiscrete one. Wrap the environment."
-        )
-    if np.any(getattr(action_space, "start", 0)):
-        raise UserError(
-            f"environment {config.env}: got the action space {action_space}; expected one whose actions start at 0, as "
-            "RLlib counts them. Wrap the environment."
-        )
-    values, notes = dict(config.values), []
-    left_out = [f"config.model.{name}" for name in _GAUSSIAN if config.model.get(name)]
-    if left_out and not isinstance(action_space, gymnasium.spaces.Box):
-        for path in left_out:
-            del values[path]
-        notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners, most = config.algorithm["num_env_runners"], _most_runners(config, machines)
-    if isinstance(runners, int) and runners > most:
-        values["config.num_env_runners"] = most
-        notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
-    if runners == 0 and machines.hosts > 1:
-        notes.append("rl.training.config.num_env_runners is 0: the other hosts have nothing to do")
-    _fit_gpus(config, machines, values, notes)
-    return dataclasses.replace(config, values=values), notes
-
-
-def _fit_gpus(config: JobConfig, machines: Machines, values: dict[str, Any], notes: list[str]) -> None:
-    gpus = float(config.algorithm.get("num_gpus_per_learner", 0))
-    if gpus > machines.gpus and machines.are_fewer:
-        values["config.num_gpus_per_learner"] = float(machines.gpus)
-        notes.append(f"{gpus:g} GPUs asked for, {machines.gpus} used: hosts have been lost")
-    elif gpus > machines.gpus:
-        source = config.sources["config.num_gpus_per_learner"]
-        raise UserError(
-            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most "
-            f"{machines.gpus}, the GPUs that there are. Leave it out, or choose an instance with GPUs."
-        )
-    if machines.gpus and "config.num_gpus_per_learner" not in values:
-        values["config.num_gpus_per_learner"] = 1.0
-    if machines.gpus and not machines.own_gpus and not values.get("config.num_learners"):
-        values["config.num_learners"] = 1
-        notes.append("learning in a process of its own, on a host with a GPU, as the first host has none")
-
-
-def _describe_cpus(machines: Machines) -> str:
-    if machines.hosts == 1:
-        return f"this machine has {machines.cpus} CPUs"
-    return f"{machines.hosts} hosts have {machines.cpus} CPUs, of which the first host learns on one"
-
-
-def _most_runners(config: JobConfig, machines: Machines) -> int:
-    """Remote runners that Ray can place, none of them on two hosts; it would wait for the others for ever."""
-    of_learner = config.algorithm.get("num_cpus_per_learner", 0 if config.algorithm.get("num_gpus_per_learner") else 1)
-    learners = config.algorithm.get("num_learners", 0) * of_learner
-    each = config.algorithm.get("num_cpus_per_env_runner", 1) or 1e-9
-    free = sorted(machines.free_cpus)
-    return max(0, sum(int(cpus / each) for cpus in free[:-1]) + int((free[-1] - learners) / each))
-
-
-def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
-    """Sampling processes beside the main one: a CPU each; on one host none on two CPUs, nor where threads do it.
-
-    With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
-    """
-    setting, most = config.algorithm["num_env_runners"], _most_runners(config, machines)
-    if setting != "auto":
-        return int(setting)
-    if machines.hosts > 1:
-        return most
-    return min(machines.cpus - 1, most) if machines.cpus > 2 and not is_compiled(env) else 0
-
-
-def count_threads(config: JobConfig, env: EnvSpec, machines: Machines) -> int:
-    """Threads that step compiled worlds in each runner."""
-    runners = count_env_runners(config, machines, env)
-    return machines.own_cpus if runners == 0 else max(1, machines.cpus // runners)
-
-
-def model_config(settings: dict[str, Any]) -> dict[str, Any]:
-    """RLlib's network description, with ours added."""
-    settings = dict(settings)
-    ours = {name: settings.pop(name, None) for name in _OWN_MODEL_SETTINGS}
-    for name, value in settings.items():
-        if name.endswith("_activation"):
-            settings[name] = _POLICY_ACTIVATIONS.get(value, value)
-    if ours["use_sde"]:
-        settings["free_log_std"], ours["sde_sample_freq"] = True, ours["sde_sample_freq"] or _SDE_SAMPLE_FREQ
-    described = dataclasses.asdict(DefaultModelConfig(**settings))
-    return {**described, **ours}
-
-
-def _filter_observations(env: Any, spaces: Any, device: Any) -> MeanStdFilter:
-    return MeanStdFilter()
+    return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}, or smrl serve {layout.root}")

@@ -1,7 +1,7 @@
-"""The runner that samples: RLlib's, plus a way for an environment's exception to reach the training loop.
+"""RLlib's env runner, extended so that an environment's exception reaches the training loop.
 
-RLlib answers any exception in a remote runner by sleeping 60 s and starting the runner anew, for ever. That is right
-for a process that died; a bug in the environment comes back each time, and its author is to hear of it.
+RLlib answers any exception in a remote env runner by sleeping for 60 s and restarting the env runner, without end. That
+is right for a process that died. A bug in the environment raises again each time, and the user has to see it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _KEY = b"smrl-environment-fault"
 
 
 class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
-    """Samples episodes; a remote one leaves word of an exception before it raises it.
+    """Samples episodes; a remote env runner reports an exception to the training loop before raising it.
 
     Attributes:
-        is_restarted: Whether another process sampled as this env runner before, and died.
+        is_restarted: Whether this process replaces one that died.
     """
 
     _seeded_env: Any = None
@@ -35,16 +35,16 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
         is_remote = bool(kwargs.get("worker_index"))
-        with _word_left() if is_remote else contextlib.nullcontext():
+        with _report_exceptions() if is_remote else contextlib.nullcontext():
             self.is_restarted = is_remote and bool(ray.get_runtime_context().was_current_actor_reconstructed)
-            if self.is_restarted and config.seed is not None:  # the same one would lead to the same episodes
+            if self.is_restarted and config.seed is not None:  # the same seed would give the same episodes again
                 config = config.copy(copy_frozen=False).debugging(seed=secrets.randbelow(2**31))
             super().__init__(config=config, **kwargs)
 
     def take_env_seed(self) -> int | None:
-        """The seed of the environments' next reset, environment i's being i more; None once they have one.
+        """The seed of the environments' next reset, or None if they are seeded already; environment i adds i to it.
 
-        RLlib seeds the first reset of every `sample` of whole episodes, so that all of them would begin alike.
+        RLlib would seed the first reset of every `sample` of whole episodes, so that all of them would start alike.
         """
         if self.config.seed is None or self.env is self._seeded_env:
             return None
@@ -52,36 +52,36 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
         return derive_seed(self.config.seed, self.worker_index or 0, number)
 
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
-        """Called by RLlib, with its own idea of the seed."""
-        found: tuple[Any, Any] = super()._try_env_reset(seed=self.take_env_seed(), options=options)
-        return found
+        """Resets the environments; called by RLlib, whose seed is replaced."""
+        results: tuple[Any, Any] = super()._try_env_reset(seed=self.take_env_seed(), options=options)
+        return results
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Called by RLlib for everything that it asks of a remote runner."""
-        with _word_left():
+        """Runs a function on this env runner; RLlib makes every remote call through it."""
+        with _report_exceptions():
             return func(self, *args, **kwargs)
 
 
 @contextlib.contextmanager
-def _word_left() -> Iterator[None]:
+def _report_exceptions() -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        if not hasattr(error, "ray_terminate_msg"):  # with one, Ray itself ends the process
+        if not hasattr(error, "ray_terminate_msg"):  # with that attribute, Ray itself ends the process
             fault = find_cause(error, JobError) or RemoteError(describe_root(error), traceback.format_exc())
             _internal_kv_put(_KEY, pickle.dumps(fault))
         raise
 
 
 def raise_reported_fault() -> None:
-    """Raises what a remote runner left word of, if anything.
+    """Raises the exception that a remote env runner reported, if any.
 
     Raises:
-        JobError: An expected failure, as it was raised.
-        RemoteError: Any other, with the runner's traceback.
+        JobError: An expected failure, as the env runner raised it.
+        RemoteError: Any other exception, with the env runner's traceback.
     """
-    word = _internal_kv_get(_KEY)
-    if word is None:
+    report = _internal_kv_get(_KEY)
+    if report is None:
         return
     _internal_kv_del(_KEY)
-    raise pickle.loads(word) from None  # what RLlib makes of it says less
+    raise pickle.loads(report) from None  # RLlib's own exception says less

@@ -1,4 +1,4 @@
-"""What becomes of a training's processes and hosts: who died, who came back, what to begin again for."""
+"""Fault tolerance: notices env runners and hosts that were lost or came back, and losses that need a restart."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ray.rllib.algorithms.ppo import PPO
 from runtime.errors import find_cause
 from runtime.outputs.console import Reporter
 
-# Env runners that died are asked for this often and this long; RLlib would wait up to 30 s in every iteration.
+# How often, and for how long, env runners that died are probed; RLlib would wait up to 30 s in every iteration.
 _PROBE_EVERY_S, PROBE_TIMEOUT_S = 5.0, 0.5
 _LOSSES = (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError, RaySystemError)
 
 
 class LostError(Exception):
-    """A process that the training cannot do without has died: it begins again from the last checkpoint."""
+    """A process died that training cannot continue without; training restarts from the last checkpoint."""
 
 
 class FaultTolerantPPO(PPO):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO, which goes on training while Ray starts env runners that died again, where there is room."""
+    """RLlib's PPO, which keeps training while Ray restarts env runners that died, as resources allow."""
 
     _probed_at = 0.0
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Called by RLlib before each step; hands the weights to env runners that have come back."""
+        """Sends the weights to env runners that were restarted; called by RLlib before each iteration."""
         group = env_runner_group
         if group.num_healthy_remote_workers() == group.num_remote_workers():
             return []
@@ -40,11 +40,11 @@ class FaultTolerantPPO(PPO):  # type: ignore[misc]  # ray is not typed for stric
 
 
 class FaultWatch:
-    """Counts what is lost and comes back, and says it in a line of metrics each.
+    """Counts lost and restarted env runners and hosts, and prints a metric line for each.
 
     Args:
         reporter: Prints the lines.
-        take_events: What has happened to hosts since the last call.
+        take_events: Returns kind and description of each change of the hosts since the last call.
     """
 
     def __init__(self, reporter: Reporter, take_events: Callable[[], list[tuple[str, str]]]) -> None:
@@ -53,15 +53,15 @@ class FaultWatch:
         self.counts: dict[str, int] = {}
 
     def begin(self, algorithm: Any, counts: dict[str, int]) -> None:
-        """Looks at a new algorithm, which goes on from a checkpoint's counts."""
-        # It tells of each process that dies, over several lines.
+        """Starts to watch a new algorithm, with the counts of the checkpoint that it resumes from."""
+        # RLlib logs several lines about each process that dies.
         logging.getLogger("ray.rllib.utils.actor_manager").setLevel(logging.CRITICAL)
         self._healthy = set(algorithm.env_runner_group.healthy_env_runner_ids())
         for name, count in counts.items():
             self.counts[name] = max(count, self.counts.get(name, 0))
 
     def look(self, algorithm: Any) -> None:
-        """Says what has changed since the last look."""
+        """Counts and prints what has changed since the last call."""
         for kind, story in self._take_events():
             self.count({"host_lost": "hosts_lost", "host_rejoined": "hosts_rejoined"}[kind], story)
         healthy = set(algorithm.env_runner_group.healthy_env_runner_ids())
@@ -72,14 +72,14 @@ class FaultWatch:
             self.count("env_runners_restarted", f"env runner {number} samples again, one of {len(healthy)}")
 
     def count(self, name: str, story: str) -> None:
-        """Adds to a counter, in a line of its own."""
+        """Increments a counter and prints its line."""
         self.counts[name] = self.counts.get(name, 0) + 1
         self._reporter.log(f"{name}: {self.counts[name]} ({story})")
 
 
 def find_loss(error: BaseException) -> str | None:
-    """What a library's exception says of a process that died by itself; None for any other."""
-    found = next((cause for kind in _LOSSES if (cause := find_cause(error, kind)) is not None), None)
-    if found is None or getattr(found, "actor_init_failed", False):  # an exception of the user's own code
+    """Describes the loss of a process that an exception of Ray or RLlib reports; None for any other exception."""
+    loss = next((cause for kind in _LOSSES if (cause := find_cause(error, kind)) is not None), None)
+    if loss is None or getattr(loss, "actor_init_failed", False):  # the user's code raised in the constructor
         return None
-    return f"{type(found).__name__}: {str(found).strip().splitlines()[0]}"
+    return f"{type(loss).__name__}: {str(loss).strip().splitlines()[0]}"

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-
-from envs import UNITY_ID
 from runtime.artifacts.checkpoint import (
     JobState,
     checkpoints_in,
@@ -21,35 +18,34 @@ from runtime.artifacts.checkpoint import (
     save_checkpoint,
 )
 from runtime.artifacts.policy_file import write_policy_file
-from runtime.cluster.head_node import Machines
-from runtime.container.paths import Layout, usable_memory
-from runtime.container.signals import SAVING, TRAINING, Interrupted, StopRequest, reached
-from runtime.environments.spec import EnvSpec, make_env
+from runtime.cluster.hosts import Hosts
+from runtime.container.hardware import measure_memory
+from runtime.container.signals import SAVING, TRAINING, Interrupted
+from runtime.environments.recording import Recorder
+from runtime.environments.spec import EnvSpec
 from runtime.errors import JobError, UserError, find_cause
-from runtime.outputs.console import Reporter
+from runtime.interfaces.context import RunContext
+from runtime.interfaces.family import EnvFamily
 from runtime.outputs.metrics import MetricsLog
-from runtime.outputs.video import Recorder, as_gif
+from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
-from runtime.ppo.algorithm import build_algorithm, describe_path, fit_to_place, why_stock
-from runtime.ppo.compiled.warm import is_warm
+from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.env_runner import raise_reported_fault
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
+from runtime.ppo.rllib_config import build_algorithm, describe_path, fallback_reason, fit_to_resources
 from runtime.ppo.seeds import seed_start
-from runtime.settings.resolve import JobConfig
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.schema import JobConfig
 from runtime.settings.sizes import Room, check_batch
+from runtime.settings.stop_criteria import reached
 
-# Filming may take this share of the training time; a video that would take more is skipped.
-_FILMING_SHARE = 0.05
+# Recording videos may take this share of the training time; one that would take more is skipped.
+_RECORDING_SHARE = 0.05
 _EMPTY_AT_MOST = 3
-_FIRST_FILM_S = 1.0  # a guess, until one has been timed
-_LONGEST_FILM_S, _LONGEST_FILM_WHEN_STOPPED_S = 30.0, 5.0
-
-
-# Observation and action space.
-Spaces = tuple[gymnasium.Space[Any], gymnasium.Space[Any]]
-# What is called after each iteration with the algorithm, its result and the counters, and returns more metrics.
-Observe = Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]]
+_FIRST_VIDEO_S = 1.0  # a guess, until one has been timed
+_LONGEST_VIDEO_S = 30.0
+_LONGEST_VIDEO_WHEN_STOPPED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,24 +55,16 @@ class TrainingJob:
     Attributes:
         config: Its settings.
         env: Its environment.
-        layout: Where it writes.
-        resume_from: Checkpoint to go on from, or None.
-        is_same_job: Whether that is this job's own, so that its clock goes on as well.
-        hand_over: Writes the model directory from a checkpoint and the policy's spaces.
-        observe: Called after each iteration.
-        machines: What it may use now; hosts come and go.
-        take_events: What has happened to hosts since the last call.
+        family: The environment's family.
+        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+        hosts: What it may use now; hosts come and go.
     """
 
     config: JobConfig
     env: EnvSpec
-    layout: Layout
-    resume_from: Path | None
-    is_same_job: bool
-    hand_over: Callable[[Path, Spaces], None]
-    observe: Observe | None = None
-    machines: Callable[[], Machines] = lambda: Machines(1)
-    take_events: Callable[[], list[tuple[str, str]]] = list
+    family: EnvFamily
+    context: RunContext
+    hosts: Hosts = field(default_factory=Hosts)
 
 
 @dataclass(frozen=True)
@@ -101,9 +89,7 @@ class Training:
 
     Args:
         job: What it needs.
-        reporter: Told of each iteration.
-        request: Asked whether to stop.
-        watch: Told of processes that die.
+        watch: Counts processes that die.
 
     Raises:
         LostError: A process died without which it cannot go on.
@@ -112,41 +98,49 @@ class Training:
         Interrupted: A stop was requested.
     """
 
-    def __init__(self, job: TrainingJob, reporter: Reporter, request: StopRequest, watch: FaultWatch) -> None:
-        self._job, self._reporter, self._request, self._watch = job, reporter, request, watch
-        machines = job.machines()
-        steps = 0 if job.resume_from is None else read_state(job.resume_from).timesteps_total
+    def __init__(self, job: TrainingJob, watch: FaultWatch) -> None:
+        context = job.context
+        self._job, self._context, self._watch = job, context, watch
+        self._reporter, self._request = context.reporter, context.stop
+        machines = job.hosts.machines()
+        resume_from = context.start.checkpoint
+        steps = 0 if resume_from is None else read_state(resume_from).timesteps_total
         seeded, env = seed_start(job.config, job.env, steps=steps)
-        with request, looked_at(replace(job, env=env)) as (self._spaces, why_no_video):
-            sizes = [math.prod(space.shape or (1,)) for space in self._spaces]
-            room = Room(usable_memory())
-            check_batch(seeded.values, seeded.sources, observation_size=sizes[0], action_size=sizes[1], room=room)
-            config, notes = fit_to_place(seeded, self._spaces[1], machines)
+        with context.stop, job.family.open_spaces(seeded, env) as probed:
+            self._spaces = probed.spaces
+            sizes = [math.prod(space.shape or (1,)) for space in (self._spaces.observation, self._spaces.action)]
+            check_batch(seeded, observation_size=sizes[0], action_size=sizes[1], room=Room(measure_memory()))
+            config, notes = fit_to_resources(seeded, job.family, self._spaces.action, machines)
             for note in notes:
-                reporter.note(note)
-            if why_stock(config, env) is None and not is_warm():
-                reporter.note("compiling for this processor, once: about half a minute")
-            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, machines))
-            reporter.note(describe_path(self._algorithm, config, env))
-        self._state = JobState(config.env, list(self._spaces[0].shape or ()), str(self._spaces[1]))
-        if job.resume_from is not None:
+                self._reporter.note(note)
+            if fallback_reason(config, job.family) is None and not are_kernels_cached():
+                self._reporter.note("compiling for this processor, once: about half a minute")
+            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, job.family, machines))
+            self._reporter.note(describe_path(self._algorithm, config, job.family))
+        self._settings = PPOSettings.of(job.config)
+        shape = list(self._spaces.observation.shape or ())
+        self._state = JobState(config.env_id, shape, str(self._spaces.action))
+        if resume_from is not None:
             try:
-                with request:
-                    self._restore(job.resume_from)
+                with context.stop:
+                    self._restore(resume_from)
             except BaseException:
                 self._algorithm.stop()
                 raise
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
-        self._metrics = MetricsLog(job.layout.data, self._state.rows)
-        self._metrics.describe(job.config.values, objective="episode_reward_mean")
-        self._recorder = Recorder(env, why_not=why_no_video)
+        self._metrics = MetricsLog(context.layout.data, self._state.rows)
+        self._metrics.describe(job.config.values(), objective="episode_reward_mean")
+        self._recorder = Recorder(env, why_not=probed.why_no_video)
+        self._after_iteration = job.family.callbacks(job.config, env, context)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._has_advised = False
-        self._filming_s, self._last_film_s, self._has_skipped = 0.0, _FIRST_FILM_S, False
+        self._recording_s = 0.0
+        self._last_recording_s = _FIRST_VIDEO_S
+        self._has_skipped = False
         self._seconds_before = self._state.time_total_s
-        self._checkpointed_at = self._state.training_iteration if job.is_same_job else -1
+        self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
         self._last_video: Path | None = None
 
     def _restore(self, checkpoint: Path) -> None:
@@ -168,11 +162,13 @@ class Training:
                 f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
                 "one of the same network and settings. Restore from another checkpoint, or start without."
             ) from error
-        if not self._job.is_same_job:
-            state.time_total_s, state.racing, state.faults = 0.0, {}, {}
+        if not self._context.start.is_same_job:
+            state.time_total_s = 0.0
+            state.extra = {}
+            state.faults = {}
         self._state = state
         self._reporter.note(
-            f"going on from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
+            f"resuming from {checkpoint}: iteration {state.training_iteration}, {state.timesteps_total} steps"
         )
 
     def run(self) -> Outcome:
@@ -188,8 +184,9 @@ class Training:
                 raise Interrupted
             self._request.begin(SAVING)
             checkpoint = self._save_final()
-            self._job.hand_over(checkpoint, self._spaces)
-            self._film("last")
+            assert self._context.write_model is not None
+            self._context.write_model(checkpoint, self._spaces, {})
+            self._record_video("last")
             if self._recorder.why_not:
                 self._reporter.note(f"no video: {self._recorder.why_not}")
         finally:
@@ -200,11 +197,10 @@ class Training:
 
     @property
     def _has_nothing_to_save(self) -> bool:
-        return self._state.training_iteration == self._begun_at and not self._job.is_same_job
+        return self._state.training_iteration == self._begun_at and not self._context.start.is_same_job
 
     def _iterate(self) -> str:
-        stop = self._job.config.stop
-        if not stop:
+        if not self._job.config.stop.given():
             self._reporter.note("no rl.training.stop.* is set: this job trains until it is stopped from outside")
         why = self._reached(self._state.rows[-1]) if self._state.rows else None
         if why is not None:
@@ -241,7 +237,7 @@ class Training:
 
     def _reached(self, row: dict[str, float]) -> str | None:
         now = {**row, "time_total_s": self._state.time_total_s}  # a row of another job has that job's clock
-        averaged = self._job.config.algorithm["metrics_num_episodes_for_smoothing"]
+        averaged = self._settings.metrics_num_episodes_for_smoothing
         return reached(self._job.config.stop, now, episodes_of_mean=averaged)
 
     def _record(self, result: dict[str, Any]) -> dict[str, float]:
@@ -255,7 +251,7 @@ class Training:
         state.training_iteration += 1
         state.episodes_total += len(episodes)
         state.time_total_s = self._seconds_before + time.perf_counter() - self._started
-        averaged = self._job.config.algorithm["metrics_num_episodes_for_smoothing"]
+        averaged = self._settings.metrics_num_episodes_for_smoothing
         state.recent_episodes = [*state.recent_episodes, *episodes][-averaged:]
         row = {
             "training_iteration": state.training_iteration,
@@ -264,9 +260,9 @@ class Training:
             **to_row(result, state.recent_episodes),
         }
         state.timesteps_total, state.episode_reward_mean = int(row["timesteps_total"]), row.get("episode_reward_mean")
-        observe = self._job.observe
-        if observe is not None:
-            row |= _with_causes(lambda: observe(self._algorithm, result, state))
+        after_iteration = self._after_iteration
+        if after_iteration is not None:
+            row |= _with_causes(lambda: after_iteration(self._algorithm, result, state))
         state.faults = dict(self._watch.counts)
         row |= state.faults
         self._metrics.write(row)
@@ -277,8 +273,7 @@ class Training:
 
     def _advise(self) -> None:
         """Names what to change, once, where the value function learns nothing."""
-        has_critic = self._job.config.algorithm.get("use_critic", True)
-        if self._has_advised or not has_critic or not explains_nothing(self._state.rows):
+        if self._has_advised or not self._settings.use_critic or not explains_nothing(self._state.rows):
             return
         self._has_advised = True
         self._reporter.note(
@@ -288,26 +283,26 @@ class Training:
 
     def _keep_up(self, *, is_last: bool) -> None:
         """Writes the checkpoint and video that are due."""
-        values, iteration = self._job.config.values, self._state.training_iteration
+        config, iteration = self._job.config, self._state.training_iteration
         if is_last:  # both follow at the end of the job
             return
-        if values["checkpoint_freq"] and iteration % values["checkpoint_freq"] == 0:
+        if config.checkpoint_freq and iteration % config.checkpoint_freq == 0:
             self._save()
-        is_due = values["video_freq"] and iteration % values["video_freq"] == 0
-        if is_due and not self._request.is_set and self._may_film():
-            self._film(f"iteration-{iteration:06d}")
+        is_due = config.video_freq and iteration % config.video_freq == 0
+        if is_due and not self._request.is_set and self._may_record_video():
+            self._record_video(f"iteration-{iteration:06d}")
 
-    def _may_film(self) -> bool:
+    def _may_record_video(self) -> bool:
         """Whether a video is cheap enough; one that was asked for by a frequency of the user's own always is."""
-        if not self._job.config.sources["video_freq"].startswith(("default", "preset ")):
+        if self._job.config.is_asked_for("video_freq"):
             return True
-        allowed_s = _FILMING_SHARE * (time.perf_counter() - self._started)
-        if self._filming_s + self._last_film_s <= allowed_s:
+        allowed_s = _RECORDING_SHARE * (time.perf_counter() - self._started)
+        if self._recording_s + self._last_recording_s <= allowed_s:
             return True
         if not self._has_skipped:
             self._reporter.note(
-                f"a video is due, but filming would take over {_FILMING_SHARE:.0%} of the training time: skipped. "
-                "Set rl.training.video_freq yourself to have every one"
+                f"a video is due, but recording it would take over {_RECORDING_SHARE:.0%} of the training time: "
+                "skipped. Set rl.training.video_freq yourself to have every one"
             )
         self._has_skipped = True
         return False
@@ -319,75 +314,40 @@ class Training:
             _with_causes(lambda: self._algorithm.save_to_path(str(folder.resolve())))
             write_policy_file(folder)
 
-        return save_checkpoint(self._job.layout.checkpoints, self._state, write_algorithm=write)
+        return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
 
     def _save_final(self) -> Path:
         """The final checkpoint; written anew unless it was just written."""
-        written = checkpoints_in(self._job.layout.checkpoints)
+        written = checkpoints_in(self._context.layout.checkpoints)
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]
         return self._save()
 
-    def _film(self, name: str) -> None:
-        if not self._job.config.values["video_freq"]:
+    def _record_video(self, name: str) -> None:
+        if not self._job.config.video_freq:
             return
         started = time.perf_counter()
-        path = self._job.layout.videos / f"{name}.mp4"
-        policy = Policy.of_algorithm(self._algorithm, self._spaces[1])
-        longest_s = _LONGEST_FILM_WHEN_STOPPED_S if self._request.is_set else _LONGEST_FILM_S
-        episode = self._recorder.film(policy, path, longest_s=longest_s)
-        self._last_film_s = time.perf_counter() - started
-        self._filming_s += self._last_film_s
+        path = self._context.layout.videos / f"{name}.mp4"
+        policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
+        longest_s = _LONGEST_VIDEO_WHEN_STOPPED_S if self._request.is_set else _LONGEST_VIDEO_S
+        episode = self._recorder.record(policy, path, longest_s=longest_s)
+        self._last_recording_s = time.perf_counter() - started
+        self._recording_s += self._last_recording_s
         if episode is not None:
             self._last_video = path
-            with contextlib.suppress(OSError, ValueError):  # of a full disk; the film itself is there
-                self._metrics.add_film("rollout", *as_gif(path), self._state.timesteps_total)
+            with contextlib.suppress(OSError, ValueError):  # of a full disk; the video itself is there
+                self._metrics.add_video("rollout", *as_gif(path), self._state.timesteps_total)
 
 
 def _policy_settings(config: JobConfig) -> dict[str, Any]:
     """What acting and evaluating need beside the network."""
-    settings = config.algorithm
+    settings = PPOSettings.of(config)
     return {
-        "env_config": config.env_config,
-        "horizon": settings.get("horizon"),
-        "normalize_actions": settings.get("normalize_actions", True),
-        "clip_actions": settings.get("clip_actions", False),
+        "env_config": settings.env_config,
+        "horizon": settings.horizon,
+        "normalize_actions": settings.normalize_actions,
+        "clip_actions": settings.clip_actions,
     }
-
-
-@contextlib.contextmanager
-def looked_at(job: TrainingJob) -> Iterator[tuple[Spaces, str | None]]:
-    """The environment's spaces, and why it cannot be filmed, where that is clear beforehand.
-
-    A scene stays open meanwhile: the runner of this process goes on with it.
-    """
-    if job.env.name != UNITY_ID:
-        yield _read_spaces(job.env), None
-        return
-    from runtime.families.unity.ppo_settings import why_no_video
-    from runtime.families.unity.scene import count_players, forget_scene, look_at_scene
-
-    scene = look_at_scene(job.env.config, players=count_players(job.config))
-    try:
-        yield (scene.single_observation_space, scene.single_action_space), why_no_video(scene)
-    finally:
-        forget_scene()  # runners in processes of their own have started others
-
-
-def _read_spaces(spec: EnvSpec) -> Spaces:
-    """Observation and action space; the main process has no environment of its own where runners are remote."""
-    try:
-        env = make_env(spec)
-        spaces = env.observation_space, env.action_space
-        env.close()
-    except JobError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"environment {spec.name}: could not be made with {dict(spec.config)}: {type(error).__name__}: {error}. "
-            "Mend it, or rl.training.config.env_config."
-        ) from error
-    return spaces
 
 
 def _with_causes(call: Callable[[], Any]) -> Any:

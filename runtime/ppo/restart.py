@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.artifacts.checkpoint import checkpoints_in, read_state
-from runtime.container.signals import SAVING, Interrupted, StopRequest
+from runtime.artifacts.resume import Start
+from runtime.container.signals import SAVING, Interrupted
 from runtime.errors import PlatformError
-from runtime.outputs.console import Reporter
 from runtime.ppo.faults import FaultWatch, LostError
-from runtime.ppo.loop import Outcome, Training, TrainingJob, looked_at
+from runtime.ppo.loop import Outcome, Training, TrainingJob
 
 _ATTEMPTS = 3  # that end without a new checkpoint
 
 
-def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome:
+def train(job: TrainingJob) -> Outcome:
     """Trains until a stop criterion is met or a stop is requested; Ray must run.
 
     Raises:
@@ -24,13 +24,14 @@ def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome
         PlatformError: A checkpoint could not be written, or processes die again and again.
         Interrupted: A stop was requested while it started, or when it had lost what it would save.
     """
-    watch, attempts = FaultWatch(reporter, job.take_events), 0
+    watch = FaultWatch(job.context.reporter, job.hosts.take_events)
+    attempts = 0
     while True:
         begun_from = _newest(job)
         try:
-            return Training(job, reporter, request, watch).run()
+            return Training(job, watch).run()
         except LostError as error:
-            if request.is_set:
+            if job.context.stop.is_set:
                 raise Interrupted from None
             newest = _newest(job)
             attempts = attempts + 1 if newest == begun_from else 1
@@ -43,14 +44,14 @@ def train(job: TrainingJob, reporter: Reporter, request: StopRequest) -> Outcome
             watch.count("training_restarts", f"{error}; from {newest.name if newest else 'the beginning'}")
             gc.collect()  # what was half built holds CPUs
             if newest is not None:
-                job = replace(job, resume_from=newest, is_same_job=True)
+                job = replace(job, context=replace(job.context, start=Start(newest, is_same_job=True)))
 
 
 def _newest(job: TrainingJob) -> Path | None:
-    return next(reversed(checkpoints_in(job.layout.checkpoints)), None)
+    return next(reversed(checkpoints_in(job.context.layout.checkpoints)), None)
 
 
-def write_from_newest(job: TrainingJob, request: StopRequest) -> Outcome:
+def write_from_newest(job: TrainingJob) -> Outcome:
     """Writes the model from the last checkpoint, which is what a stop leaves of a training that has nothing newer.
 
     Raises:
@@ -59,7 +60,8 @@ def write_from_newest(job: TrainingJob, request: StopRequest) -> Outcome:
     newest = _newest(job)
     if newest is None:
         raise Interrupted
-    request.begin(SAVING)
-    with looked_at(job) as (spaces, _):
-        job.hand_over(newest, spaces)
-    return Outcome(f"stopped by {request.signal_name}", read_state(newest), newest, None)
+    job.context.stop.begin(SAVING)
+    assert job.context.write_model is not None
+    with job.family.open_spaces(job.config, job.env) as probed:
+        job.context.write_model(newest, probed.spaces, {})
+    return Outcome(f"stopped by {job.context.stop.signal_name}", read_state(newest), newest, None)

@@ -1,4 +1,4 @@
-"""RLlib's nested result of an iteration as one flat row of metrics, under the names that SageMaker's users know."""
+"""Flattens RLlib's nested result of an iteration into one row of metrics, under the names of SageMaker's examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.ppo.episodes import LENGTHS, RETURNS
 
 _EXPLAINED = "vf_explained_var"
 _UNEXPLAINED_ITERATIONS = 10
-_LEAST_EXPLAINED = 0.05
+_LEAST_EXPLAINED = 0.05  # of the variance
 _LEARNER = {
     "total_loss": "total_loss",
     "policy_loss": "policy_loss",
@@ -30,11 +30,11 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
     """Flattens an RLlib result.
 
     Args:
-        result: Of one iteration.
-        recent: Return and length of the last episodes, newest last, at most as many as are averaged.
+        result: Result of one iteration.
+        recent: Return and length of the last episodes, newest last; all of them are averaged.
 
     Returns:
-        Steps first, then returns (absent while no episode has ended), then losses. Finite numbers only.
+        Steps, then returns (absent while no episode has ended), then losses; only finite numbers.
     """
     row: dict[str, float] = {"timesteps_total": int(result["num_env_steps_sampled_lifetime"])}
     if recent:
@@ -48,10 +48,10 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
 
 
 def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
-    """Whether the value function has predicted returns no better than their mean would, for many iterations.
+    """Whether the value function has predicted returns no better than their mean for the last 10 iterations.
 
     Args:
-        rows: Of metrics, newest last. Without `vf_explained_var` nothing is said.
+        rows: Rows of metrics, newest last; one without `vf_explained_var` counts as explained.
     """
     last = rows[-_UNEXPLAINED_ITERATIONS:]
     return len(last) == _UNEXPLAINED_ITERATIONS and all(row.get(_EXPLAINED, 1.0) < _LEAST_EXPLAINED for row in last)
@@ -65,13 +65,13 @@ def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:
 
 
 def _flat(series: Any) -> list[float]:
-    """A series' items are episodes, or arrays of them; a series of one item arrives as the bare item."""
+    """Flattens a series, whose items are numbers or arrays of them; RLlib passes a series of one item bare."""
     items = series if isinstance(series, list | tuple) else [series]
     return [value for item in items for value in np.atleast_1d(item).tolist()]
 
 
 def has_nan_loss(result: Mapping[str, Any]) -> bool:
-    """Whether the update broke the network."""
+    """Whether the losses of an update are NaN or infinite."""
     learner = result.get("learners", {}).get("default_policy", {})
     return any(name in learner and not math.isfinite(float(learner[name])) for name in ("total_loss", "policy_loss"))
 

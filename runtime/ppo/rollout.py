@@ -1,4 +1,4 @@
-"""A rollout as arrays: T steps of N environments, each going on into its next episode."""
+"""A rollout as arrays: T steps of N environments, each of which starts its next episode when one ends."""
 
 from __future__ import annotations
 
@@ -15,77 +15,87 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 @dataclasses.dataclass
 class Rollout:
-    """What a runner hands to the learner.
+    """The steps that an env runner collected for the learner.
 
     Attributes:
-        observations: (T, N, O) float32, as the network saw them.
-        actions: (T, N, A) float32, as the network drew them; a choice is a whole number in (T, N, 1).
-        logp: (T, N) of those actions.
-        inputs: (T, N, L) of the action distribution.
+        observations: (T, N, O) float32, normalized as the network saw them.
+        actions: (T, N, A) float32, as the network sampled them; a discrete action is a whole number in (T, N, 1).
+        log_probs: (T, N) log probabilities of those actions.
+        action_distribution_inputs: (T, N, L) logits, or means and log standard deviations.
         rewards: (T, N).
         terminated: (T, N) bool.
         truncated: (T, N) bool; never where terminated is.
-        last_observations: (T, N, O), as the network would see them; written where truncated.
-        following: (N, O) observations after the last step, as the network will see them.
+        final_observations: (T, N, O), normalized; written where truncated.
+        next_observations: (N, O) that follow the last step, normalized.
     """
 
     observations: NDArray[np.float32]
     actions: NDArray[np.float32]
-    logp: NDArray[np.float32]
-    inputs: NDArray[np.float32]
+    log_probs: NDArray[np.float32]
+    action_distribution_inputs: NDArray[np.float32]
     rewards: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
-    last_observations: NDArray[np.float32]
-    following: NDArray[np.float32]
+    final_observations: NDArray[np.float32]
+    next_observations: NDArray[np.float32]
 
     @classmethod
-    def empty(cls, steps: int, count: int, shape: tuple[int, ...], actions: int, inputs: int) -> Rollout:
-        """Room for T steps of N environments with observations of a shape."""
-        size = steps, count
+    def empty(
+        cls, steps: int, num_envs: int, observation_shape: tuple[int, ...], action_size: int, distribution_size: int
+    ) -> Rollout:
+        """Buffers for a rollout, whose contents are undefined.
+
+        Args:
+            steps: T.
+            num_envs: N.
+            observation_shape: Of one observation.
+            action_size: A.
+            distribution_size: L.
+        """
+        size = steps, num_envs
         return cls(
-            observations=np.empty((*size, *shape), np.float32),
-            actions=np.empty((*size, actions), np.float32),
-            logp=np.empty(size, np.float32),
-            inputs=np.empty((*size, inputs), np.float32),
+            observations=np.empty((*size, *observation_shape), np.float32),
+            actions=np.empty((*size, action_size), np.float32),
+            log_probs=np.empty(size, np.float32),
+            action_distribution_inputs=np.empty((*size, distribution_size), np.float32),
             rewards=np.empty(size, np.float32),
             terminated=np.empty(size, bool),
             truncated=np.empty(size, bool),
-            last_observations=np.empty((*size, *shape), np.float32),
-            following=np.empty((count, *shape), np.float32),
+            final_observations=np.empty((*size, *observation_shape), np.float32),
+            next_observations=np.empty((num_envs, *observation_shape), np.float32),
         )
 
     def env_steps(self) -> int:
-        """Steps in all; RLlib asks."""
+        """Environment steps, T * N; called by RLlib."""
         return int(self.rewards.size)
 
     def __len__(self) -> int:
-        """Steps in all; RLlib asks."""
+        """Environment steps; called by RLlib."""
         return self.env_steps()
 
     def to_episodes(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
     ) -> list[SingleAgentEpisode]:
-        """The same as RLlib's episodes, for its own learner."""
-        found = []
-        steps, count = self.rewards.shape
-        for i in range(count):
+        """The same steps as RLlib's episodes, for RLlib's own learner."""
+        episodes = []
+        steps, num_envs = self.rewards.shape
+        for i in range(num_envs):
             edges = [0, *(np.flatnonzero(self.terminated[:, i] | self.truncated[:, i]) + 1).tolist(), steps]
             for begin, end in itertools.pairwise(edges):
                 if begin < end:
-                    found.append(self._episode(i, begin, end, observation_space, action_space))
-        return found
+                    episodes.append(self._episode(i, begin, end, observation_space, action_space))
+        return episodes
 
     def _episode(self, i: int, begin: int, end: int, observation_space: Any, action_space: Any) -> SingleAgentEpisode:
         if self.truncated[end - 1, i]:
-            following = self.last_observations[end - 1, i]
-        elif end < len(self.rewards):  # after a true end nothing is expected, whatever is seen
+            following = self.final_observations[end - 1, i]
+        elif end < len(self.rewards):  # terminated: RLlib wants an observation, but nothing is estimated from it
             following = self.observations[end, i]
         else:
-            following = self.following[i]
-        is_choice = isinstance(action_space, gymnasium.spaces.Discrete)
+            following = self.next_observations[i]
+        is_discrete = isinstance(action_space, gymnasium.spaces.Discrete)
         taken = self.actions[begin:end, i]
-        actions = [int(action[0]) for action in taken] if is_choice else list(taken.astype(action_space.dtype))
+        actions = [int(action[0]) for action in taken] if is_discrete else list(taken.astype(action_space.dtype))
         episode = SingleAgentEpisode(
             observations=[*self.observations[begin:end, i], following],
             observation_space=observation_space,
@@ -95,8 +105,8 @@ class Rollout:
             terminated=bool(self.terminated[end - 1, i]),
             truncated=bool(self.truncated[end - 1, i]),
             extra_model_outputs={
-                Columns.ACTION_LOGP: list(self.logp[begin:end, i]),
-                Columns.ACTION_DIST_INPUTS: list(self.inputs[begin:end, i]),
+                Columns.ACTION_LOGP: list(self.log_probs[begin:end, i]),
+                Columns.ACTION_DIST_INPUTS: list(self.action_distribution_inputs[begin:end, i]),
             },
             len_lookback_buffer=0,
         )

@@ -1,4 +1,4 @@
-"""Seeds of a training's parts: what each env runner begins with, and each start of a job."""
+"""Derives the seeds of a training: one for each env runner, and one for each start of the job."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from dataclasses import replace
 import numpy as np
 
 from runtime.environments.spec import EnvSpec
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
-_MOST = 2**31  # of a seed with the number of an environment added, every generator takes it
+_SEED_LIMIT = 2**31  # leaves room to add the number of an environment, for generators that take 32 bits
 
 
 def derive_seed(seed: int, *words: int) -> int:
-    """A part's own seed: the job's where all words are 0, else one far from those of all other parts.
+    """Derives a seed that is independent of all others derived from the same one.
 
     Args:
-        seed: The job's.
-        words: What tells the part from others, as the number of its env runner.
+        seed: The job's seed.
+        words: Numbers that identify the use of the seed, as an env runner's; where all are 0, it is the job's seed.
     """
     if not any(words):
         return seed
-    # With their number: a sequence of words is as one with zeros at its end.
-    return int(np.random.SeedSequence((seed, len(words), *words)).generate_state(1)[0]) % _MOST
+    # The count is part of the entropy, as SeedSequence ignores zeros at the end.
+    return int(np.random.SeedSequence((seed, len(words), *words)).generate_state(1)[0]) % _SEED_LIMIT
 
 
 def seed_start(config: JobConfig, env: EnvSpec, *, steps: int) -> tuple[JobConfig, EnvSpec]:
-    """Config and environment with the seed of a start of the job: one that resumes replays no episodes.
+    """Seeds a start of the job, so that a job that resumes does not replay the episodes it began with.
 
     Args:
-        config: The job's.
-        env: Its environment.
-        steps: Environment steps before; 0 for the first start, which has the job's seed itself.
+        config: The job's settings.
+        env: The job's environment.
+        steps: Environment steps taken before this start; 0 for the first one, which uses the job's seed itself.
+
+    Returns:
+        Config and environment with the seed of this start.
     """
-    seed = derive_seed(config.algorithm["seed"], steps)
+    seed = derive_seed(config.algorithm.drawn_seed(), steps)
     if env.has_jobs_seed:
         env = replace(env, config={**env.config, "seed": seed})
-    return replace(config, values={**config.values, "config.seed": seed}), env
+    return config.replace({"config.seed": seed}), env

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
+from runtime.files import write_text
 from runtime.outputs.console import Reporter
+from runtime.outputs.result import JobResult
 from runtime.report.page import render_comparison, render_report
 from runtime.report.results import read_results
 
@@ -36,6 +38,21 @@ def run_report(places: Sequence[Path], out: Path | None) -> Path:
     return target
 
 
+def finish(result: JobResult | None) -> None:
+    """Ends a job: writes its page, or the page of the training that it evaluated, and shows the last screen.
+
+    Args:
+        result: How the job ended; None on a host that has nothing to show.
+    """
+    if result is None:
+        return
+    summary = result.summary
+    if result.layout is not None:
+        page = write_report(result.layout, result.reporter)
+        summary = summary if page is None else replace(summary, facts={**summary.facts, "report": str(page)})
+    result.reporter.finish(summary)
+
+
 def write_report(layout: Layout, reporter: Reporter) -> Path | None:
     """A job's own report at its end; what goes wrong is noted, as a page must not turn success into failure."""
     try:
@@ -48,10 +65,7 @@ def write_report(layout: Layout, reporter: Reporter) -> Path | None:
 
 
 def _write(target: Path, text: str) -> None:
-    aside = target.with_name(f".{target.name}.writing")
     try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, target)
+        write_text(target, text)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise PlatformError(f"{target}: could not be written: {error.strerror or error}.") from None

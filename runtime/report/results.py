@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import Layout
+from runtime.container.layout import CONFIG, Layout
 from runtime.errors import UserError
 from runtime.outputs.metrics import JSONL, read_rows
 from runtime.tuning.records import FILE as TUNING_LOG
 from runtime.tuning.records import Trial, gather_trials, read_records
 from runtime.tuning.request import TuningJob, restore_job
 
-CONFIG = "config.json"
 _MOST_VIDEOS = 4
 
 

@@ -1,4 +1,4 @@
-"""`smrl watch`: the report of a job that still runs, drawn anew as the job writes."""
+"""`smrl watch`: the report of a job that still runs, redrawn as the job writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import urllib.parse
 from http import HTTPStatus
 from pathlib import Path
 
-from runtime.container.paths import Layout
+from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.report.page import render_report
 from runtime.report.results import read_results
@@ -16,7 +16,7 @@ from runtime.report.results import read_results
 PORT = 8081
 _EVERY_S = 3
 _PART = 1 << 20
-# Swaps the page's body when there is a newer one; films that play are left alone until one of them changes.
+# Swaps the page's body when there is a newer one; videos that play are left alone until one of them changes.
 _SCRIPT = """<script>
 let seen = document.body.dataset.version;
 setInterval(async () => {
@@ -25,10 +25,10 @@ setInterval(async () => {
     if (reply.status !== 200) return;
     const page = new DOMParser().parseFromString(await reply.text(), 'text/html');
     seen = page.body.dataset.version;
-    const films = [...document.querySelectorAll('video')].map(v => v.getAttribute('src')).join();
+    const videos = [...document.querySelectorAll('video')].map(v => v.getAttribute('src')).join();
     const fresh = [...page.querySelectorAll('video')].map(v => v.getAttribute('src')).join();
-    if (films && films === fresh)
-      page.querySelector('.films').replaceWith(document.querySelector('.films'));
+    if (videos && videos === fresh)
+      page.querySelector('.videos').replaceWith(document.querySelector('.videos'));
     const top = window.scrollY;
     document.querySelector('main').replaceWith(page.querySelector('main'));
     window.scrollTo(0, top);
@@ -46,7 +46,7 @@ class Watcher(http.server.ThreadingHTTPServer):
     """Serves the report of a results folder.
 
     Args:
-        folder: The results folder; it may be empty yet.
+        folder: The results folder; it may still be empty.
         host: Address to listen on.
         port: To listen on; 0 takes a free one.
 
@@ -115,10 +115,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if address.path == "/":
                 self._send_page(urllib.parse.parse_qs(address.query).get("since", [""])[0])
             elif address.path.endswith(".mp4"):
-                self._send_film(urllib.parse.unquote(address.path.lstrip("/")))
+                self._send_video(urllib.parse.unquote(address.path.lstrip("/")))
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
-        except ConnectionError:  # the browser has gone on
+        except ConnectionError:  # the browser has closed the connection
             return
         except (OSError, ValueError):  # a name that no file can have
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -133,8 +133,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._head(HTTPStatus.OK, "text/html; charset=utf-8", len(body))
         self.wfile.write(body)
 
-    def _send_film(self, place: str) -> None:
-        """A film, or the part of one that a browser asks for to seek in it."""
+    def _send_video(self, place: str) -> None:
+        """A video, or the part of one that a browser asks for to seek in it."""
         path = (self.server.folder / place).resolve()
         if not path.is_relative_to(self.server.folder) or not path.is_file():
             self.send_error(HTTPStatus.NOT_FOUND)

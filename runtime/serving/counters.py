@@ -1,43 +1,44 @@
-"""Counters that all workers share, in Prometheus' text format.
+"""Counters that all worker processes share, in Prometheus' text format.
 
-Each worker counts in a file of its own, mapped into memory; whoever is asked for `/metrics` adds the files up. A worker
-that died leaves its file, so that sums never fall.
+Each worker counts in a memory-mapped file of its own. The worker that answers `/metrics` adds up all files. The file of
+a dead worker stays, so that the sums never fall.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
+import uuid
 from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
-_CLASSES = ("2xx", "4xx", "5xx")
+from runtime.files import write_bytes
+
+BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
+STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _PREFIX = "counters-"
 # Requests by class, observations, seconds, then the histogram's buckets.
-_OBSERVATIONS, _SECONDS, _FIRST_BUCKET = len(_CLASSES), len(_CLASSES) + 1, len(_CLASSES) + 2
-_SIZE = _FIRST_BUCKET + len(_BUCKETS_S) + 1
+_OBSERVATIONS, _SECONDS, _FIRST_BUCKET = len(STATUS_CLASSES), len(STATUS_CLASSES) + 1, len(STATUS_CLASSES) + 2
+_SIZE = _FIRST_BUCKET + len(BUCKETS_S) + 1
 
 
 class Counters:
     """This worker's counters.
 
+    prometheus_client's multi-process mode counts the same, in 5.8 µs a request where this takes 0.7 µs (medians of
+    benchmarks/counters.md); more than 5 µs would be felt in a request of 100 µs.
+
     Args:
-        folder: Where the files of all workers are.
+        folder: Folder of all workers' files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Written aside first: whoever adds up finds whole files. Not named by pid, which a later worker may have again.
-        handle, aside = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(bytes(8 * _SIZE))
-        path = Path(aside).with_name(_PREFIX + Path(aside).name)
-        os.rename(aside, path)
+        # Not named by pid, which a later worker may have again.
+        path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
+        write_bytes(path, bytes(8 * _SIZE))
         with path.open("r+b") as shared:
             # A view of floats: adding to it takes a tenth of what an array would.
             self._counts = memoryview(mmap.mmap(shared.fileno(), 0)).cast("d")
@@ -48,7 +49,7 @@ class Counters:
         counts[0 if status < 400 else 1 if status < 500 else 2] += 1
         counts[_OBSERVATIONS] += observations
         counts[_SECONDS] += seconds
-        counts[_FIRST_BUCKET + bisect_left(_BUCKETS_S, seconds)] += 1
+        counts[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
 
     def text(self) -> str:
         """The sums over all workers, in Prometheus' text format."""
@@ -57,7 +58,7 @@ class Counters:
             "# HELP smrl_invocations_total Invocations by class of status.",
             "# TYPE smrl_invocations_total counter",
         ]
-        lines += [f'smrl_invocations_total{{status="{kind}"}} {total[i]:.0f}' for i, kind in enumerate(_CLASSES)]
+        lines += [f'smrl_invocations_total{{status="{kind}"}} {total[i]:.0f}' for i, kind in enumerate(STATUS_CLASSES)]
         lines += ["# HELP smrl_observations_total Observations answered.", "# TYPE smrl_observations_total counter"]
         lines += [f"smrl_observations_total {total[_OBSERVATIONS]:.0f}"]
         lines += [
@@ -65,7 +66,7 @@ class Counters:
             "# TYPE smrl_invocation_seconds histogram",
         ]
         below = np.cumsum(total[_FIRST_BUCKET:])
-        bounds = [f"{bound:g}" for bound in _BUCKETS_S] + ["+Inf"]
+        bounds = [f"{bound:g}" for bound in BUCKETS_S] + ["+Inf"]
         lines += [
             f'smrl_invocation_seconds_bucket{{le="{bound}"}} {count:.0f}'
             for bound, count in zip(bounds, below, strict=True)

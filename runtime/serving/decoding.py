@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.export.graph import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.artifacts.exports import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
 from runtime.serving.observations import (
     JSON_TYPES,
     RequestError,

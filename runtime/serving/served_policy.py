@@ -13,9 +13,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
 from runtime.artifacts.manifest import MANIFEST, find_model_directory, read_manifest
 from runtime.errors import UserError
-from runtime.export.graph import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from runtime.artifacts.manifest import unpack
-from runtime.container.paths import ServingEnvironment
 from runtime.container.scratch import scratch_folder
+from runtime.container.serving_settings import ServingSettings
 from runtime.errors import PlatformError, UserError
 from runtime.serving.app import App, Settings
 
@@ -46,20 +46,20 @@ class ServeRequest:
     access_log: bool = False
 
 
-def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
+def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     """Serves until SIGTERM or SIGINT; then answers what is under way and returns.
 
     Raises:
         UserError: There is no model directory to look into, or the port is taken.
     """
-    model = request.model or environment.model
-    if model is None and not environment.is_multi_model:
+    model = request.model or platform.model
+    if model is None and not platform.is_multi_model:
         raise UserError("model: got none; expected a model directory, a results folder or a model.tar.gz.")
     if request.model is not None and not request.model.exists():
         raise UserError(f"model: got {str(model)!r}, which does not exist; expected a model directory.")
-    port = request.port or environment.port
-    workers = request.workers or environment.workers
-    host = request.host or ("127.0.0.1" if environment.model is None else "0.0.0.0")
+    port = request.port or platform.port
+    workers = request.workers or platform.workers
+    host = request.host or ("127.0.0.1" if platform.model is None else "0.0.0.0")
     listener = _listen(host, port)
     # Until the supervisor takes the signals: what was made so far is to be removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -68,16 +68,16 @@ def run_server(environment: ServingEnvironment, request: ServeRequest) -> None:
         if model is not None and model.is_file():
             model = unpack(model, shared / "model")
         settings = Settings(
-            None if environment.is_multi_model and request.model is None else model,
-            str(request.model or environment.model),
+            None if platform.is_multi_model and request.model is None else model,
+            str(request.model or platform.model),
             shared,
             os.getpid(),
             workers,
-            environment.default_accept,
-            environment.max_body_bytes,
-            environment.timeout_s,
-            request.access_log or environment.access_log,
-            environment.models_mb,
+            platform.default_accept,
+            platform.max_body_bytes,
+            platform.timeout_s,
+            request.access_log or platform.access_log,
+            platform.models_mb,
         )
         model_text = "models by name" if settings.model is None else settings.shown
         sys.stderr.write(f"serve: http://{host}:{port}, worker processes: {workers}, {model_text}\n")

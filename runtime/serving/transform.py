@@ -5,7 +5,6 @@ An output has the form of its input: JSON lines, as SageMaker writes them with J
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from runtime.artifacts.manifest import unpack
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, UserError
+from runtime.files import writing_aside
 from runtime.serving.decoding import BYTE_ORDER_MARK, CSV, Call, csv_call, lines_call
 from runtime.serving.encoding import Outputs, encode, prediction_lines
 from runtime.serving.observations import RequestError
@@ -126,21 +126,15 @@ def _transform_file(
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"--output: got {str(target.parent)!r}, which is a file; expected a folder.") from None
-    aside = target.with_name(f".{target.name}.writing")
     answer = _answer_csv if path.suffix.lower() == ".csv" else _answer_lines
-    try:
-        with path.open("rb") as source, aside.open("wb") as file:
-            if source.peek(3).startswith(BYTE_ORDER_MARK):
-                source.read(3)
-            for numbers, lines in _batches(source):
-                if stop.is_set:
-                    raise PlatformError(f"stopped by {stop.signal_name}; {path} and what follows it is not done.")
-                file.write(answer(policy, lines, numbers=numbers, join=join))
-                progress.add(len(lines), path)
-        aside.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
+    with writing_aside(target) as aside, path.open("rb") as source, aside.open("wb") as file:
+        if source.peek(3).startswith(BYTE_ORDER_MARK):
+            source.read(3)
+        for numbers, lines in _batches(source):
+            if stop.is_set:
+                raise PlatformError(f"stopped by {stop.signal_name}; {path} and what follows it is not done.")
+            file.write(answer(policy, lines, numbers=numbers, join=join))
+            progress.add(len(lines), path)
 
 
 def _batches(source: BinaryIO) -> Iterator[tuple[tuple[int, ...], tuple[bytes, ...]]]:

@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import Problems, UserError, suggest
+from runtime.settings.catalog import AlgorithmRules, Catalog, Draft, FamilyRules
 from runtime.settings.presets import DEFAULT_PRESET, load_preset, preset_of_env
 from runtime.settings.renamed import PRESETS_OF_2020, is_data, is_harmless, translate, why_obsolete
-from runtime.settings.rules import check_together
-from runtime.settings.schema import (
-    ANY_ENVIRONMENT,
-    ANY_LOG,
-    ANY_SCENE,
-    DEFAULTS,
-    OFFLINE_ALGORITHMS,
-    known_paths,
-    setting_of,
-)
+from runtime.settings.schema import ROOT, JobConfig, TrainingSettings
 from runtime.settings.types import Setting, coerce, parse_text
 
 DRAWN_SEED = "drawn for this run"  # the source of a seed that nobody set
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
-_ROOT = "rl.training."
-_FREE_TREES = ("config.env_config",)
-_SCENE = "Unity-v0"  # envs.UNITY_ID; importing that would import Gymnasium
+_ENV_CONFIG = "config.env_config"
+_FEW_NAMES = 15  # which an error may list
 
 # Where the name stands, the name, its source, and where to note that there is no such environment.
 EnvCheck = Callable[[str, str, str, Problems], None]
 # The values, their sources, and where to note what the machine has no room for.
 SizeCheck = Callable[[Mapping[str, Any], Mapping[str, str], Problems], None]
+Rules = Catalog[AlgorithmRules, FamilyRules]
 
 
 @dataclass(frozen=True)
@@ -54,87 +46,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class JobConfig:
-    """A job's resolved settings.
+class _Assignment:
+    """A value for one path; None as the setting means that the path goes back to its default."""
 
-    Attributes:
-        preset: Name of the preset, or None for a launcher that brought its own settings.
-        values: Path below rl.training to value; env_config is one nested mapping.
-        sources: Path to the name of the source that set it; of env_config also of each setting in it.
-        notes: What was renamed or dropped, one line each, for the log.
-        extras: Hyperparameters that are not `rl.…`, for the job or the user's script.
-    """
-
-    preset: str | None
-    values: Mapping[str, Any]
-    sources: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-    extras: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def env(self) -> str:
-        """Name of the environment; empty where a log without one is learned from."""
-        return str(self.values.get("env") or "")
-
-    @property
-    def is_offline(self) -> bool:
-        """Whether the job learns from logged data."""
-        return self.values["run"] in OFFLINE_ALGORITHMS
-
-    @property
-    def stop(self) -> dict[str, float]:
-        """Stop criteria; any reached stops."""
-        return self._below("stop.")
-
-    @property
-    def algorithm(self) -> dict[str, Any]:
-        """The algorithm's settings without the model's and the environment's."""
-        below = self._below("config.")
-        return {k: v for k, v in below.items() if not k.startswith(("model.", "env_config"))}
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """The network's settings."""
-        return self._below("config.model.")
-
-    @property
-    def env_config(self) -> dict[str, Any]:
-        """Keyword arguments of the environment."""
-        return dict(self.values.get("config.env_config", {}))
-
-    def describe_without_effect(self, names: Iterable[str], *, why: str) -> list[str]:
-        """A line for each setting of the algorithm that somebody asked for and that would change nothing.
-
-        Args:
-            names: The settings.
-            why: Why they change nothing.
-        """
-        lines = []
-        for name in names:
-            value, source = self.values.get(f"config.{name}"), self.sources.get(f"config.{name}", "default")
-            if value is not None and not source.startswith(("default", "preset ")):
-                lines.append(
-                    f"{_ROOT}config.{name}: got {value!r} from {source}; expected none, as {why}. Leave it out."
-                )
-        return lines
-
-    def _below(self, prefix: str) -> dict[str, Any]:
-        return {k.removeprefix(prefix): v for k, v in self.values.items() if k.startswith(prefix)}
-
-    def as_tree(self) -> dict[str, Any]:
-        """The nested form of a preset's `training`."""
-        tree: dict[str, Any] = {}
-        for path, value in self.values.items():
-            node = tree
-            *parents, leaf = path.split(".")
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = value
-        return tree
+    path: str
+    value: Any
+    source: str
+    is_removal: bool = False
 
 
 def resolve(
     sources: Iterable[Source],
+    catalog: Rules,
     *,
     extras: Mapping[str, Setting] | None,
     default_preset: bool = True,
@@ -145,6 +68,7 @@ def resolve(
 
     Args:
         sources: Weakest first.
+        catalog: The algorithms and the families of environments that there are.
         extras: Settings outside `rl.` that the job understands; None allows all (a user's script parses them).
         default_preset: Whether the default preset applies when nothing names one.
         check_env: Notes a problem when there is no environment of a name.
@@ -153,87 +77,55 @@ def resolve(
     Raises:
         UserError: Anything is unknown, of the wrong type or out of range; all problems are listed.
     """
-    return _Resolver(extras, check_env, check_sizes).run(list(sources), default_preset)
+    resolver = _Resolver(catalog, extras)
+    return resolver.run(list(sources), default_preset, check_env, check_sizes)
 
 
 class _Resolver:
-    """One resolution: what it found so far, and what was wrong."""
+    """One resolution: the draft so far, and the hyperparameters that are not `rl.…`."""
 
-    def __init__(
-        self,
-        extra_settings: Mapping[str, Setting] | None,
-        check_env: EnvCheck | None = None,
-        check_sizes: SizeCheck | None = None,
-    ) -> None:
-        self._extra_settings, self._check_env, self._check_sizes = extra_settings, check_env, check_sizes
-        self._problems = Problems()
-        self._values: dict[str, Any] = {}
-        self._sources: dict[str, str] = {}
-        self._notes: dict[str, None] = {}
+    def __init__(self, catalog: Rules, extra_settings: Mapping[str, Setting] | None) -> None:
+        self._catalog, self._extra_settings = catalog, extra_settings
+        self._draft = Draft()
         self._extras: dict[str, Any] = {}
 
-    def run(self, sources: list[Source], default_preset: bool) -> JobConfig:
-        preset_name, preset_source = self._find_preset(sources)
-        self._set_defaults(DEFAULTS, "default")
-        if preset_name is None and default_preset:
-            preset_name = self._choose_preset(sources)
-        if preset_name is not None:
-            self._add_preset(preset_name, preset_source)
-        for source in sources:
-            self._add(source)
-        check_together(self._values, self._sources, self._notes, self._problems)
-        self._check_environments()
-        if self._check_sizes is not None:
-            self._check_sizes(self._values, self._sources, self._problems)
-        self._problems.raise_if_any()
-        return JobConfig(preset_name, self._values, self._sources, tuple(self._notes), self._extras)
-
-    def _choose_preset(self, sources: list[Source]) -> str | None:
-        """The preset of the environment that is asked for; the default one where none is asked for."""
-        probe = _Resolver(None)  # its problems are found again by the real resolution
-        for source in sources:
-            probe._add(source)
-        if probe._values.get("run") in OFFLINE_ALGORITHMS or (
-            probe._values.keys() >= {"data"} and "run" not in probe._values
-        ):
-            self._set_defaults(ANY_LOG, "default for any log")
-            return None
-        settings = probe._values.get("config.env_config", {})
-        scene = settings.get("env_name")
-        if "env" not in probe._values and (scene or "file_name" in settings):  # as the Unity notebook has it
-            probe._values["env"] = self._values["env"] = _SCENE
-            self._sources["env"] = "env_config, which names a scene"
-        if "env" not in probe._values:
-            self._notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
-            return DEFAULT_PRESET
-        env = str(probe._values["env"])
-        preset = preset_of_env(env, scene)
-        if preset is None and env == _SCENE:
-            self._set_defaults(ANY_SCENE, "default for any scene")
-        elif preset is None:
-            self._set_defaults(ANY_ENVIRONMENT, "default for any environment")
-        return preset
-
-    def _set_defaults(self, defaults: Mapping[str, object], source: str) -> None:
-        for path, value in defaults.items():
-            self._values[path], self._sources[path] = value, source
-
-    def _check_environments(self) -> None:
-        if self._check_env is None:
-            return
-        if self._values.get("env"):
-            self._check_env(_ROOT + "env", self._values["env"], self._sources["env"], self._problems)
-        if isinstance(self._extras.get("env"), str) and self._extra_settings:
-            self._check_env("env", self._extras["env"], self._sources["env"], self._problems)
-
-    def _add_preset(self, name: str, source: str) -> None:
-        try:
-            preset = load_preset(name, source=source)
-        except UserError as error:
-            self._problems.add_line(str(error))
-            self._values["env"] = ""  # so that its absence is not a second problem
-            return
-        self._add(Source(f"preset {name}", {"rl": {"training": preset.training}}))
+    def run(
+        self,
+        sources: list[Source],
+        default_preset: bool,
+        check_env: EnvCheck | None,
+        check_sizes: SizeCheck | None,
+    ) -> JobConfig:
+        draft = self._draft
+        defaults = {name: field.default for name, field in TrainingSettings.model_fields.items()}
+        draft.set_missing({name: value for name, value in defaults.items() if value is not None}, "default")
+        preset, preset_source = self._find_preset(sources)
+        given = [assignment for source in sources for assignment in self._read(source)]
+        if preset is None and default_preset:
+            preset = self._choose_preset(given)
+        if preset is not None:
+            given = [*self._read_preset(preset, preset_source), *given]
+        for assignment in given:
+            self._assign(assignment)
+        algorithm = self._catalog.algorithm_of(draft.values["run"])
+        if algorithm.chooses_preset and draft.values.get("env"):
+            family = self._catalog.family_of(draft.values["env"])
+            draft.set_missing(family.defaults, f"default for {draft.values['env']}")
+        self._check_belonging(algorithm)
+        algorithm.complete(draft)
+        if check_env is not None:
+            self._check_environments(check_env)
+        if check_sizes is not None:
+            check_sizes(draft.values, draft.sources, draft.problems)
+        draft.problems.raise_if_any()
+        return JobConfig.of_values(
+            draft.values,
+            algorithm.settings,
+            preset=preset,
+            sources=draft.sources,
+            notes=tuple(draft.notes),
+            extras=self._extras,
+        )
 
     def _find_preset(self, sources: list[Source]) -> tuple[str | None, str]:
         for source in reversed(sources):
@@ -242,15 +134,53 @@ class _Resolver:
                     return _preset_name(str(source.values[key])), source.name
         return None, "the default"
 
-    def _add(self, source: Source) -> None:
+    def _choose_preset(self, given: list[_Assignment]) -> str | None:
+        """The preset of the environment that is asked for; the default one where none is asked for."""
+        named = {one.path: one.value for one in given if not one.is_removal}
+        algorithm = self._catalog.algorithm_of(named.get("run"))
+        if "run" not in named:
+            taking = (one for one in self._catalog.algorithms if not named.keys().isdisjoint(one.inputs))
+            algorithm = next(taking, algorithm)
+            self._draft.values["run"] = algorithm.names[0]
+        if not algorithm.chooses_preset:
+            return None
+        prefix = f"{_ENV_CONFIG}."
+        env_config = {path.removeprefix(prefix): value for path, value in named.items() if path.startswith(prefix)}
+        if "env" not in named:
+            implied = (family.implied_env(env_config) for family in self._catalog.families)
+            env = next((env for env in implied if env is not None), None)
+            if env is None:
+                self._draft.notes[f"no preset and no environment is named: this is the preset {DEFAULT_PRESET}"] = None
+                return DEFAULT_PRESET
+            self._draft.set("env", env, "env_config, which names a scene")
+            named["env"] = env
+        preset = preset_of_env(str(named["env"]), env_config.get("env_name"))
+        if preset is None:
+            family = self._catalog.family_of(str(named["env"]))
+            self._draft.set_missing(family.general, f"default for any {family.kind}")
+        return preset
+
+    def _read_preset(self, name: str, source: str) -> list[_Assignment]:
+        try:
+            preset = load_preset(name, source=source)
+        except UserError as error:
+            self._draft.problems.add_line(str(error))
+            self._draft.values["env"] = ""  # so that its absence is not a second problem
+            return []
+        return self._read(Source(f"preset {name}", {"rl": {"training": preset.training}}))
+
+    def _read(self, source: Source) -> list[_Assignment]:
+        """The checked settings of a source, by today's names."""
+        found = []
         for name, raw in source.values.items():
             if name in _PRESET_KEYS:
                 continue
             dotted = name.replace("__", ".") if name.startswith("rl__") else name
             if dotted == "rl" or dotted.startswith("rl."):
-                self._add_tree(dotted, raw, source)
+                found += self._read_tree(dotted, raw, source)
             else:
                 self._add_extra(name, raw, source)
+        return found
 
     def _add_extra(self, name: str, raw: Any, source: Source) -> None:
         if self._extra_settings is None:
@@ -258,96 +188,117 @@ class _Resolver:
         elif name in self._extra_settings:
             try:
                 self._extras[name] = coerce(raw, self._extra_settings[name])
-                self._sources[name] = source.name
+                self._draft.sources[name] = source.name
             except ValueError as error:
-                self._problems.add(name, raw, source.name, expected=str(error))
+                self._draft.problems.add(name, raw, source.name, expected=str(error))
         else:
-            known = [*self._extra_settings, *_PRESET_KEYS, *(_ROOT + path for path in known_paths())]
-            self._problems.add(name, raw, source.name, expected="a known hyperparameter", remedy=suggest(name, known))
+            known = [*self._extra_settings, *_PRESET_KEYS, *(ROOT + path for path in self._catalog.known_paths())]
+            remedy = suggest(name, known)
+            self._draft.problems.add(name, raw, source.name, expected="a known hyperparameter", remedy=remedy)
 
-    def _add_tree(self, name: str, raw: Any, source: Source) -> None:
+    def _read_tree(self, name: str, raw: Any, source: Source) -> list[_Assignment]:
         """Walks down a tree (`rl`, `rl.training`, `rl.training.config`) to its settings."""
-        path = name.removeprefix(_ROOT)
-        is_tree = name in ("rl", "rl.training") or path in ("config", "stop", "config.model", *_FREE_TREES)
-        if not is_tree:
-            self._add_setting(path if name.startswith(_ROOT) else name, raw, source)
-            return
+        path = name.removeprefix(ROOT)
+        if name not in ("rl", "rl.training") and path not in ("config", "stop", "config.model", _ENV_CONFIG):
+            return self._read_setting(path if name.startswith(ROOT) else name, raw, source)
         tree = parse_text(raw) if isinstance(raw, str) else raw
         if not isinstance(tree, Mapping):
-            self._problems.add(name, raw, source.name, expected="a mapping of names to values")
-            return
-        for key, value in tree.items():
-            self._add_tree(f"{name}.{key}", value, source)
+            self._draft.problems.add(name, raw, source.name, expected="a mapping of names to values")
+            return []
+        return [one for key, value in tree.items() for one in self._read_tree(f"{name}.{key}", value, source)]
 
-    def _add_setting(self, path: str, raw: Any, source: Source) -> None:
-        where = path if path.startswith("rl.") else _ROOT + path
+    def _read_setting(self, path: str, raw: Any, source: Source) -> list[_Assignment]:
+        where = path if path.startswith("rl.") else ROOT + path
         try:
             translated = translate(path, raw)
+            if translated:
+                path, raw, note = translated
+                self._draft.notes[note] = None
+                if not path:
+                    return []
+            if raw in (None, "null") and (path.startswith("stop.") or "schedule" in where):
+                # Switches a preset's criterion off; no schedule was RLlib's old default.
+                return [_Assignment(path, None, source.name, is_removal=True)]
+            setting = self._catalog.setting_of(path)
+            if setting is None:
+                self._refuse(where, path, raw, source)
+                return []
+            return [_Assignment(path, coerce(raw, setting), source.name)]
         except ValueError as error:
-            self._problems.add(where, raw, source.name, expected=str(error))
-            return
-        if translated:
-            path, raw, note = translated
-            self._notes[note] = None
-            if not path:
-                return
-        if raw in (None, "null") and (path.startswith("stop.") or "schedule" in where):
-            self._values.pop(path, None)  # switches a preset's criterion off; no schedule was RLlib's old default
-            return
-        setting = setting_of(path)
-        if setting is None:
-            self._refuse(where, path, raw, source)
-            return
-        try:
-            self._set(path, coerce(raw, setting), source)
-        except ValueError as error:
-            self._problems.add(where, raw, source.name, expected=str(error))
+            self._draft.problems.add(where, raw, source.name, expected=str(error))
+        return []
 
-    def _set(self, path: str, value: Any, source: Source) -> None:
-        for tree in _FREE_TREES:
-            if path.startswith(tree + "."):
-                node = self._values[tree] = dict(self._values.get(tree, {}))
-                *parents, leaf = path.removeprefix(tree + ".").split(".")
-                for parent in parents:
-                    if not isinstance(node.get(parent, {}), Mapping):
-                        raise ValueError(f"no value of its own for {tree}.{parent}, which has one already")
-                    node[parent] = dict(node.get(parent, {}))
-                    node = node[parent]
-                node[leaf] = parse_text(value) if isinstance(value, str) else value
-                self._sources[f"{tree}.{[*parents, leaf][0]}"] = source.name
-                path = tree
-                break
+    def _assign(self, assignment: _Assignment) -> None:
+        if assignment.is_removal:
+            self._draft.values.pop(assignment.path, None)
+        elif assignment.path.startswith(f"{_ENV_CONFIG}."):
+            self._assign_env_config(assignment)
         else:
-            self._values[path] = value
-        self._sources[path] = source.name
+            self._draft.set(assignment.path, assignment.value, assignment.source)
+
+    def _assign_env_config(self, assignment: _Assignment) -> None:
+        """Sets one keyword argument of the environment, or a leaf of a nested one."""
+        node = tree = dict(self._draft.values.get(_ENV_CONFIG, {}))
+        *parents, leaf = assignment.path.removeprefix(f"{_ENV_CONFIG}.").split(".")
+        for parent in parents:
+            if not isinstance(node.get(parent, {}), Mapping):
+                expected = f"no value of its own for {_ENV_CONFIG}.{parent}, which has one already"
+                self._draft.problems.add(ROOT + assignment.path, assignment.value, assignment.source, expected=expected)
+                return
+            node[parent] = dict(node.get(parent, {}))
+            node = node[parent]
+        node[leaf] = parse_text(assignment.value) if isinstance(assignment.value, str) else assignment.value
+        self._draft.set(_ENV_CONFIG, tree, assignment.source)
+        self._draft.sources[f"{_ENV_CONFIG}.{[*parents, leaf][0]}"] = assignment.source
+
+    def _check_belonging(self, algorithm: AlgorithmRules) -> None:
+        """Refuses settings of another algorithm, as this one would ignore them."""
+        draft, run = self._draft, self._draft.values["run"]
+        trees = {
+            "config.model.": tuple(algorithm.settings.network().settings()),
+            "config.": tuple(algorithm.settings.settings()),
+            "stop.": algorithm.stop_criteria,
+        }
+        for path, value in draft.values.items():
+            prefix = next((prefix for prefix in trees if path.startswith(prefix)), None)
+            if prefix is None or path.removeprefix(prefix) in trees[prefix]:
+                continue
+            which = f": {', '.join(trees[prefix])}" if len(trees[prefix]) <= _FEW_NAMES else ""
+            draft.problems.add(f"{ROOT}{path}", value, draft.sources[path], expected=f"a setting of {run}{which}")
+        for other in self._catalog.algorithms:
+            for path in set(other.inputs) - set(algorithm.inputs):
+                if path in draft.values:
+                    expected = f"an algorithm that learns from {path} as {ROOT}run, one of {', '.join(other.names)}"
+                    draft.problems.add(ROOT + path, draft.values[path], draft.sources[path], expected=expected)
+
+    def _check_environments(self, check_env: EnvCheck) -> None:
+        draft = self._draft
+        if draft.values.get("env"):
+            check_env(ROOT + "env", draft.values["env"], draft.sources["env"], draft.problems)
+        if isinstance(self._extras.get("env"), str) and self._extra_settings:
+            check_env("env", self._extras["env"], draft.sources["env"], draft.problems)
 
     def _refuse(self, where: str, path: str, raw: Any, source: Source) -> None:
         reason = why_obsolete(path)
         if reason and (is_harmless(path, raw) or (source.is_old_script and not is_data(path))):
-            self._notes[f"{where} has no meaning today: {reason}"] = None
-        elif reason:
-            self._problems.add(
-                where,
-                raw,
-                source.name,
-                expected="a setting that still exists",
-                remedy=f"{reason[0].upper()}{reason[1:]}; remove it.",
-            )
-        else:
-            expected = "a setting of the algorithm" if path.startswith("config.") else "a known hyperparameter"
-            remedy = _suggest_path(path)
-            self._problems.add(where, raw, source.name, expected=expected, remedy=remedy)
+            self._draft.notes[f"{where} has no meaning today: {reason}"] = None
+            return
+        expected = "a setting of the algorithm" if path.startswith("config.") else "a known hyperparameter"
+        remedy = _suggest_path(path, self._catalog.known_paths())
+        if reason:
+            expected, remedy = "a setting that still exists", f"{reason[0].upper()}{reason[1:]}; remove it."
+        self._draft.problems.add(where, raw, source.name, expected=expected, remedy=remedy)
 
 
-def _suggest_path(path: str) -> str:
+def _suggest_path(path: str, known_paths: list[str]) -> str:
     """The known setting that is closest: by its last word, spelt in full where it stands in another tree."""
     *parents, leaf = path.split(".")
-    by_leaf = {known.rsplit(".", 1)[-1]: known for known in known_paths()}
+    by_leaf = {known.rsplit(".", 1)[-1]: known for known in known_paths}
     close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
     if not close:
         return ""
     is_sibling = by_leaf[close[0]].split(".")[:-1] == parents
-    return f"Did you mean {close[0] if is_sibling else _ROOT + by_leaf[close[0]]!r}?"
+    return f"Did you mean {close[0] if is_sibling else ROOT + by_leaf[close[0]]!r}?"
 
 
 def _preset_name(raw: str) -> str:

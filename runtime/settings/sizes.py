@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import Problems
+from runtime.settings.schema import ROOT, JobConfig
 
-_ROOT = "rl.training."
 _FLOAT = 4
 # Columns of a step in a batch beside observation and action: probability, reward, advantage, value target.
 _COLUMNS = 4
@@ -61,18 +61,16 @@ def check_sizes(values: Mapping[str, Any], sources: Mapping[str, str], problems:
         _check("config.num_env_runners", started * _PROCESS, room.memory_bytes * room.hosts, values, sources, problems)
 
 
-def check_batch(
-    values: Mapping[str, Any], sources: Mapping[str, str], *, observation_size: int, action_size: int, room: Room
-) -> None:
+def check_batch(config: JobConfig, *, observation_size: int, action_size: int, room: Room) -> None:
     """Checks a batch of observations and actions whose sizes are known.
 
     Raises:
         UserError: It does not fit into the memory.
     """
-    problems, path = Problems(), "config.train_batch_size"
+    problems, path, values = Problems(), "config.train_batch_size", config.values()
     steps = values.get(path, 0) / max(1, values.get("config.num_learners", 0))
     needed_bytes = steps * _step_bytes(observation_size, action_size)
-    _check(path, needed_bytes, room.memory_bytes, values, sources, problems)
+    _check(path, needed_bytes, room.memory_bytes, values, config.sources, problems)
     problems.raise_if_any()
 
 
@@ -118,7 +116,7 @@ def _check(
     if needed_bytes <= memory_bytes:
         return
     problems.add(
-        _ROOT + path,
+        ROOT + path,
         values[path],
         sources.get(path, "the defaults"),
         expected=f"what fits into the memory of {_in_gib(memory_bytes)}; this takes {_in_gib(needed_bytes)} at least",

@@ -13,10 +13,11 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from runtime.cluster.session import ray_session
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError
+from runtime.outputs.result import Finish
 from runtime.tuning.display import TuningLines
 from runtime.tuning.records import Plan, Record, State, append_record
 from runtime.tuning.request import TuningJob
@@ -31,8 +32,8 @@ _JUDGED_FROM = 5  # iterations, before the median rule says anything: first retu
 _REDUCTION = 3  # of Hyperband: one in three goes on from each rung
 
 
-def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines) -> str:
-    """Runs what is left of a tuning; `prepare_tune` must have been called before Ray Tune was imported.
+def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
+    """Runs what is left of a tuning; `prepare_environment` must have been called before Ray Tune was imported.
 
     Returns:
         Why it ended.
@@ -49,6 +50,7 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
     gpus = container.num_gpus // parallel or container.num_gpus / parallel  # Ray shares one GPU, but not 1.5
     fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each}
     fixed["gpus"] = math.ceil(gpus)
+    fixed["finish"] = finish_trial
     resources = {"cpu": each, "gpu": gpus}
     forget_stops(plan.root)
     with (

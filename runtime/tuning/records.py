@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.errors import UserError
+from runtime.files import append_line
 from runtime.outputs.metrics import read_rows
 from runtime.tuning.request import TuningJob
 
@@ -53,19 +53,8 @@ class Record:
 
 
 def append_record(folder: Path, record: Record) -> None:
-    """Adds a line, on disk before this returns."""
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def mend_log(folder: Path) -> None:
-    """Takes off a last line that a kill has cut, which the next one would be glued to."""
-    path = folder / FILE
-    if path.is_file() and not (text := path.read_bytes()).endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(text.rfind(b"\n") + 1)
+    """Appends a line; it is on the disk when this returns."""
+    append_line(folder / FILE, json.dumps(asdict(record)))
 
 
 def read_records(folder: Path) -> list[Record]:

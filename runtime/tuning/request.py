@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import PLATFORM_PREFIXES
+from runtime.container.layout import PLATFORM_PREFIXES
 from runtime.errors import Problems, UserError, suggest
 from runtime.outputs.metrics import metric_line
 from runtime.tuning.ranges import SCALINGS, Kind, Range, choose_scaling

@@ -13,18 +13,18 @@ from typing import Any
 
 from ray import tune
 
-from runtime.cluster.session import quiet_ray
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import Interrupted, Phase, StopRequest
 from runtime.errors import JobError, PlatformError
 from runtime.jobs.training import Request, run_training
-from runtime.outputs.console import Reporter, Summary
+from runtime.outputs.console import Reporter, Summary, quiet_ray
 from runtime.outputs.metrics import JSONL, read_rows
+from runtime.outputs.result import Finish
 
 LOG = "log.txt"
 _STOP = ".stop"
 # The processes of a tuning that was killed end a little after it, and hold their folders until then.
-_PATIENCE_S = 60.0
+_LOCK_TIMEOUT_S = 60.0
 _TUNING = "the tuning"  # which a job says that it was stopped by
 
 
@@ -97,21 +97,22 @@ class _Turns(Reporter):
 class _Run(threading.Thread):
     """One training, in a thread that stands still between the tuning's turns."""
 
-    def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path, finish: Finish) -> None:
         super().__init__(name="training", daemon=True)
+        self._finish = finish
         folder.mkdir(parents=True, exist_ok=True)
         self._container = container
         self._asked = _AskedStop()
         self._turns = _Turns(folder / LOG, self._asked)
         self._request = Request(
-            overrides, source="the tuning job", results=folder, reporter=self._turns, patience_s=_PATIENCE_S
+            overrides, source="the tuning job", results=folder, reporter=self._turns, lock_timeout_s=_LOCK_TIMEOUT_S
         )
         self._fault, self.is_platforms = "", False
         self._is_paused = False
 
     def run(self) -> None:
         try:
-            run_training(self._container, self._asked, self._request)
+            self._finish(run_training(self._container, self._asked, self._request))
         except Interrupted:
             self._turns.why = f"stopped by {_TUNING} before its first iteration"
         except PlatformError as error:
@@ -165,7 +166,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         self._row: dict[str, float] = {}
         self._read = fixed["job"].read_objective
         self._folder = Path(fixed["root"]) / config["folder"]
-        self._run = _Run(container, overrides, self._folder)
+        self._run = _Run(container, overrides, self._folder, fixed["finish"])
         self._run.start()
 
     def step(self) -> dict[str, Any]:

@@ -11,27 +11,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import replace_folder
-from runtime.artifacts.manifest import only_writer, write_json
+from runtime.artifacts.manifest import only_writer
 from runtime.cluster.hosts import refuse_several_hosts
-from runtime.container.paths import Container, Layout
+from runtime.cluster.session import prepare_environment
+from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
+from runtime.files import drop_partial_line, flush_tree, write_json, write_text, writing_aside
 from runtime.jobs.training import (
     Request,
     export_or_note,
+    find_parts,
     new_results_folder,
     resolve_config,
-    settle,
 )
 from runtime.outputs.console import Summary
 from runtime.outputs.metrics import JSONL, read_rows
-from runtime.report.report_command import write_report
-from runtime.report.results import CONFIG
-from runtime.settings.resolve import JobConfig
+from runtime.outputs.result import Finish, JobResult, show_summary
+from runtime.settings.schema import JobConfig
 from runtime.settings.types import parse_text
 from runtime.tuning.display import TuningLines, make_display, show_value
-from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, mend_log, read_records
+from runtime.tuning.pictures import write_pictures
+from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, read_records
 from runtime.tuning.request import TRIAL_DEFAULTS, TuningJob, parse_job, read_job
 
 JOB, PRESET = "tuning.json", "best.yaml"
@@ -48,16 +49,21 @@ class TuningRequest:
     Attributes:
         job: File of the tuning job; None for the container's.
         overrides: Hyperparameters of every trial, on top of the file's.
-        out: Results folder on a laptop; one that holds a tuning is gone on with. None for a new one.
+        out: Results folder on a laptop; one that holds a tuning is resumed. None for a new one.
+        finish_trial: Ends each training job, in its own process.
     """
 
     job: Path | None
     overrides: Mapping[str, Any]
     out: Path | None = None
+    finish_trial: Finish = show_summary
 
 
-def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) -> None:
+def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) -> JobResult | None:
     """Tunes hyperparameters and writes every trial, the best one's model, and what was learned of each of them.
+
+    Returns:
+        How it ended; None where no trial has ended.
 
     Raises:
         UserError: The tuning job or a hyperparameter is at fault.
@@ -73,20 +79,19 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
         try:
             for note in config.notes:
                 display.note(note)
-            why = _run_trials(plan, container, stop, display)
+            why = _run_trials(plan, container, stop, display, request.finish_trial)
             trials = gather_trials(read_records(root))
-            _hand_over(plan, container, trials, (why, time.perf_counter() - started), display)
+            seconds = time.perf_counter() - started
+            return _write_results(plan, container, trials, display, why=why, seconds=seconds)
         finally:
             display.close()
 
 
-def _run_trials(plan: Any, container: Container, stop: StopRequest, display: TuningLines) -> str:
-    from runtime.cluster.session import prepare_environment
-
+def _run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
     prepare_environment()
     with stop:
         from runtime.tuning.engine import run_trials
-    return run_trials(plan, container, stop, display)
+    return run_trials(plan, container, stop, display, finish_trial)
 
 
 def _read(container: Container, request: TuningRequest) -> TuningJob:
@@ -147,15 +152,16 @@ def _check_ranges(job: TuningJob, container: Container) -> tuple[TuningJob, JobC
                     problems.add_line(line)
     problems.raise_if_any()
     assert found is not None
-    runners = found.algorithm.get("num_env_runners")
-    if isinstance(runners, int) and runners > 0 and not found.is_offline:
+    algorithm, family = find_parts(found, Request({}))
+    runners = found.values().get("config.num_env_runners")
+    if isinstance(runners, int) and runners > 0:
         source = found.sources["config.num_env_runners"]
         raise UserError(
             f"rl.training.config.num_env_runners: got {runners} from {source}; expected 0 in a tuning job, whose "
             "trials run side by side instead. Leave it out, and set MaxParallelTrainingJobs."
         )
-    settle(found, container)
-    if found.is_offline or _RUNNERS in job.static:
+    family.prepare(found, container)
+    if not algorithm.acts_in_environment or _RUNNERS in job.static:
         return job, found
     return replace(job, static={**job.static, _RUNNERS: 0}), found
 
@@ -198,8 +204,8 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
     elif any(root.glob("checkpoint*")) or (root / "metrics.jsonl").exists():
         raise UserError(f"{root}: got the results of another job; expected a new folder, or one of a tuning.")
     random_seed = kept.get("random_seed", job.random_seed if job.random_seed is not None else secrets.randbelow(2**31))
-    first = kept.get("first_seed", config.algorithm["seed"])
-    mend_log(root)
+    first = kept.get("first_seed", config.algorithm.drawn_seed())
+    drop_partial_line(root / FILE)
     write_json(path, {"job": job.as_json(), "random_seed": random_seed, "first_seed": first})
     seeds = tuple((first + number) % 2**32 for number in range(job.seeds))
     parents = [trial for place in job.parents for trial in _read_parent(Path(place))]
@@ -226,9 +232,9 @@ def _read_parent(place: Path) -> list[Trial]:
     return gather_trials(read_records(folder))
 
 
-def _hand_over(
-    plan: Plan, container: Container, trials: list[Trial], outcome: tuple[str, float], display: TuningLines
-) -> None:
+def _write_results(
+    plan: Plan, container: Container, trials: list[Trial], display: TuningLines, *, why: str, seconds: float
+) -> JobResult | None:
     """The best trial's model and preset, the pictures, and the last screen."""
     job, root = plan.job, plan.root
     best = best_trial(trials, seeds=len(plan.seeds), maximize=job.maximize)
@@ -236,15 +242,15 @@ def _hand_over(
         reasons = {record.reason for trial in trials for record in trial.jobs.values() if record.reason}
         if reasons and not any(trial.state == "started" for trial in trials):
             raise UserError(f"no trial of {len(trials)} came to its end; the reasons: {'; '.join(sorted(reasons))}")
-        display.note(f"{outcome[0]} before any trial has ended; start the tuning again to go on with {root}")
-        return
+        display.note(f"{why} before any trial has ended; start the tuning again to resume {root}")
+        return None
     layout = container.layout
     source = _best_folder(root, best, maximize=job.maximize)
     model = root / "model" if layout is None else layout.model
     try:
         _write_preset(root / PRESET, best, job, source)
         if (source / "model").is_dir():
-            _copy_aside(source / "model", model)
+            _copy_model(source / "model", model)
             export_or_note(model, display)
         else:
             display.note(f"the best trial was killed before it wrote its model; smrl train --out {source} ends it")
@@ -252,7 +258,6 @@ def _hand_over(
         if layout is not None:
             ignore = shutil.ignore_patterns("checkpoints", ".*")
             shutil.copytree(root, layout.data, dirs_exist_ok=True, ignore=ignore)
-        report = write_report(layout or Layout.of_results(root), display)
     except OSError as error:
         raise PlatformError(f"{root}: could not be written: {error.strerror or error}. {FILE} is whole.") from error
     states = [trial.state for trial in trials]
@@ -260,17 +265,17 @@ def _hand_over(
     facts = {
         "best": f"{job.objective} {best.objective:.6g}{spread}, trial {best.number}",
         **{name: show_value(value) for name, value in best.hyperparameters.items()},
-        "ended because": outcome[0],
+        "ended because": why,
         "trials": f"{len(trials)}: {', '.join(f'{states.count(state)} {state}' for state in dict.fromkeys(states))}",
         "steps": f"{sum(record.timesteps_total for trial in trials for record in trial.jobs.values()):,}",
-        "seconds": f"{outcome[1]:.1f}",
+        "seconds": f"{seconds:.1f}",
         "log": str(root / FILE),
         "preset": str(root / PRESET),
         "pictures": ", ".join(str(path) for path in pictures),
-        "report": str(report),
         "model": str(model),
     }
-    display.finish(Summary(f"tuned {len(job.ranges)} hyperparameters", facts, f"smrl train --preset {root / PRESET}"))
+    summary = Summary(f"tuned {len(job.ranges)} hyperparameters", facts, f"smrl train --preset {root / PRESET}")
+    return JobResult(summary, display, layout or Layout.of_results(root))
 
 
 def _best_folder(root: Path, best: Trial, *, maximize: bool) -> Path:
@@ -280,20 +285,17 @@ def _best_folder(root: Path, best: Trial, *, maximize: bool) -> Path:
     return root / record.folder
 
 
-def _copy_aside(source: Path, target: Path) -> None:
-    aside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    if target.is_mount() or (target.is_dir() and not any(target.iterdir())):
-        shutil.copytree(aside, target, dirs_exist_ok=True)  # a volume cannot be renamed over
-        shutil.rmtree(aside)
+def _copy_model(source: Path, target: Path) -> None:
+    if target.is_mount() or (target.is_dir() and not any(target.iterdir())):  # a volume cannot be renamed over
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        flush_tree(target)
         return
-    replace_folder(aside, target)
+    with writing_aside(target) as aside:
+        shutil.copytree(source, aside)
 
 
 def _draw(root: Path, job: TuningJob, trials: list[Trial], best: Trial, display: TuningLines) -> list[Path]:
-    from runtime.tuning.pictures import write_pictures
-    from runtime.tuning.search import importances
+    from runtime.tuning.search import importances  # Optuna's, and with it pandas
 
     try:
         return write_pictures(root, job, trials, best, importances(job, trials))
@@ -318,7 +320,7 @@ def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> Non
         "minutes": round(max(seconds / 60, 0.01), 2),
         "training": training,
     }
-    path.write_text(yaml.safe_dump(preset, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(preset, sort_keys=False, allow_unicode=True))
 
 
 def _without_defaults(config: Mapping[str, Any], job: TuningJob) -> dict[str, Any]:

@@ -20,10 +20,10 @@ import pytest
 
 from runtime.cluster.connection import BEAT_S, Line, find_own_address
 from runtime.cluster.head_node import PORT, Head, Machines, stay_with_head
-from runtime.container.paths import Container, read_container
+from runtime.container.layout import Container, read_container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError, UserError
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 from tests.conftest import BIN, ROOT, TINY, OptMl, clean_environment
 
 HOST = Container(
@@ -279,13 +279,15 @@ def test_a_learner_that_dies_is_replaced_and_goes_on_from_the_last_checkpoint(tm
     numbers = [row["training_iteration"] for row in rows()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert rows()[-1]["training_restarts"] == 1
-    assert "going on from" in (tmp_path / "log").read_text()
+    assert "resuming from" in (tmp_path / "log").read_text()
 
 
 def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:
     from runtime.environments.spec import EnvSpec
+    from runtime.jobs.catalog import PLAIN
     from runtime.jobs.training import Request, resolve_config
-    from runtime.ppo.algorithm import count_env_runners, count_threads, fit_to_place
+    from runtime.ppo.rllib_config import count_env_runners, count_threads, fit_to_resources
+    from runtime.ppo.settings import PPOSettings
 
     three = Machines(12, 1, 3, cpus_elsewhere=(4, 4), gpus_elsewhere=1, reserved_cpus=1)
     left = Machines(4, reserved_cpus=1, are_fewer=True)
@@ -307,17 +309,17 @@ def test_machines_keep_a_cpu_for_learning_where_there_are_several() -> None:
     assert count_threads(config, reacher, three) == 1
     import gymnasium
 
-    fitted, notes = fit_to_place(config, gymnasium.make("RoboschoolReacher-v1").action_space, three)
-    assert fitted.algorithm["num_env_runners"] == 11
+    fitted, notes = fit_to_resources(config, PLAIN, gymnasium.make("RoboschoolReacher-v1").action_space, three)
+    assert PPOSettings.of(fitted).num_env_runners == 11
     assert "12 env runners asked for, 11 used: 3 hosts have 12 CPUs, of which the first host learns on one" in notes
     # The GPU is on another host: so is the learner.
-    assert (fitted.algorithm["num_learners"], fitted.algorithm["num_gpus_per_learner"]) == (1, 1.0)
-    values = {**config.values, "config.num_gpus_per_learner": 2.0}
-    sources = {**config.sources, "config.num_gpus_per_learner": "a test"}
+    of_learner = PPOSettings.of(fitted)
+    assert (of_learner.num_learners, of_learner.num_gpus_per_learner) == (1, 1.0)
+    two = config.replace({"config.num_gpus_per_learner": 2.0}, source="a test")
     with pytest.raises(UserError, match="expected at most 1, the GPUs that there are"):
-        fit_to_place(replace(config, values=values, sources=sources), gymnasium.spaces.Discrete(2), three)
+        fit_to_resources(two, PLAIN, gymnasium.spaces.Discrete(2), three)
     # Two GPUs were there once.
-    fitted, notes = fit_to_place(replace(config, values=values, sources=sources), gymnasium.spaces.Discrete(2), left)
-    assert fitted.algorithm["num_gpus_per_learner"] == 0.0
+    fitted, notes = fit_to_resources(two, PLAIN, gymnasium.spaces.Discrete(2), left)
+    assert PPOSettings.of(fitted).num_gpus_per_learner == 0.0
     assert "2 GPUs asked for, 0 used: hosts have been lost" in notes
-    assert fitted.algorithm["num_env_runners"] == 3
+    assert PPOSettings.of(fitted).num_env_runners == 3

@@ -14,7 +14,8 @@ import nbformat
 import pytest
 from moto.server import ThreadedMotoServer
 
-from runtime.settings.resolve import Source, resolve
+from runtime.jobs.catalog import resolve
+from runtime.settings.resolve import Source
 from runtime.settings.types import parse_text
 from runtime.tuning.request import read_job
 from tests.conftest import PEERS, ROOT, SHORT_RACES, TINY, clean_environment
@@ -173,7 +174,7 @@ def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str],
     assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == 86400
     arrived = {name: value for name, value in request["HyperParameters"].items() if not name.startswith("sagemaker_")}
     assert request["HyperParameters"]["sagemaker_program"].strip('"') == "train.py"
-    values = resolve([Source("hyperparameters.json", arrived)], extras={}).values
+    values = resolve([Source("hyperparameters.json", arrived)], extras={}).values()
     assert (values["config.kl_coeff"], values["stop.time_total_s"]) == (0.5, 600)
     assert (values["config.model.fcnet_hiddens"], values["config.use_gae"]) == ([32, 32], True)
     transform = found["requests"]["CreateTransformJob"]

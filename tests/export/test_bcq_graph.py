@@ -12,10 +12,11 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
-from runtime.artifacts.manifest import write_json
-from runtime.export.bcq_graph import PROBABILITIES, build_bcq_graph
+from runtime.artifacts.exports import PROBABILITIES
+from runtime.export.bcq_graph import build_bcq_graph
 from runtime.export.exporter import Subject, describe_signatures, export
 from runtime.export.parity import make_observations
+from runtime.files import write_json
 from runtime.policies.filter import ObservationFilter
 from runtime.serving.decoding import lines_call
 from runtime.serving.encoding import prediction_lines

@@ -20,12 +20,13 @@ from gymnasium import spaces
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
+from runtime.artifacts.exports import OBSERVATIONS
 from runtime.artifacts.manifest import only_writer, read_manifest
 from runtime.artifacts.policy_file import read_policy
 from runtime.errors import JobError, UserError
 from runtime.export.exporter import Subject, export, export_model
 from runtime.export.filters import add_filter
-from runtime.export.graph import OBSERVATIONS, Graph
+from runtime.export.graph import Graph
 from runtime.export.graph_def import run_saved_model, zeros_for
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
@@ -66,8 +67,8 @@ POLICIES: dict[str, tuple[spaces.Box, gymnasium.Space[Any], dict[str, Any], dict
 
 def make_policy(name: str, *, filtered: bool = True) -> tuple[Policy, spaces.Box]:
     """A policy with random weights, some of them large, as training leaves them."""
-    from runtime.ppo.algorithm import model_config
-    from runtime.ppo.module import PPOModule
+    from runtime.policies.ppo_module import PPOModule
+    from runtime.ppo.rllib_config import model_config
 
     observations, actions, network, options = POLICIES[name]
     torch.manual_seed(sum(map(ord, name)))
@@ -285,8 +286,8 @@ def test_a_discrete_action_may_differ_where_the_policy_does_not_care() -> None:
 @pytest.mark.parametrize("space", [PLANE, spaces.Box(-3.4e38, 3.4e38, (5,), np.float32)], ids=["free", "huge"])
 def test_rounding_at_large_observations_fails_no_right_export(activation: str, space: spaces.Box) -> None:
     """Networks without a filter sum up numbers of 1e6: their outputs have few digits left, in every runtime."""
-    from runtime.ppo.algorithm import model_config
-    from runtime.ppo.module import PPOModule
+    from runtime.policies.ppo_module import PPOModule
+    from runtime.ppo.rllib_config import model_config
 
     for seed in range(8):
         torch.manual_seed(seed)
@@ -396,11 +397,12 @@ def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
 def test_actions_that_do_not_start_at_0_are_refused() -> None:
     """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in other units than it learnt."""
     from runtime.cluster.head_node import Machines
-    from runtime.ppo.algorithm import fit_to_place
-    from runtime.settings.resolve import Source, resolve
+    from runtime.jobs.catalog import PLAIN, resolve
+    from runtime.ppo.rllib_config import fit_to_resources
+    from runtime.settings.resolve import Source
 
     config = resolve([Source("test", {"rl.training.env": "CartPole-v1"})], extras={})
     refused: list[gymnasium.Space[Any]] = [spaces.Discrete(3, start=5), spaces.MultiDiscrete([2, 2], start=[0, 1])]
     for space in refused:
         with pytest.raises(UserError, match=r"expected one whose actions start at 0"):
-            fit_to_place(config, space, Machines(2))
+            fit_to_resources(config, PLAIN, space, Machines(2))

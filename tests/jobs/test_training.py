@@ -188,7 +188,7 @@ def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path
         out=tmp_path / "further",
     )
     assert restored.returncode == 0, restored.stderr
-    assert "going on from" in restored.stderr
+    assert "resuming from" in restored.stderr
     rows = read_rows(tmp_path / "further" / "metrics.jsonl")
     assert [row["training_iteration"] for row in rows] == list(range(1, 11))
     assert rows[-1]["timesteps_total"] == 10 * 64

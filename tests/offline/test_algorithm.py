@@ -193,7 +193,7 @@ def test_a_job_goes_on_from_its_checkpoint_as_if_never_stopped(folder: Path, few
     words = ("train", "--data", few, *QUICK[1:], "rl.training.config.seed=4")
     smrl(*words, "--out", "resumed", "rl.training.stop.training_iteration=2", cwd=folder)
     done = smrl(*words, "--out", "resumed", "rl.training.stop.training_iteration=4", cwd=folder)
-    assert "going on from" in done.stderr
+    assert "resuming from" in done.stderr
     rows = read_rows(folder / "resumed")
     assert [row["training_iteration"] for row in rows] == [1, 2, 3, 4]
     assert [row["updates"] for row in rows] == [20, 40, 60, 80]

@@ -7,8 +7,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.container.signals import reached
 from runtime.outputs.metrics import MetricsLog, metric_line, read_rows
+from runtime.settings.schema import StopCriteria
+from runtime.settings.stop_criteria import reached
 
 # SageMaker's default metric definitions for the Ray toolkit (sagemaker 2.257.7).
 MEAN = re.compile(r"episode_reward_mean: ([-+]?[0-9]*[.]?[0-9]+([eE][-+]?[0-9]+)?)")
@@ -76,12 +77,12 @@ def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
 
 
 def test_any_criterion_reached_stops() -> None:
-    stop = {"episode_reward_mean": 18.0, "timesteps_total": 100.0}
+    stop = StopCriteria(episode_reward_mean=18.0, timesteps_total=100)
     assert reached(stop, {"episode_reward_mean": 17.9, "timesteps_total": 99}, episodes_of_mean=0) is None
     assert reached(stop, {"timesteps_total": 100}, episodes_of_mean=0) == "timesteps_total 100 reached 100"
 
 
 def test_a_mean_return_counts_once_it_is_of_enough_episodes() -> None:
-    stop, row = {"episode_reward_mean": 18.0}, {"episode_reward_mean": 20.0, "episodes_total": 99}
+    stop, row = StopCriteria(episode_reward_mean=18.0), {"episode_reward_mean": 20.0, "episodes_total": 99}
     assert reached(stop, row, episodes_of_mean=100) is None
     assert "episode_reward_mean" in (reached(stop, {**row, "episodes_total": 100}, episodes_of_mean=100) or "")

@@ -8,22 +8,9 @@ import numpy as np
 import pytest
 
 from envs.roboschool.robots import build_robot
-from runtime.environments.spec import EnvSpec
-from runtime.outputs.video import Mp4Writer, Recorder, play
+from runtime.outputs.video import Mp4Writer
 
 av = pytest.importorskip("av")
-
-
-class Still:
-    """A policy that does nothing."""
-
-    def __init__(self, size: int) -> None:
-        self._action = np.zeros(size, np.float32)
-
-    def reset(self) -> None: ...
-
-    def act(self, observation: Any) -> Any:
-        return self._action
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -32,18 +19,6 @@ def frames_of(path: Path) -> list[np.ndarray]:
         assert stream.codec_context.name == "h264"
         assert stream.codec_context.pix_fmt == "yuv420p"  # what browsers play
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-
-
-def test_a_filmed_episode_decodes_to_every_second_step(tmp_path: Path) -> None:
-    recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
-    episode = recorder.film(Still(2), tmp_path / "a.mp4", seed=0)  # type: ignore[arg-type]  # acts like a Policy
-    recorder.close()
-    assert episode is not None
-    assert episode.steps == 150
-    frames = frames_of(tmp_path / "a.mp4")
-    assert len(frames) == 150 // 2 + 1
-    assert frames[0].shape == (240, 320, 3)
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.mp4"]
 
 
 @pytest.mark.parametrize("name", ["Hopper", "Reacher", "InvertedPendulum"])
@@ -76,13 +51,6 @@ def test_the_floor_moves_under_a_moving_camera() -> None:
     env.close()
 
 
-def test_an_environment_without_frames_is_said_to_have_none(tmp_path: Path) -> None:
-    recorder = Recorder(EnvSpec("tests.toy_envs:NoFrames"))
-    assert recorder.film(Still(1), tmp_path / "a.mp4") is None  # type: ignore[arg-type]  # acts like a Policy
-    assert recorder.why_not is not None
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_video_is_written_in_one_go_under_its_own_name(tmp_path: Path) -> None:
     """SageMaker's uploader copies what is closed: one event, of the right name, when the file is whole."""
     from inotify_simple import INotify, flags
@@ -97,32 +65,3 @@ def test_a_video_is_written_in_one_go_under_its_own_name(tmp_path: Path) -> None
         events = [(event.name, event.mask) for event in watch.read(timeout=1000)]
     assert events == [("a.mp4", flags.CREATE), ("a.mp4", flags.CLOSE_WRITE)]
     assert len(frames_of(tmp_path / "a.mp4")) == 5
-
-
-def test_a_film_is_cut_when_its_time_is_up(tmp_path: Path) -> None:
-    """An episode of some environments never ends; with no time at all, one frame is what is left."""
-    recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
-    episode = recorder.film(Still(2), tmp_path / "a.mp4", longest_s=0.0)  # type: ignore[arg-type]  # acts like a Policy
-    recorder.close()
-    assert episode is not None
-    assert episode.steps == 0
-    assert len(frames_of(tmp_path / "a.mp4")) == 1
-
-
-def test_an_environment_that_fails_while_filmed_costs_the_film_alone(tmp_path: Path) -> None:
-    recorder = Recorder(EnvSpec("tests.toy_envs:RaisesWhileFilmed"))
-
-    class One(Still):
-        def act(self, observation: Any) -> Any:
-            return 1
-
-    assert recorder.film(One(1), tmp_path / "a.mp4") is None  # type: ignore[arg-type]  # acts like a Policy
-    assert "no more film" in (recorder.why_not or "")
-    assert not list(tmp_path.iterdir())
-
-
-def test_playing_without_filming_gives_the_same_episode(tmp_path: Path) -> None:
-    recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
-    filmed = recorder.film(Still(2), tmp_path / "a.mp4", seed=4)  # type: ignore[arg-type]  # acts like a Policy
-    env = gymnasium.make("RoboschoolReacher-v1")
-    assert play(env, Still(2), seed=4) == filmed  # type: ignore[arg-type]  # acts like a Policy

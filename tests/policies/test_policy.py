@@ -9,8 +9,9 @@ import pytest
 
 from runtime.artifacts.policy_file import read_policy, write_policy_file
 from runtime.environments.spec import EnvSpec
+from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
-from runtime.settings.resolve import Source, resolve
+from runtime.settings.resolve import Source
 
 pytestmark = pytest.mark.ray
 
@@ -46,16 +47,16 @@ def _ray() -> Any:
 def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Path) -> None:
     """Plays an episode through RLlib's connectors and network, and asks our policy for each action as well."""
     from runtime.cluster.head_node import Machines
-    from runtime.ppo.algorithm import build_algorithm
+    from runtime.ppo.rllib_config import build_algorithm
 
     env_id, extra = CASES[case]
     config = resolve([Source("test", {"rl.training.env": env_id, **SETTINGS, **extra})], extras={})
-    algorithm = build_algorithm(config, EnvSpec(env_id), Machines(2))
+    algorithm = build_algorithm(config, EnvSpec(env_id), PLAIN, Machines(2))
     algorithm.train()
     algorithm.save_to_path(str(tmp_path / "checkpoint"))
     write_policy_file(tmp_path / "checkpoint")
     env = gymnasium.make(env_id)
-    policy = read_policy(tmp_path / "checkpoint", env.action_space, settings=config.algorithm)
+    policy = read_policy(tmp_path / "checkpoint", env.action_space, settings=config.algorithm.model_dump())
     live = Policy.of_algorithm(algorithm, env.action_space)
     theirs = _rllib_actions(algorithm, env_id, steps=30)
     for observation, action in theirs:

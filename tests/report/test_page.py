@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import html
 import io
 import json
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +22,11 @@ import pytest
 
 from runtime.errors import PlatformError, UserError
 from runtime.outputs.learning_curve import smooth
+from runtime.report import page as page_module
 from runtime.report.figures import thin, with_speed
 from runtime.report.report_command import run_report
 from runtime.report.watch import Watcher
-from tests.conftest import run_smrl
+from tests.conftest import ROOT, run_smrl
 from tests.tuning.test_tuning_job import LR
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -45,7 +48,12 @@ def results(exported_results: Path, tmp_path_factory: pytest.TempPathFactory) ->
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(RACE))
     config = json.loads((folder / "config.json").read_text())
     config["notes"].append("<script>alert(1)</script>")
+    config["values"]["config.lr"] = "\"'><script>alert(2)</script>"
     (folder / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((folder / "model" / "manifest.json").read_text())
+    manifest["warnings"] = ["<script>alert(3)</script>"]
+    (folder / "model" / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copy(folder / "videos" / "last.mp4", folder / "evaluation" / "<img onerror=alert(4)>.mp4")
     run_report([folder], None)
     return folder
 
@@ -65,29 +73,31 @@ def test_a_training_ends_with_its_page(exported_results: Path) -> None:
     assert "return of an episode" in curve
     assert "steps per second" in small
     assert "policy loss" in small
-    film = re.search(r'src="data:video/mp4;base64,([^"]+)"', page)
-    assert film is not None
-    assert base64.b64decode(film[1]) == (exported_results / "videos" / "last.mp4").read_bytes()
+    video = re.search(r'src="data:video/mp4;base64,([^"]+)"', page)
+    assert video is not None
+    assert base64.b64decode(video[1]) == (exported_results / "videos" / "last.mp4").read_bytes()
     assert "tensorflow-savedmodel" in page
     assert re.search(r"rl.training.config.seed</code></td><td><code>8</code></td><td><code>the command line", page)
 
 
-def test_tensorboard_has_the_film(exported_results: Path) -> None:
+def test_tensorboard_has_the_video(exported_results: Path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(exported_results / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    film = events.Images("rollout")[-1]
-    with Image.open(io.BytesIO(film.encoded_image_string)) as picture:
-        assert (picture.format, picture.size) == ("GIF", (film.width, film.height))
+    video = events.Images("rollout")[-1]
+    with Image.open(io.BytesIO(video.encoded_image_string)) as picture:
+        assert (picture.format, picture.size) == ("GIF", (video.width, video.height))
         assert getattr(picture, "n_frames", 1) > 10
 
 
 def test_what_others_wrote_is_shown_and_not_run(results: Path) -> None:
     page = (results / "report.html").read_text()
-    assert "&lt;script&gt;alert(1)" in page
+    for number in (1, 2, 3):
+        assert f"&lt;script&gt;alert({number})" in page
     assert "<script" not in page
+    assert "evaluation: &lt;img onerror=alert(4)&gt;<" in page
     assert "mine &lt;b&gt;&amp;" in page
     assert "<td>Lap complete</td>" in page
     assert "on reinvent_base, dynamics: real" in page
@@ -95,9 +105,9 @@ def test_what_others_wrote_is_shown_and_not_run(results: Path) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; `apt-get install chromium` brings one")
-def test_a_browser_shows_every_picture_and_film_without_a_network(results: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_every_picture_and_video_without_a_network(results: Path, tmp_path: Path) -> None:
     probe = """<script>window.onload = () => { document.body.dataset.seen = JSON.stringify({
-      pictures: [...document.images].map(i => i.naturalWidth), films: document.querySelectorAll('video').length,
+      pictures: [...document.images].map(i => i.naturalWidth), videos: document.querySelectorAll('video').length,
       loaded: performance.getEntriesByType('resource').map(r => r.name).filter(n => !n.startsWith('data:')),
       wide: document.documentElement.scrollWidth > window.innerWidth}); }</script>"""
     page = tmp_path / "page.html"
@@ -110,9 +120,16 @@ def test_a_browser_shows_every_picture_and_film_without_a_network(results: Path,
     seen = json.loads(html.unescape(found[1]))
     assert len(seen["pictures"]) == 2
     assert all(width > 100 for width in seen["pictures"])
-    assert seen["films"] == 1
+    assert seen["videos"] == 2
     assert seen["loaded"] == []
     assert not seen["wide"]
+
+
+def test_a_wheel_carries_the_pages_templates() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    package = Path(page_module.__file__).parent
+    assert {*package.glob(setup["options.package_data"]["runtime.report"])} == {*package.glob("templates/**/*.*")}
 
 
 def test_several_runs_are_compared(results: Path, exported_results: Path, tmp_path: Path) -> None:
@@ -203,15 +220,15 @@ def test_a_live_page_changes_when_the_job_writes(watcher: Watcher) -> None:
         assert "123.25" in reply.read().decode()
 
 
-def test_a_live_page_hands_out_films_in_parts_and_nothing_else(watcher: Watcher) -> None:
+def test_a_live_page_serves_videos_in_parts_and_nothing_else(watcher: Watcher) -> None:
     with urllib.request.urlopen(watcher.url) as reply:
         source = re.search(r'<video[^>]*src="/([^"?]+)\?', reply.read().decode())
     assert source is not None
-    film = (watcher.folder / source[1]).read_bytes()
+    video = (watcher.folder / urllib.parse.unquote(source[1])).read_bytes()
     request = urllib.request.Request(watcher.url + source[1], headers={"Range": "bytes=10-19"})
     with urllib.request.urlopen(request) as reply:
-        assert (reply.status, reply.read()) == (206, film[10:20])
-        assert reply.headers["Content-Range"] == f"bytes 10-19/{len(film)}"
+        assert (reply.status, reply.read()) == (206, video[10:20])
+        assert reply.headers["Content-Range"] == f"bytes 10-19/{len(video)}"
     for place in ("config.json", "../secret.mp4", "%2e%2e/secret.mp4", "none.mp4"):
         (watcher.folder.parent / "secret.mp4").write_bytes(b"secret")
         with pytest.raises(urllib.error.HTTPError, match="404"):

@@ -22,8 +22,9 @@ import numpy as np
 import psutil
 import pytest
 
-from runtime.artifacts.manifest import read_manifest, write_json
+from runtime.artifacts.manifest import read_manifest
 from runtime.errors import UserError
+from runtime.files import write_json
 from runtime.policies.policy import Policy
 from runtime.serving.app import App, Settings
 from runtime.serving.model_store import Registry

@@ -105,13 +105,12 @@ def test_mistakes_are_told(exported_results: Path, tmp_path: Path) -> None:
     assert "--output: got 'out', which is inside --input" in done.stderr
 
 
-def test_a_full_disk_is_told(exported_results: Path, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text(json.dumps(ROWS[0].tolist()) + "\n")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".a.out.writing").symlink_to("/dev/full")
-    code, said = transform(exported_results, tmp_path / "a")
+def test_a_full_disk_is_reported(exported_results: Path, small_disk: Path) -> None:
+    (small_disk / "a").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:1000].tolist()))
+    code, said = transform(exported_results, small_disk / "a", "--join", "input")
     assert code == 3
     assert f"{Path('out') / 'a.out'}: could not be read or written: No space left on device." in said
+    assert not list((small_disk / "out").iterdir())
 
 
 def test_an_archive_is_a_model(exported_results: Path, tmp_path: Path) -> None:
@@ -127,7 +126,8 @@ def test_a_record_that_the_policy_overflows_on_is_found(tmp_path: Path) -> None:
     """An unfiltered network of weights 10: float32 ends at 3.4e38."""
     import onnxruntime
 
-    from runtime.export.graph import OBSERVATIONS, Graph
+    from runtime.artifacts.exports import OBSERVATIONS
+    from runtime.export.graph import Graph
     from runtime.export.onnx_file import write_onnx
     from runtime.serving.observations import RequestError
     from runtime.serving.served_policy import Input, ServedPolicy

@@ -6,8 +6,11 @@ import pytest
 
 from runtime.environments.spec import check_env_name
 from runtime.errors import UserError
+from runtime.jobs.catalog import resolve
+from runtime.ppo.settings import PPOSettings
 from runtime.settings.presets import preset_names
-from runtime.settings.resolve import JobConfig, Source, resolve
+from runtime.settings.resolve import Source
+from runtime.settings.schema import JobConfig
 
 
 def from_json(values: dict[str, Any]) -> JobConfig:
@@ -22,8 +25,8 @@ def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
         ],
         extras={},
     )
-    assert config.algorithm["lr"] == 0.5
-    assert config.algorithm["gamma"] == 0.9
+    assert PPOSettings.of(config).lr == 0.5
+    assert PPOSettings.of(config).gamma == 0.9
     assert config.sources["config.lr"] == "the command line"
     assert config.sources["config.lambda_"] == "preset reacher"
     assert config.sources["checkpoint_freq"] == "default"
@@ -40,15 +43,15 @@ def test_the_command_line_beats_hyperparameters_beat_the_preset() -> None:
     ],
 )
 def test_every_spelling_of_a_hyperparameter_arrives(values: dict[str, Any]) -> None:
-    assert from_json(values).algorithm["kl_coeff"] == 0.5
+    assert PPOSettings.of(from_json(values)).kl_coeff == 0.5
 
 
 def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
     config = from_json({"preset": "reacher", "rl.training.config.kl_coeff": "0.5"})
-    assert config.algorithm["use_kl_loss"] is True
+    assert PPOSettings.of(config).use_kl_loss is True
     assert any("the KL loss is on" in note for note in config.notes)
     off = from_json({"rl.training.config.kl_coeff": "0.5", "rl.training.config.use_kl_loss": "false"})
-    assert off.algorithm["use_kl_loss"] is False
+    assert PPOSettings.of(off).use_kl_loss is False
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,7 @@ def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
 )
 def test_names_of_2020_map_to_todays_and_are_noted_once(old: str, raw: str, new: str, value: Any) -> None:
     config = from_json({f"rl.training.{old}": raw})
-    assert config.values[new] == value
+    assert config.values()[new] == value
     assert len([note for note in config.notes if old in note]) == 1
 
 
@@ -137,10 +140,10 @@ def test_data_that_an_old_script_names_is_not_passed_over() -> None:
 
 def test_without_gae_lambda_is_1() -> None:
     config = from_json({"rl.training.config.use_gae": "false", "rl.training.config.lambda": "0.9"})
-    assert config.algorithm["lambda_"] == 1.0
+    assert PPOSettings.of(config).lambda_ == 1.0
     assert any("use_gae is false: lambda_ is 1" in note for note in config.notes)
     assert (
-        from_json({"rl.training.config.use_gae": "true", "rl.training.config.lambda": "0.9"}).algorithm["lambda_"]
+        PPOSettings.of(from_json({"rl.training.config.use_gae": "true", "rl.training.config.lambda": "0.9"})).lambda_
         == 0.9
     )
 
@@ -153,9 +156,12 @@ def test_torch_may_be_asked_for_since_it_is_what_there_is() -> None:
 
 def test_env_config_is_a_free_tree() -> None:
     config = from_json(
-        {"rl.training.config.env_config.a.b": "1", "rl.training.config.env_config": '{"compat": "bullet"}'}
+        {
+            "rl.training.config.env_config.a.b": "1",
+            "rl.training.config.env_config": '{"compat": "bullet"}',
+        }
     )
-    assert config.env_config == {"a": {"b": 1}, "compat": "bullet"}
+    assert config.algorithm.env_config == {"a": {"b": 1}, "compat": "bullet"}
 
 
 def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
@@ -166,7 +172,7 @@ def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_resolves_and_names_an_environment_that_exists(name: str) -> None:
     config = resolve([Source("test", {"preset": name})], extras={}, check_env=check_env_name)
-    assert config.stop
+    assert config.stop.given()
     assert config.preset == name
 
 
@@ -181,7 +187,7 @@ def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
         "description: mine\nsource: me\nexpected_return: 1\nminutes: 1\n"
         "training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n"
     )
-    assert from_json({"preset": str(path)}).algorithm["lr"] == 1e-4
+    assert PPOSettings.of(from_json({"preset": str(path)})).lr == 1e-4
     path.write_text("description: mine\n")
     with pytest.raises(UserError, match="not a valid preset"):
         from_json({"preset": str(path)})
@@ -191,7 +197,7 @@ def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings(
     assert from_json({"rl.training.env": "RoboschoolHopper-v1"}).preset == "hopper"
     general = from_json({"rl.training.env": "Pendulum-v1"})
     assert general.preset is None
-    assert general.stop == {}  # another environment's goal would be none
+    assert general.stop.given() == {}  # another environment's goal would be none
     assert general.sources["config.lr"] == "default for any environment"
     assert from_json({}).preset == "reacher"
 
@@ -215,15 +221,13 @@ def test_a_setting_in_the_wrong_tree_is_suggested_in_full() -> None:
 
 
 def test_null_switches_a_presets_criterion_off() -> None:
-    assert (
-        "episode_reward_mean"
-        not in from_json({"preset": "reacher", "rl.training.stop.episode_reward_mean": "null"}).stop
-    )
+    config = from_json({"preset": "reacher", "rl.training.stop.episode_reward_mean": "null"})
+    assert "episode_reward_mean" not in config.stop.given()
 
 
 def test_a_presets_width_gives_way_to_a_state_dependent_one() -> None:
     config = from_json({"preset": "reacher", "rl.training.config.model.free_log_std": "false"})
-    assert "initial_log_std" not in config.model
+    assert "initial_log_std" not in config.algorithm.model.given()
 
 
 def test_a_branch_of_env_config_cannot_also_be_a_leaf() -> None:

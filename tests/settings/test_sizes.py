@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from runtime.container.paths import Container, usable_memory
+from runtime.container.hardware import measure_memory
+from runtime.container.layout import Container
 from runtime.errors import UserError
+from runtime.jobs.catalog import resolve
 from runtime.jobs.training import Request, resolve_config
-from runtime.settings.resolve import JobConfig, Source, resolve
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.resolve import Source
+from runtime.settings.schema import JobConfig
 from runtime.settings.sizes import Room, check_batch, check_sizes
 
 SMALL = Room(memory_bytes=4 * 2**30, cpus=2)
@@ -63,7 +67,7 @@ def test_large_jobs_that_fit_are_left_alone() -> None:
     large: dict[str, Any] = {"config__train_batch_size": 10**7, "config__num_epochs": 30}
     large["config__num_envs_per_env_runner"] = 4096
     config = settle(**large, config__model__fcnet_hiddens=[4096, 4096], config__num_env_runners=10_000)
-    assert config.algorithm["train_batch_size"] == 10**7
+    assert PPOSettings.of(config).train_batch_size == 10**7
 
 
 def test_env_runners_are_counted_as_far_as_cpus_let_them_start() -> None:
@@ -78,13 +82,13 @@ def test_a_batch_of_pictures_takes_what_its_pictures_take() -> None:
     config = settle(config__train_batch_size=10**6)
     sizes = {"observation_size": 84 * 84 * 3, "action_size": 1}
     with pytest.raises(UserError, match=r"train_batch_size: got 1000000 .* this takes 78\.9 GiB at least"):
-        check_batch(config.values, config.sources, **sizes, room=SMALL)
-    check_batch(config.values, config.sources, **sizes, room=Room(80 * 2**30))
+        check_batch(config, **sizes, room=SMALL)
+    check_batch(config, **sizes, room=Room(80 * 2**30))
 
 
 def test_a_job_is_measured_against_its_own_container() -> None:
     words = {"rl.training.env": "CartPole-v1", "rl.training.config.train_batch_size": "1000000000"}
-    container = Container(memory_bytes=usable_memory())
+    container = Container(memory_bytes=measure_memory())
     assert 2**28 < container.memory_bytes < 2**50
     resolve_config(Container(memory_bytes=2**50), Request(words))
     with pytest.raises(UserError, match=r"train_batch_size: got 1000000000 from the command line; expected what fits"):

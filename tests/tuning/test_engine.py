@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from runtime.cluster.session import ray_session
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
 from runtime.tuning.records import best_trial, gather_trials, read_records
@@ -144,7 +144,7 @@ def test_a_stop_ends_what_runs_and_the_next_start_goes_on_with_it(tmp_path: Path
     assert again == log
     for line, count in zip(log, counts, strict=True):
         folder = tmp_path / "out" / line["folder"]
-        assert f"iteration {count}, " in (folder / "log.txt").read_text().split("going on from")[1]
+        assert f"iteration {count}, " in (folder / "log.txt").read_text().split("resuming from")[1]
         rows = [json.loads(row)["training_iteration"] for row in (folder / "metrics.jsonl").read_text().splitlines()]
         assert rows == list(range(1, len(rows) + 1))
 

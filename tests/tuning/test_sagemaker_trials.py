@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from runtime.settings.resolve import Source, resolve
+from runtime.jobs.catalog import resolve
+from runtime.settings.resolve import Source
 from tests.conftest import BIN, TINY, OptMl, clean_environment, run_smrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -97,8 +98,8 @@ def test_a_tuning_that_is_killed_goes_on_and_hands_over_the_best(tmp_path: Path)
     preset = yaml.safe_load((out / "best.yaml").read_text())
     assert preset["training"]["config"]["lr"] == point["rl.training.config.lr"]
     config = resolve([Source("a test", {"preset": str(out / "best.yaml")})], extras={})
-    assert config.values["config.normalize_actions"] is (point["rl.training.config.normalize_actions"] == '"True"')
-    assert config.values["config.num_env_runners"] == "auto"
+    assert config.values()["config.normalize_actions"] is (point["rl.training.config.normalize_actions"] == '"True"')
+    assert config.values()["config.num_env_runners"] == "auto"
     manifest = json.loads((out / "model" / "manifest.json").read_text())
     assert [one["format"] for one in manifest["exports"]] == ["tensorflow-savedmodel", "onnx", "torch-export"]
     assert (out / "report.html").read_text().count('class="best"') == 1

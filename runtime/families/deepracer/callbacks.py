@@ -16,13 +16,14 @@ from ray.rllib.core.columns import Columns
 from envs.deepracer import kernels
 from envs.deepracer.racing import Options, Racing, read_options
 from runtime.artifacts.checkpoint import JobState
-from runtime.artifacts.manifest import write_json
 from runtime.environments.spec import EnvSpec
+from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.families.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
-from runtime.families.deepracer.rollout import Rollout
+from runtime.files import write_json
 from runtime.outputs.console import Reporter
 
+FAMILY = "deepracer"  # the name of its state in a checkpoint
 BEST_BY = ("progress", "reward", "laptime")
 _NEVER_S = 999_999.0  # a lap time that was not driven
 _AGENT = "main_level/agent"
@@ -68,6 +69,7 @@ class TrainingRecords:
         self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
         self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
         self._best: tuple[float, dict[str, Any]] | None = None
+        self._score: float | None = None  # of the newest evaluation; the best checkpoint has most of it
         self._seen = -1  # iteration
         for name in ("model", "ip"):
             (settings.folder / name).mkdir(parents=True, exist_ok=True)
@@ -96,7 +98,7 @@ class TrainingRecords:
         Args:
             algorithm: RLlib's, which has just learned.
             result: Of its iteration.
-            state: The job's counters, of this iteration already; its score is set.
+            state: The job's counters, of this iteration already; its extra state is set.
 
         Returns:
             More metrics of the iteration.
@@ -111,7 +113,7 @@ class TrainingRecords:
         found = self._evaluate(algorithm, state) if self._judge is not None else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
-        state.racing = {"metrics": self._metrics.rows, "best": self._best}
+        state.extra[FAMILY] = {"score": self._score, "metrics": self._metrics.rows, "best": self._best}
         if self._settings.after is not None:
             self._settings.after()
         return found
@@ -122,9 +124,11 @@ class TrainingRecords:
         self._seen = state.training_iteration
         if self._metrics.rows and goes_on:
             return
-        self._metrics.go_on_from(list(state.racing.get("metrics", [])))
+        kept = state.extra.get(FAMILY, {})
+        self._metrics.go_on_from(list(kept.get("metrics", [])))
+        self._score = kept.get("score")
         self._best = None
-        if best := state.racing.get("best"):
+        if best := kept.get("best"):
             self._best = float(best[0]), dict(best[1])
 
     def _record_episodes(self, workers: Mapping[int, Any], state: JobState) -> None:
@@ -187,7 +191,7 @@ class TrainingRecords:
             f"[BestModelSelection] Number of evaluations: {len(traces)} Evaluation episode progress: {progress}"
         )
         self._reporter.log(f"[BestModelSelection] Evaluation episode progress mean: {np.mean(progress)}")
-        state.score = _score(rollout, traces, self._settings.best_by)
+        self._score = _score(rollout, traces, self._settings.best_by)
         laps = [float(trace[-1, C["time"]]) for trace in traces if label_of(trace) == "Lap complete"]
         found = {
             "evaluation_progress_mean": float(np.mean(progress)),
@@ -199,11 +203,11 @@ class TrainingRecords:
     def _record_checkpoint(self, state: JobState, name: str) -> None:
         """deepracer_checkpoints.json and .coach_checkpoint; of equals the newer is the best."""
         model = self._settings.folder / "model"
-        value = 0.0 if state.score is None else state.score
+        value = 0.0 if self._score is None else self._score
         if self._settings.best_by == "laptime":
             value = -value
         entry = {"name": name, "avg_eval_metric": value, "time_stamp": time.time()}
-        score = -math.inf if state.score is None else state.score
+        score = -math.inf if self._score is None else self._score
         if self._best is None or score >= self._best[0]:
             before = name if self._best is None else self._best[1]["name"]
             self._best = score, entry
@@ -218,7 +222,7 @@ def _most_steps(judge: Racing) -> int:
     return int(judge.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
-def _score(rollout: Rollout, traces: list[Trace], best_by: str) -> float:
+def _score(rollout: DrivenEpisodes, traces: list[Trace], best_by: str) -> float:
     """What the best checkpoint has most of; a lap time counts from below."""
     if best_by == "reward":
         return float(rollout.rewards.sum() / len(traces))

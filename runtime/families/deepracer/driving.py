@@ -15,7 +15,7 @@ from envs.deepracer import kernels
 from envs.deepracer.racing import Racing
 from envs.deepracer.rewards import RewardError
 from runtime.errors import UserError
-from runtime.families.deepracer.rollout import TRACE, Rollout
+from runtime.families.deepracer.driven_episodes import TRACE, DrivenEpisodes
 
 # What acts: pictures (B, H, W, C) or rows (B, N) to inputs of the action distribution (B, L).
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -77,7 +77,7 @@ def drive_episodes(
     *,
     most_steps: int,
     is_shared: bool = True,
-) -> Rollout:
+) -> DrivenEpisodes:
     """Drives one episode in every world, all at once.
 
     Args:
@@ -158,13 +158,13 @@ def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.fl
     return np.stack([columns[name] for name in TRACE], axis=1)
 
 
-def _in_episodes(parts: dict[str, list[Any]], is_kept: NDArray[np.bool_]) -> Rollout:
+def _in_episodes(parts: dict[str, list[Any]], is_kept: NDArray[np.bool_]) -> DrivenEpisodes:
     """Steps in the order of time as episodes one after the other; those that were cut are left out."""
     rows = np.concatenate(parts["rows"])
     order = np.argsort(rows, kind="stable")
     order = order[is_kept[rows[order]]]
     lengths = np.bincount(rows[order], minlength=len(is_kept))
-    return Rollout(
+    return DrivenEpisodes(
         observations=np.concatenate(parts["pictures"])[order],
         actions=np.concatenate(parts["actions"])[order],
         logits=np.concatenate(parts["logits"])[order],

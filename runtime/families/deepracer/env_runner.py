@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 
 from envs.deepracer.env import DeepRacerVectorEnv
+from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
-from runtime.families.deepracer.rollout import Rollout
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import LENGTHS, RETURNS
 
@@ -52,7 +52,7 @@ class RacingRunner(Runner):
         logits: torch.Tensor = self.module.forward_exploration({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]
         return logits
 
-    def _report(self, rollout: Rollout) -> None:
+    def _report(self, rollout: DrivenEpisodes) -> None:
         begin = 0
         for length in rollout.lengths.tolist():
             self.metrics.log_value(RETURNS, float(rollout.rewards[begin : begin + length].sum()), reduce="item_series")

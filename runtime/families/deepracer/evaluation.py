@@ -13,39 +13,63 @@ from envs import DEEPRACER_ID
 from envs.deepracer.metadata import parse_metadata
 from envs.deepracer.racing import Options, action_space, read_options
 from runtime.artifacts.checkpoint import JobState, read_state
+from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.policy_file import read_policy
-from runtime.container.signals import StopRequest
+from runtime.container.layout import Layout
 from runtime.errors import UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, run_race, write_results
+from runtime.interfaces.context import RunContext
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Reporter, Summary
 
 # Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
 _TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
 
 
-def evaluate_racers(
-    checkpoints: list[Path],
-    chosen: Mapping[str, Any],
-    folders: tuple[Path, Path],
-    listeners: tuple[Reporter, StopRequest],
-) -> dict[str, Any]:
-    """Evaluates, prints, and writes what DeepRacer's tools read.
-
-    Args:
-        checkpoints: Of each racer.
-        chosen: Settings, as `resolve_race` takes them.
-        folders: Where files go, and where the steps go for log tools.
-        listeners: Where lines go, and the platform's wish to stop.
-
-    Returns:
-        What goes into evaluation.json.
+def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
+    """Evaluates a policy, alone or against the model that `against` names.
 
     Raises:
         UserError: A setting or a model is at fault.
     """
-    (folder, traces), (reporter, stop) = folders, listeners
+    chosen = {**evaluation.settings.given(), **evaluation.family_settings}
+    if evaluation.env_config:
+        chosen["env_config"] = evaluation.env_config
+    if evaluation.training_settings:
+        chosen["training_settings"] = evaluation.training_settings
+    checkpoints = [evaluation.checkpoint]
+    if "against" in chosen:
+        scratch = context.scratch / "against"
+        scratch.mkdir()
+        try:
+            against = context.container.find_input(chosen["against"]) or Path(chosen["against"])
+            checkpoints.append(open_model(against, scratch=scratch, checkpoint=chosen.get("checkpoint")))
+        except UserError as error:
+            raise UserError(f"against: {error}") from None
+    data = context.layout.data
+    records = Layout.of_results(evaluation.place).deepracer  # of a training, where log tools find both
+    traces = records if records.is_dir() and data.is_relative_to(evaluation.place) else data
+    return race(checkpoints, chosen, context, traces=traces)
+
+
+def race(
+    checkpoints: list[Path], chosen: Mapping[str, Any], context: RunContext, *, traces: Path | None = None
+) -> EvaluationResult:
+    """Races, prints, and writes what DeepRacer's tools read.
+
+    Args:
+        checkpoints: Of each racer.
+        chosen: Settings, as `resolve_race` takes them.
+        context: Where files and lines go.
+        traces: Where the steps go for log tools; beside the other files if None.
+
+    Raises:
+        UserError: A setting or a model is at fault.
+    """
+    folder, reporter, stop = context.layout.data, context.reporter, context.stop
+    traces = traces or folder
     settings, trials, notes = resolve_race(chosen)
     for note in notes:
         reporter.note(note)
@@ -58,9 +82,8 @@ def evaluate_racers(
         _print(result, reporter, is_alone=len(results) == 1)
     facts = {"dynamics": options.race.dynamics.name, **_summarise(results)}
     facts |= {"videos": str(folder / "mp4"), "metrics": ", ".join(str(own) for own in written)}
-    reporter.finish(Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts))
     first = results[0]
-    return {
+    report = {
         "env": states[0].env,
         "track": options.track.name,
         "race_type": options.race.race_type,
@@ -76,6 +99,9 @@ def evaluate_racers(
         ],
         "racers": [{"name": result.name, "laps": result.laps} for result in results],
     }
+    return EvaluationResult(
+        report, Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts)
+    )
 
 
 def _prepare(

@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.errors import Problems, suggest
 from runtime.families.deepracer.job_files import EVALUATION_DEFAULTS, JobFile, read_job_file
-from runtime.settings.schema import RACE, RACE_EVALUATION
+from runtime.families.deepracer.race_settings import RACE, RACE_EVALUATION
 from runtime.settings.types import coerce
 
 TRIALS, _TRIALS_OF_A_FILE = 5, 10

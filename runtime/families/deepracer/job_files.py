@@ -15,7 +15,7 @@ import yaml
 
 from envs.deepracer.race import read_positions
 from runtime.errors import UserError, suggest
-from runtime.settings.schema import RACE
+from runtime.families.deepracer.race_settings import RACE
 from runtime.settings.types import Setting, coerce
 
 # Keys beside those of the race that act here.

@@ -1,7 +1,7 @@
-"""RLlib's PPO learner for pictures: the same loss on minibatches of bytes, without RLlib's own copies of each.
+"""RLlib's PPO learner for camera images: the same loss on minibatches of uint8, without RLlib's copies of each.
 
-Clipped PPO as DeepRacer's trainer had it: advantages standardised over the whole rollout, every episode's end a true
-one, no clip of values, nor of gradients unless it is asked for, whole minibatches only.
+Clipped PPO as DeepRacer's trainer had it: advantages are standardized over the whole rollout, every episode counts as
+terminated, values are not clipped, gradients only if the job asks for it, and incomplete minibatches are dropped.
 Source: DeepRacer's simulation application 6.0.5.
 """
 
@@ -19,18 +19,19 @@ from ray.rllib.core.learner.training_data import TrainingData
 from torch import nn
 from torch.nn import functional
 
+from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import autocast
-from runtime.families.deepracer.rollout import Rollout, advantages
+from runtime.ppo.advantages import generalized_advantages
 
 _ADAM_EPSILON = 1e-5
-_VALUED_AT_ONCE = 256
+_VALUES_AT_ONCE = 256
 
 
 class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed for strict mode
     """Learns from rollouts; checkpoints, schedules and weight sync stay RLlib's."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Adam in one call for all weights; called by RLlib."""
+        """Creates a fused Adam; called by RLlib."""
         module = self.module[module_id]
         parameters = self.get_parameters(module)
         optimizer = torch.optim.Adam(parameters, eps=_ADAM_EPSILON, fused=True)
@@ -46,10 +47,10 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         num_epochs: int,
         **kwargs: Any,
     ) -> Any:
-        """`num_epochs` passes over the rollouts of an iteration; called by RLlib."""
+        """Learns from the rollouts of an iteration, in `num_epochs` passes; called by RLlib."""
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        rollouts: list[Rollout] = training_data.episodes
+        rollouts: list[DrivenEpisodes] = training_data.episodes
         batch = self._prepare(rollouts)
         size = fit_minibatch(self.config.learner_config_dict["minibatch_size"], len(batch["actions"]))
         epochs: list[list[float]] = []
@@ -64,84 +65,100 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
-    def _prepare(self, rollouts: list[Rollout]) -> dict[str, torch.Tensor]:
+    def _prepare(self, rollouts: list[DrivenEpisodes]) -> dict[str, torch.Tensor]:
         """One batch of all rollouts, with advantages and value targets."""
         config = self.config
-        pictures = torch.from_numpy(np.concatenate([one.observations for one in rollouts]))
+        observations = torch.from_numpy(np.concatenate([one.observations for one in rollouts]))
         rewards = np.concatenate([one.rewards for one in rollouts])
         lengths = np.concatenate([one.lengths for one in rollouts])
-        with torch.inference_mode(), autocast(self._kind):
-            parts = [self._value(part.to(self._device)) for part in torch.split(pictures, _VALUED_AT_ONCE)]
-        values = torch.cat(parts).float().cpu().numpy()
-        gains, targets = advantages(rewards, values, lengths, gamma=config.gamma, lam=config.lambda_)
-        gains = (gains - gains.mean()) / (gains.std() + 1e-8)
+        with torch.inference_mode(), autocast(self._device_type):
+            parts = torch.split(observations, _VALUES_AT_ONCE)
+            estimates = [self._estimate_values(part.to(self._device)) for part in parts]
+        values = torch.cat(estimates).float().cpu().numpy()
+        ends = np.zeros(len(rewards), bool)
+        ends[np.cumsum(lengths) - 1] = True
+        advantages = generalized_advantages(
+            rewards[:, None],
+            np.append(values, np.float32(0.0))[:, None],  # no step follows the last episode's end
+            ends[:, None],
+            gamma=config.gamma,
+            lambda_=config.lambda_,
+        )[:, 0]
+        value_targets = advantages + values
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         logits = torch.from_numpy(np.concatenate([one.logits for one in rollouts]))
         actions = torch.from_numpy(np.concatenate([one.actions for one in rollouts]))
-        logp = self._distribution(logits).logp(actions)
         return {
-            "pictures": pictures,
+            "observations": observations,
             "actions": actions,
-            "logp": logp,
+            "log_probs": self._distribution(logits).logp(actions),
             "logits": logits,
-            "advantages": torch.from_numpy(gains),
-            "targets": torch.from_numpy(targets),
+            "advantages": torch.from_numpy(advantages),
+            "value_targets": torch.from_numpy(value_targets),
         }
 
     @property
-    def _kind(self) -> str:
+    def _device_type(self) -> str:
         return str(torch.device(self._device).type)
 
     @property
     def _net(self) -> Any:
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
-    def _value(self, pictures: torch.Tensor) -> torch.Tensor:
-        values: torch.Tensor = self._net.compute_values({Columns.OBS: pictures})
+    def _estimate_values(self, observations: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self._net.compute_values({Columns.OBS: observations})
         return values
 
     def _distribution(self, logits: torch.Tensor) -> Any:
         return self._net.get_train_action_dist_cls().from_logits(logits)
 
     def _step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """One step of the optimiser; (6,) total, policy and value loss, entropy, KL, and the gradient's norm."""
+        """Takes one step of the optimizer on a minibatch.
+
+        Returns:
+            (6,) total loss, policy loss, value loss, entropy, KL divergence, and the gradient's norm.
+
+        Source: Schulman et al. 2017, Proximal policy optimization algorithms, eq. 7 and 9.
+        """
         config = self.config
-        with autocast(self._kind):
-            seen = {Columns.OBS: batch["pictures"]}
-            forward = self._net.forward_train(seen)
-            values = self._net.compute_values(seen, embeddings=forward.get(Columns.EMBEDDINGS)).float()
+        with autocast(self._device_type):
+            observations = {Columns.OBS: batch["observations"]}
+            forward = self._net.forward_train(observations)
+            values = self._net.compute_values(observations, embeddings=forward.get(Columns.EMBEDDINGS)).float()
             logits = forward[Columns.ACTION_DIST_INPUTS].float()
+        # Clipped surrogate, eq. 7.
         distribution = self._distribution(logits)
-        log_ratio = distribution.logp(batch["actions"]) - batch["logp"]
-        ratio, gains = log_ratio.exp(), batch["advantages"]
+        log_ratio = distribution.logp(batch["actions"]) - batch["log_probs"]
+        ratio, advantages = log_ratio.exp(), batch["advantages"]
         clipped = ratio.clamp(1 - config.clip_param, 1 + config.clip_param)
-        policy_loss = -torch.minimum(ratio * gains, clipped * gains).mean()
+        policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
+        # Value loss and entropy bonus, eq. 9.
         is_huber = config.learner_config_dict.get("vf_loss") == "huber"
-        value_loss = (functional.smooth_l1_loss if is_huber else functional.mse_loss)(values, batch["targets"])
+        value_loss = (functional.smooth_l1_loss if is_huber else functional.mse_loss)(values, batch["value_targets"])
         entropy = distribution.entropy().mean()
-        coefficient = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
-        total = policy_loss + config.vf_loss_coeff * value_loss - coefficient * entropy
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
+        total = policy_loss + config.vf_loss_coeff * value_loss - entropy_coeff * entropy
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        parameters = list(self._net.parameters())
-        norm = nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(list(self._net.parameters()), config.grad_clip or math.inf)
         optimizer.step()
-        divergence = ((ratio - 1) - log_ratio).mean()
+        divergence = ((ratio - 1) - log_ratio).mean()  # Schulman 2020, Approximating KL divergence: k3
         return torch.stack([total, policy_loss, value_loss, entropy, divergence, norm]).detach()
 
     def _log(self, epochs: list[list[float]]) -> None:
-        """The last pass's means under RLlib's names, and every pass's for the log."""
+        """Logs the means of the last epoch under RLlib's names, and those of every epoch for the lines on stdout."""
         last = epochs[-1]
         names = ("total_loss", "policy_loss", "vf_loss", "entropy", "mean_kl_loss")
-        found = dict(zip(names, last, strict=False))
+        metrics = dict(zip(names, last, strict=False))
         for means in epochs:
             for name, value in (("epoch_policy_loss", means[1]), ("epoch_kl", means[4]), ("epoch_entropy", means[3])):
                 self.metrics.log_value((DEFAULT_MODULE_ID, name), value, reduce="item_series")
-        found["gradients_default_optimizer_global_norm"] = last[-1]
-        found["default_optimizer_learning_rate"] = self.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"]
-        self.metrics.log_dict(found, key=DEFAULT_MODULE_ID, window=1)
+        metrics["gradients_default_optimizer_global_norm"] = last[-1]
+        metrics["default_optimizer_learning_rate"] = self.get_optimizer(DEFAULT_MODULE_ID).param_groups[0]["lr"]
+        self.metrics.log_dict(metrics, key=DEFAULT_MODULE_ID, window=1)
 
 
 def fit_minibatch(size: int, steps: int) -> int:
-    """The size asked for; for a rollout that is no longer than that, the largest power of two that fits."""
+    """The minibatch size, or for a rollout of at most as many steps the largest power of two that fits in it."""
     return size if steps > size else 2 ** max(0, steps.bit_length() - 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
 from runtime.families.deepracer.job_files import JobFile, read_job_file

@@ -11,17 +11,18 @@ from runtime.environments.spec import EnvSpec
 from runtime.families.deepracer.env_runner import RacingRunner
 from runtime.families.deepracer.learner import RacingLearner
 from runtime.families.deepracer.network import network_settings
-from runtime.settings.resolve import JobConfig
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.schema import JobConfig
 
-_EPISODES, _MINIBATCH, _EPSILON_STEPS = 20, 64, 10_000
 # The original's own values where a setting is of no effect: epsilon without exploration by it, bounds that nobody set.
-_EPSILON, _NO_BOUND = 0.05, 100_000
+_EPSILON = 0.05
+_NO_BOUND = 100_000
 # Of an iteration, by the network: what a trainer of the community's time could keep in memory.
 _MOST_STEPS = {"DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 10_000}
 _MOST_STEPS_OF_LARGER = 3_000
 
 
-def configure_racing(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
+def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
     """Changes RLlib's config for camera cars.
 
     Args:
@@ -32,30 +33,26 @@ def configure_racing(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[
     Returns:
         Settings of the network, for `model_config`.
     """
-    settings = config.algorithm
+    settings = PPOSettings.of(config)
     metadata = read_options(**env.config).metadata
-    most_steps = _MOST_STEPS.get(metadata.network, _MOST_STEPS_OF_LARGER)
     rollout: dict[str, Any] = {
-        "episodes": settings.get("episodes_per_iteration", _EPISODES),
-        "most_steps": settings.get("most_steps_per_iteration", most_steps),
+        "episodes": settings.episodes_per_iteration,
+        "most_steps": settings.most_steps_per_iteration or _MOST_STEPS.get(metadata.network, _MOST_STEPS_OF_LARGER),
     }
-    if settings.get("epsilon_greedy") is not None:
-        rollout["epsilon"] = settings["epsilon_greedy"], settings.get("epsilon_steps", _EPSILON_STEPS)
+    if settings.epsilon_greedy is not None:
+        rollout["epsilon"] = settings.epsilon_greedy, settings.epsilon_steps
     rllib.environment(env_config={**env.config, **rollout})
     # A worker without an episode would have nothing to do.
-    workers = min(rllib.num_env_runners, rollout["episodes"])
+    workers = min(rllib.num_env_runners, settings.episodes_per_iteration)
     rllib.env_runners(env_runner_cls=RacingRunner, num_env_runners=workers)
     # A rollout is one sample() of every runner, whatever its steps; RLlib wants no minibatch above its batch of 1.
     rllib.training(
         learner_class=RacingLearner,
         train_batch_size_per_learner=1,
         minibatch_size=1,
-        learner_config_dict={
-            "vf_loss": settings.get("vf_loss", "mse"),
-            "minibatch_size": settings.get("minibatch_size", _MINIBATCH),
-        },
+        learner_config_dict={"vf_loss": settings.vf_loss, "minibatch_size": settings.minibatch_size},
     )
-    return {**network_settings(metadata), **config.model}
+    return {**network_settings(metadata), **settings.model.given()}
 
 
 def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
@@ -63,22 +60,22 @@ def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
 
     Source of the names: DeepRacer's simulation application 6.0.5, `M/sagemaker_graph_manager.py`.
     """
-    settings, stop, defaults = config.algorithm, config.stop, PPOConfig()
-    epsilon = settings.get("epsilon_greedy")
+    settings, stop = PPOSettings.of(config), config.stop
+    epsilon = settings.epsilon_greedy
     return {
-        "batch_size": settings.get("minibatch_size", _MINIBATCH),
-        "beta_entropy": _first(settings.get("entropy_coeff", defaults.entropy_coeff)),
-        "discount_factor": settings.get("gamma", defaults.gamma),
+        "batch_size": settings.minibatch_size,
+        "beta_entropy": _first(settings.entropy_coeff),
+        "discount_factor": settings.gamma,
         "e_greedy_value": _EPSILON if epsilon is None else epsilon,
-        "epsilon_steps": settings.get("epsilon_steps", _EPSILON_STEPS),
+        "epsilon_steps": settings.epsilon_steps,
         "exploration_type": "categorical" if epsilon is None else "e-greedy",
-        "loss_type": "huber" if settings.get("vf_loss") == "huber" else "mean squared error",
-        "lr": _first(settings.get("lr", defaults.lr)),
-        "num_episodes_between_training": settings.get("episodes_per_iteration", _EPISODES),
-        "num_epochs": settings.get("num_epochs", defaults.num_epochs),
+        "loss_type": "huber" if settings.vf_loss == "huber" else "mean squared error",
+        "lr": _first(settings.lr),
+        "num_episodes_between_training": settings.episodes_per_iteration,
+        "num_epochs": settings.num_epochs,
         "stack_size": 1,
-        "term_cond_avg_score": stop.get("episode_reward_mean", _NO_BOUND),
-        "term_cond_max_episodes": stop.get("episodes_total", _NO_BOUND),
+        "term_cond_avg_score": _NO_BOUND if stop.episode_reward_mean is None else stop.episode_reward_mean,
+        "term_cond_max_episodes": _NO_BOUND if stop.episodes_total is None else stop.episodes_total,
     }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from envs.deepracer.racing import read_options
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.errors import UserError
 from runtime.families.deepracer.network import network_settings
-from runtime.settings.resolve import JobConfig
+from runtime.settings.schema import JobConfig
 
 TRACKS_CHANNEL = "tracks"
 # Settings that name a file, which may come in a channel.
@@ -22,7 +21,7 @@ _WITHOUT_EFFECT = (
 )
 
 
-def settle_environment(config: JobConfig, container: Container) -> JobConfig:
+def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
     """The same config with the metadata's content in the place of its file, so that a checkpoint can act anywhere.
 
     Tracks of the channel `tracks` are found by name.
@@ -32,7 +31,7 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
     """
     why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
     wrong = config.describe_without_effect(_WITHOUT_EFFECT, why=why)
-    settings = config.env_config
+    settings = dict(config.algorithm.env_config)
     if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
     for name in _FILES:
@@ -48,4 +47,4 @@ def settle_environment(config: JobConfig, container: Container) -> JobConfig:
     if wrong:
         raise UserError("\n".join(wrong))
     settings["model_metadata"] = dict(options.metadata.source)
-    return dataclasses.replace(config, values={**config.values, "config.env_config": settings})
+    return config.replace({"config.env_config": settings})

@@ -17,10 +17,10 @@ from envs.deepracer.metadata import Metadata
 from envs.deepracer.racing import Options, Racing, action_space, decode_actions
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.views import Map, Views
-from runtime.artifacts.manifest import write_json
 from runtime.container.signals import StopRequest
 from runtime.families.deepracer.driving import Explorer, as_rows, describe_step
 from runtime.families.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
+from runtime.files import write_json
 from runtime.outputs.video import Mp4Writer
 
 _FPS, _FILM_HEIGHT = 15, 480

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from envs.deepracer.kernels import CONTROL_S, CRASHED, IMMOBILIZED, OFF_TRACK, REVERSED
 from envs.deepracer.simulation import STATUS_NAMES
-from runtime.artifacts.manifest import write_json
-from runtime.families.deepracer.rollout import TRACE
+from runtime.families.deepracer.driven_episodes import TRACE
+from runtime.files import write_json
 
 HEADER = (
     "episode,steps,X,Y,yaw,steer,throttle,action,reward,done,all_wheels_on_track,progress,closest_waypoint,track_len,"

@@ -1,4 +1,4 @@
-"""What a Unity training tells after each iteration: players that failed."""
+"""Callbacks of a Unity training: reports the players that failed in an iteration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.outputs.console import Reporter
 
 
 class PlayerFaults:
-    """Counts players that were started anew, and says why.
+    """Counts players that were restarted, and says why.
 
     Args:
         reporter: Where lines go.
@@ -26,5 +26,5 @@ class PlayerFaults:
         taken = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.take_faults())
         for fault in (fault for faults in taken for fault in faults):
             self._restarts += 1
-            self._reporter.note(f"a player was started anew: {fault}")
+            self._reporter.note(f"a player was restarted: {fault}")
         return {"unity_restarts": self._restarts}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import secrets
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,11 +15,25 @@ import numpy as np
 from envs import UNITY_ID
 from envs.unity.options import is_of_registry
 from envs.unity.vector_env import UnityVectorEnv
-from runtime.container.signals import StopRequest
+from runtime.artifacts.policy_file import read_policy
+from runtime.container.signals import Interrupted, StopRequest
+from runtime.environments.recording import Episode, Recorder
+from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
+from runtime.families.episodes import (
+    LONGEST_VIDEO_S,
+    check_spaces,
+    most_episodes,
+    most_steps,
+    refuse_family_settings,
+    report_episodes,
+    video_path,
+)
+from runtime.families.unity.ppo_settings import why_no_video
 from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
-from runtime.families.unity.scene import scene_faults
-from runtime.outputs.video import Episode
+from runtime.families.unity.scene import open_scene, scene_faults
+from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.policy import ACTION_MASK, Policy
 
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.
@@ -29,32 +43,50 @@ LONGEST_EPISODE = 10_000
 _OF_PROGRAM = ("file_name", "registry_url", "additional_args", "cache_folder", "log_folder", "folder")
 
 
-def settle_evaluation(
-    chosen: Mapping[str, Any],
-    trained: Mapping[str, Any],
-    channels: Mapping[str, Path],
-    *,
-    logs: Path,
-    trusts_player: bool,
-) -> dict[str, Any]:
-    """Settings of the scene to play: the one that was trained in, or the one that `env` names.
+def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
+    """Plays with all agents, and records one more episode, which is not counted.
 
-    Args:
-        chosen: Of the evaluation.
-        trained: Of the training's environment.
-        channels: Of the job.
-        logs: Where players write.
-        trusts_player: Whether a program that the model names may be started.
+    Raises:
+        UserError: A setting, the model or the scene is at fault.
+        PlatformError: A player does not start, or fails again and again.
+    """
+    refuse_family_settings(evaluation)
+    settings = choose_scene(evaluation, context)
+    spec = EnvSpec(UNITY_ID, settings)
+    with context.stop:
+        scene = open_scene(settings)
+    spaces = Spaces(scene.single_observation_space, scene.single_action_space)
+    check_spaces(evaluation, spaces)
+    trust = evaluation.settings.trust_checkpoint
+    policy = read_policy(evaluation.checkpoint, spaces.action, settings=evaluation.state.policy, trust=trust)
+    recorder = Recorder(spec, why_not=why_no_video(scene))
+
+    def play() -> Iterator[Episode]:
+        playing, asked = ScenePlay(scene, policy), evaluation.settings
+        yield from playing.episodes(context.stop, most_episodes=most_episodes(asked), most_steps=most_steps(asked))
+        for note in playing.notes():
+            context.reporter.note(note)
+        scene.close()
+        with contextlib.suppress(Interrupted), context.stop:
+            recorder.record(policy, video_path(context), longest_s=LONGEST_VIDEO_S)
+        recorder.close()
+
+    return report_episodes(play(), evaluation, context, recorder, env=UNITY_ID, seed=settings["seed"])
+
+
+def choose_scene(evaluation: Evaluation, context: RunContext) -> dict[str, Any]:
+    """Settings of the scene to play: the one that was trained in, or the one that `env` names.
 
     Raises:
         UserError: They are wrong, or the only program that is named is not trusted.
     """
-    named, env = chosen.get("env_config", {}), chosen.get("env", UNITY_ID)
-    settings = dict(trained) if trusts_player else _without_program(trained)
+    named, env = evaluation.env_config, evaluation.env
+    trained, channels = evaluation.state.policy["env_config"], context.container.channels
+    settings = _without_program(trained) if evaluation.is_foreign else dict(trained)
     # The machine that trained had its player elsewhere; or this one is to play another.
     if EXECUTABLE_CHANNEL in channels or "env_name" in named:
         settings.pop("file_name", None)
-    settings |= named
+    settings.update(named)
     if env != UNITY_ID:
         settings.pop("file_name", None)
         settings["env_name"] = env
@@ -66,7 +98,9 @@ def settle_evaluation(
                 "Set env or rl.training.config.env_config.env_name to it, or trust_checkpoint=true if you trust where "
                 "the model is from."
             )
-    settings["seed"] = chosen.get("seed", secrets.randbelow(2**31))  # not the scenario that was trained in
+    seed = evaluation.settings.seed
+    settings["seed"] = secrets.randbelow(2**31) if seed is None else seed  # not the scenario that was trained in
+    logs = context.layout.videos / "unity"
     return {"log_folder": str(logs.absolute()), **find_scene(settings, channels, where="the scene to play")}
 
 
@@ -128,7 +162,7 @@ class ScenePlay:
 
     def notes(self) -> list[str]:
         """What was not as it should be."""
-        found = [f"a player was started anew: {fault}" for fault in self._scene.take_faults()]
+        found = [f"a player was restarted: {fault}" for fault in self._scene.take_faults()]
         if self._lost:
             found.append(f"{self._lost} episodes are left out, as their player failed")
         if self._cut:

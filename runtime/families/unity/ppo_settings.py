@@ -11,8 +11,8 @@ from envs.unity.vector_env import UnityVectorEnv
 from runtime.environments.spec import EnvSpec
 from runtime.families.unity.env_runner import UnityRunner
 from runtime.families.unity.preparation import sample_timeout_s
-from runtime.families.unity.scene import count_players, look_at_scene
-from runtime.settings.resolve import JobConfig
+from runtime.families.unity.scene import count_players, probe_scene
+from runtime.settings.schema import JobConfig
 
 # Convolutions [filters, kernel, stride]: ML-Agents' own of its `simple` encoder, and smaller ones for smaller pictures.
 _FILTERS, _SMALLEST = [[16, 8, 4, "valid"], [32, 4, 2, "valid"]], 20
@@ -20,7 +20,7 @@ _FILTERS_OF_SMALL = [[16, 3, 1, "valid"], [32, 3, 1, "valid"]]
 _HIDDENS = [128]
 
 
-def configure_scene(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
+def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
     """Changes RLlib's config for the agents of a scene.
 
     Args:
@@ -33,12 +33,12 @@ def configure_scene(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[s
     """
     least_s = sample_timeout_s(env.config)
     rllib.env_runners(env_runner_cls=UnityRunner, sample_timeout_s=max(least_s, rllib.sample_timeout_s))
-    behaviour = look_at_scene(env.config, players=count_players(config)).behaviour
-    return {**_network(behaviour), **config.model, "action_mask": sum(behaviour.branches) or None}
+    behaviour = probe_scene(env.config, players=count_players(config)).behaviour
+    return {**_network(behaviour), **config.algorithm.model.given(), "action_mask": sum(behaviour.branches) or None}
 
 
 def why_no_video(scene: UnityVectorEnv) -> str | None:
-    """Why there is no video of a scene, or None: what can be filmed is the picture that its only agent sees."""
+    """Why there is no video of a scene, or None: what can be recorded is the picture that its only agent sees."""
     if not scene.behaviour.pictures:
         return "Unity draws on its own screen, and the scene's agents see no pictures"
     return f"the scene has {scene.num_envs} agents, each with its own picture" if scene.num_envs > 1 else None

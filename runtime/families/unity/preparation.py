@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from envs.unity.options import RESTARTS_AT_MOST, Options, is_of_registry, read_options
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.errors import Problems, UserError
-from runtime.settings.resolve import JobConfig
+from runtime.interfaces.family import PreparedEnv
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.schema import JobConfig
 
 EXECUTABLE_CHANNEL = "train"
 # What RLlib's own runner would heed.
@@ -21,35 +22,38 @@ _OF_FINDING = ("env_name", "registry_url", "cache_folder", "folder")
 _WHERE = "rl.training.config.env_config"
 
 
-def settle_scene(config: JobConfig, container: Container) -> tuple[JobConfig, dict[str, Any]]:
+def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     """Settings of the environment for this machine: its player found, or downloaded.
 
     Returns:
-        The config, paths in it made absolute, so that its policy can be played from another folder; and the settings.
+        The config, paths in it made absolute, so that its policy can be played from another folder; and the settings
+        of this machine.
 
     Raises:
         UserError: They are wrong, or a setting of PPO has no effect here; all problems are listed.
     """
     problems = Problems()
-    why = "a Unity scene ends its own episodes, and a player that fails is started anew in any case"
+    why = "a Unity scene ends its own episodes, and a player that fails is restarted in any case"
     for line in config.describe_without_effect(_WITHOUT_EFFECT, why=why):
         problems.add_line(line)
     why = "Unity's continuous actions are in ±1 and clipped to it"
     for line in config.describe_without_effect(_FIXED, why=why):
         problems.add_line(line)
-    if config.model.get("use_lstm"):
+    ppo = PPOSettings.of(config)
+    if ppo.model.use_lstm:
         problems.add_line(
             "rl.training.config.model.use_lstm: got true; expected false, as a scene's agents come and go."
         )
-    settings, found = config.env_config, dict[str, Any]()
+    settings = dict(ppo.env_config)
+    found: dict[str, Any] = {}
     if settings.get("observations") == "dict":
         problems.add_line(f"{_WHERE}.observations: got 'dict'; expected 'flat', which is what networks are given.")
     needed_s = sample_timeout_s(settings)
-    asked_s = config.algorithm.get("sample_timeout_s")
-    if asked_s is not None and asked_s < needed_s:
+    asked_s = ppo.sample_timeout_s
+    if "sample_timeout_s" in ppo.given() and asked_s < needed_s:
         problems.add_line(
             f"rl.training.config.sample_timeout_s: got {asked_s:g}; expected at least {needed_s:g}, the time that a "
-            "player which fell silent may take to be started anew. Leave it out, or lower env_config.timeout_s."
+            "player which fell silent may take to be restarted. Leave it out, or lower env_config.timeout_s."
         )
     try:
         found = find_scene(settings, container.channels)
@@ -60,11 +64,11 @@ def settle_scene(config: JobConfig, container: Container) -> tuple[JobConfig, di
     if EXECUTABLE_CHANNEL not in container.channels and not is_of_registry(settings.get("env_name"), None):
         settings = {name: value for name, value in settings.items() if name != "env_name"}
         settings["file_name"] = found["file_name"]
-    return dataclasses.replace(config, values={**config.values, "config.env_config": settings}), found
+    return PreparedEnv(config.replace({"config.env_config": settings}), found)
 
 
 def sample_timeout_s(settings: Mapping[str, Any]) -> float:
-    """How long a runner may take at least: players that fall silent are started anew meanwhile."""
+    """How long a runner may take at least: players that fall silent are restarted meanwhile."""
     timeout_s = settings.get("timeout_s", Options.timeout_s)
     return float(timeout_s) * 2 * (RESTARTS_AT_MOST + 1) if isinstance(timeout_s, int | float) else 0.0
 

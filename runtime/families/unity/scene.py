@@ -1,4 +1,4 @@
-"""Opens scenes, and keeps one open between the look at its agents and the runner that samples in it."""
+"""Opens scenes, and keeps one open between reading its spaces and the env runner that samples in it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from envs.unity.player import PlayerError, SceneError
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.errors import PlatformError, UserError
-from runtime.settings.resolve import JobConfig
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.schema import JobConfig
 
 _Opened = tuple[dict[str, Any], int, int]
 _spare: list[tuple[_Opened, UnityVectorEnv]] = []
 
 
 def open_scene(settings: Mapping[str, Any], *, players: int = 1, worker: int = 0) -> UnityVectorEnv:
-    """The scene's agents; the ones that were looked at, where they are asked for again.
+    """The scene's agents; the probed ones, where they are asked for again.
 
     Raises:
         UserError: The settings or the scene are at fault.
@@ -34,11 +35,11 @@ def open_scene(settings: Mapping[str, Any], *, players: int = 1, worker: int = 0
 
 def count_players(config: JobConfig) -> int:
     """Players of each runner."""
-    return int(config.algorithm.get("num_envs_per_env_runner", 1))
+    return PPOSettings.of(config).num_envs_per_env_runner
 
 
-def look_at_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVectorEnv:
-    """The scene's agents, to be looked at; they stay for `open_scene`, until `forget_scene`.
+def probe_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVectorEnv:
+    """The scene's agents, to read its spaces; they stay open for `open_scene`, until `close_probed_scene`.
 
     A player takes seconds to start, and a job that samples in its main process needs the very same ones.
     """
@@ -47,8 +48,8 @@ def look_at_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVect
     return env
 
 
-def forget_scene() -> None:
-    """Closes what was looked at and nobody opened again."""
+def close_probed_scene() -> None:
+    """Closes the probed scene, if nothing opened it again."""
     while _spare:
         _spare.pop()[1].close()
 

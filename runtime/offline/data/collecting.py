@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from runtime.artifacts.exports import PROBABILITIES
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.environments.spec import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
-from runtime.export.bcq_graph import PROBABILITIES
+from runtime.files import writing_aside
 from runtime.offline.data.rollouts import Policy, VectoredGymEnvironment
 
 UNIFORM = "uniform"
@@ -205,15 +206,11 @@ def _write(frame: Any, out: Path, *, goes_on: bool) -> None:
                 f"--out: got {str(out)!r}, which has steps of these episodes already; expected this session's own "
                 "file. Name another one."
             )
-    aside = out.with_name(f".{out.name}.writing")
-    try:
+    with writing_aside(out) as aside:
         if is_csv:
             frame.to_csv(aside, index=False)
         else:
             frame.to_parquet(aside, index=False)
-        aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _session(states: Path) -> Path:

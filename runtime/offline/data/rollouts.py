@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from runtime.environments.spec import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
+from runtime.files import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -83,7 +84,7 @@ class VectoredGymEnvironment:
     def dump_environment_states(self, dir_path: str | Path, file_name: str) -> None:
         """Writes each copy's observation as a line of JSON: what a batch transform takes."""
         lines = [json.dumps([float(f"{value:.9g}") for value in state]) + "\n" for state in self._states.tolist()]
-        _replace(Path(dir_path) / file_name, "".join(lines))
+        write_text(Path(dir_path) / file_name, "".join(lines))
 
     def collect_rollouts_with_given_action_probs(
         self,
@@ -265,7 +266,7 @@ class VectoredGymEnvironment:
             "episodes": self._episodes.tolist(),
             "actions": self._actions,
         }
-        _replace(path, json.dumps(session) + "\n")
+        write_text(path, json.dumps(session) + "\n")
 
     @classmethod
     def load_session(cls, path: Path) -> VectoredGymEnvironment:
@@ -304,16 +305,6 @@ class VectoredGymEnvironment:
     @property
     def _is_discrete(self) -> bool:
         return isinstance(self.action_space, gymnasium.spaces.Discrete)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file aside first: a full disk leaves the old one."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _is_close(found: Any, state: NDArray[np.float32]) -> bool:

@@ -1,8 +1,8 @@
-"""RLlib's env runner with sampling on arrays: without episode objects, without connectors, without Python if possible.
+"""RLlib's env runner on arrays: no episode objects, no connectors, and no Python in the loop where that is possible.
 
-Roboschool's robots are stepped, observed and acted on by one compiled call for each of the runner's threads; other
-environments one after the other, by Python, between compiled calls of the network; networks that are not compiled by
-PyTorch.
+Roboschool's robots are stepped, and their network is run, by one compiled call for each of the runner's threads. Other
+environments are stepped by Python, one after another, between compiled calls of the network. PyTorch runs the networks
+that the kernels do not support.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from ray.rllib.utils.metrics import (
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv
-from runtime.ppo.compiled.direct_envs import build_envs
-from runtime.ppo.compiled.flat_network import FlatNetwork, NotCoveredError, flatten
-from runtime.ppo.compiled.sampling import CompiledSampling, TorchSampling, scaling_of
-from runtime.ppo.compiled.warm import compile_acting, compile_collecting
+from runtime.ppo.compiled.compile_ahead import compile_acting, compile_collecting
+from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
+from runtime.ppo.compiled.rollout_collectors import CompiledCollector, TorchCollector, action_range_of
+from runtime.ppo.compiled.sync_envs import make_envs
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import LENGTHS, RETURNS
 from runtime.ppo.rollout import Rollout
 
-_EVALUATED_STEPS = 64  # of each environment, between looks at how many episodes have ended
+_EVALUATION_STEPS = 64  # of each environment, between checks of how many episodes have ended
 
 
 class FastRunner(Runner):
-    """Samples `Rollout`s; spaces, connectors' state, weights and metrics stay RLlib's."""
+    """Collects `Rollout`s; spaces, the state of connectors, weights and metrics stay RLlib's."""
 
     def make_env(self) -> None:
         """Builds the environments; called by RLlib."""
         maker = _global_registry.get(ENV_CREATOR, self.config.env)
         self.env_name = maker.spec.name
-        self.env: Any = build_envs(maker, self.config, worker_index=self.worker_index or 0)
+        self.env: Any = make_envs(maker, self.config, worker_index=self.worker_index or 0)
         self.num_envs = self.env.num_envs
         self._needs_initial_reset = True
         self._recent: deque[tuple[float, int]] = deque(maxlen=self.config.metrics_num_episodes_for_smoothing)
@@ -58,9 +58,9 @@ class FastRunner(Runner):
             return
         try:
             self.flat = flatten(self.module, self.env.single_action_space)
-        except NotCoveredError as error:
+        except UnsupportedError as error:
             logging.getLogger(__name__).info("sampling by PyTorch: %s", error)
-        self.scaling = scaling_of(self.env.single_action_space, self.config)
+        self.action_range = action_range_of(self.env.single_action_space, self.config)
         if self.flat is not None and isinstance(self.env, RoboschoolVectorEnv) and self.env.native is not None:
             compile_collecting(self.flat, self.env)
         elif self.flat is not None:
@@ -75,7 +75,15 @@ class FastRunner(Runner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[Any]:
-        """One rollout of at least so many steps, or several with at least so many ended episodes."""
+        """Collects a rollout; called by RLlib.
+
+        Args:
+            num_timesteps: Environment steps at least, of all environments together; RLlib's fragment length if None.
+            num_episodes: Collect rollouts until so many episodes have ended, instead.
+            explore: Whether actions are sampled; RLlib's setting if None.
+            random_actions: Without effect here.
+            force_reset: Whether to start new episodes first.
+        """
         before: float | None = self._time_after_sampling
         if before is not None:
             self.metrics.log_value(TIME_BETWEEN_SAMPLING, time.perf_counter() - before)
@@ -90,39 +98,39 @@ class FastRunner(Runner):
             else:
                 fragment = self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
                 steps = -(-(fragment if num_timesteps is None else num_timesteps) // self.num_envs)
-                rollout, ended = self._collect(max(1, steps), explores=explores)
-                self._report(rollout.env_steps(), ended)
+                rollout, episodes = self._collect(max(1, steps), explores=explores)
+                self._report(rollout.env_steps(), episodes)
                 rollouts = [rollout]
         self._time_after_sampling: float | None = time.perf_counter()
         return rollouts
 
     def _sample_episodes(self, count: int, *, explores: bool) -> list[Rollout]:
         rollouts: list[Rollout] = []
-        found: list[tuple[float, int]] = []
-        while len(found) < count:
-            rollout, ended = self._collect(_EVALUATED_STEPS, explores=explores)
+        episodes: list[tuple[float, int]] = []
+        while len(episodes) < count:
+            rollout, ended = self._collect(_EVALUATION_STEPS, explores=explores)
             rollouts.append(rollout)
-            found += ended
-        self._report(sum(one.env_steps() for one in rollouts), found[:count])
+            episodes += ended
+        self._report(sum(rollout.env_steps() for rollout in rollouts), episodes[:count])
         return rollouts
 
     def _collect(self, steps: int, *, explores: bool) -> tuple[Rollout, list[tuple[float, int]]]:
-        """A rollout of T steps, and return and length of each episode that ended in it."""
+        """A rollout of `steps` steps of each environment, and return and length of each episode that ended in it."""
         if self.flat is None:
-            return TorchSampling(self, steps, explores=explores).run()
-        return CompiledSampling(self, steps, explores=explores).run()
+            return TorchCollector(self, steps, explores=explores).run()
+        return CompiledCollector(self, steps, explores=explores).run()
 
-    def _report(self, steps: int, ended: list[tuple[float, int]]) -> None:
-        """Logs what RLlib's runner logs, once for all episodes."""
+    def _report(self, steps: int, episodes: list[tuple[float, int]]) -> None:
+        """Logs once for all episodes what RLlib's env runner logs for each."""
         self._log_env_steps(metric=self._metrics_num_env_steps_sampled, num_steps=steps)
-        self._increase_sampled_metrics(steps, len(ended))
-        if not ended:
+        self._increase_sampled_metrics(steps, len(episodes))
+        if not episodes:
             return
-        returns, lengths = zip(*ended, strict=True)
+        returns, lengths = zip(*episodes, strict=True)
         log = self.metrics.log_value
         log(RETURNS, np.array(returns), reduce="item_series")
         log(LENGTHS, np.array(lengths), reduce="item_series")
-        self._recent += ended
+        self._recent += episodes
         returns, lengths = zip(*self._recent, strict=True)
         for series, mean, least, most in (
             (returns, EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX),
@@ -133,11 +141,11 @@ class FastRunner(Runner):
             log(most, max(series), reduce="max", window=1)
 
     def get_metrics(self) -> Any:
-        """What RLlib aggregates."""
+        """Metrics since the last call, which RLlib aggregates."""
         return self.metrics.reduce()
 
     def observation_stats(self) -> Any:
-        """RLlib's running statistics of observations, or None without a filter."""
+        """The running statistics of RLlib's observation filter, or None without a filter."""
         for connector in self._env_to_module.connectors:
             if type(connector).__name__ == "MeanStdFilter":
                 if connector._filters is None:

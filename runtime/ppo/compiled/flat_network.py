@@ -1,4 +1,4 @@
-"""A policy and value network as flat numbers, as the compiled kernels take it."""
+"""Flattens a policy and value network for the compiled kernels: a table of layers, and one array of parameters."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHe
 from torch import nn
 
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
+from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled.network_kernels import (
     CATEGORICAL,
     FREE_GAUSSIAN,
@@ -27,22 +28,21 @@ from runtime.ppo.compiled.network_kernels import (
     STATE_DEPENDENT,
     TANH,
 )
-from runtime.ppo.module import PPOModule
 
 _ACTIVATIONS = {nn.Tanh: TANH, nn.ReLU: RELU}
 
 
-class NotCoveredError(Exception):
-    """The kernels do not know such a network; the message says what of it."""
+class UnsupportedError(Exception):
+    """The kernels do not support a network or its optimizer; the message names the unsupported part."""
 
 
 @dataclass(frozen=True)
 class FlatNetwork:
-    """Where a module's numbers stand.
+    """A module's layers, and the order of its parameters in the flat array.
 
     Attributes:
-        table: (1,) of `NETWORK`.
-        parameters: The module's own, in the order of the flat numbers.
+        table: (1,) record of `NETWORK`.
+        parameters: The module's own, in the order of the flat array.
     """
 
     table: NDArray[Any]
@@ -50,12 +50,12 @@ class FlatNetwork:
 
     @property
     def kind(self) -> int:
-        """Of the action distribution, as in `network_kernels`."""
+        """Kind of the action distribution, one of those in `network_kernels`."""
         return int(self.table[0]["kind"])
 
     @property
     def noise_size(self) -> int:
-        """Numbers that a draw of an action needs."""
+        """Random numbers that sampling one action takes."""
         row = self.table[0]
         if self.kind == CATEGORICAL:
             return 1
@@ -63,26 +63,26 @@ class FlatNetwork:
 
     @property
     def action_size(self) -> int:
-        """Numbers of an action; a choice is one."""
+        """Numbers of an action; 1 for a discrete one."""
         return 1 if self.kind == CATEGORICAL else int(self.table[0]["actions"])
 
     @property
     def features(self) -> int:
-        """What the policy's last layer sees."""
+        """Inputs of the policy's last layer."""
         row = self.table[0]
         return int(row["layers"][row["policy_end"] - 1, INPUTS])
 
-    def scratch(self, rows: int) -> NDArray[np.float32]:
-        """Room for a pass of (rows, I)."""
+    def activations(self, rows: int) -> NDArray[np.float32]:
+        """A buffer for the outputs of all layers on a batch of `rows` observations."""
         return np.empty(rows * int(self.table[0]["width"]), np.float32)
 
     def gather(self, tensors: list[torch.Tensor] | None = None) -> NDArray[np.float32]:
-        """The parameters, or tensors of their shapes, as (P,)."""
+        """(P,) copy of the parameters, or of tensors of their shapes."""
         parts = self.parameters if tensors is None else tensors
         return torch.cat([part.detach().reshape(-1) for part in parts]).numpy()
 
     def scatter(self, flat: NDArray[np.float32], tensors: list[torch.Tensor] | None = None) -> None:
-        """Writes (P,) back."""
+        """Writes (P,) numbers into the parameters, or into tensors of their shapes."""
         parts: Any = self.parameters if tensors is None else tensors
         with torch.no_grad():
             sizes = [part.numel() for part in parts]
@@ -94,23 +94,23 @@ def flatten(module: Any, action_space: gymnasium.Space[Any]) -> FlatNetwork:
     """Reads a module's structure.
 
     Args:
-        module: An RLlib module; one without a value network gives a table without value layers.
-        action_space: What it acts in.
+        module: RLlib's policy and value network; one without a value function gives a table without value layers.
+        action_space: The environment's.
 
     Raises:
-        NotCoveredError: The kernels cannot compute it.
+        UnsupportedError: The kernels cannot compute it.
     """
     if type(module) is not PPOModule:
-        raise NotCoveredError(f"the network is a {type(module).__name__}")
+        raise UnsupportedError(f"the network is a {type(module).__name__}")
     if module.model_config.get("action_mask") or module.model_config.get("pixel_scale") is not None:
-        raise NotCoveredError("the network takes action masks or pictures")
+        raise UnsupportedError("the network takes action masks or images")
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        raise NotCoveredError("the network is on a GPU")
+        raise UnsupportedError("the network is on a GPU")
     return _Reader(module).read(action_space)
 
 
 class _Reader:
-    """Walks over one module."""
+    """Reads one module, layer by layer."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -123,10 +123,10 @@ class _Reader:
         row, module = table[0], self._module
         encoder = module.encoder
         if not isinstance(encoder, TorchActorCriticEncoder):
-            raise NotCoveredError(f"its encoder is a {type(encoder).__name__}")
+            raise UnsupportedError(f"its encoder is a {type(encoder).__name__}")
         if encoder.config.shared:
             self._add_encoder(encoder.encoder)
-        row["trunk_end"] = len(self._layers)
+        row["shared_end"] = len(self._layers)
         if not encoder.config.shared:
             self._add_encoder(encoder.actor_encoder)
         self._add_head(row, module.pi, action_space)
@@ -137,28 +137,28 @@ class _Reader:
             self._add_layers(module.vf.net.mlp)
         row["value_end"] = len(self._layers)
         if len(self._layers) > MOST_LAYERS:
-            raise NotCoveredError(f"it has {len(self._layers)} layers, and the kernels take {MOST_LAYERS}")
+            raise UnsupportedError(f"it has {len(self._layers)} layers, and the kernels support {MOST_LAYERS}")
         row["layers"][: len(self._layers)] = self._layers
         row["parameters"], row["width"] = self._size, self._width
         return FlatNetwork(table, self._parameters)
 
     def _add_encoder(self, encoder: Any) -> None:
         if not isinstance(encoder, TorchMLPEncoder):
-            raise NotCoveredError(f"its encoder is a {type(encoder).__name__}")
+            raise UnsupportedError(f"its encoder is a {type(encoder).__name__}")
         self._add_layers(encoder.net.mlp)
 
     def _add_head(self, row: Any, head: Any, space: gymnasium.Space[Any]) -> None:
         if not isinstance(head, TorchMLPHead | TorchFreeLogStdMLPHead | StateDependentNoiseHead):
-            raise NotCoveredError(f"its policy head is a {type(head).__name__}")
+            raise UnsupportedError(f"its policy head is a {type(head).__name__}")
         begin = len(self._layers)
         self._add_layers(head.net.mlp)
         outputs = self._layers[-1][OUTPUTS]
         row["log_std_bound"], row["variance_floor"] = np.inf, VARIANCE_FLOOR
         if isinstance(space, gymnasium.spaces.Discrete):
-            row["kind"], row["actions"], row["distribution_inputs"] = CATEGORICAL, outputs, outputs
+            row["kind"], row["actions"], row["distribution_size"] = CATEGORICAL, outputs, outputs
             return
         if not isinstance(space, gymnasium.spaces.Box) or space.dtype not in (np.float32, np.float64):
-            raise NotCoveredError(f"its actions are {space}")
+            raise UnsupportedError(f"its actions are {space}")
         is_noise = isinstance(head, StateDependentNoiseHead)
         if not is_noise and head.clip_log_std:
             row["log_std_bound"] = float(torch.as_tensor(head.log_std_clip_param_const))
@@ -167,9 +167,9 @@ class _Reader:
         else:
             row["kind"] = STATE_DEPENDENT if is_noise else FREE_GAUSSIAN
             row["actions"], row["log_std_at"] = outputs, self._add_parameter(head.log_std)
-        row["distribution_inputs"] = 2 * row["actions"]
+        row["distribution_size"] = 2 * row["actions"]
         if is_noise and len(self._layers) == begin + 1 and begin == 0:
-            raise NotCoveredError("its noise depends on a state that no layer has seen")
+            raise UnsupportedError("its state-dependent noise has no features: the policy has no layer before the last")
 
     def _add_layers(self, layers: Any) -> None:
         for layer in layers:
@@ -178,10 +178,10 @@ class _Reader:
                 self._layers.append((layer.in_features, layer.out_features, LINEAR, *at, self._width))
                 self._width += layer.out_features
             elif type(layer) in _ACTIVATIONS and self._layers and self._layers[-1][2] == LINEAR:
-                *begin, _, weights_at, biases_at, scratch_at = self._layers[-1]
-                self._layers[-1] = (*begin, _ACTIVATIONS[type(layer)], weights_at, biases_at, scratch_at)
+                *begin, _, weights_at, biases_at, outputs_at = self._layers[-1]
+                self._layers[-1] = (*begin, _ACTIVATIONS[type(layer)], weights_at, biases_at, outputs_at)
             else:
-                raise NotCoveredError(f"it has a layer {type(layer).__name__}")
+                raise UnsupportedError(f"it has a layer {type(layer).__name__}")
 
     def _add_parameter(self, parameter: nn.Parameter) -> int:
         at = self._size

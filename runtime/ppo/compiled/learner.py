@@ -1,7 +1,7 @@
-"""RLlib's PPO learner on arrays: no connectors, no copies of minibatches, gradient steps compiled where they can be.
+"""RLlib's PPO learner on arrays: no connectors, no copies of minibatches, compiled gradients where that is possible.
 
-The last minibatch of every update goes through RLlib's loss: its metrics are RLlib's, and its gradient is compared with
-the compiled one. Where they differ, RLlib's learner does all of it from then on.
+The algorithm itself is in `ppo_update.py`. The last minibatch of every update goes through RLlib's loss: its metrics
+are RLlib's, and its gradient is compared with the compiled one. Where they differ, RLlib's learner takes over for good.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from runtime.ppo.compiled.flat_network import NotCoveredError
-from runtime.ppo.compiled.sampling_kernels import advantages
-from runtime.ppo.compiled.steps import Batch, CompiledSteps, keep_dynamo_out, rows_of
+from runtime.ppo.compiled.flat_network import UnsupportedError
+from runtime.ppo.compiled.ppo_update import TrainBatch, draw_minibatches, make_train_batch
+from runtime.ppo.compiled.torch_interop import CompiledModule, skip_dynamo_import
 from runtime.ppo.rollout import Rollout
 
 # Metric of a learner: 1 while compiled gradients are used, else 0.
 COMPILED = "compiled_gradients"
-_TOLERANCE = 1e-3  # of the gradient's norm; float32 leaves 1e-6
-_CHECKED = 3  # minibatches, of which all must differ
-_VALUED_AT_ONCE = 1024
+_TOLERANCE = 1e-3  # relative to the gradient's norm; float32 rounding leaves 1e-6
+_CHECKED_MINIBATCHES = 3  # all of them must differ for the kernels to be wrong
+_VALUES_AT_ONCE = 1024  # observations; bounds the memory of activations
 _logger = logging.getLogger(__name__)
 
 
@@ -44,20 +44,20 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
     """Learns from `Rollout`s; checkpoints, schedules, metrics and weight sync stay RLlib's."""
 
     def build(self) -> None:
-        """Called by RLlib."""
-        keep_dynamo_out()
+        """Builds the module and its optimizer; called by RLlib."""
+        skip_dynamo_import()
         super().build()
-        self._steps: CompiledSteps | None = None
-        self._is_checked = self._is_broken = False
+        self._compiled: CompiledModule | None = None
+        self._is_checked = self._uses_rllib = False
         self._how = "compiled"
         try:
-            self._steps = CompiledSteps(self._net, self.get_optimizer(DEFAULT_MODULE_ID))
-        except NotCoveredError as error:
+            self._compiled = CompiledModule(self._net, self.get_optimizer(DEFAULT_MODULE_ID))
+        except UnsupportedError as error:
             self._how = f"PyTorch's ({error})"
 
     @property
     def how(self) -> str:
-        """How gradients are computed, and why not otherwise."""
+        """Says by what gradients are computed, and why they are not compiled."""
         return self._how
 
     @property
@@ -65,21 +65,21 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
     def update(self, *args: Any, training_data: TrainingData | None = None, **kwargs: Any) -> Any:
-        """`num_epochs` passes over the rollouts of an iteration; called by RLlib."""
+        """Learns from the rollouts of an iteration, in `num_epochs` passes; called by RLlib."""
         if training_data is not None:
             training_data.validate()
             training_data.solve_refs()
         rollouts = training_data.episodes if training_data is not None else None
         if not rollouts or not isinstance(rollouts[0], Rollout):
             return super().update(*args, training_data=training_data, **kwargs)
-        if not self._is_broken:
-            return self._update_arrays(rollouts, **kwargs)
+        if not self._uses_rllib:
+            return self._update_on_arrays(rollouts, **kwargs)
         spaces = self._net.observation_space, self._net.action_space
-        episodes = [episode for one in rollouts for episode in one.to_episodes(*spaces)]
+        episodes = [episode for rollout in rollouts for episode in rollout.to_episodes(*spaces)]
         self.metrics.log_value((DEFAULT_MODULE_ID, COMPILED), 0, window=1)
         return super().update(*args, training_data=TrainingData(episodes=episodes), **kwargs)
 
-    def _update_arrays(
+    def _update_on_arrays(
         self,
         rollouts: list[Rollout],
         *,
@@ -89,96 +89,66 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         shuffle_batch_per_epoch: bool = True,
         **kwargs: Any,
     ) -> Any:
-        batch = self._prepare(rollouts)
-        order = _minibatches(len(batch["logp"]), minibatch_size, num_epochs, is_shuffled=shuffle_batch_per_epoch)
+        config = self.config
+        batch = make_train_batch(
+            rollouts, self._estimate_values, gamma=float(config.gamma), lambda_=float(config.lambda_)
+        )
+        env_steps = len(batch.log_probs)
+        minibatches = draw_minibatches(env_steps, minibatch_size, num_epochs, is_shuffled=shuffle_batch_per_epoch)
         if not self._is_checked:
             self._is_checked = True
-            self._check(batch, order)
-            if self._is_broken:
-                given = {"timesteps": timesteps, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
-                given["shuffle_batch_per_epoch"] = shuffle_batch_per_epoch
-                return self.update(training_data=TrainingData(episodes=rollouts), **given, **kwargs)
+            self._compare_gradients(batch, minibatches)
+            if self._uses_rllib:
+                settings = {"timesteps": timesteps, "num_epochs": num_epochs, "minibatch_size": minibatch_size}
+                settings["shuffle_batch_per_epoch"] = shuffle_batch_per_epoch
+                return self.update(training_data=TrainingData(episodes=rollouts), **settings, **kwargs)
         self.before_gradient_based_update(timesteps=timesteps)
         self._weights_seq_no += 1
-        if self._steps is not None:
-            self._steps.descend(batch, order[:-1], self._numbers())
+        if self._compiled is not None:
+            self._compiled.update(batch, minibatches[:-1], self._update_settings())
         else:
-            for picked in order[:-1]:
-                self._gradients(rows_of(batch, picked))
-                self._apply()
-        last = rows_of(batch, order[-1])
-        loss = self._gradients(last)
-        if self._differs_by(last) > _TOLERANCE:
-            self._check(batch, order)  # what differs, is not used from the next update on
-            loss = self._gradients(last)
-        self._apply()
-        self._log(loss, len(batch["logp"]) * num_epochs, order)
+            for rows in minibatches[:-1]:
+                self._compute_torch_gradients(batch.rows(rows))
+                self._apply_torch_gradients()
+        last = batch.rows(minibatches[-1])
+        loss = self._compute_torch_gradients(last)
+        if self._gradient_difference(last) > _TOLERANCE:
+            self._compare_gradients(batch, minibatches)  # wrong kernels are not used from the next update on
+            loss = self._compute_torch_gradients(last)
+        self._apply_torch_gradients()
+        self._log_update(loss, env_steps * num_epochs, minibatches)
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
-    def _prepare(self, rollouts: list[Rollout]) -> Batch:
-        """One batch of all rollouts, with advantages (standardised over all of them) and value targets."""
-        found: dict[str, list[NDArray[np.float32]]] = {}
-        for one in rollouts:
-            gains, targets = self._advantages(one)
-            columns = {"observations": one.observations, "actions": one.actions, "logp": one.logp, "inputs": one.inputs}
-            for name, column in {**columns, "gains": gains, "targets": targets}.items():
-                found.setdefault(name, []).append(column.reshape(-1, *column.shape[2:]))
-        batch = {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}
-        gains = batch["gains"]
-        batch["gains"] = ((gains - gains.mean()) / max(1e-4, float(gains.std()))).astype(np.float32)
-        return batch
-
-    def _advantages(self, rollout: Rollout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(T, N) advantages and value targets."""
-        shape = rollout.observations.shape[2:]
-        values = self._values(rollout.observations.reshape(-1, *shape)).reshape(rollout.rewards.shape)
-        last = self._values(rollout.following)
-        following = np.zeros_like(rollout.rewards)
-        if rollout.truncated.any():
-            cut = np.ascontiguousarray(rollout.last_observations[rollout.truncated])
-            following[rollout.truncated] = self._values(cut)
-        gains = np.empty_like(rollout.rewards)
-        advantages(
-            rollout.rewards,
-            np.concatenate([values, last[None]]),
-            following,
-            rollout.terminated,
-            rollout.truncated,
-            float(self.config.gamma),
-            float(self.config.lambda_),
-            gains,
-        )
-        return gains, gains + values
-
-    def _values(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B,) of (B, …), a part at a time."""
-        parts = [observations[i : i + _VALUED_AT_ONCE] for i in range(0, len(observations), _VALUED_AT_ONCE)]
-        if self._steps is not None:
-            return self._steps.values(parts)
+    def _estimate_values(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B,) value estimates of (B, …) observations."""
+        begins = range(0, len(observations), _VALUES_AT_ONCE)
+        parts = [observations[begin : begin + _VALUES_AT_ONCE] for begin in begins]
+        if self._compiled is not None:
+            return self._compiled.values(parts)
         with torch.inference_mode():
-            found = [self._net.compute_values({Columns.OBS: torch.from_numpy(part)}) for part in parts]
-        values: NDArray[np.float32] = torch.cat(found).numpy()
+            estimates = [self._net.compute_values({Columns.OBS: torch.from_numpy(part)}) for part in parts]
+        values: NDArray[np.float32] = torch.cat(estimates).numpy()
         return values
 
-    def _numbers(self) -> dict[str, float]:
-        """Of the loss, as schedules and KL penalty have them now."""
+    def _update_settings(self) -> dict[str, float]:
+        """`UPDATE_SETTINGS` but for Adam's, with schedules and the adapted KL coefficient as they are now."""
         config = self.config
-        entropy = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
-        kl = self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID] if config.use_kl_loss else 0.0
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[DEFAULT_MODULE_ID].get_current_value()
+        kl_coeff = self.curr_kl_coeffs_per_module[DEFAULT_MODULE_ID] if config.use_kl_loss else 0.0
         return {
-            "clip": config.clip_param,
-            "value_clip": config.vf_clip_param,
-            "value_weight": config.vf_loss_coeff,
-            "entropy_weight": float(entropy),
-            "kl_weight": float(kl),
+            "clip_param": config.clip_param,
+            "vf_clip_param": config.vf_clip_param,
+            "vf_loss_coeff": config.vf_loss_coeff,
+            "entropy_coeff": float(entropy_coeff),
+            "kl_coeff": float(kl_coeff),
             "grad_clip": config.grad_clip or 0.0,
-            "skips_nan": float(bool(config.torch_skip_nan_gradients)),
+            "torch_skip_nan_gradients": float(bool(config.torch_skip_nan_gradients)),
         }
 
-    def _gradients(self, rows: Batch) -> torch.Tensor:
-        """RLlib's loss of a minibatch; its gradients are left in `_found`."""
-        columns = {name: torch.from_numpy(column) for name, column in rows.items()}
+    def _compute_torch_gradients(self, minibatch: TrainBatch) -> torch.Tensor:
+        """RLlib's loss of a minibatch; its gradients are kept in `_torch_gradients`."""
+        columns = {name: torch.from_numpy(column) for name, column in minibatch._asdict().items()}
         space, actions = self._net.action_space, columns["actions"]
         if not isinstance(space, gymnasium.spaces.Box):
             actions = actions.long()
@@ -186,75 +156,65 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
             DEFAULT_MODULE_ID: {
                 Columns.OBS: columns["observations"],
                 Columns.ACTIONS: actions[:, 0] if isinstance(space, gymnasium.spaces.Discrete) else actions,
-                Columns.ACTION_LOGP: columns["logp"],
-                Columns.ACTION_DIST_INPUTS: columns["inputs"],
-                Postprocessing.ADVANTAGES: columns["gains"],
-                Postprocessing.VALUE_TARGETS: columns["targets"],
+                Columns.ACTION_LOGP: columns["log_probs"],
+                Columns.ACTION_DIST_INPUTS: columns["action_distribution_inputs"],
+                Postprocessing.ADVANTAGES: columns["advantages"],
+                Postprocessing.VALUE_TARGETS: columns["value_targets"],
             }
         }
         losses = self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
-        self._found = self.compute_gradients(losses)
+        self._torch_gradients = self.compute_gradients(losses)
         loss: torch.Tensor = losses[DEFAULT_MODULE_ID]
         return loss
 
-    def _apply(self) -> None:
-        """A step of Adam on the gradients found, clipped by RLlib."""
-        clipped = self.postprocess_gradients(self._found)
-        if self._steps is None:
+    def _apply_torch_gradients(self) -> None:
+        """Takes a step of Adam on `_torch_gradients`, clipped by RLlib."""
+        clipped = self.postprocess_gradients(self._torch_gradients)
+        if self._compiled is None:
             self.apply_gradients(clipped)
             return
         for name, gradient in clipped.items():
             self._params[name].grad = gradient
-        self._steps.step(self._numbers())
+        self._compiled.apply_torch_gradient(self._update_settings())
 
-    def _differs_by(self, rows: Batch) -> float:
-        """By how much of its norm the compiled gradient of a minibatch differs from RLlib's, just computed."""
-        if self._steps is None:
+    def _gradient_difference(self, minibatch: TrainBatch) -> float:
+        """Distance of the compiled gradient from RLlib's, which was just computed, relative to RLlib's norm."""
+        if self._compiled is None:
             return 0.0
-        theirs = self._steps.torchs_gradient()
-        if not np.isfinite(theirs).all():
-            return 0.0  # nothing can be compared, and the loop says what is wrong
-        ours = self._steps.gradient(rows, self._numbers())
-        difference = float(np.linalg.norm(ours - theirs) / (np.linalg.norm(theirs) + 1e-12))
+        expected = self._compiled.torch_gradient()
+        if not np.isfinite(expected).all():
+            return 0.0  # nothing to compare with; the training loop reports losses that are NaN
+        gradient = self._compiled.gradient(minibatch, self._update_settings())
+        difference = float(np.linalg.norm(gradient - expected) / (np.linalg.norm(expected) + 1e-12))
         return difference if np.isfinite(difference) else np.inf
 
-    def _check(self, batch: Batch, order: NDArray[np.int64]) -> None:
-        """Compares compiled gradients with RLlib's; where they are wrong on all of some minibatches, RLlib takes over.
+    def _compare_gradients(self, batch: TrainBatch, minibatches: NDArray[np.int64]) -> None:
+        """Compares compiled gradients with RLlib's on some minibatches; where all differ, RLlib takes over.
 
-        One that differs alone is a step of the ReLU or of the clip, on which rounding put it on either side.
+        A single one may differ by a row that rounding puts on the other side of a ReLU's or the clip's edge.
         """
-        if self._steps is None:
+        if self._compiled is None:
             return
         differences = []
-        for picked in order[np.linspace(0, len(order) - 1, _CHECKED).astype(int)]:
-            self._gradients(rows_of(batch, picked))
-            differences.append(self._differs_by(rows_of(batch, picked)))
+        for rows in minibatches[np.linspace(0, len(minibatches) - 1, _CHECKED_MINIBATCHES).astype(int)]:
+            minibatch = batch.rows(rows)
+            self._compute_torch_gradients(minibatch)
+            differences.append(self._gradient_difference(minibatch))
         if min(differences) > _TOLERANCE:
-            self._steps, self._is_broken = None, True
+            self._compiled, self._uses_rllib = None, True
             self._how = f"RLlib's (compiled ones differ by {min(differences):.2g} of their norm)"
             _logger.error("gradients are %s from now on", self._how)
 
-    def _log(self, loss: torch.Tensor, env_steps: int, order: NDArray[np.int64]) -> None:
-        """What RLlib logs of each minibatch, once for all."""
+    def _log_update(self, loss: torch.Tensor, env_steps: int, minibatches: NDArray[np.int64]) -> None:
+        """Logs once for all minibatches what RLlib logs for each."""
         log = self.metrics.log_value
         log((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss, window=1)
-        log((DEFAULT_MODULE_ID, COMPILED), int(self._steps is not None), window=1)
+        log((DEFAULT_MODULE_ID, COMPILED), int(self._compiled is not None), window=1)
         log((DEFAULT_MODULE_ID, WEIGHTS_SEQ_NO), self._weights_seq_no, window=1)
-        log((DEFAULT_MODULE_ID, MODULE_TRAIN_BATCH_SIZE_MEAN), order.shape[1], reduce="mean")
+        log((DEFAULT_MODULE_ID, MODULE_TRAIN_BATCH_SIZE_MEAN), minibatches.shape[1], reduce="mean")
         for module in (DEFAULT_MODULE_ID, ALL_MODULES):
-            log((module, NUM_MODULE_STEPS_TRAINED), order.size, reduce="sum")
+            log((module, NUM_MODULE_STEPS_TRAINED), minibatches.size, reduce="sum")
             lifetime = (module, NUM_MODULE_STEPS_TRAINED_LIFETIME)
-            log(lifetime, order.size, reduce="lifetime_sum", with_throughput=True)
+            log(lifetime, minibatches.size, reduce="lifetime_sum", with_throughput=True)
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps, reduce="sum", with_throughput=True)
         log((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps, reduce="lifetime_sum", with_throughput=True)
-
-
-def _minibatches(rows: int, size: int | None, epochs: int, *, is_shuffled: bool) -> NDArray[np.int64]:
-    """(M, size) rows of each minibatch: passes one after the other, the last filled up from its own beginning."""
-    size = min(size or rows, rows)
-    # From PyTorch's generator, whose state checkpoints keep; NumPy's own is at times seeded by environments.
-    rng = np.random.default_rng(int(torch.randint(2**31, ())))
-    passes = [rng.permutation(rows) if is_shuffled else np.arange(rows) for _ in range(epochs)]
-    order = np.concatenate(passes)
-    missing = -len(order) % size
-    return np.concatenate([order, passes[-1][:missing]]).reshape(-1, size)

@@ -1,7 +1,8 @@
-"""Networks compiled: from observations to action distributions, actions and values, on flat float32 arrays.
+"""Compiled forward pass of policy and value networks: from observations to action distributions, actions and values.
 
-Shapes: B rows, I inputs, L inputs of the action distribution, A actions, P parameters. Scratch holds what every layer
-gives for a batch, for as many rows as it was made for.
+Everything is a flat float32 array. Shapes: B batch rows, O observation, L inputs of the action distribution (logits, or
+means and log standard deviations), A action, P parameters. `activations` is a buffer for the outputs of every layer on
+a batch, made by `FlatNetwork.activations`; it fits batches of up to as many rows as it was made for.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from envs.compiled import fused_without_gil
 
 CATEGORICAL, FREE_GAUSSIAN, GAUSSIAN, STATE_DEPENDENT = range(4)
 LINEAR, TANH, RELU = range(3)
-# Columns of the table of layers.
-INPUTS, OUTPUTS, ACTIVATION, WEIGHTS_AT, BIASES_AT, SCRATCH_AT = range(6)
+# Columns of the table of layers: sizes, activation function, and offsets into the parameters and the activations.
+INPUTS, OUTPUTS, ACTIVATION, WEIGHTS_AT, BIASES_AT, OUTPUTS_AT = range(6)
 MOST_LAYERS = 16
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
-# A network's table, beside its layers: where its trunk, policy and value layers end, and what its actions are.
+# One network: its layers (those shared by policy and value first, then the policy's, then the value function's, each
+# group up to its `_end`), its action distribution, and how many numbers its parameters and activations are.
 NETWORK = np.dtype(
     [
         ("layers", np.int64, (MOST_LAYERS, 6)),
-        ("trunk_end", np.int64),
+        ("shared_end", np.int64),
         ("policy_end", np.int64),
         ("value_end", np.int64),
         ("kind", np.int64),
         ("actions", np.int64),
-        ("distribution_inputs", np.int64),
+        ("distribution_size", np.int64),
         ("log_std_at", np.int64),
         ("log_std_bound", np.float64),
         ("variance_floor", np.float64),
@@ -42,9 +44,11 @@ NETWORK = np.dtype(
 
 @fused_without_gil
 def _tanh(values: Any) -> None:
-    """In place, within 3e-7: a rational function of degree 13 over 6, as in Eigen's `generic_fast_tanh_float`.
+    """Replaces values by their tanh within 3e-7: a rational function of degree 13 over 6.
 
-    C's tanh cannot fill the processor's vectors, and takes 50 times as long.
+    Source: Eigen's `generic_fast_tanh_float`.
+
+    The C library's tanh cannot be vectorized and takes 50 times as long.
     """
     for i in range(len(values)):
         x = min(max(values[i], np.float32(-7.90531110763549805)), np.float32(7.90531110763549805))
@@ -62,36 +66,36 @@ def _tanh(values: Any) -> None:
 
 
 @fused_without_gil
-def outputs_of(network: Any, layer: int, scratch: Any, rows: int) -> Any:
-    """(rows, outputs) of a layer, in scratch of `capacity * network.width` numbers."""
+def layer_outputs(network: Any, layer: int, activations: Any, rows: int) -> Any:
+    """(rows, outputs) view of a layer's outputs in the activations."""
     width = network.layers[layer, OUTPUTS]
-    begin = network.layers[layer, SCRATCH_AT] * (len(scratch) // network.width)
-    return scratch[begin : begin + rows * width].reshape((rows, width))
+    begin = network.layers[layer, OUTPUTS_AT] * (len(activations) // network.width)
+    return activations[begin : begin + rows * width].reshape((rows, width))
 
 
 @fused_without_gil
-def weights_of(network: Any, layer: int, parameters: Any) -> Any:
-    """(outputs, inputs) of a layer, in (P,) numbers."""
+def layer_weights(network: Any, layer: int, parameters: Any) -> Any:
+    """(outputs, inputs) view of a layer's weights in (P,) parameters."""
     inputs, outputs = network.layers[layer, INPUTS], network.layers[layer, OUTPUTS]
     begin = network.layers[layer, WEIGHTS_AT]
     return parameters[begin : begin + inputs * outputs].reshape((outputs, inputs))
 
 
 @fused_without_gil
-def biases_of(network: Any, layer: int, parameters: Any) -> Any:
-    """(outputs,) of a layer, in (P,) numbers."""
+def layer_biases(network: Any, layer: int, parameters: Any) -> Any:
+    """(outputs,) view of a layer's biases in (P,) parameters."""
     begin = network.layers[layer, BIASES_AT]
     return parameters[begin : begin + network.layers[layer, OUTPUTS]]
 
 
 @fused_without_gil
-def forward(network: Any, begin: int, end: int, parameters: Any, inputs: Any, scratch: Any) -> Any:
-    """Runs (B, inputs) through layers `begin` to `end`; returns what the last gives."""
+def forward(network: Any, begin: int, end: int, parameters: Any, inputs: Any, activations: Any) -> Any:
+    """Runs (B, inputs) through layers `begin` to `end` and returns the outputs of the last one."""
     rows = len(inputs)
     for layer in range(begin, end):
-        outputs = outputs_of(network, layer, scratch, rows)
-        np.dot(inputs, weights_of(network, layer, parameters).T, outputs)
-        biases, activation = biases_of(network, layer, parameters), network.layers[layer, ACTIVATION]
+        outputs = layer_outputs(network, layer, activations, rows)
+        np.dot(inputs, layer_weights(network, layer, parameters).T, outputs)
+        biases, activation = layer_biases(network, layer, parameters), network.layers[layer, ACTIVATION]
         for row in range(rows):
             for i in range(len(biases)):
                 outputs[row, i] += biases[i]
@@ -111,67 +115,73 @@ def _clipped_log_std(network: Any, value: Any) -> Any:
 
 
 @fused_without_gil
-def features_of(network: Any, inputs: Any, scratch: Any) -> Any:
-    """What the policy's last layer sees."""
+def policy_features(network: Any, observations: Any, activations: Any) -> Any:
+    """(B, features) inputs of the policy's last layer, after a forward pass."""
     if network.policy_end - 1 > 0:
-        return outputs_of(network, network.policy_end - 2, scratch, len(inputs))
-    return inputs
+        return layer_outputs(network, network.policy_end - 2, activations, len(observations))
+    return observations
 
 
 @fused_without_gil
-def distribution_of(network: Any, parameters: Any, inputs: Any, scratch: Any, found: Any) -> None:
-    """(B, L) inputs of the action distribution, of (B, I): logits, or means and log standard deviations."""
-    trunk = forward(network, 0, network.trunk_end, parameters, inputs, scratch)
-    outputs = forward(network, network.trunk_end, network.policy_end, parameters, trunk, scratch)
-    actions, rows = network.actions, len(inputs)
+def action_distribution(
+    network: Any, parameters: Any, observations: Any, activations: Any, distribution_inputs: Any
+) -> None:
+    """Writes the policy's (B, L) distribution inputs for (B, O) observations."""
+    shared = forward(network, 0, network.shared_end, parameters, observations, activations)
+    outputs = forward(network, network.shared_end, network.policy_end, parameters, shared, activations)
+    actions, rows = network.actions, len(observations)
     if network.kind == CATEGORICAL:
-        found[:] = outputs
+        distribution_inputs[:] = outputs
         return
     for row in range(rows):
         for i in range(actions):
-            found[row, i] = outputs[row, i]
+            distribution_inputs[row, i] = outputs[row, i]
     if network.kind == STATE_DEPENDENT:
-        features = features_of(network, inputs, scratch)
-        _state_dependent_log_std(network, parameters, features, found)
+        features = policy_features(network, observations, activations)
+        _state_dependent_log_std(network, parameters, features, distribution_inputs)
         return
     for row in range(rows):
         for i in range(actions):
             raw = outputs[row, actions + i] if network.kind == GAUSSIAN else parameters[network.log_std_at + i]
-            found[row, actions + i] = _clipped_log_std(network, raw)
+            distribution_inputs[row, actions + i] = _clipped_log_std(network, raw)
 
 
 @fused_without_gil
-def _state_dependent_log_std(network: Any, parameters: Any, features: Any, found: Any) -> None:
-    """Of noise that is a random linear function of the features; parameters are (features, A) log deviations."""
+def _state_dependent_log_std(network: Any, parameters: Any, features: Any, distribution_inputs: Any) -> None:
+    """Log standard deviations of noise that is a random linear function of the features.
+
+    The parameters are (features, A) log standard deviations. Source: Raffin et al. 2021, Smooth exploration for robotic
+    reinforcement learning.
+    """
     actions, width = network.actions, features.shape[1]
     variances = np.empty((width, actions), np.float32)
     for i in range(width):
         for j in range(actions):
             variances[i, j] = math.exp(2.0 * parameters[network.log_std_at + i * actions + j])
     squares = features * features
-    found_variances = np.dot(squares, variances)
+    sums = np.dot(squares, variances)
     for row in range(len(features)):
         for j in range(actions):
-            variance = found_variances[row, j] + np.float32(network.variance_floor)
-            found[row, actions + j] = np.float32(0.5) * np.float32(math.log(variance))
+            variance = sums[row, j] + np.float32(network.variance_floor)
+            distribution_inputs[row, actions + j] = np.float32(0.5) * np.float32(math.log(variance))
 
 
 @fused_without_gil
-def log_probability(network: Any, inputs: Any, action: Any) -> float:
-    """Of one action, given (L,) inputs of its distribution."""
+def log_probability(network: Any, distribution_inputs: Any, action: Any) -> float:
+    """Log probability of one action, given the (L,) inputs of its distribution."""
     if network.kind == CATEGORICAL:
-        return inputs[int(action[0])] - log_sum_exp(inputs)
+        return distribution_inputs[int(action[0])] - log_sum_exp(distribution_inputs)
     total = 0.0
     for i in range(network.actions):
-        log_std = inputs[network.actions + i]
-        z = (action[i] - inputs[i]) * math.exp(-log_std)
+        log_std = distribution_inputs[network.actions + i]
+        z = (action[i] - distribution_inputs[i]) * math.exp(-log_std)
         total -= 0.5 * z * z + log_std + _HALF_LOG_2PI
     return total
 
 
 @fused_without_gil
 def log_sum_exp(logits: Any) -> float:
-    """What logits are normalised by."""
+    """Logarithm of the sum of exponentials; logits less this are log probabilities."""
     highest = logits[0]
     for value in logits:
         highest = max(highest, value)
@@ -182,60 +192,70 @@ def log_sum_exp(logits: Any) -> float:
 
 
 @fused_without_gil
-def values_of(network: Any, parameters: Any, inputs: Any, scratch: Any, found: Any) -> None:
-    """(B,) values of (B, I), B being at most what scratch has room for."""
-    trunk = forward(network, 0, network.trunk_end, parameters, inputs, scratch)
-    outputs = forward(network, network.policy_end, network.value_end, parameters, trunk, scratch)
-    for row in range(len(inputs)):
-        found[row] = outputs[row, 0]
+def state_values(network: Any, parameters: Any, observations: Any, activations: Any, values: Any) -> None:
+    """Writes the value function's (B,) estimates for (B, O) observations."""
+    shared = forward(network, 0, network.shared_end, parameters, observations, activations)
+    outputs = forward(network, network.policy_end, network.value_end, parameters, shared, activations)
+    for row in range(len(observations)):
+        values[row] = outputs[row, 0]
 
 
 @fused_without_gil
-def act(
-    network: Any, parameters: Any, inputs: Any, noise: Any, scratch: Any, actions: Any, logp: Any, found: Any
+def sample_actions(
+    network: Any,
+    parameters: Any,
+    observations: Any,
+    noise: Any,
+    activations: Any,
+    actions: Any,
+    log_probs: Any,
+    distribution_inputs: Any,
 ) -> None:
-    """Draws actions.
+    """Samples an action for each observation.
 
     Args:
-        network: Of `NETWORK`.
-        parameters: (P,).
-        inputs: (B, I).
-        noise: (B, 1) uniform for a choice; (B, A) normal; (B, features, A) normal for state-dependent noise, as
-            (B, features * A). All zero, or a uniform of -1: the likeliest action.
-        scratch: Room for B rows.
-        actions: (B, A) float32, written; a choice is a whole number in (B, 1).
-        logp: (B,), written.
-        found: (B, L), written.
+        network: Record of `NETWORK`.
+        parameters: (P,) weights and biases.
+        observations: (B, O) normalized observations.
+        noise: (B, 1) uniform in [0, 1) for discrete actions; (B, A) standard normal for continuous ones; for
+            state-dependent noise (B, features * A) standard normal. A uniform of -1, or normals of 0, give the most
+            likely action.
+        activations: Buffer for at least B rows.
+        actions: (B, A) float32, written; a discrete action is a whole number in (B, 1).
+        log_probs: (B,), written.
+        distribution_inputs: (B, L), written.
     """
-    distribution_of(network, parameters, inputs, scratch, found)
+    action_distribution(network, parameters, observations, activations, distribution_inputs)
     if network.kind == STATE_DEPENDENT:
         deviations = np.exp(parameters[network.log_std_at : network.log_std_at + noise.shape[1]])
     else:
         deviations = parameters[:0]
-    for row in range(len(inputs)):
+    for row in range(len(observations)):
         if network.kind == CATEGORICAL:
-            actions[row, 0] = _choose(found[row], noise[row, 0])
+            actions[row, 0] = _choose(distribution_inputs[row], noise[row, 0])
         elif network.kind == STATE_DEPENDENT:
-            features = features_of(network, inputs, scratch)[row]
+            features = policy_features(network, observations, activations)[row]
             for j in range(network.actions):
                 drawn = 0.0
                 for i in range(len(features)):
                     at = i * network.actions + j
                     drawn += features[i] * deviations[at] * noise[row, at]
-                actions[row, j] = found[row, j] + drawn
+                actions[row, j] = distribution_inputs[row, j] + drawn
         else:
             for j in range(network.actions):
-                actions[row, j] = found[row, j] + math.exp(found[row, network.actions + j]) * noise[row, j]
-        logp[row] = log_probability(network, found[row], actions[row])
+                deviation = math.exp(distribution_inputs[row, network.actions + j])
+                actions[row, j] = distribution_inputs[row, j] + deviation * noise[row, j]
+        log_probs[row] = log_probability(network, distribution_inputs[row], actions[row])
 
 
 @fused_without_gil
 def _choose(logits: Any, uniform: float) -> Any:
+    """The action at a quantile of the categorical distribution, or the most likely one for a negative quantile."""
     if uniform < 0:
         return np.argmax(logits)
-    normal, total = log_sum_exp(logits), 0.0
+    normalizer, cumulative = log_sum_exp(logits), 0.0
     for i in range(len(logits)):
-        total += math.exp(logits[i] - normal)
-        if uniform < total:
+        cumulative += math.exp(logits[i] - normalizer)
+        if uniform < cumulative:
             return i
     return len(logits) - 1

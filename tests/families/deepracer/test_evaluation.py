@@ -14,11 +14,11 @@ from envs.deepracer.race import REAL_CAR, Dynamics
 from envs.deepracer.racing import read_options
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.job_files import read_job_file
 from runtime.families.deepracer.races import Racer, run_race
-from runtime.families.deepracer.rollout import TRACE
-from runtime.settings.schema import EVALUATION, RACE_EVALUATION
+from runtime.jobs.catalog import evaluation_settings
 
 LANES = {"number_of_bot_cars": 3, "is_lane_change": True, "number_of_resets": 2, "lower_lane_change_time": 0.1}
 # A setting, what stands beside it, and two values that must make two different races.
@@ -89,7 +89,7 @@ def test_every_setting_that_is_accepted_acts(name: str, beside: dict[str, Any], 
 
 def test_every_setting_of_the_schema_is_known_to_act_or_to_be_refused() -> None:
     tested = {name for name, *_ in ACTING} | set(REFUSED) | ELSEWHERE
-    assert set(EVALUATION | RACE_EVALUATION) == tested
+    assert set(evaluation_settings()) == tested
 
 
 def test_the_seed_moves_objects() -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 from envs.deepracer.metadata import DEFAULT, parse_metadata
 from envs.deepracer.racing import Racing, read_options
 from runtime.errors import UserError
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.learner import fit_minibatch
 from runtime.families.deepracer.network import network_settings
-from runtime.families.deepracer.rollout import TRACE
 from tests.conftest import run_smrl
 
 
@@ -28,14 +28,18 @@ def algorithm() -> Iterator[Any]:
     from runtime.cluster.head_node import Machines
     from runtime.cluster.session import prepare_environment, ray_session
     from runtime.environments.spec import EnvSpec
-    from runtime.ppo.algorithm import build_algorithm
-    from runtime.settings.resolve import Source, resolve
+    from runtime.families.deepracer.family import DeepRacerFamily
+    from runtime.jobs.catalog import resolve
+    from runtime.ppo.rllib_config import build_algorithm
+    from runtime.settings.resolve import Source
 
     prepare_environment()
     asked = {"preset": "deepracer", "rl.training.config.episodes_per_iteration": 2, "rl.training.config.seed": 0}
     config = resolve([Source("the test", asked)], extras={})
     with ray_session(num_cpus=1, num_gpus=0, overrides=None):
-        built = build_algorithm(config, EnvSpec("DeepRacer-v0", config.env_config), Machines(1))
+        built = build_algorithm(
+            config, EnvSpec("DeepRacer-v0", config.algorithm.env_config), DeepRacerFamily(), Machines(1)
+        )
         yield built
         built.stop()
 
@@ -49,7 +53,7 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
 
     learner, runner = algorithm.learner_group._learner, algorithm.env_runner
     batch = learner._prepare(runner.sample())
-    assert batch["pictures"].dtype == torch.uint8
+    assert batch["observations"].dtype == torch.uint8
     assert batch["advantages"].mean().item() == pytest.approx(0, abs=1e-5)
     assert batch["advantages"].std(correction=0).item() == pytest.approx(1, abs=1e-3)
     part = {name: column[:32] for name, column in batch.items()}
@@ -57,12 +61,12 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
         for parameter in learner._net.pi.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     columns = {
-        Columns.OBS: part["pictures"],
+        Columns.OBS: part["observations"],
         Columns.ACTIONS: part["actions"],
-        Columns.ACTION_LOGP: part["logp"],
+        Columns.ACTION_LOGP: part["log_probs"],
         Columns.ACTION_DIST_INPUTS: part["logits"],
         "advantages": part["advantages"],
-        "value_targets": part["targets"],
+        "value_targets": part["value_targets"],
     }
     with torch.no_grad(), autocast():  # in the same arithmetic
         forward = learner._net.forward_train(columns)
@@ -120,7 +124,7 @@ def test_the_networks_have_the_published_shapes(network: str, sensor: str, flat:
 @pytest.mark.parametrize(("camera", "lidar"), [("FRONT_FACING_CAMERA", "LIDAR"), ("STEREO_CAMERAS", "LIDAR")])
 def test_rows_of_picture_and_scan_are_taken_apart_as_they_were_joined(camera: str, lidar: str) -> None:
     from runtime.families.deepracer.driving import as_rows
-    from runtime.ppo.camera_lidar import _Network
+    from runtime.policies.camera_lidar import _Network
 
     metadata = {**DEFAULT, "sensor": [camera, lidar]}
     racing = Racing(read_options(model_metadata=metadata, number_of_obstacles=6), worlds=2, seed=0)

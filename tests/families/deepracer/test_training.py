@@ -14,27 +14,27 @@ import pandas as pd
 import pytest
 import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
-from hypothesis import given
-from hypothesis import strategies as st
 
 from envs.deepracer.race import REAL_CAR
 from envs.deepracer.racing import Racing, read_options
 from runtime.artifacts.checkpoint import read_state
-from runtime.container.paths import Container
+from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.families.deepracer.callbacks import RecordSettings, TrainingRecords
+from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.driving import drive_episodes
 from runtime.families.deepracer.job_files import JobFile, read_job_file
 from runtime.families.deepracer.ppo_settings import describe_hyperparameters
 from runtime.families.deepracer.races import Racer, run_race
 from runtime.families.deepracer.records import SimTrace
-from runtime.families.deepracer.rollout import TRACE, advantages
+from runtime.jobs.catalog import resolve
 from runtime.jobs.deepracer_training_worker import as_overrides, read_hyperparameters
 from runtime.jobs.evaluation import run_evaluation
 from runtime.outputs.console import Reporter
-from runtime.settings.resolve import Source, resolve
+from runtime.report.report_command import finish
+from runtime.settings.resolve import Source
 from tests.conftest import SHORT_RACES, run_smrl
 
 NOTEBOOKS_REGEXES = {
@@ -63,30 +63,6 @@ CONTINUOUS = {
     "neural_network": "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW",
     "version": "5",
 }
-
-
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=6),
-    st.floats(0, 1),
-    st.floats(0, 1),
-    st.integers(0, 1000),
-)
-def test_advantages_are_discounted_sums_of_errors_within_an_episode(
-    lengths: list[int], gamma: float, lam: float, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    count = sum(lengths)
-    rewards, values = rng.normal(size=(2, count)).astype(np.float32)
-    found, targets = advantages(rewards, values, np.array(lengths), gamma=gamma, lam=lam)
-    begin = 0
-    for length in lengths:
-        r, v = rewards[begin : begin + length].astype(float), values[begin : begin + length].astype(float)
-        errors = r + gamma * np.append(v[1:], 0.0) - v
-        for t in range(length):
-            expected = sum((gamma * lam) ** k * errors[t + k] for k in range(length - t))
-            assert found[begin + t] == pytest.approx(expected, abs=1e-4)
-        begin += length
-    np.testing.assert_allclose(targets, found + values, atol=1e-4)
 
 
 @pytest.mark.ray
@@ -168,7 +144,7 @@ def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
 ) -> None:
     def evaluate(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
         stop, out = StopRequest(), tmp_path / name
-        run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out)
+        finish(run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out))
         stop.release()
         steps = pd.read_csv(next(out.glob("evaluation-*/evaluation-simtrace/0-iteration.csv")))[["X", "Y"]]
         # It stands while the first step prepares.
@@ -291,7 +267,7 @@ def test_the_notebooks_hyperparameters_become_clipped_ppos_numbers() -> None:
     found = {n.removeprefix("rl.training.config."): v for n, v in overrides.items() if ".config." in n}
     assert found == expected
     config = resolve([Source("the worker", overrides)], extras={})
-    assert config.stop == {}  # not the preset's own: a notebook's job ends by its own bounds
+    assert config.stop.given() == {}  # not the preset's own: a notebook's job ends by its own bounds
 
 
 @pytest.mark.parametrize(

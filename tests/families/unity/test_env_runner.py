@@ -13,12 +13,13 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from runtime.container.signals import StopRequest
+from runtime.environments.recording import Episode
 from runtime.families.unity.evaluation import ScenePlay
 from runtime.families.unity.trajectory import Trajectory, make_decisions
-from runtime.outputs.video import Episode
+from runtime.jobs.catalog import resolve
+from runtime.policies.masks import apply_mask
 from runtime.policies.policy import ACTION_MASK, Policy
-from runtime.ppo.masks import apply_mask
-from runtime.settings.resolve import Source, resolve
+from runtime.settings.resolve import Source
 from tests.unity_stand_in import build_player
 
 pytestmark = [
@@ -35,8 +36,9 @@ def runner(tmp_path: Path) -> Any:
     from runtime.cluster.head_node import Machines
     from runtime.environments.spec import EnvSpec
     from runtime.families.unity.env_runner import UnityRunner
-    from runtime.families.unity.scene import forget_scene
-    from runtime.ppo.algorithm import rllib_config
+    from runtime.families.unity.family import UnityFamily
+    from runtime.families.unity.scene import close_probed_scene
+    from runtime.ppo.rllib_config import rllib_config
 
     made: list[Any] = []
 
@@ -45,9 +47,9 @@ def runner(tmp_path: Path) -> Any:
         values = {"rl.training.env": "Unity-v0", **{f"rl.training.config.{k}": v for k, v in settings.items()}}
         config = resolve([Source("a test", values)], extras=None)
         env = EnvSpec("Unity-v0", {"file_name": str(path), "log_folder": str(tmp_path / "logs")})
-        rllib = rllib_config(config, env, Machines(1))
+        rllib = rllib_config(config, env, UnityFamily(), Machines(1))
         made.append(UnityRunner(config=rllib, worker_index=0, num_workers=0))
-        forget_scene()
+        close_probed_scene()
         return made[-1]
 
     yield begin
@@ -211,7 +213,7 @@ def test_the_filter_sees_each_observation_once(runner: Any) -> None:
     assert connector._filters[None].running_stats.num_pushes == 12 * 20 + begun
 
 
-def test_a_scene_that_was_looked_at_is_the_one_that_is_sampled_in(runner: Any, tmp_path: Path) -> None:
+def test_a_probed_scene_is_the_one_that_is_sampled_in(runner: Any, tmp_path: Path) -> None:
     runner("Basic")
     assert len(list((tmp_path / "logs").glob("*.log"))) == 1
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from runtime.artifacts.checkpoint import JobState
+from runtime.container.layout import Container, Layout
+from runtime.container.signals import StopRequest
+from runtime.outputs.console import Reporter
+from runtime.settings.schema import EvaluationSettings
 from tests.conftest import ROOT, OptMl, run_smrl
 from tests.servers import started
 from tests.unity_stand_in import build_player
@@ -114,7 +121,7 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     )
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"a player was started anew: Unity player .*3DBall\.x86_64: failed: it was ended by SIGSEGV\. Its log",
+        r"a player was restarted: Unity player .*3DBall\.x86_64: failed: it was ended by SIGSEGV\. Its log",
         done.stderr,
     )
     rows = [json.loads(line) for line in (tmp_path / "results" / "metrics.jsonl").read_text().splitlines()]
@@ -124,12 +131,12 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=13", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     assert len(re.findall(r"^Episode reward: ", evaluated.stdout, re.M)) == 13
-    assert "started anew" not in evaluated.stderr
+    assert "was restarted" not in evaluated.stderr
     frail = build_player(tmp_path, "3DBall", name="frail.x86_64", mode=f"crash=3,once={tmp_path / 'again'}.once")
     words = ["evaluate_episodes=3", "seed=4", f"env={frail}"]
     evaluated = run_smrl("evaluate", "results", "--out", "again", *words, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "smrl: a player was started anew: " in evaluated.stderr
+    assert "smrl: a player was restarted: " in evaluated.stderr
     assert "smrl: 12 episodes are left out, as their player failed" in evaluated.stderr
     assert json.loads((tmp_path / "again" / "evaluation.json").read_text())["seed"] == 4
 
@@ -163,7 +170,7 @@ def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) ->
     assert (tmp_path / "results" / "videos" / "last.mp4").stat().st_size > 500
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=2", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "started anew" not in evaluated.stderr  # the stand-in dies where a forbidden action is taken
+    assert "was restarted" not in evaluated.stderr  # the stand-in dies where a forbidden action is taken
     assert (tmp_path / "results" / "evaluation" / "evaluation.mp4").stat().st_size > 500
 
 
@@ -253,19 +260,45 @@ def test_mistakes_are_told_in_words(tmp_path: Path, settings: list[str], told: s
     assert "Traceback" not in done.stderr
 
 
-def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_path: Path) -> None:
-    from runtime.families.unity.evaluation import settle_evaluation
+def choose(
+    trained: dict[str, Any],
+    logs: Path,
+    *,
+    channels: Mapping[str, Path] | None = None,
+    env_config: Mapping[str, Any] | None = None,
+    is_foreign: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """The scene that an evaluation of a policy trained with such settings plays; its logs go below `logs`."""
+    from runtime.families.unity.evaluation import choose_scene
+    from runtime.interfaces.context import RunContext
+    from runtime.interfaces.evaluation import Evaluation
+    from runtime.ppo.algorithm import PPO
 
+    evaluation = Evaluation(
+        checkpoint=logs,
+        state=JobState("Unity-v0", [1], "Discrete(2)", policy={"env_config": trained}),
+        algorithm=PPO(),
+        place=logs,
+        settings=EvaluationSettings(**settings),
+        env_config=env_config or {},
+        is_foreign=is_foreign,
+    )
+    container = Container(channels=channels or {})
+    layout = replace(Layout.of_results(logs), videos=logs)
+    stop = StopRequest()
+    stop.release()
+    return choose_scene(evaluation, RunContext(container, layout, Reporter(), stop, logs))
+
+
+def test_an_evaluation_takes_its_own_channels_player_and_a_seed_of_its_own(tmp_path: Path) -> None:
     path = build_player(tmp_path / "train", "Basic")
     trained = {"file_name": "/elsewhere/Basic.x86_64", "timeout_s": 9, "seed": 3}
-    settled = settle_evaluation(
-        {"env_config": {"timeout_s": 5}}, trained, {"train": path.parent}, logs=tmp_path, trusts_player=False
-    )
+    settled = choose(trained, tmp_path, channels={"train": path.parent}, env_config={"timeout_s": 5})
     assert (settled["file_name"], settled["timeout_s"]) == (str(path), 5)
     assert settled["seed"] != 3
     other = build_player(tmp_path / "other", "Two")
-    chosen = {"env": str(other), "seed": 8}
-    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+    settled = choose(trained, tmp_path, env=str(other), seed=8)
     assert settled.items() >= {"file_name": str(other), "seed": 8}.items()
 
 
@@ -275,16 +308,13 @@ def test_an_archive_starts_no_program_that_its_author_named(
     tmp_path: Path, trained: dict[str, str], chosen: dict[str, Any]
 ) -> None:
     from runtime.errors import UserError
-    from runtime.families.unity.evaluation import settle_evaluation
 
     with pytest.raises(UserError, match=r"an archive that names a program to start, .*/bin/sh.*trust_checkpoint=true"):
-        settle_evaluation(chosen, trained, {}, logs=tmp_path, trusts_player=False)
+        choose(trained, tmp_path, **chosen)
 
 
 @pytest.mark.parametrize("by_env", [True, False])
 def test_a_player_that_is_named_gets_nothing_of_an_archives_program(tmp_path: Path, by_env: bool) -> None:
-    from runtime.families.unity.evaluation import settle_evaluation
-
     own = str(build_player(tmp_path / "own", "Basic"))
     trained = {
         "file_name": "/bin/sh",
@@ -293,22 +323,23 @@ def test_a_player_that_is_named_gets_nothing_of_an_archives_program(tmp_path: Pa
         "log_folder": "/",
         "seed": 3,
     }
-    chosen = {"env": own} if by_env else {"env_config": {"env_name": own}}
-    settled = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=False)
+    chosen: dict[str, Any] = {"env": own} if by_env else {"env_config": {"env_name": own}}
+    settled = choose(trained, tmp_path / "logs", **chosen)
     assert settled["file_name"] == own
     assert settled["additional_args"] == []
-    assert settled["log_folder"] == str(tmp_path / "logs")
+    assert settled["log_folder"] == str(tmp_path / "logs" / "unity")
     assert "registry_url" not in settled
-    trusted = settle_evaluation(chosen, trained, {}, logs=tmp_path / "logs", trusts_player=True)
+    trusted = choose(trained, tmp_path / "logs", is_foreign=False, **chosen)
     assert trusted["file_name"] == own
 
 
 def test_the_settings_name_a_scene_and_the_preset_follows() -> None:
-    from runtime.settings.resolve import Source, resolve
+    from runtime.jobs.catalog import resolve
+    from runtime.settings.resolve import Source
 
     def chosen(values: dict[str, Any]) -> tuple[str | None, str]:
         config = resolve([Source("a test", values)], extras=None)
-        return config.preset, config.env
+        return config.preset, config.env_id
 
     assert chosen({"rl.training.config.env_config.env_name": "Basic"}) == ("unity-basic", "Unity-v0")
     assert chosen({"rl.training.config.env_config.env_name": "PushBlock"}) == (None, "Unity-v0")

@@ -21,15 +21,15 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from runtime.cluster.head_node import Machines
 from runtime.environments.spec import EnvironmentFaultError, EnvSpec
+from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
-from runtime.ppo.algorithm import build_algorithm, count_env_runners, describe_path, why_stock
-from runtime.ppo.compiled import descent_kernels
-from runtime.ppo.compiled import steps as compiled_steps
+from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
 from runtime.ppo.results import explains_nothing, finished_episodes, to_row
+from runtime.ppo.rllib_config import build_algorithm, count_env_runners, describe_path, fallback_reason
 from runtime.ppo.rollout import Rollout
-from runtime.settings.resolve import Source, resolve
+from runtime.settings.resolve import Source
 from tests.toy_envs import Fragile, Smooth, Starts
 
 pytestmark = pytest.mark.ray
@@ -59,7 +59,7 @@ def job(env: str, **settings: Any) -> tuple[Any, EnvSpec]:
     words = {"rl.training.env": env, **SMALL}
     words |= {f"rl.training.{name.replace('__', '.')}": value for name, value in settings.items()}
     config = resolve([Source("test", words)], extras={})
-    return config, EnvSpec(config.env, config.env_config, config.algorithm.get("horizon"))
+    return config, EnvSpec(config.env_id, config.algorithm.env_config, config.algorithm.horizon)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def build() -> Iterator[Build]:
 
     def make(env: str = "CartPole-v1", **settings: Any) -> PPO:
         config, spec = job(env, **settings)
-        built.append(build_algorithm(config, spec, Machines(2)))
+        built.append(build_algorithm(config, spec, PLAIN, Machines(2)))
         return built[-1]
 
     yield make
@@ -130,10 +130,10 @@ def test_what_is_covered_learns_with_compiled_gradients(build: Build, env: str, 
     ],
 )
 def test_what_is_not_covered_is_rllibs_own_and_says_why(build: Build, settings: dict[str, Any], why: str) -> None:
-    config, spec = job("CartPole-v1", **settings)
-    assert why in (why_stock(config, spec) or "")
+    config, _ = job("CartPole-v1", **settings)
+    assert why in (fallback_reason(config, PLAIN) or "")
     algorithm = build(**settings)
-    assert why in describe_path(algorithm, config, spec)
+    assert why in describe_path(algorithm, config, PLAIN)
     assert not isinstance(algorithm.env_runner, FastRunner)
     assert not isinstance(learner_of(algorithm), FastLearner)
     assert COMPILED not in algorithm.train()["learners"][DEFAULT_MODULE_ID]
@@ -141,14 +141,14 @@ def test_what_is_not_covered_is_rllibs_own_and_says_why(build: Build, settings: 
 
 def test_a_ray_that_was_not_tried_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.__version__", "2.99.0")
-    assert "ray 2.99.0 is not one of the tested versions" in (why_stock(*job("CartPole-v1")) or "")
+    assert "ray 2.99.0 is not one of the tested versions" in (fallback_reason(job("CartPole-v1")[0], PLAIN) or "")
 
 
 @pytest.mark.parametrize("network", [{"fcnet_activation": "swish"}, {"fcnet_use_layernorm": True}])
 def test_networks_that_are_not_compiled_are_sampled_on_arrays_all_the_same(build: Build, network: Any) -> None:
     settings = {f"config__model__{name}": value for name, value in network.items()}
     algorithm = build(**settings)
-    assert "PyTorch's (it has a layer" in describe_path(algorithm, *job("CartPole-v1", **settings))
+    assert "PyTorch's (it has a layer" in describe_path(algorithm, job("CartPole-v1", **settings)[0], PLAIN)
     before = weights_of(algorithm)
     result = algorithm.train()
     assert not is_compiled(result)
@@ -183,7 +183,7 @@ def test_equal_seeds_give_equal_weights_however_many_threads_there_are(build: Bu
     found = []
     for num_cpus in (1, 2, 2):
         config, spec = job("RoboschoolHopper-v1", **settings)
-        algorithm = build_algorithm(config, spec, Machines(num_cpus))
+        algorithm = build_algorithm(config, spec, PLAIN, Machines(num_cpus))
         for _ in range(2):
             algorithm.train()
         found.append(weights_of(algorithm))
@@ -262,7 +262,10 @@ def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bo
     algorithm = build("tests.toy_envs:NoFrames", fast=fast, **settings)
     learner, sampled = learner_of(algorithm), algorithm.env_runner.sample()
     if fast and batch_mode == "truncate_episodes":
-        targets = learner._prepare(sampled)["targets"].reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
+        batch = ppo_update.make_train_batch(
+            sampled, learner._estimate_values, gamma=learner.config.gamma, lambda_=learner.config.lambda_
+        )
+        targets = batch.value_targets.reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
         rewards = sampled[0].rewards.T[:, :10].reshape(-1)
     else:
         whole = [episode for episode in sampled if episode.is_done]
@@ -334,14 +337,14 @@ def test_rllibs_evaluation_plays_so_many_episodes(build: Build) -> None:
     assert all(isinstance(one, Rollout) for one in rollouts)
     assert runner.get_metrics()["num_episodes"].peek() >= 5
     greedy = rollouts[0]
-    np.testing.assert_array_equal(greedy.actions[..., 0], greedy.inputs.argmax(axis=-1))
+    np.testing.assert_array_equal(greedy.actions[..., 0], greedy.action_distribution_inputs.argmax(axis=-1))
 
 
 def test_broken_kernels_are_noticed_and_training_learns_on(
     build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Chaos: the gradient's sign turns in the third update; from the fourth on, RLlib's learner does all."""
-    real, calls = descent_kernels.gradient_of, []
+    real, calls = ppo_update.loss_gradient, []
 
     def turned(*args: Any) -> None:
         real(*args)
@@ -350,7 +353,7 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
             args[-1][:] *= -1
 
     algorithm = build(config__train_batch_size=1024, config__num_epochs=6, config__lr=1e-3)
-    monkeypatch.setattr(compiled_steps, "gradient_of", turned)
+    monkeypatch.setattr(torch_interop, "loss_gradient", turned)
     found = []
     with caplog.at_level(logging.ERROR, logger="runtime.ppo.compiled.learner"):
         for _ in range(14):
@@ -363,18 +366,18 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
 
 def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = build()
-    monkeypatch.setattr(compiled_steps, "gradient_of", lambda *args: args[-1].fill(1.0))
-    monkeypatch.setattr(compiled_steps, "descend", lambda *args: pytest.fail("a wrong kernel was used"))
+    monkeypatch.setattr(torch_interop, "loss_gradient", lambda *args: args[-1].fill(1.0))
+    monkeypatch.setattr(torch_interop, "update_on_minibatches", lambda *args: pytest.fail("a wrong kernel was used"))
     assert not is_compiled(algorithm.train())
-    assert "RLlib's (compiled ones differ" in describe_path(algorithm, *job("CartPole-v1"))
+    assert "RLlib's (compiled ones differ" in describe_path(algorithm, job("CartPole-v1")[0], PLAIN)
 
 
 def test_tune_runs_it(tmp_path: Path) -> None:
     from ray import tune
 
-    from runtime.ppo.algorithm import rllib_config
+    from runtime.ppo.rllib_config import rllib_config
 
-    config = rllib_config(*job("CartPole-v1"), Machines(1))
+    config = rllib_config(*job("CartPole-v1"), PLAIN, Machines(1))
     config.training(lr=tune.grid_search([1e-3, 1e-4]))
     results = tune.Tuner(
         PPO,
@@ -432,7 +435,7 @@ def test_the_first_step_is_filtered_by_what_it_starts_from(build: Build) -> None
 def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """One minibatch whose gradient differs, as where rounding puts a row on the other side of the clip."""
     algorithm = build()
-    real, calls = descent_kernels.gradient_of, []
+    real, calls = ppo_update.loss_gradient, []
 
     def now_and_then(*args: Any) -> None:
         real(*args)
@@ -440,7 +443,7 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
         if len(calls) % 4 == 0:
             args[-1][:] *= 1.01
 
-    monkeypatch.setattr(compiled_steps, "gradient_of", now_and_then)
+    monkeypatch.setattr(torch_interop, "loss_gradient", now_and_then)
     assert all(is_compiled(algorithm.train()) for _ in range(6))
     assert len(calls) > 8
 
@@ -467,9 +470,9 @@ def test_what_a_cut_episode_ends_with_is_filtered_too(build: Build) -> None:
     runner = build("Pendulum-v1", config__horizon=64, config__observation_filter="MeanStdFilter").env_runner
     (one,) = runner.sample()  # of 64 steps, so that all are cut at the last
     assert one.truncated[-1].all()
-    stats, raw = runner.observation_stats(), runner.env.last_observations
+    stats, raw = runner.observation_stats(), runner.env.final_observations
     expected = np.clip((raw - stats.mean) / (stats.std + 1e-8), -10, 10)
-    np.testing.assert_allclose(one.last_observations[-1], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.final_observations[-1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_ten_iterations_without_any_explained_variance_are_noticed() -> None:

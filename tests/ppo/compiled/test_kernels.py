@@ -18,10 +18,12 @@ from ray.rllib.connectors.learner import AddOneTsToEpisodesAndTruncate, GeneralA
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from runtime.ppo.algorithm import model_config
-from runtime.ppo.compiled import descent_kernels, network_kernels, sampling_kernels
-from runtime.ppo.compiled.flat_network import FlatNetwork, NotCoveredError, flatten
-from runtime.ppo.module import PPOModule
+from runtime.policies.ppo_module import PPOModule
+from runtime.ppo.compiled import network_kernels, ppo_update
+from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
+from runtime.ppo.compiled.ppo_update import TrainBatch
+from runtime.ppo.rllib_config import model_config
+from runtime.ppo.rollout import Rollout
 
 ROWS = 96
 SEEN = spaces.Box(-np.inf, np.inf, (7,), np.float32)
@@ -43,8 +45,8 @@ NETWORKS: dict[str, tuple[gymnasium.Space[Any], dict[str, Any]]] = {
 # What the loss may hold beside clipping.
 LOSSES: dict[str, dict[str, float]] = {
     "plain": {},
-    "kl": {"kl_weight": 0.7},
-    "all": {"entropy_weight": 0.02, "kl_weight": 0.2, "value_clip": 0.6, "value_weight": 0.25, "clip": 0.1},
+    "kl": {"kl_coeff": 0.7},
+    "all": {"entropy_coeff": 0.02, "kl_coeff": 0.2, "vf_clip_param": 0.6, "vf_loss_coeff": 0.25, "clip_param": 0.1},
 }
 
 
@@ -75,11 +77,13 @@ def draw(flat: FlatNetwork, rng: np.random.Generator, count: int = ROWS) -> np.n
 
 
 def act(flat: FlatNetwork, seen: Any, noise: Any) -> tuple[Any, Any, Any]:
-    inputs = int(flat.table[0]["distribution_inputs"])
-    actions, logp = np.empty((len(seen), flat.action_size), np.float32), np.empty(len(seen), np.float32)
-    found = np.empty((len(seen), inputs), np.float32)
-    network_kernels.act(flat.table[0], flat.gather(), seen, noise, flat.scratch(len(seen)), actions, logp, found)
-    return actions, logp, found
+    actions, log_probs = np.empty((len(seen), flat.action_size), np.float32), np.empty(len(seen), np.float32)
+    distribution_inputs = np.empty((len(seen), int(flat.table[0]["distribution_size"])), np.float32)
+    activations = flat.activations(len(seen))
+    network_kernels.sample_actions(
+        flat.table[0], flat.gather(), seen, noise, activations, actions, log_probs, distribution_inputs
+    )
+    return actions, log_probs, distribution_inputs
 
 
 def as_torch(flat: FlatNetwork, actions: Any) -> torch.Tensor:
@@ -92,15 +96,15 @@ def test_actions_and_values_are_the_modules(name: str) -> None:
     module, flat = make_module(name)
     rng = np.random.default_rng(1)
     seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
-    actions, logp, found = act(flat, seen, draw(flat, rng))
+    actions, log_probs, distribution_inputs = act(flat, seen, draw(flat, rng))
     with torch.no_grad():
         inputs = module.forward_train({Columns.OBS: torch.from_numpy(seen)})[Columns.ACTION_DIST_INPUTS]
         expected = module.get_train_action_dist_cls().from_logits(inputs).logp(as_torch(flat, actions))
         values = module.compute_values({Columns.OBS: torch.from_numpy(seen)})
-    np.testing.assert_allclose(found, inputs.numpy(), atol=3e-6)
-    np.testing.assert_allclose(logp, expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(distribution_inputs, inputs.numpy(), atol=3e-6)
+    np.testing.assert_allclose(log_probs, expected.numpy(), atol=2e-5)
     mine = np.empty(ROWS, np.float32)
-    network_kernels.values_of(flat.table[0], flat.gather(), seen, flat.scratch(ROWS), mine)
+    network_kernels.state_values(flat.table[0], flat.gather(), seen, flat.activations(ROWS), mine)
     np.testing.assert_allclose(mine, values.numpy(), atol=3e-6)
 
 
@@ -134,14 +138,14 @@ class Schedules:
     def __init__(self, module: PPOModule, update: dict[str, float]) -> None:
         self.module = {"p": module}
         self.entropy_coeff_schedulers_per_module = {"p": self}
-        self.curr_kl_coeffs_per_module = {"p": update["kl_weight"]}
-        self._entropy, self.metrics = update["entropy_weight"], self
+        self.curr_kl_coeffs_per_module = {"p": update["kl_coeff"]}
+        self._entropy, self.metrics = update["entropy_coeff"], self
 
     def get_current_value(self) -> float:
         return self._entropy
 
     def log_dict(self, *args: Any, **kwargs: Any) -> None:
-        """The loss logs; nobody reads it here."""
+        """The loss logs; nothing here reads it."""
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -153,38 +157,38 @@ def test_gradients_are_those_of_rllibs_loss(name: str, loss: str) -> None:
     module.unwrapped = lambda: module  # as RLlib's learner wraps it
     rng = np.random.default_rng(5)
     seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
-    actions, logp, before = act(flat, seen, draw(flat, rng))
+    actions, log_probs, before = act(flat, seen, draw(flat, rng))
     # As after some updates: old probabilities away from new ones, so that some ratios are clipped.
-    logp += rng.normal(scale=0.3, size=ROWS).astype(np.float32)
+    log_probs += rng.normal(scale=0.3, size=ROWS).astype(np.float32)
     before = (before + rng.normal(scale=0.2, size=before.shape)).astype(np.float32)
-    gains, targets = (rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
-    defaults = {"clip": 0.2, "value_clip": 1e4, "value_weight": 0.5, "entropy_weight": 0.0, "kl_weight": 0.0}
+    advantages, value_targets = (rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
+    defaults = {"clip_param": 0.2, "vf_clip_param": 1e4, "vf_loss_coeff": 0.5, "entropy_coeff": 0.0, "kl_coeff": 0.0}
     numbers = defaults | LOSSES[loss]
-    update = np.zeros(1, descent_kernels.UPDATE)
+    update = np.zeros(1, ppo_update.UPDATE_SETTINGS)
     for key, number in numbers.items():
         update[key] = number
     ours = np.zeros(len(flat.gather()), np.float32)
-    columns = actions, logp, before, gains, targets
-    scratch, deltas = flat.scratch(ROWS), flat.scratch(ROWS)
-    descent_kernels.gradient_of(flat.table[0], update[0], flat.gather(), seen, columns, scratch, deltas, ours)
+    batch = TrainBatch(seen, actions, log_probs, before, advantages, value_targets)
+    activations, d_activations = flat.activations(ROWS), flat.activations(ROWS)
+    ppo_update.loss_gradient(flat.table[0], update[0], flat.gather(), batch, activations, d_activations, ours)
 
     config = PPOConfig().training(
-        clip_param=numbers["clip"],
-        vf_clip_param=numbers["value_clip"],
-        vf_loss_coeff=numbers["value_weight"],
-        use_kl_loss=numbers["kl_weight"] > 0,
+        clip_param=numbers["clip_param"],
+        vf_clip_param=numbers["vf_clip_param"],
+        vf_loss_coeff=numbers["vf_loss_coeff"],
+        use_kl_loss=numbers["kl_coeff"] > 0,
     )
-    batch = {
+    columns = {
         Columns.OBS: torch.from_numpy(seen),
         Columns.ACTIONS: as_torch(flat, actions),
-        Columns.ACTION_LOGP: torch.from_numpy(logp),
+        Columns.ACTION_LOGP: torch.from_numpy(log_probs),
         Columns.ACTION_DIST_INPUTS: torch.from_numpy(before),
-        Postprocessing.ADVANTAGES: torch.from_numpy(gains),
-        Postprocessing.VALUE_TARGETS: torch.from_numpy(targets),
+        Postprocessing.ADVANTAGES: torch.from_numpy(advantages),
+        Postprocessing.VALUE_TARGETS: torch.from_numpy(value_targets),
     }
     learner: Any = Schedules(module, numbers)
     total = PPOTorchLearner.compute_loss_for_module(
-        learner, module_id="p", config=config, batch=batch, fwd_out=module.forward_train(batch)
+        learner, module_id="p", config=config, batch=columns, fwd_out=module.forward_train(columns)
     )
     total.backward()
     theirs = flat.gather([torch.zeros_like(p) if p.grad is None else p.grad for p in flat.parameters])
@@ -200,24 +204,23 @@ def test_steps_are_those_of_torchs_adam(grad_clip: float) -> None:
     _, flat = make_module("free std, relu")
     rng = np.random.default_rng(6)
     seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
-    actions, logp, before = act(flat, seen, draw(flat, rng))
-    gains, targets = (3 * rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
-    columns = actions, logp, before, gains, targets
-    update = np.zeros(1, descent_kernels.UPDATE)
-    settings = {"clip": 0.2, "value_clip": 1e4, "value_weight": 0.5, "grad_clip": grad_clip, "lr": 3e-3}
+    actions, log_probs, before = act(flat, seen, draw(flat, rng))
+    advantages, value_targets = (3 * rng.normal(size=ROWS).astype(np.float32) for _ in range(2))
+    batch = TrainBatch(seen, actions, log_probs, before, advantages, value_targets)
+    update = np.zeros(1, ppo_update.UPDATE_SETTINGS)
+    settings = {"clip_param": 0.2, "vf_clip_param": 1e4, "vf_loss_coeff": 0.5, "grad_clip": grad_clip, "lr": 3e-3}
     for key, number in {**settings, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}.items():
         update[key] = number
     parameters = flat.gather()
-    first, second = np.zeros_like(parameters), np.zeros_like(parameters)
-    order = np.stack([rng.permutation(ROWS)[:32] for _ in range(5)])
+    mean, mean_square = np.zeros_like(parameters), np.zeros_like(parameters)
+    minibatches = np.stack([rng.permutation(ROWS)[:32] for _ in range(5)])
 
     optimizer = torch.optim.Adam(flat.parameters, lr=3e-3)
-    for rows in order:
+    for rows in minibatches:
         gradient = np.zeros_like(parameters)
-        picked = tuple(column[rows] for column in columns)
-        scratch, deltas = flat.scratch(32), flat.scratch(32)
-        descent_kernels.gradient_of(
-            flat.table[0], update[0], flat.gather(), seen[rows], picked, scratch, deltas, gradient
+        activations, d_activations = flat.activations(32), flat.activations(32)
+        ppo_update.loss_gradient(
+            flat.table[0], update[0], flat.gather(), batch.rows(rows), activations, d_activations, gradient
         )
         sizes = [p.numel() for p in flat.parameters]
         for p, part in zip(flat.parameters, torch.split(torch.from_numpy(gradient), sizes), strict=True):
@@ -229,8 +232,8 @@ def test_steps_are_those_of_torchs_adam(grad_clip: float) -> None:
                 grad_clip_by="global_norm",
             )
         optimizer.step()
-    descent_kernels.descend(flat.table, update, parameters, first, second, seen, columns, order)
-    assert update["steps"] == 5
+    ppo_update.update_on_minibatches(flat.table, update, parameters, mean, mean_square, batch, minibatches)
+    assert update["adam_steps"] == 5
     np.testing.assert_allclose(parameters, flat.gather(), atol=2e-6)
 
 
@@ -239,58 +242,55 @@ def test_a_gradient_that_is_not_finite_moves_nothing(skips: bool) -> None:
     _, flat = make_module("choices, tanh")
     rng = np.random.default_rng(7)
     seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
-    actions, logp, before = act(flat, seen, draw(flat, rng))
-    gains, targets = np.full(ROWS, np.nan, np.float32), np.zeros(ROWS, np.float32)
-    update = np.zeros(1, descent_kernels.UPDATE)
-    for key, number in {"clip": 0.2, "value_clip": 1e4, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999}.items():
+    actions, log_probs, before = act(flat, seen, draw(flat, rng))
+    advantages, value_targets = np.full(ROWS, np.nan, np.float32), np.zeros(ROWS, np.float32)
+    update = np.zeros(1, ppo_update.UPDATE_SETTINGS)
+    for key, number in {"clip_param": 0.2, "vf_clip_param": 1e4, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999}.items():
         update[key] = number
-    update["epsilon"], update["skips_nan"] = 1e-8, skips
+    update["epsilon"], update["torch_skip_nan_gradients"] = 1e-8, skips
     parameters = flat.gather()
     zeros = np.zeros_like(parameters), np.zeros_like(parameters)
-    order = np.arange(ROWS).reshape(1, -1)
-    columns = actions, logp, before, gains, targets
-    descent_kernels.descend(flat.table, update, parameters, *zeros, seen, columns, order)
+    minibatches = np.arange(ROWS).reshape(1, -1)
+    batch = TrainBatch(seen, actions, log_probs, before, advantages, value_targets)
+    ppo_update.update_on_minibatches(flat.table, update, parameters, *zeros, batch, minibatches)
     np.testing.assert_array_equal(parameters, flat.gather())
-    assert update["steps"] == (0 if skips else 1)
+    assert update["adam_steps"] == (0 if skips else 1)
 
 
 def test_advantages_are_those_of_rllibs_connectors() -> None:
-    """Three environments with true ends, cut episodes, and ones that go on."""
-    from runtime.ppo.rollout import Rollout
-
+    """Three environments with episodes that terminate, are truncated, and go on after the rollout."""
     module, flat = make_module("choices, tanh")
     rng, steps, count = np.random.default_rng(8), 40, 3
-    one = Rollout.empty(steps, count, (7,), 1, 4)
-    for name in ("observations", "last_observations", "following", "rewards"):
-        getattr(one, name)[:] = rng.normal(size=getattr(one, name).shape)
-    one.actions[:], one.logp[:], one.inputs[:] = 0.0, 0.0, 0.0
-    one.terminated[:] = rng.random((steps, count)) < 0.1
-    one.truncated[:] = (rng.random((steps, count)) < 0.1) & ~one.terminated
-    assert one.terminated.any()
-    assert one.truncated.any()
+    rollout = Rollout.empty(steps, count, (7,), 1, 4)
+    for name in ("observations", "final_observations", "next_observations", "rewards"):
+        getattr(rollout, name)[:] = rng.normal(size=getattr(rollout, name).shape)
+    rollout.actions[:], rollout.log_probs[:], rollout.action_distribution_inputs[:] = 0.0, 0.0, 0.0
+    rollout.terminated[:] = rng.random((steps, count)) < 0.1
+    rollout.truncated[:] = (rng.random((steps, count)) < 0.1) & ~rollout.terminated
+    assert rollout.terminated.any()
+    assert rollout.truncated.any()
 
-    def value(rows: Any) -> Any:
-        flat_rows = np.ascontiguousarray(rows.reshape(-1, 7))
-        found = np.empty(len(flat_rows), np.float32)
-        network_kernels.values_of(flat.table[0], flat.gather(), flat_rows, flat.scratch(len(flat_rows)), found)
-        return found.reshape(rows.shape[:-1])
+    def estimate_values(observations: Any) -> Any:
+        values = np.empty(len(observations), np.float32)
+        network_kernels.state_values(
+            flat.table[0], flat.gather(), observations, flat.activations(len(observations)), values
+        )
+        return values
 
-    values = np.concatenate([value(one.observations), value(one.following)[None]])
-    gains = np.empty((steps, count), np.float32)
-    sampling_kernels.advantages(
-        one.rewards, values, value(one.last_observations), one.terminated, one.truncated, 0.97, 0.9, gains
-    )
-
-    episodes = one.to_episodes(SEEN, CHOICE)
+    batch = ppo_update.make_train_batch([rollout], estimate_values, gamma=0.97, lambda_=0.9)
+    episodes = rollout.to_episodes(SEEN, CHOICE)
     lengths = [len(episode) for episode in episodes]
-    assert sum(lengths) == one.env_steps()
-    targets = _rllibs_targets(module, episodes, gamma=0.97, lam=0.9)
-    found, at = [], 0
+    assert sum(lengths) == rollout.env_steps()
+    padded = _rllibs_targets(module, episodes, gamma=0.97, lam=0.9)
+    expected, at = [], 0
     for length in lengths:
-        found.append(targets[at : at + length])
+        expected.append(padded[at : at + length])
         at += length + 1  # RLlib adds a step to each
-    mine = np.concatenate([(gains + values[:-1])[:, i] for i in range(count)])
-    np.testing.assert_allclose(mine, np.concatenate(found), atol=2e-5)
+    value_targets = batch.value_targets.reshape(steps, count).T.reshape(-1)
+    np.testing.assert_allclose(value_targets, np.concatenate(expected), atol=2e-5)
+    advantages = batch.value_targets - estimate_values(batch.observations)
+    standardized = (advantages - advantages.mean()) / advantages.std()
+    np.testing.assert_allclose(batch.advantages, standardized, atol=2e-5)
 
 
 def _rllibs_targets(module: PPOModule, episodes: list[Any], *, gamma: float, lam: float) -> Any:
@@ -340,7 +340,7 @@ def test_what_is_not_covered_is_named(network: dict[str, Any], space: gymnasium.
     module = PPOModule(
         observation_space=SEEN, action_space=space, model_config=config, catalog_class=PPOCatalog, inference_only=False
     )
-    with pytest.raises(NotCoveredError, match=why):
+    with pytest.raises(UnsupportedError, match=why):
         flatten(module, space)
 
 
@@ -357,12 +357,12 @@ def test_tanh_is_tanh() -> None:
 def test_statistics_of_parts_are_those_of_the_whole() -> None:
     from ray.rllib.utils.filter import RunningStat
 
-    from runtime.ppo.compiled.sampling import push
+    from runtime.ppo.compiled.rollout_collectors import update_statistics
 
     rows = np.random.default_rng(0).normal(3, 2, (500, 4)).astype(np.float32)
     parts, whole = RunningStat((4,)), RunningStat((4,))
     for part in np.split(rows, [1, 3, 100, 101]):
-        push(parts, part)
+        update_statistics(parts, part)
     for row in rows:
         whole.push(row)
     np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-12)

@@ -1,0 +1,31 @@
+"""Environment variables that libraries read, and one that marks jobs which run a script of 2020."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_USERS_SCRIPT = "SMRL_USERS_SCRIPT"
+
+
+def setdefault_environment(defaults: Mapping[str, str]) -> None:
+    """Sets environment variables that are not set yet (thread counts, Ray's switches)."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def find_ray_root() -> Path | None:
+    """The folder for Ray's files, as RAY_TMPDIR names it; None if it is not set."""
+    root = os.environ.get("RAY_TMPDIR")
+    return Path(root).absolute() if root else None
+
+
+def in_users_script() -> bool:
+    """Whether this process, or the one that started it, runs a user's script of 2020."""
+    return _USERS_SCRIPT in os.environ
+
+
+def mark_users_script() -> None:
+    """Tells processes that this one starts (Ray's workers) that a user's script of 2020 runs."""
+    os.environ[_USERS_SCRIPT] = "1"

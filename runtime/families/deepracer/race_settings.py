@@ -1,0 +1,47 @@
+"""Settings of a DeepRacer race: its kind, starts, penalties, obstacles and bot cars."""
+
+from __future__ import annotations
+
+from runtime.settings.types import Setting
+
+# A DeepRacer race, under the names of the simulator's job files.
+RACE: dict[str, Setting] = {
+    "race_type": Setting(
+        "text", "Kind of race.", choices=("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
+    ),
+    "reverse_dir": Setting("bool", "Drive the track against its order."),
+    "alternate_driving_direction": Setting("bool", "Turn round with each episode."),
+    "change_start_position": Setting("bool", "Start each episode farther along the track."),
+    "round_robin_advance_dist": Setting("float", "By how much, as a share of the lap.", low=0),
+    "start_position_offset": Setting("float", "Share of the lap of the first start.", low=0),
+    "number_of_resets": Setting("int", "How often a car may go on after a failure.", low=0),
+    "off_track_penalty": Setting("float", "Seconds of standing after leaving the track.", low=0),
+    "collision_penalty": Setting("float", "Seconds of standing after a crash.", low=0),
+    "penalty_seconds": Setting("float", "Seconds that a bot car stands after it was hit.", low=0),
+    "is_continuous": Setting("bool", "Laps follow each other in one episode."),
+    "number_of_obstacles": Setting("int", "Boxes on the track.", low=0, high=100),
+    "min_distance_between_obstacles": Setting("float", "Metres from the start to the first.", low=0),
+    "randomize_obstacle_locations": Setting("bool", "Place them anew in each episode."),
+    "is_obstacle_bot_car": Setting("bool", "Parked cars instead of boxes."),
+    "object_positions": Setting("any", "Share of the lap and lane of each object."),
+    "number_of_bot_cars": Setting("int", "Cars that drive by themselves.", low=0, high=100),
+    "bot_car_speed": Setting("float", "Their metres a second.", low=0),
+    "is_lane_change": Setting("bool", "They change lanes."),
+    "lower_lane_change_time": Setting("float", "Seconds between changes, at least.", low=0),
+    "upper_lane_change_time": Setting("float", "At most.", low=0),
+    "lane_change_distance": Setting("float", "Metres that a change takes.", low=0),
+    "min_distance_between_bot_cars": Setting("float", "Metres from the start to the first.", low=0),
+    "randomize_bot_car_locations": Setting("bool", "Place them anew in each episode."),
+    "enable_domain_randomization": Setting("bool", "A light of its own in each episode."),
+    "dynamics": Setting("any", "How the car answers: kinematic, real, or a mapping as {latency_s: 0.1}."),
+}
+
+# What else an evaluation of a DeepRacer policy takes.
+RACE_EVALUATION: dict[str, Setting] = {
+    **RACE,
+    "track": Setting("text", "DeepRacer: a built-in track, a file, or its name in tracks."),
+    "tracks": Setting("text", "DeepRacer: folder of track files."),
+    "number_of_trials": Setting("int", "DeepRacer: laps to drive.", low=0, above=True, high=10_000),
+    "against": Setting("text", "DeepRacer: another model, on the track at the same time."),
+    "params": Setting("text", "DeepRacer: an evaluation_params.yaml; settings beside it win."),
+}

@@ -1,0 +1,94 @@
+"""Environments that bring nothing of their own to training: Gymnasium's, Roboschool's, and the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from runtime.container.layout import Container, Layout
+from runtime.environments.spec import EnvCreator, EnvSpec, make_env
+from runtime.errors import JobError, UserError
+from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
+from runtime.interfaces.family import AfterIteration, PreparedEnv, ProbedEnv
+from runtime.ppo.settings import GENERAL
+from runtime.settings.schema import JobConfig
+from runtime.settings.types import Setting
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+
+class PlainFamily:
+    """Implements EnvFamily."""
+
+    name = "plain"
+    kind = "environment"
+    defaults: Mapping[str, object] = {}
+    general: Mapping[str, object] = GENERAL
+    evaluation_settings: Mapping[str, Setting] = {}
+    action_spaces: tuple[type[gymnasium.Space[Any]], ...] = (
+        gymnasium.spaces.Box,
+        gymnasium.spaces.Discrete,
+        gymnasium.spaces.MultiDiscrete,
+    )
+    fallback_reason: str | None = None
+    uses_all_cores = False
+
+    def owns(self, env: str) -> bool:
+        """Every environment; others of the catalog are asked first."""
+        return True
+
+    def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
+        """None: keyword arguments say nothing of whose they are."""
+        return None
+
+    def plays(self, name: str) -> bool:
+        """Every environment."""
+        return True
+
+    def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
+        """Nothing has to be found."""
+        return PreparedEnv(config, config.algorithm.env_config)
+
+    def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
+        """The environment, truncated at the job's horizon."""
+        config = prepared.config
+        return EnvSpec(config.env_id, prepared.env_config, config.algorithm.horizon, creator)
+
+    @contextmanager
+    def open_spaces(self, config: JobConfig, env: EnvSpec) -> Iterator[ProbedEnv]:
+        """Makes the environment and closes it again: with remote env runners this process needs none of its own."""
+        yield ProbedEnv(_read_spaces(env))
+
+    def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
+        """The network's settings as they are."""
+        return config.algorithm.model.given()
+
+    def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
+        """None."""
+        return None
+
+    def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:
+        """Plays whole episodes one after the other; the first is recorded."""
+        from runtime.families.plain.evaluation import evaluate  # imports torch
+
+        return evaluate(evaluation, context)
+
+
+def _read_spaces(spec: EnvSpec) -> Spaces:
+    try:
+        env = make_env(spec)
+        spaces = Spaces(env.observation_space, env.action_space)
+        env.close()
+    except JobError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"environment {spec.name}: could not be made with {dict(spec.config)}: {type(error).__name__}: {error}. "
+            "Fix it, or rl.training.config.env_config."
+        ) from error
+    return spaces

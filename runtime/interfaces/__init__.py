@@ -1,0 +1,1 @@
+"""What a job hands to every part of it, and what algorithms and families of environments have in common."""

@@ -1,0 +1,105 @@
+"""What every family of environments implements: plain ones, DeepRacer, Unity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gymnasium
+
+from runtime.artifacts.checkpoint import JobState
+from runtime.container.layout import Container, Layout
+from runtime.environments.spec import EnvCreator, EnvSpec
+from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.evaluation import Evaluation, EvaluationResult
+from runtime.settings.catalog import FamilyRules
+from runtime.settings.schema import JobConfig
+
+if TYPE_CHECKING:
+    from ray.rllib.algorithms.ppo import PPOConfig
+
+# Called after each iteration with RLlib's algorithm, its result and the job's counters; returns more metrics.
+AfterIteration = Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class PreparedEnv:
+    """A job's settings once its environment's files are found and checked.
+
+    Attributes:
+        config: Fit to act on any machine.
+        env_config: Keyword arguments of the environment on this machine.
+    """
+
+    config: JobConfig
+    env_config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ProbedEnv:
+    """What an environment showed when it was opened once.
+
+    Attributes:
+        spaces: Of its policy.
+        why_no_video: Why no video of it can be recorded, where that is clear beforehand.
+    """
+
+    spaces: Spaces
+    why_no_video: str | None = None
+
+
+class EnvFamily(FamilyRules, Protocol):
+    """A family of environments: its settings (FamilyRules), and what training and evaluating in it take.
+
+    Attributes:
+        name: Of the family, and of its own state in a checkpoint.
+        action_spaces: Types of action space that PPO learns in it.
+        fallback_reason: Why PPO samples in it without the compiled path; None where that covers it.
+        uses_all_cores: Whether its networks are large enough for all cores of the main process.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102  # the class's docstring says it
+    @property
+    def action_spaces(self) -> tuple[type[gymnasium.Space[Any]], ...]: ...  # noqa: D102
+    @property
+    def fallback_reason(self) -> str | None: ...  # noqa: D102
+    @property
+    def uses_all_cores(self) -> bool: ...  # noqa: D102
+
+    def plays(self, name: str) -> bool:
+        """Whether an evaluation may name it for a policy of this family: as an environment, or as one of its scenes."""
+
+    def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
+        """Finds and checks the environment's files before anything heavy starts.
+
+        Raises:
+            UserError: They do not fit, or a setting has no effect here; all problems are listed.
+        """
+
+    def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
+        """How to make the job's environment; nothing is opened yet."""
+
+    def open_spaces(self, config: JobConfig, env: EnvSpec) -> AbstractContextManager[ProbedEnv]:
+        """Opens the environment to read its spaces; one that is slow to start stays open for the block.
+
+        Raises:
+            UserError: It cannot be made.
+        """
+
+    def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
+        """Changes RLlib's config for the family, and returns the settings of the network."""
+
+    def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
+        """What is called after each iteration, beside the metrics that every environment has."""
+
+    def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:
+        """Plays episodes with a policy, prints a line for each, and records a video.
+
+        Raises:
+            UserError: A setting, the model or the environment is at fault.
+            PlatformError: The machine is.
+            Interrupted: A stop was requested before an episode ended.
+        """

@@ -1,0 +1,183 @@
+"""Batch RL within a training job: finds the log, checks it against the environment, learns, and sums up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gymnasium
+import numpy as np
+
+from runtime.artifacts.checkpoint import read_state
+from runtime.artifacts.resume import Start
+from runtime.container.layout import Container, Layout
+from runtime.environments.spec import EnvSpec, make_env
+from runtime.errors import PlatformError, UserError
+from runtime.interfaces.context import RunContext, Spaces
+from runtime.offline.data.reading import is_log, read_transitions
+from runtime.offline.data.transitions import Transitions
+from runtime.offline.settings import OfflineSettings
+from runtime.outputs.console import Summary
+from runtime.settings.resolve import DRAWN_SEED
+from runtime.settings.schema import JobConfig
+
+if TYPE_CHECKING:
+    from runtime.offline.learning import OfflineJob, OfflineOutcome
+
+CHANNELS = ("training", "train", "data")
+_FEW_EPISODES = 10
+
+
+def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
+    """Learns a policy from a log.
+
+    Args:
+        config: The job's settings.
+        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+
+    Returns:
+        The last screen.
+
+    Raises:
+        UserError: The log, the environment or the checkpoint is at fault.
+        PlatformError: The machine is.
+    """
+    config = _keep_seed(config, context.start)
+    settings = OfflineSettings.of(config)
+    place = find_data(config, context.container)
+    with context.stop:
+        data = read_transitions(place, num_actions=settings.num_actions)
+        _check(data, place, config)
+    for note in data.notes:
+        context.reporter.note(note)
+    from runtime.offline.bcq import check_algorithm  # imports torch
+    from runtime.offline.learning import OfflineJob, learn
+
+    check_algorithm(config.run, is_discrete=data.num_actions is not None)
+    job = OfflineJob(config.replace({"data": str(place)}), data, make_spaces(data), context)
+    outcome = learn(job)
+    if context.container.base is not None:
+        _copy_for_the_notebook(outcome.checkpoint, context.layout)
+    return _summarize(job, outcome)
+
+
+def _keep_seed(config: JobConfig, start: Start) -> JobConfig:
+    """A resumed job evaluates on the episodes that it began with: the seed that drew them is its checkpoint's.
+
+    Raises:
+        UserError: Another seed is asked for.
+    """
+    if start.checkpoint is None or not start.is_same_job:
+        return config
+    kept = read_state(start.checkpoint).policy.get("seed")
+    seed, source = config.algorithm.seed, config.sources["config.seed"]
+    if kept is None or seed == kept:
+        return config
+    if source != DRAWN_SEED:
+        raise UserError(
+            f"rl.training.config.seed: got {seed} from {source}; expected {kept}, by which {start.checkpoint} drew the "
+            "episodes that judge. Leave it out, or start afresh with another --out."
+        )
+    return config.replace({"config.seed": kept})
+
+
+def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:
+    """Coach's checkpoint came out in output.tar.gz, where the notebook takes it from to evaluate."""
+    target = layout.data / "checkpoint"
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(checkpoint, target)
+    except OSError as error:
+        raise PlatformError(f"{target}: could not be written: {error.strerror or error}. The model is whole.") from None
+
+
+def find_data(config: JobConfig, container: Container) -> Path:
+    """The log: as named, else of a channel, else the one beside the user's code.
+
+    Raises:
+        UserError: There is none.
+    """
+    code = None if container.base is None else container.base / "code"
+    if (named := config.data) is not None:
+        given = Path(named)
+        beside = None if code is None else code / given
+        return beside if beside is not None and not given.exists() and beside.exists() else given
+    for name in CHANNELS:
+        if name in container.channels:
+            return container.channels[name]
+    found = sorted(path for path in code.iterdir() if is_log(path)) if code is not None and code.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    listed = f"{len(found)} logs beside the code ({', '.join(path.name for path in found)})" if found else "no data"
+    raise UserError(
+        f"data: got {listed}; expected logged episodes. Name them by --data (rl.training.data), or bring a channel "
+        f"named {' or '.join(CHANNELS)}. `smrl collect --help` shows how a log is made."
+    )
+
+
+def make_spaces(data: Transitions) -> Spaces:
+    """The spaces of a policy that acts on such observations."""
+    observations = gymnasium.spaces.Box(-np.inf, np.inf, data.shape, np.float32)
+    if data.num_actions is not None:
+        return Spaces(observations, gymnasium.spaces.Discrete(data.num_actions))
+    actions = gymnasium.spaces.Box(data.actions.min(axis=0), data.actions.max(axis=0), dtype=np.float32)
+    return Spaces(observations, actions)
+
+
+def _check(data: Transitions, place: Path, config: JobConfig) -> None:
+    """Enough episodes, and those of the environment that the job names, whose spaces alone are read.
+
+    Raises:
+        UserError: They are not.
+    """
+    if len(data.starts) < _FEW_EPISODES:
+        raise UserError(
+            f"{place}: got {len(data.starts)} episodes; expected at least {_FEW_EPISODES}, as some must judge what the "
+            "others taught. Check that episode_id tells them apart."
+        )
+    if not config.env:
+        return
+    env = make_env(EnvSpec(config.env, config.algorithm.env_config))
+    space, actions = env.observation_space, env.action_space
+    env.close()
+    found = (*data.shape, data.num_actions or data.actions.shape[1])
+    size = int(actions.n) if isinstance(actions, gymnasium.spaces.Discrete) else int(np.prod(actions.shape or (0,)))
+    expected = (*(space.shape or ()), size)
+    is_discrete = isinstance(actions, gymnasium.spaces.Discrete)
+    if found != expected or is_discrete != (data.num_actions is not None):
+        kinds = ["discrete" if flag else "continuous" for flag in (data.num_actions is not None, is_discrete)]
+        raise UserError(
+            f"{place}: got {found[0]} state features and {found[1]} {kinds[0]} actions; expected {expected[0]} and "
+            f"{expected[1]} {kinds[1]}, as {config.env} has. Set rl.training.env to the environment that was "
+            "logged, or to null if there is none to evaluate in."
+        )
+
+
+def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
+    from runtime.offline.results import COACH_CSV, PLOT, SUMMARY
+
+    report, layout = outcome.report, job.context.layout
+    gamma = OfflineSettings.of(job.config).gamma
+    facts = {
+        "chosen policy": f"iteration {outcome.chosen} of {outcome.state.training_iteration}",
+        "estimated return": f"{report.value.text()}, discounted by {gamma:g}, with its 95 % interval",
+        "logged return": f"{report.behaviour.text()}, discounted too; {report.behaviour_return.text()} without",
+    }
+    if report.sample_size is not None:
+        facts["sample size"] = f"{report.sample_size:.1f} of {report.episodes} episodes, by importance weights"
+    for number, warning in enumerate(report.warnings, start=1):
+        facts[f"warning {number}"] = warning
+    facts |= {
+        "ended because": outcome.why,
+        "seconds": f"{outcome.state.time_total_s:.1f} of learning and judging",
+        "estimates": f"{layout.data / SUMMARY}, {layout.intermediate / COACH_CSV}",
+        "plot": str(layout.data / PLOT),
+        "metrics": str(layout.data / "metrics.jsonl"),
+        "checkpoints": str(layout.checkpoints),
+        "model": str(layout.model),
+    }
+    where = "" if job.config.env else " env=NAME"
+    return Summary(
+        "learned from logged data", facts, f"smrl evaluate {layout.root}{where}, or smrl serve {layout.root}"
+    )

@@ -1,0 +1,37 @@
+"""Rules between the settings of learning from logged data, which no single one of them shows."""
+
+from __future__ import annotations
+
+from runtime.offline.settings import ALGORITHMS, TRAINING_ITERATIONS, OfflineNetworkSettings, OfflineSettings
+from runtime.settings.catalog import Draft
+from runtime.settings.schema import ROOT
+from runtime.settings.types import coerce
+
+_SOURCE = "default for any log"
+
+
+def complete(draft: Draft) -> None:
+    """Sets defaults where nothing set a value, and adds a problem for each rule that is broken."""
+    _set_defaults(draft)
+    for prefix, model in (("config.", OfflineSettings), ("config.model.", OfflineNetworkSettings)):
+        for name, setting in model.settings().items():
+            path = prefix + name
+            if path not in draft.values:
+                continue
+            try:  # settings that PPO has too may have narrower rules here
+                draft.values[path] = coerce(draft.values[path], setting)
+            except ValueError as error:
+                draft.problems.add(
+                    ROOT + path, draft.values[path], draft.sources[path], expected=f"{error} for logged data"
+                )
+
+
+def _set_defaults(draft: Draft) -> None:
+    """What every job on logged data needs, where nothing says it; a stop criterion only if there is none."""
+    for prefix, model in (("config.", OfflineSettings), ("config.model.", OfflineNetworkSettings)):
+        defaults = {prefix + name: getattr(model(), name) for name in model.settings()}
+        draft.set_missing({path: value for path, value in defaults.items() if value}, _SOURCE)
+    if not any(path.startswith("stop.") for path in draft.values):
+        draft.set("stop.training_iteration", TRAINING_ITERATIONS, _SOURCE)
+    if draft.sources["run"] == "default":
+        draft.set("run", ALGORITHMS[0], _SOURCE)

@@ -1,0 +1,174 @@
+"""The environments of an env runner, stepped one after another in one process and written into arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from ray.rllib.env.env_context import EnvContext
+
+from envs import ROBOSCHOOL_IDS
+from envs.roboschool.native import why_no_native
+from envs.roboschool.robots import COMPATS
+from envs.roboschool.vector_env import RoboschoolVectorEnv
+from runtime.environments.spec import EnvSpec, make_env
+from runtime.errors import JobError, find_cause
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvMaker:
+    """Makes the job's environment; RLlib's registry of environments holds it.
+
+    Attributes:
+        spec: Environment to make.
+        threads: Threads that step the compiled worlds of one env runner.
+    """
+
+    spec: EnvSpec
+    threads: int = 1
+
+    def __call__(self, context: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Makes one environment; called by RLlib with its EnvContext."""
+        return make_env(self.spec, context=context)
+
+
+class SyncEnvs:
+    """Steps N environments one after another; the step that ends an episode starts the next one.
+
+    What Gymnasium's SyncVectorEnv does with `AutoresetMode.SAME_STEP`, without allocating arrays at each step.
+
+    Attributes:
+        observations: (N, …) float32 current observations.
+        final_observations: (N, …) float32; where an episode has just ended, its final observation.
+        rewards: (N,) of the last step.
+        terminated: (N,) bool.
+        truncated: (N,) bool.
+        returns: (N,); where an episode has just ended, its return.
+        lengths: (N,); where an episode has just ended, its steps.
+
+    Args:
+        makers: A callable for each environment that makes it.
+        restarts: Whether an environment that raises is replaced by a new one; its episode counts as truncated.
+    """
+
+    def __init__(self, makers: list[Any], *, restarts: bool) -> None:
+        self._makers, self._restarts = makers, restarts
+        self._envs = [make() for make in makers]
+        self.num_envs = len(makers)
+        first = self._envs[0]
+        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
+        self.observation_space = batch_space(first.observation_space, self.num_envs)
+        self.action_space = batch_space(first.action_space, self.num_envs)
+        shape = first.observation_space.shape or ()
+        self.observations = np.zeros((self.num_envs, *shape), np.float32)
+        self.final_observations = np.zeros_like(self.observations)
+        self.rewards = np.zeros(self.num_envs)
+        self.terminated, self.truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        self.returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+
+    @property
+    def unwrapped(self) -> SyncEnvs:
+        """The same object; RLlib unwraps its environments."""
+        return self
+
+    def reset(self, *, seed: int | None = None) -> None:
+        """Starts an episode in each environment; environment i is seeded with seed + i."""
+        for i, env in enumerate(self._envs):
+            self.observations[i] = env.reset(seed=None if seed is None else seed + i)[0]
+
+    def advance(self, actions: NDArray[Any]) -> None:
+        """Steps every environment, into this object's own arrays.
+
+        Args:
+            actions: (N, …), in the environments' units.
+        """
+        actions = actions.astype(self.single_action_space.dtype)  # a copy: an environment may keep its last action
+        for i in range(self.num_envs):
+            try:
+                self._step(i, actions[i])
+            except Exception as error:
+                self._replace(i, error)
+
+    def _step(self, i: int, action: Any) -> None:
+        env = self._envs[i]
+        self.terminated[i] = self.truncated[i] = False
+        observation, self.rewards[i], terminated, truncated, info = env.step(action)
+        self.terminated[i], self.truncated[i] = terminated, truncated
+        if terminated or truncated:
+            self.final_observations[i] = observation
+            self.returns[i], self.lengths[i] = info["episode"]["r"], info["episode"]["l"]
+            observation = env.reset()[0]
+        self.observations[i] = observation
+
+    def _replace(self, i: int, error: Exception) -> None:
+        if not self._restarts or find_cause(error, JobError) is not None:
+            raise error
+        _logger.warning("an environment raised %s: %s; a new one replaces it", type(error).__name__, error)
+        monitor = self._envs[i]
+        if not (self.terminated[i] or self.truncated[i]):  # else the reset raised, after an episode that counts
+            self.final_observations[i] = self.observations[i]
+            self.rewards[i], self.truncated[i] = 0.0, True
+            self.returns[i], self.lengths[i] = monitor.episode_return, monitor.episode_steps
+        with contextlib.suppress(Exception):
+            monitor.close()
+        self._envs[i] = self._makers[i]()
+        self.observations[i] = self._envs[i].reset()[0]
+
+    def close(self) -> None:
+        """Closes every environment."""
+        for env in self._envs:
+            env.close()
+
+
+def is_compiled(spec: EnvSpec) -> bool:
+    """Whether compiled code can step an environment in this process."""
+    if not _is_roboschool(spec):
+        return False
+    compat = spec.config.get("compat", COMPATS[0])
+    return compat in COMPATS and why_no_native(_robot_name(spec), as_port=compat == "bullet") is None
+
+
+def _is_roboschool(spec: EnvSpec) -> bool:
+    """Whether RoboschoolVectorEnv can make it."""
+    return spec.creator is None and spec.name in ROBOSCHOOL_IDS and set(spec.config) <= {"compat"}
+
+
+def _robot_name(spec: EnvSpec) -> str:
+    return spec.name.removeprefix("Roboschool").removesuffix("-v1")
+
+
+def make_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> SyncEnvs | RoboschoolVectorEnv:
+    """Makes the environments of an env runner.
+
+    Args:
+        maker: The job's.
+        config: RLlib's AlgorithmConfig.
+        worker_index: Number of the env runner; 0 is the one in the learner's process.
+    """
+    spec, count = maker.spec, config.num_envs_per_env_runner
+    if _is_roboschool(spec):
+        limit = ROBOSCHOOL_IDS[spec.name].max_episode_steps
+        return RoboschoolVectorEnv(
+            _robot_name(spec),
+            count,
+            **spec.config,
+            max_episode_steps=limit if spec.horizon is None else min(limit, spec.horizon),
+            threads=maker.threads,
+        )
+    workers = config.num_env_runners
+    contexts = [
+        EnvContext(dict(spec.config), worker_index=worker_index, vector_index=i, num_workers=workers)
+        for i in range(count)
+    ]
+    return SyncEnvs(
+        [lambda context=context: maker(context) for context in contexts],
+        restarts=bool(config.restart_failed_sub_environments),
+    )

@@ -1,0 +1,251 @@
+"""From a job's settings to RLlib's PPO: its config, what samples and what learns, and how many processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium
+import numpy as np
+import ray
+import threadpoolctl
+import torch
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.tune.registry import register_env
+
+from runtime.cluster.head_node import Machines
+from runtime.environments.spec import EnvSpec
+from runtime.errors import UserError
+from runtime.interfaces.family import EnvFamily
+from runtime.policies.camera_lidar import CameraLidarModule
+from runtime.policies.ppo_module import PPOModule
+from runtime.ppo.compiled.env_runner import FastRunner
+from runtime.ppo.compiled.learner import FastLearner
+from runtime.ppo.compiled.sync_envs import EnvMaker, is_compiled
+from runtime.ppo.env_runner import Runner
+from runtime.ppo.episodes import EpisodeReports
+from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
+from runtime.ppo.settings import PPONetworkSettings, PPOSettings
+from runtime.settings.schema import JobConfig
+
+_ENV = "smrl"
+# What the fast path overrides is RLlib's inside, and was tried with these.
+_TESTED_RAY = ("2.60.0",)
+# Settings that are ours, not PPOConfig's, or need more than an assignment.
+_NOT_RLLIB = (
+    *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"),
+    *("vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"),
+)
+_GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
+_OWN_MODEL_SETTINGS = ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")
+_POLICY_ACTIVATIONS = {"silu": "swish"}
+
+
+def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPO:
+    """Builds RLlib's PPO, with Ray already running.
+
+    Args:
+        config: The job's settings, fit to the machine.
+        env: The job's environment.
+        family: Its family.
+        machines: What sampling and learning may use together.
+    """
+    # One thread: networks are small, and a second thread waits for the first more than it helps
+    # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
+    uses_all_cores = family.uses_all_cores and not count_env_runners(config, machines, env)
+    torch.set_num_threads(machines.own_cpus if uses_all_cores else 1)
+    if not uses_all_cores:
+        threadpoolctl.threadpool_limits(1)
+    return rllib_config(config, env, family, machines).build_algo()
+
+
+def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPOConfig:
+    """The PPOConfig of a job."""
+    settings = PPOSettings.of(config)
+    given = settings.given()
+    register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, machines)))
+    rllib = PPOConfig(algo_class=FaultTolerantPPO)
+    rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
+    rllib.update_from_dict({name: value for name, value in given.items() if name not in _NOT_RLLIB})
+    rllib.env_runners(env_runner_cls=Runner)
+    rllib.env_runners(num_env_runners=count_env_runners(config, machines, env))
+    if settings.observation_filter == "MeanStdFilter":
+        rllib.env_runners(env_to_module_connector=_filter_observations)
+    learners = max(1, settings.num_learners)
+    rllib.training(train_batch_size_per_learner=max(1, settings.train_batch_size // learners))
+    rllib.callbacks(EpisodeReports)
+    rllib.fault_tolerance(env_runner_health_probe_timeout_s=PROBE_TIMEOUT_S)
+    rllib.debugging(seed=settings.seed, log_level="ERROR", log_sys_usage=False)
+    model = model_config(family.configure_ppo(rllib, config, env))
+    module_class = CameraLidarModule if model["lidar"] else PPOModule
+    rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
+    if fallback_reason(config, family) is None:
+        rllib.env_runners(env_runner_cls=FastRunner)
+        rllib.training(learner_class=FastLearner)
+    return rllib
+
+
+def fallback_reason(config: JobConfig, family: EnvFamily) -> str | None:
+    """Why a job falls back to sampling and learning by RLlib's own code or the family's; None for the compiled path."""
+    if family.fallback_reason is not None:
+        return family.fallback_reason
+    settings = PPOSettings.of(config)
+    asked = {
+        "rl.training.fast": not config.fast,
+        "rl.training.config.use_critic": not settings.use_critic,
+        "rl.training.config.batch_mode": settings.batch_mode != "truncate_episodes",
+        "rl.training.config.gym_env_vectorize_mode": settings.gym_env_vectorize_mode != "sync",
+        "rl.training.config.num_learners": settings.num_learners > 1,
+        "rl.training.config.num_gpus_per_learner": settings.num_gpus_per_learner > 0,
+        "rl.training.config.num_gpus_per_env_runner": settings.num_gpus_per_env_runner > 0,
+        "rl.training.config.model.use_lstm": settings.model.use_lstm,
+        "rl.training.config.grad_clip_by": settings.grad_clip_by != "global_norm",
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            return name
+    if ray.__version__ not in _TESTED_RAY:
+        return f"ray {ray.__version__} is not one of the tested versions {', '.join(_TESTED_RAY)}"
+    return None
+
+
+def describe_path(algorithm: PPO, config: JobConfig, family: EnvFamily) -> str:
+    """One line of how a job samples and learns."""
+    reason = fallback_reason(config, family)
+    if reason is not None:
+        sampling = _whose(algorithm.config.env_runner_cls)
+        learning = _whose(algorithm.config.learner_class)
+        both = f"sampling and learning by {sampling}"
+        return f"{both if sampling == learning else f'sampling by {sampling}, learning by {learning}'}: {reason}"
+    asked = algorithm.learner_group.foreach_learner(lambda learner: learner.how)
+    gradients = next((one.get() for one in asked if one.ok), "the learner's own")
+    return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
+
+
+def _whose(used: type) -> str:
+    """Whose code an env runner or learner is: RLlib's, which our plain env runner's is as well, or a class of ours."""
+    return "RLlib's own code" if used is Runner or used.__module__.startswith("ray.") else f"smrl's {used.__name__}"
+
+
+def fit_to_resources(
+    config: JobConfig, family: EnvFamily, action_space: gymnasium.Space[Any], machines: Machines
+) -> tuple[JobConfig, list[str]]:
+    """Fits settings to the environment's actions and to the machine.
+
+    Returns:
+        The config, and a note of each setting that was changed.
+
+    Raises:
+        UserError: The action space is not one that PPO learns, or more GPUs are asked for than there are.
+    """
+    if not isinstance(action_space, family.action_spaces):
+        raise UserError(
+            f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
+            "MultiDiscrete one. Wrap the environment."
+        )
+    if np.any(getattr(action_space, "start", 0)):
+        raise UserError(
+            f"environment {config.env}: got the action space {action_space}; expected one whose actions start at 0, as "
+            "RLlib counts them. Wrap the environment."
+        )
+    settings = PPOSettings.of(config)
+    changes: dict[str, Any] = {}
+    notes: list[str] = []
+    gaussian = settings.model.given()
+    left_out = tuple(f"config.model.{name}" for name in _GAUSSIAN if gaussian.get(name))
+    if isinstance(action_space, gymnasium.spaces.Box):
+        left_out = ()
+    if left_out:
+        notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
+    runners, most = settings.num_env_runners, _most_runners(settings, machines)
+    if isinstance(runners, int) and runners > most:
+        changes["config.num_env_runners"] = most
+        notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
+    if runners == 0 and machines.hosts > 1:
+        notes.append("rl.training.config.num_env_runners is 0: the other hosts have nothing to do")
+    changes |= _fit_gpus(config, machines, notes)
+    return config.replace(changes, without=left_out), notes
+
+
+def _fit_gpus(config: JobConfig, machines: Machines, notes: list[str]) -> dict[str, Any]:
+    """What changes so that learning uses the GPUs that there are."""
+    settings = PPOSettings.of(config)
+    gpus = settings.num_gpus_per_learner
+    changes: dict[str, Any] = {}
+    if gpus > machines.gpus and machines.are_fewer:
+        changes["config.num_gpus_per_learner"] = float(machines.gpus)
+        notes.append(f"{gpus:g} GPUs asked for, {machines.gpus} used: hosts have been lost")
+    elif gpus > machines.gpus:
+        source = config.sources["config.num_gpus_per_learner"]
+        raise UserError(
+            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most "
+            f"{machines.gpus}, the GPUs that there are. Leave it out, or choose an instance with GPUs."
+        )
+    if machines.gpus and "num_gpus_per_learner" not in settings.given():
+        changes["config.num_gpus_per_learner"] = 1.0
+    if machines.gpus and not machines.own_gpus and not settings.num_learners:
+        changes["config.num_learners"] = 1
+        notes.append("learning in a process of its own, on a host with a GPU, as the first host has none")
+    return changes
+
+
+def _describe_cpus(machines: Machines) -> str:
+    if machines.hosts == 1:
+        return f"this machine has {machines.cpus} CPUs"
+    return f"{machines.hosts} hosts have {machines.cpus} CPUs, of which the first host learns on one"
+
+
+def _most_runners(settings: PPOSettings, machines: Machines) -> int:
+    """Remote runners that Ray can place, none of them on two hosts; it would wait for the others for ever."""
+    of_learner = settings.num_cpus_per_learner
+    if of_learner is None:  # as RLlib has it
+        of_learner = 0 if settings.num_gpus_per_learner else 1
+    learners = settings.num_learners * of_learner
+    each = settings.num_cpus_per_env_runner or 1e-9
+    free = sorted(machines.free_cpus)
+    return max(0, sum(int(cpus / each) for cpus in free[:-1]) + int((free[-1] - learners) / each))
+
+
+def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
+    """Sampling processes beside the main one: a CPU each; on one host none on two CPUs, nor where threads do it.
+
+    With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
+    """
+    settings = PPOSettings.of(config)
+    most = _most_runners(settings, machines)
+    if settings.num_env_runners != "auto":
+        return int(settings.num_env_runners)
+    if machines.hosts > 1:
+        return most
+    return min(machines.cpus - 1, most) if machines.cpus > 2 and not is_compiled(env) else 0
+
+
+def count_threads(config: JobConfig, env: EnvSpec, machines: Machines) -> int:
+    """Threads that step compiled worlds in each runner."""
+    runners = count_env_runners(config, machines, env)
+    return machines.own_cpus if runners == 0 else max(1, machines.cpus // runners)
+
+
+def model_config(settings: dict[str, Any]) -> dict[str, Any]:
+    """RLlib's network description, with ours added.
+
+    Args:
+        settings: Those that are set, as PPONetworkSettings names them, and what a family adds.
+    """
+    settings = dict(settings)
+    ours = {name: settings.pop(name, None) for name in _OWN_MODEL_SETTINGS}
+    for name, value in settings.items():
+        if name.endswith("_activation"):
+            settings[name] = _POLICY_ACTIVATIONS.get(value, value)
+    if ours["use_sde"]:
+        settings["free_log_std"] = True
+        ours["sde_sample_freq"] = ours["sde_sample_freq"] or PPONetworkSettings().sde_sample_freq
+    described = dataclasses.asdict(DefaultModelConfig(**settings))
+    return {**described, **ours}
+
+
+def _filter_observations(env: Any, spaces: Any, device: Any) -> MeanStdFilter:
+    return MeanStdFilter()

@@ -1,0 +1,83 @@
+"""Rules between PPO's settings, which no single one of them shows."""
+
+from __future__ import annotations
+
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.catalog import Draft
+from runtime.settings.schema import ROOT
+
+
+def complete(draft: Draft) -> None:
+    """Sets PPO's own defaults where nothing set a value, and adds a problem for each rule that is broken."""
+    ours = {f"config.{name}": PPOSettings.model_fields[name].default for name in PPOSettings.OURS}
+    draft.set_missing(ours, "default")
+    _check_network(draft)
+    if draft.values.get("env") is None:
+        draft.problems.add_line(f"{ROOT}env: missing; expected the name of an environment.")
+    _switch_kl_loss_on(draft)
+    _take_whole_returns(draft)
+    _check_minibatch(draft)
+
+
+def _check_network(draft: Draft) -> None:
+    values, sources = draft.values, draft.sources
+    hidden, width = "config.model.fcnet_hiddens", "config.model.initial_log_std"
+    if values.get(hidden) == []:
+        draft.problems.add(ROOT + hidden, [], sources[hidden], expected="at least one layer")
+    has_sde = bool(values.get("config.model.use_sde"))
+    if has_sde and values.get("config.model.use_lstm"):
+        where = "config.model.use_sde"
+        draft.problems.add(ROOT + where, True, sources[where], expected="model.use_lstm to be false beside it")
+    needs = {"config.model.sde_sample_freq": "use_sde" if not has_sde else None}
+    if not (values.get("config.model.free_log_std") or has_sde):
+        needs[width] = "free_log_std"
+    for name, needed in needs.items():
+        if needed is None or values.get(name) is None:
+            continue
+        if not draft.is_asked_for(name):
+            del values[name]
+            draft.notes[f"{ROOT}{name} of the preset left out: {needed} is false"] = None
+        else:
+            draft.problems.add(
+                ROOT + name, values[name], sources[name], expected=f"model.{needed} to be true beside it"
+            )
+
+
+def _switch_kl_loss_on(draft: Draft) -> None:
+    """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
+    values, switch = draft.values, "config.use_kl_loss"
+    asked = [
+        name
+        for name in ("kl_coeff", "kl_target")
+        if values.get(f"config.{name}") and draft.is_asked_for(f"config.{name}")
+    ]
+    if asked and values.get(switch) is False and not draft.is_asked_for(switch):
+        switched_off_by = draft.sources[switch]
+        draft.set(switch, True, draft.sources[f"config.{asked[0]}"])
+        draft.notes[f"{ROOT}config.{asked[0]} is set, so the KL loss is on ({switched_off_by} has it off)"] = None
+
+
+def _take_whole_returns(draft: Draft) -> None:
+    """Without GAE, advantages are discounted returns minus the value function, which GAE gives with a lambda of 1.
+
+    Source: compute_advantages in rllib/evaluation/postprocessing.py of Ray 0.8.
+    """
+    if draft.values.get("config.use_gae") is False and draft.values.get("config.lambda_") != 1.0:
+        draft.set("config.lambda_", 1.0, draft.sources["config.use_gae"])
+        draft.notes[
+            f"{ROOT}config.use_gae is false: lambda_ is 1, so advantages are returns less the value function"
+        ] = None
+
+
+def _check_minibatch(draft: Draft) -> None:
+    batch, minibatch = (
+        draft.values.get(f"config.{name}", PPOSettings.model_fields[name].default)
+        for name in ("train_batch_size", "minibatch_size")
+    )
+    if minibatch > batch:
+        draft.problems.add(
+            f"{ROOT}config.minibatch_size",
+            minibatch,
+            draft.sources.get("config.minibatch_size", "RLlib's default"),
+            expected=f"at most train_batch_size, which is {batch}",
+        )

@@ -1,0 +1,1 @@
+"""Pages and tables that describe the settings: generated docs, and `smrl presets`."""

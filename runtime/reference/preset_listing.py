@@ -1,0 +1,39 @@
+"""Presets for people to read: the list, and one resolved with each value's source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.jobs.catalog import resolve
+from runtime.settings.presets import load_preset, preset_names
+from runtime.settings.resolve import Source
+
+
+def list_presets() -> str:
+    """A table of the presets that ship."""
+    rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "")]
+    for name in preset_names():
+        preset = load_preset(name, source="the list")
+        returns, minutes = f"{preset.expected_return:g}", f"{preset.minutes:g}"
+        rows.append((name, str(preset.training["env"]), returns, minutes, preset.description))
+    return _table(rows)
+
+
+def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
+    """A preset's resolved settings, each with its source."""
+    preset = load_preset(name, source="the command line")
+    config = resolve([Source("the command line", {"preset": name, **overrides})], extras={})
+    rows: list[tuple[str, ...]] = [("setting", "value", "source")]
+    rows += [
+        (f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values().items())
+    ]
+    head = f"{name}: {preset.description}\nsource: {preset.source.strip()}\n"
+    head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores\n\n"
+    return head + _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,416 @@
+"""The figures of the README and the docs: each is its source's, and a number with a unit has a source.
+
+A figure that was measured is compared with the file in benchmarks/ that holds it, a setting with the code that has it.
+Any other number is listed with its reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.screens import SCREENS, read_screens, with_screens
+from tests.conftest import ROOT
+
+GENERATED = {"hyperparameters.md", "presets.md", "licences.md"}
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in GENERATED)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A sentence, or a row of a table, with figures in it.
+
+    Attributes:
+        pages: That have it.
+        sources: File and pattern of the numbers, in the order of the sentence's arguments.
+        sentence: As the pages have it, from the numbers.
+    """
+
+    pages: tuple[str, ...]
+    sources: tuple[tuple[str, str], ...]
+    sentence: Callable[..., str]
+
+    def written(self) -> str:
+        """The sentence with its sources' numbers."""
+        return self.sentence(*(number for source, pattern in self.sources for number in numbers(source, pattern)))
+
+
+def numbers(source: str, pattern: str) -> list[float]:
+    """The groups of the one place in a file where the pattern is, as numbers."""
+    found = re.findall(pattern, (ROOT / source).read_text(), flags=re.S)
+    assert len(found) == 1, (source, pattern, len(found))
+    return [float(text.replace(",", "")) for text in (found[0] if isinstance(found[0], tuple) else found)]
+
+
+README, PERFORMANCE, SCALING, BATCH = "README.md", "docs/performance.md", "docs/scaling.md", "docs/batch-rl.md"
+RESULTS, SERVING, OFFLINE = "benchmarks/RESULTS.md", "benchmarks/serving.md", "benchmarks/offline.md"
+CHAOS, HOSTS, RACES = "benchmarks/chaos.md", "benchmarks/scaling.md", "benchmarks/deepracer.md"
+
+
+def covers(heading: str) -> tuple[str, str]:
+    """How many intervals of a section of offline.md contained the played return."""
+    return OFFLINE, rf"## {heading}.*?Chosen:[^\n]*?interval covers: (\d+) of (\d+)"
+
+
+def speeds(env: str) -> Figure:
+    """A row of the README's table of training speeds."""
+    cells = r"\| ([\d,]+) \|" + r" ([\d,]+) \([^)]*\) \|" * 4
+    return Figure(
+        (README,),
+        ((RESULTS, rf"\| (?:Roboschool)?{env}-v1 {cells}"),),
+        lambda *found: f"| {env} | " + " | ".join(f"{rate:,.0f}" for rate in found) + " |",
+    )
+
+
+def spans() -> str:
+    """How our robots' speeds compare with the port's and MuJoCo's, at least and at most."""
+    table = (ROOT / RESULTS).read_text().split("\n## Env steps a second of CPU")[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "Roboschool" in line]
+    port = [float(row[5]) for row in rows if "FlagrunHarder" not in row[0]]
+    mujoco = [float(row[7]) for row in rows if row[7]]
+    (harder,) = (float(row[5]) for row in rows if "FlagrunHarder" in row[0])
+    return (
+        f"take {min(port):.1f} to {max(port):.1f} times the steps a second of pybullet_envs_gymnasium 0.6.0 with the "
+        f"same numbers (`HumanoidFlagrunHarder`: {harder:.1f} times), and {min(mujoco):.1f} to {max(mujoco):.1f} times "
+        "those of Gymnasium's MuJoCo"
+    )
+
+
+def races() -> str:
+    """How long the runs of the preset deepracer took at most, and how many laps each car completed."""
+    runs = re.findall(r"\n\|(?: [\d.,]+ \|){5} ([\d.]+) \| \d+ \| (\d of \d) \|", (ROOT / RACES).read_text())
+    (laps,) = {found[1] for found in runs}
+    assert len(runs) == 3
+    longest = max(float(found[0]) for found in runs)
+    return f"training took {longest} minutes at most, and each car then completed {laps} laps"
+
+
+FIGURES = [
+    *(speeds(env) for env in ("CartPole", "Reacher", "Hopper", "Humanoid")),
+    Figure((PERFORMANCE,), (), spans),
+    Figure((README,), (), races),
+    Figure(
+        (README,), ((SERVING, r"echo of the body \|.*?\| (0\.\d+) \|"),), lambda r: f"a request takes {1 / r:.1f} times"
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((SERVING, r"echo of the body \|.*?\| (0\.\d+) \|"),),
+        lambda r: f"The notebook's request takes {1 / r:.1f} times",
+    ),
+    Figure(
+        (README, PERFORMANCE),
+        ((SERVING, r"torch eager \|[^\n]*?\| (\d+\.\d+) \|"),),
+        lambda r: f"FastAPI with eager torch takes {r:.1f} times as long as smrl",
+    ),
+    Figure(
+        (README, PERFORMANCE),
+        ((SERVING, r"Ray Serve, RLModule \|[^\n]*?\| (\d+\.\d+) \|"),),
+        lambda r: f"Ray Serve {r:.0f} times",
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((SERVING, r"## ([\d,]+) requests over (\d+) connections\n.*? (\d+) errors;.*?\(\+([\d.]+)%\)"),),
+        lambda n, c, e, m: (
+            f"{'A million' if n == 1e6 else n} requests over {c:.0f} connections: "
+            f"{'no error' if e == 0 else e}, memory up by {m:.0f} %"
+        ),
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((SERVING, r"## ([\d,]+) observations a call.*?scaling \| ([\d,]+) \|"),),
+        lambda n, rate: f"{n:,.0f} observations a call in process: {rate / 1e6:.0f} million rows a second on one core",
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((SERVING, r"JSON lines\n.*?([\d,]+) records/s, one process; at most (\d+) MB"),),
+        lambda rate, mb: f"`smrl transform`: {round(rate, -4):,.0f} records a second in {mb:.0f} MB",
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((OFFLINE, r"## CartPole, ten logs.*?Chosen: mean ([\d.]+), least ([\d.]+);[^\n]*? (\d+) s a run"),),
+        lambda mean, least, s: (
+            f"balances the pole for {mean} of 200 steps on average (least: {least}), after {s:.0f} seconds of learning"
+        ),
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((OFFLINE, r"([\d.]+) GB of CSV, [^\n]*?: ([\d.]+) s; [^\n]*\(([\d.]+) times the arrays"),),
+        lambda gb, s, times: f"{gb:g} GB of CSV is read in {s:.0f} s in {times} times the memory of its arrays",
+    ),
+    Figure(
+        (PERFORMANCE,),
+        ((OFFLINE, r"## Ten million transitions\n\n[^\n]*at most ([\d.]+) GB"),),
+        lambda gb: f"learning from ten million transitions takes {gb} GB",
+    ),
+    Figure(
+        (BATCH,),
+        (covers("Acrobot, "), covers("The same from other logs"), covers("Pendulum, ")),
+        lambda *n: (
+            "contained the played return in {:.0f} of {:.0f} logs of Acrobot, {:.0f} of {:.0f} further ones, and "
+            "{:.0f} of {:.0f} of Pendulum".format(*n)
+        ),
+    ),
+    Figure(
+        (BATCH,),
+        (covers("A learner that collapses"),),
+        lambda held, logs: f"missed the played return in {'half' if held * 2 == logs else (held, logs)} of the logs",
+    ),
+    Figure(
+        (BATCH,),
+        ((OFFLINE, r"## CartPole, ten logs.*?, least ([\d.]+); 9 of 10 at (\d+) or more"),),
+        lambda least, good: f"played {least:.0f} steps where all others played {good:.0f} and more",
+    ),
+    Figure(
+        ("docs/tuning.md",),
+        (
+            ("benchmarks/tuning.md", r"against the preset: ([\d.]+) times its mean"),
+            ("benchmarks/tuning.md", r"against random search ([\d.]+) times"),
+        ),
+        lambda preset, search: (
+            f"returned {preset} times as much as the preset, and {search} times as much as the point of random search"
+        ),
+    ),
+    Figure(
+        (SCALING,),
+        ((CHAOS, r"that is killed (\d+) times"), (CHAOS, r"(\d+) kills met it training")),
+        lambda kills, training: (
+            f"was killed {kills:.0f} times at random instants, {training:.0f} of them while it trained"
+        ),
+    ),
+    Figure(
+        (SCALING,),
+        ((CHAOS, r"; (\d+) iterations repeated"),),
+        lambda repeated: f"repeated {'no iteration' if repeated == 0 else repeated} that it had reported",
+    ),
+    Figure(
+        (SCALING,),
+        (
+            (CHAOS, r"\| killed 50 times \| [^\n]*\| ([\d.]+) ± ([\d.]+) \|"),
+            (CHAOS, r"\| left alone \| [^\n]*\| ([\d.]+) ± ([\d.]+) \|"),
+        ),
+        lambda *n: "returned {} ± {} in the evaluation, that of a training left alone {} ± {}".format(*n),
+    ),
+    Figure(
+        (SCALING,),
+        (
+            (HOSTS, r"whose step sleeps for (\d+) ms"),
+            (HOSTS, r"\n\| (16) \| [\d,]+ \| [\d.]+ \| ([\d,]+) \| (\d+) % \|"),
+        ),
+        lambda ms, runners, rate, share: (
+            f"sleeps for {ms:.0f} ms in each step, {runners:.0f} env runners sample {rate:,.0f} steps a second, "
+            f"{share:.0f} % of {runners:.0f} times the rate of one"
+        ),
+    ),
+    Figure(
+        (SCALING,),
+        (
+            (HOSTS, r"Reacher, ([\d,]+) steps an iteration"),
+            (HOSTS, r"\| 1 \| threads[^|]*\| ([\d.]+) \|"),
+            (HOSTS, r"\| 3 \| 5 \| ([\d.]+) \|"),
+        ),
+        lambda steps, one, three: (
+            f"an iteration of {steps:,.0f} steps takes {one} s on one host and {three} s on three that share the same"
+        ),
+    ),
+    Figure(
+        (SCALING,),
+        ((HOSTS, r"Three hosts: (\d+) seconds to the first iteration, (\d+) of them"),),
+        lambda all_s, met_s: f"three hosts need {all_s:.0f} seconds to their first iteration, {met_s:.0f} of them",
+    ),
+    Figure(
+        ("runtime/serving/counters.py",),
+        (
+            ("benchmarks/counters.md", r"prometheus_client[^|]*\| ([\d.]+) \|"),
+            ("benchmarks/counters.md", r"counters\.py` \| ([\d.]+) \|"),
+        ),
+        lambda peer, ours: f"in {peer} µs a request where this takes {ours} µs",
+    ),
+    Figure(
+        ("benchmarks/image.md",),
+        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = (\d+)"),),
+        lambda size_mb: f"| the whole root | {size_mb:,.0f} MB |",
+    ),
+    Figure(
+        ("benchmarks/image.md",),
+        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = \d+, (\d+)"),),
+        lambda first_step_s: f"| `train` to its first metrics | {first_step_s:.0f} s |",
+    ),
+    Figure(
+        ("benchmarks/image.md",),
+        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = \d+, \d+, (\d+), (\d+)"),),
+        lambda ready_s, serving_mb: f"one worker | {ready_s:.0f} s | 0.3 s | | its memory | {serving_mb:.0f} MB |",
+    ),
+    # What the code sets.
+    Figure(
+        ("docs/operations.md",),
+        (("runtime/container/signals.py", r"_GRACE_S = ([\d.]+)"),),
+        lambda s: f"interrupts it after {s:.0f} seconds",
+    ),
+    Figure(
+        ("docs/operations.md",),
+        (("runtime/container/signals.py", r"_GRACE_S = ([\d.]+)"),),
+        lambda s: f"ends the iteration within {s:.0f} s",
+    ),
+    Figure(
+        ("docs/operations.md",),
+        (("runtime/cluster/session.py", r"OBJECT_STORE_BYTES = (\d+) \* 1024 \* 1024"),),
+        lambda mb: f"Ray's object store takes {mb:.0f} MB",
+    ),
+    Figure(
+        (PERFORMANCE,),
+        (("runtime/ppo/compiled/learner.py", r"_TOLERANCE = (\S+)"),),
+        lambda share: f"by more than {100 * share:g} % of its norm",
+    ),
+    Figure(
+        (BATCH,),
+        (("runtime/offline/selection.py", r"\nTOLERANCE = (\S+)"),),
+        lambda share: f"is within {100 * share:g} % of the best",
+    ),
+    Figure(
+        (BATCH,),
+        (("runtime/offline/estimators/ope.py", r"resamples: int = (\d+), level: float = ([\d.]+)"),),
+        lambda resamples, level: f"{100 * level:g} % intervals (percentiles of {resamples:,.0f} resamples of episodes)",
+    ),
+    Figure(
+        ("docs/deepracer.md",),
+        (("envs/deepracer/race.py", r"REAL_CAR = Dynamics\(latency_s=([\d.]+)"),),
+        lambda s: f"{s} s of latency",
+    ),
+    Figure(
+        ("docs/deepracer.md",),
+        (
+            ("runtime/families/deepracer/ppo_settings.py", r"_MOST_STEPS = \{[^:]*: ([\d_]+)\}"),
+            ("runtime/families/deepracer/ppo_settings.py", r"_MOST_STEPS_OF_LARGER = ([\d_]+)"),
+        ),
+        lambda most, larger: f"at most {most:,.0f} steps ({larger:,.0f} for the deeper networks)",
+    ),
+    Figure(
+        *(
+            ("docs/metrics.md",),
+            (("runtime/ppo/settings.py", r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)"),),
+        ),
+        lambda episodes: f"return over the last {episodes:.0f} episodes",
+    ),
+    Figure(
+        ("docs/reports.md",),
+        (("runtime/report/page.py", r"_MOST_VIDEO_BYTES = ([\d_]+)"),),
+        lambda size: f"Videos of more than {size / 1e6:.0f} MB",
+    ),
+    Figure(
+        ("docs/robots.md",),
+        (("envs/roboschool/robots.py", r"StraightAhead\(start_height_m=([\d.]+)"),),
+        lambda height_m: f"{height_m} m up, heading",
+    ),
+    Figure(
+        ("docs/robots.md",),
+        (("envs/roboschool/flagrun_harder.py", r"_STAND_UP: ([\d.]+), _ROLL_OVER: ([\d.]+)"),),
+        lambda back, belly: f"{back} m up on the back and {belly} m on the belly",
+    ),
+    Figure(
+        ("docs/robots.md",),
+        (("envs/roboschool/native.py", r"_CHECKED_STEPS, _FIRST_EPISODE = (\d+)"),),
+        lambda steps: f"{steps:.0f} steps of it are compared",
+    ),
+    Figure(
+        ("docs/robots.md",),
+        (("envs/roboschool/env.py", r"render_width: int = (\d+),\s+render_height: int = (\d+)"),),
+        lambda width, height: f"{width:.0f}×{height:.0f} frames",
+    ),
+    Figure(
+        (SCALING,),
+        (("runtime/settings/schema.py", r"cluster_timeout_s: [^\]]*\] = ([\d.]+)"),),
+        lambda s: f"`rl.training.cluster_timeout_s` ({s:.0f} seconds)",
+    ),
+    Figure(
+        ("docs/scripts-of-2020.md",),
+        (("runtime/compat/gym_2020.py", r"LONGEST_EPISODE = ([\d_]+)"),),
+        lambda steps: f"ends an episode after {steps:,.0f} steps",
+    ),
+    Figure(
+        ("docs/serving.md",),
+        (("runtime/serving/server.py", r"_DRAIN_S = (\d+)"),),
+        lambda s: f"takes longer than {s:.0f} s gets a 503",
+    ),
+]
+
+# Numbers of other people's contracts, and of formulas, in the pages' own words.
+CONSTANTS = {
+    "README.md": {
+        "In three runs on 2 cores": "the machine of the figure",
+        "10, 100 or 1,000 env runners": "sizes of clusters to set up, not a measurement",
+    },
+    "docs/image.md": {
+        "SageMaker gives it 120 s": "SageMaker's time between SIGTERM and SIGKILL",
+        "Docker 10 s unless": "docker stop's default",
+        "On 2 cores": "the machine of the table",
+    },
+    "docs/operations.md": {"SageMaker gives it 120 seconds": "SageMaker's time between SIGTERM and SIGKILL"},
+    "docs/performance.md": {"2 cores x86-64": "the machine of the figures"},
+    "docs/robots.md": {
+        "of 1 − 2 × the angle": "a formula",
+        "| a joint at its limit | −0.2 | −0.1 |": "rewards of Roboschool and of the port",
+        "| floor | Bullet's restitution of 0 | 0.5 |": "settings of Roboschool and of the port",
+    },
+    "docs/scaling.md": {
+        "Docker's 64 MB": "Docker's default for /dev/shm",
+        "one machine of 2 cores": "the machine of the figures",
+        "The row for 1,000 env runners": "a size of a cluster, not a measurement",
+        "| 1,000 |": "a size of a cluster, not a measurement",
+    },
+}
+
+UNITS = (
+    r"%|×|x\b|times\b|seconds?\b|minutes?\b|hours?\b|s\b|ms\b|µs\b|us\b|GB\b|MB\b|kB\b|KB\b|bytes?\b|Gbit/s|k?m\b|cm\b|"
+    r"steps?\b|episodes?\b|records?\b|rows?\b|requests?\b|connections?\b|observations?\b|iterations?\b|transitions?\b|"
+    r"frames?\b|laps?\b|trainings?\b|env runners\b|cores?\b|of \d|±"
+)
+NUMBER_WITH_UNIT = re.compile(rf"(?<![\w.\[])\d[\d,]*(?:\.\d+)?\s*-?\s*(?:{UNITS})")
+MEASURED_CELL = re.compile(r"\| [-−]?\d+[.,][\d.,]*(?: [A-Za-z%µ/]+)? (?=\|)")
+
+
+def prose(page: Path) -> str:
+    """A page on one line, without blocks of code and the targets of links."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    return " ".join(re.sub(r"\]\([^)]*\)", "]", text).split())
+
+
+def benchmark_rows() -> set[str]:
+    """Every row of every table in benchmarks/."""
+    pages = [page.read_text() for page in (ROOT / "benchmarks").glob("*.md")]
+    return {line for page in pages for line in page.splitlines() if line.startswith("| ")}
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.pages[0])
+def test_a_figure_is_its_sources(figure: Figure) -> None:
+    for page in figure.pages:
+        assert figure.written() in prose(ROOT / page), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_number_with_a_unit_has_a_source(page: Path) -> None:
+    text = prose(page)
+    name = str(page.relative_to(ROOT))
+    for sentence in [*(one.written() for one in FIGURES if name in one.pages), *benchmark_rows()]:
+        text = text.replace(sentence, " ")
+    for sentence in CONSTANTS.get(name, {}):
+        assert sentence in text, f"{sentence!r} is excused and not there"
+        text = text.replace(sentence, " ")
+    text = re.sub(r"`[^`]*`", "`", text)
+    found = [*NUMBER_WITH_UNIT.finditer(text), *MEASURED_CELL.finditer(text)]
+    assert not found, [text[max(0, one.start() - 40) : one.end() + 30] for one in found]
+
+
+def test_the_readmes_screens_are_what_its_commands_printed() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert with_screens(readme, read_screens()) == readme
+    marked = re.findall(r"<!-- screen: ([\w-]+) -->", readme)
+    assert len(marked) >= 4
+    assert set(marked) <= {screen.name for screen in SCREENS}
+
+
+def test_the_readme_can_be_read_in_one_sitting() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250

@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
 
-.PHONY: train deepracer test test-image image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity clean
+.PHONY: train deepracer test test-system test-image image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -17,9 +17,16 @@ deepracer: install
 	$(BIN)/smrl train --preset deepracer --out results/deepracer $(ARGS)
 	$(BIN)/smrl evaluate results/deepracer
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(MAKE) --jobs 2 lint $(PEERS)/.installed $(SDK3)/.installed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(MAKE) --jobs 2 lint $(PEERS)/.installed
+	$(PYTEST) -m "not system" $(PYTEST_ARGS)
+
+# What takes minutes or machines of its own: several hosts, notebooks, learning to a threshold, SageMaker's whole jobs.
+test-system: install
+	$(MAKE) --jobs 2 $(PEERS)/.installed $(SDK3)/.installed
+	$(PYTEST) -m system $(PYTEST_ARGS)
 
 # Runs the CPU image's own build steps in Debian roots, as root, with debootstrap; no container engine is needed.
 test-image: install

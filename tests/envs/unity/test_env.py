@@ -242,7 +242,7 @@ def test_a_player_that_crashes_is_started_anew_and_the_others_go_on(rows: Opener
 
 
 def test_a_player_that_falls_silent_is_started_anew(rows: Opener, tmp_path: Path) -> None:
-    env = rows(mode=f"hang=3,once={tmp_path / 'once'}", timeout_s=1)
+    env = rows(mode=f"hang=3,once={tmp_path / 'once'}", timeout_s=5)
     env.reset()
     lost = [bool(env.step(np.array([2]))[4]["lost"][0]) for _ in range(4)]
     assert lost == [False, True, False, False]

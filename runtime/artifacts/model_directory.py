@@ -15,7 +15,7 @@ from runtime.artifacts.exports import ONNX, SAVED_MODEL, TORCH
 from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
 from runtime.files import sweep, write_json, writing_aside
-from runtime.policies.spaces import describe_space
+from runtime.policies.spaces import Spaces, describe_space
 from runtime.settings.schema import JobConfig
 
 PARAMS = "params.json"
@@ -23,9 +23,7 @@ _FINAL, _BEST = "checkpoint", "best"
 _VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet", "d3rlpy")
 
 
-def write_model(
-    folder: Path, checkpoint: Path, config: JobConfig, *, spaces: tuple[Any, Any], facts: Mapping[str, Any]
-) -> None:
+def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Spaces, facts: Mapping[str, Any]) -> None:
     """Writes the model directory.
 
     Args:
@@ -53,7 +51,7 @@ def write_model(
         ) from error
 
 
-def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tuple[Any, Any]) -> dict[str, Any]:
+def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: Spaces) -> dict[str, Any]:
     state = read_state(checkpoint)
     settings = config.algorithm
     # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
@@ -65,8 +63,8 @@ def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: tu
         "env": config.env or None,
         "env_config": settings.env_config,
         "horizon": settings.horizon,
-        "observation_space": describe_space(spaces[0]),
-        "action_space": describe_space(spaces[1]),
+        "observation_space": describe_space(spaces.observation),
+        "action_space": describe_space(spaces.action),
         **acting,
         "episode_reward_mean": state.episode_reward_mean,
         "training_iteration": state.training_iteration,

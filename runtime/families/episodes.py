@@ -12,9 +12,10 @@ from typing import Any
 from runtime.container.signals import Interrupted
 from runtime.environments.recording import Episode, Recorder
 from runtime.errors import Problems, UserError
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Summary
+from runtime.policies.spaces import Spaces
 from runtime.settings.schema import EvaluationSettings
 
 LONGEST_VIDEO_S = 30.0

@@ -7,21 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
-
 from runtime.artifacts.resume import Start
 from runtime.container.layout import Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.outputs.console import Reporter
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """The observation and the action space of a policy."""
-
-    observation: gymnasium.Space[Any]
-    action: gymnasium.Space[Any]
-
+from runtime.policies.spaces import Spaces
 
 # Writes the model directory from a checkpoint, the policy's spaces, and what the manifest shall say besides.
 WriteModel = Callable[[Path, Spaces, Mapping[str, Any]], None]

@@ -12,8 +12,9 @@ import gymnasium
 from runtime.artifacts.checkpoint import JobState
 from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
+from runtime.policies.spaces import Spaces
 from runtime.settings.catalog import FamilyRules
 from runtime.settings.schema import JobConfig
 

@@ -22,11 +22,12 @@ from runtime.environments.spec import EnvCreator, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
 from runtime.files import lock, write_json
 from runtime.interfaces.algorithm import Algorithm, Training
-from runtime.interfaces.context import RunContext, Spaces, WriteModel
-from runtime.interfaces.family import EnvFamily, PreparedEnv
+from runtime.interfaces.context import RunContext, WriteModel
+from runtime.interfaces.family import EnvFamily
 from runtime.jobs.catalog import CATALOG, PLAIN, resolve
-from runtime.outputs.console import Reporter, make_reporter
+from runtime.outputs.console import Reporter, Summary, make_reporter
 from runtime.outputs.result import JobResult
+from runtime.policies.spaces import Spaces
 from runtime.settings.resolve import DRAWN_SEED, Source
 from runtime.settings.schema import JobConfig
 from runtime.settings.sizes import Room, check_sizes
@@ -90,10 +91,10 @@ def run_training(
     stop.begin(LOOKING)
     config = resolve_config(container, request)
     algorithm, family = find_parts(config, request)
-    prepared = prepare(config, container, family)
+    prepared = family.prepare(config, container)
     config = prepared.config
     if not algorithm.uses_cluster:
-        refuse_several_hosts(container, "learns from logged data")
+        refuse_several_hosts(container, f"runs {config.run}")
     if is_secondary(config.extras):
         return None
     if not container.is_master:
@@ -103,37 +104,29 @@ def run_training(
     title = f"smrl train {config.preset or config.env or 'logged data'}"
     in_container = container.base is not None
     reporter = request.reporter or make_reporter(title, config.stop.given(), in_container=in_container)
+    stop.tell = reporter.answer
+    training = Training(prepared, family, request.find_creator(config.env_id))
     try:
-        stop.tell = reporter.answer
         with (
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
         ):
-            write_config(layout, config)
-            start = find_start(config, container, layout, Path(scratch))
-            starting = RESUMING if start.is_same_job else STARTING
-            stop.begin(starting if algorithm.acts_in_environment else WORKING)
-            for note in config.notes:
-                reporter.note(note)
             context = RunContext(
                 container=container,
                 layout=layout,
                 reporter=reporter,
                 stop=stop,
                 scratch=Path(scratch),
-                start=start,
+                start=find_start(config, container, layout, Path(scratch)),
                 write_model=_make_model_writer(config, layout, reporter, save_model),
                 ray_options=request.ray_options,
             )
-            summary = algorithm.train(Training(prepared, family, request.find_creator(config.env_id)), context)
-        facts = {
-            **summary.facts,
-            "seconds": f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all",
-            "exports": _describe_exports(layout.model),
-        }
+            summary = _train(algorithm, training, context)
     except BaseException:
         reporter.close()
         raise
+    seconds = f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"
+    facts = {**summary.facts, "seconds": seconds, "exports": _describe_exports(layout.model)}
     return JobResult(replace(summary, facts=facts), reporter, layout)
 
 
@@ -145,13 +138,15 @@ def find_parts(config: JobConfig, request: Request) -> tuple[Algorithm, EnvFamil
     return algorithm, request.family or CATALOG.family_of(config.env_id)
 
 
-def prepare(config: JobConfig, container: Container, family: EnvFamily) -> PreparedEnv:
-    """The job's settings with its environment's files found and checked.
-
-    Raises:
-        UserError: They do not fit; all problems are listed.
-    """
-    return family.prepare(config, container)
+def _train(algorithm: Algorithm, training: Training, context: RunContext) -> Summary:
+    """Notes what the job is and resumes from, and trains."""
+    config = training.prepared.config
+    write_config(context.layout, config)
+    starting = RESUMING if context.start.is_same_job else STARTING
+    context.stop.begin(starting if algorithm.acts_in_environment else WORKING)
+    for note in config.notes:
+        context.reporter.note(note)
+    return algorithm.train(training, context)
 
 
 def resolve_config(container: Container, request: Request) -> JobConfig:
@@ -222,8 +217,7 @@ def _make_model_writer(
         def write() -> None:
             layout.model.mkdir(parents=True, exist_ok=True)
             with only_writer(layout.model):
-                both = spaces.observation, spaces.action
-                write_model(layout.model, checkpoint, config, spaces=both, facts=facts)
+                write_model(layout.model, checkpoint, config, spaces=spaces, facts=facts)
                 if config.export:
                     export_or_note(layout.model, reporter)
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from runtime.artifacts.checkpoint import JobState, checkpoints_in, read_state, restore_random_states, save_checkpoint
 from runtime.container.signals import Interrupted
 from runtime.errors import PlatformError, Problems, UserError
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.behaviour import estimate_behaviour
@@ -26,6 +26,7 @@ from runtime.offline.selection import Judge, Report, choose, draw_judges
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
 from runtime.policies.network_policy import FILE, JUDGED_FILE, NetworkPolicy
+from runtime.policies.spaces import Spaces
 from runtime.settings.schema import JobConfig
 from runtime.settings.stop_criteria import reached
 

@@ -14,11 +14,12 @@ from runtime.artifacts.resume import Start
 from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.offline.data.reading import is_log, read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.console import Summary
+from runtime.policies.spaces import Spaces
 from runtime.settings.resolve import DRAWN_SEED
 from runtime.settings.schema import JobConfig
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The observation and the action space of a policy."""
+
+    observation: gymnasium.Space[Any]
+    action: gymnasium.Space[Any]
 
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:

@@ -233,7 +233,7 @@ def test_a_token_is_a_jobs_own_and_the_same_on_its_hosts(opt_ml: OptMl, monkeypa
 @pytest.mark.parametrize(
     ("values", "code", "message"),
     [
-        ({"preset": "cartpole-bcq"}, 1, "a job that learns from logged data uses one alone. Set instance_count to 1."),
+        ({"preset": "cartpole-bcq"}, 1, "a job that runs BCQ uses one alone. Set instance_count to 1."),
         ({"preset": "reacher", "rl_cluster_type": "secondary"}, 0, "one job has GPU and CPU hosts today"),
         ({"preset": "reacher", "rl_cluster_type": "tertiary"}, 1, "expected one of primary, secondary"),
     ],

@@ -18,9 +18,10 @@ from runtime.families.episodes import (
     report_episodes,
     video_path,
 )
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.acting import ActingPolicy
+from runtime.policies.spaces import Spaces
 
 
 def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:

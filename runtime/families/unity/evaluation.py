@@ -32,9 +32,10 @@ from runtime.families.episodes import (
 from runtime.families.unity.ppo_settings import why_no_video
 from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
 from runtime.families.unity.scene import open_scene, scene_faults
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.policy import ACTION_MASK, Policy
+from runtime.policies.spaces import Spaces
 
 # Decisions after which an episode counts as it is: a policy that stands still may never end one.
 LONGEST_EPISODE = 10_000

@@ -11,9 +11,10 @@ import gymnasium
 from envs import UNITY_ID
 from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec
-from runtime.interfaces.context import RunContext, Spaces
+from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.interfaces.family import AfterIteration, PreparedEnv, ProbedEnv
+from runtime.policies.spaces import Spaces
 from runtime.ppo.settings import GENERAL
 from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting

@@ -46,7 +46,7 @@ def _ray() -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Path) -> None:
     """Plays an episode through RLlib's connectors and network, and asks our policy for each action as well."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.ppo.rllib_config import build_algorithm
 
     env_id, extra = CASES[case]

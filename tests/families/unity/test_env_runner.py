@@ -33,7 +33,7 @@ pytestmark = [
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
     """Makes runners of stand-in scenes, as RLlib makes the one of the main process, and stops them."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.environments.spec import EnvSpec
     from runtime.families.unity.env_runner import UnityRunner
     from runtime.families.unity.family import UnityFamily

@@ -32,6 +32,11 @@ ROBOSCHOOL_IDS: dict[str, Registration] = {
 }
 
 
+def robot_of(env_id: str) -> str:
+    """Name of the robot of an id, as `Hopper` of `RoboschoolHopper-v1`."""
+    return env_id.removeprefix("Roboschool").removesuffix("-v1")
+
+
 def register_roboschool() -> None:
     """Registers the family with Gymnasium; a second call changes nothing."""
     for env_id, row in ROBOSCHOOL_IDS.items():
@@ -42,5 +47,5 @@ def register_roboschool() -> None:
                 vector_entry_point="envs.roboschool.vector_env:RoboschoolVectorEnv",
                 max_episode_steps=row.max_episode_steps,
                 reward_threshold=row.reward_threshold,
-                kwargs={"robot": env_id.removeprefix("Roboschool").removesuffix("-v1")},
+                kwargs={"robot": robot_of(env_id)},
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,8 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.roboschool.registration import ROBOSCHOOL_IDS
-from envs.roboschool.robots import Robot, build_robot, check_compat
+from envs.roboschool.registration import ROBOSCHOOL_IDS, robot_of
+from envs.roboschool.robots import COMPATS, Robot, build_robot, check_compat
 
 _MOST_THREADS = 16  # Bullet counts threads to 64, and never forgets one
 
@@ -40,6 +40,36 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     native: Any = None
     _robots: Sequence[Robot] = ()
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012  # Gymnasium's way
+
+    @staticmethod
+    def can_make(env_id: str, settings: Mapping[str, Any]) -> bool:
+        """Whether `make` knows an environment with such keyword arguments."""
+        return env_id in ROBOSCHOOL_IDS and set(settings) <= {"compat"}
+
+    @staticmethod
+    def is_compiled(env_id: str, settings: Mapping[str, Any]) -> bool:
+        """Whether compiled code steps an environment that `make` knows."""
+        from envs.roboschool.native import why_no_native
+
+        compat = settings.get("compat", COMPATS[0])
+        return compat in COMPATS and why_no_native(robot_of(env_id), as_port=compat == "bullet") is None
+
+    @classmethod
+    def make(
+        cls, env_id: str, num_envs: int, settings: Mapping[str, Any], *, horizon: int | None, threads: int
+    ) -> RoboschoolVectorEnv:
+        """N copies of an environment by its id.
+
+        Args:
+            env_id: One of ROBOSCHOOL_IDS.
+            num_envs: N.
+            settings: Keyword arguments of the environment.
+            horizon: Steps after which episodes are truncated, where that is earlier than Roboschool's own limit.
+            threads: Threads that step the copies.
+        """
+        limit = ROBOSCHOOL_IDS[env_id].max_episode_steps
+        most_steps = limit if horizon is None else min(limit, horizon)
+        return cls(robot_of(env_id), num_envs, **settings, max_episode_steps=most_steps, threads=threads)
 
     def __init__(
         self,

@@ -13,14 +13,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 
-from envs import ROBOSCHOOL_IDS
-from envs.roboschool.native import why_no_native
-from envs.roboschool.robots import COMPATS
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.errors import JobError, find_cause
 
 _logger = logging.getLogger(__name__)
+# Steps many copies at once, in compiled code where it can.
+_ARRAY_ENV = RoboschoolVectorEnv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,19 +129,12 @@ class SyncEnvs:
 
 def is_compiled(spec: EnvSpec) -> bool:
     """Whether compiled code can step an environment in this process."""
-    if not _is_roboschool(spec):
-        return False
-    compat = spec.config.get("compat", COMPATS[0])
-    return compat in COMPATS and why_no_native(_robot_name(spec), as_port=compat == "bullet") is None
+    return _is_array_env(spec) and _ARRAY_ENV.is_compiled(spec.name, spec.config)
 
 
-def _is_roboschool(spec: EnvSpec) -> bool:
-    """Whether RoboschoolVectorEnv can make it."""
-    return spec.creator is None and spec.name in ROBOSCHOOL_IDS and set(spec.config) <= {"compat"}
-
-
-def _robot_name(spec: EnvSpec) -> str:
-    return spec.name.removeprefix("Roboschool").removesuffix("-v1")
+def _is_array_env(spec: EnvSpec) -> bool:
+    """Whether there is a vector environment that writes into arrays by itself."""
+    return spec.creator is None and _ARRAY_ENV.can_make(spec.name, spec.config)
 
 
 def make_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> SyncEnvs | RoboschoolVectorEnv:
@@ -154,15 +146,8 @@ def make_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> SyncEnvs | 
         worker_index: Number of the env runner; 0 is the one in the learner's process.
     """
     spec, count = maker.spec, config.num_envs_per_env_runner
-    if _is_roboschool(spec):
-        limit = ROBOSCHOOL_IDS[spec.name].max_episode_steps
-        return RoboschoolVectorEnv(
-            _robot_name(spec),
-            count,
-            **spec.config,
-            max_episode_steps=limit if spec.horizon is None else min(limit, spec.horizon),
-            threads=maker.threads,
-        )
+    if _is_array_env(spec):
+        return _ARRAY_ENV.make(spec.name, count, spec.config, horizon=spec.horizon, threads=maker.threads)
     workers = config.num_env_runners
     contexts = [
         EnvContext(dict(spec.config), worker_index=worker_index, vector_index=i, num_workers=workers)

@@ -28,6 +28,8 @@ LIGHT_MODULES = {
     "settings.resolve",
     "artifacts.manifest",
     "cluster.head_node",
+    "cluster.machines",
+    "cluster.worker_node",
     "tuning.ranges",
     "tuning.records",
     "tuning.request",

@@ -25,8 +25,9 @@ from runtime.errors import UserError
 from runtime.outputs.console import quiet_ray
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.filter import ObservationFilter
-from runtime.policies.policy import Policy, filter_of_state
+from runtime.policies.policy import Policy
 from runtime.policies.ppo_module import PPOModule
+from runtime.policies.rllib_filter import filter_of_state
 from runtime.policies.spaces import describe_space, read_space
 
 FILE = "policy.safetensors"

@@ -1,4 +1,4 @@
-"""The hosts of a training: Ray on the first, with the others joined to it, and what the others do meanwhile."""
+"""The hosts of a training job: Ray on the head node, which the worker nodes join."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.cluster.connection import find_own_address
-from runtime.cluster.head_node import Head, Machines, stay_with_head
+from runtime.cluster.head_node import Head
+from runtime.cluster.machines import Machines
 from runtime.cluster.session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
+from runtime.cluster.worker_node import run_worker_node
 from runtime.container.layout import Container
 from runtime.container.signals import SUPPORTING, StopRequest
 from runtime.errors import UserError
@@ -18,10 +20,10 @@ from runtime.outputs.console import Reporter
 
 
 def refuse_several_hosts(container: Container, what: str) -> None:
-    """Refuses to let hosts stand idle.
+    """Refuses a job on several hosts that would use only one.
 
     Args:
-        container: Where we run.
+        container: This host's container.
         what: What the job does, as a verb.
 
     Raises:
@@ -51,31 +53,32 @@ def is_secondary(extras: Mapping[str, Any]) -> bool:
     return kind == "secondary"
 
 
-def support_first_host(container: Container, stop: StopRequest, *, timeout_s: float) -> None:
-    """What the other hosts do: they lend their CPUs and GPUs to the first until it ends.
+def support_head_node(container: Container, stop: StopRequest, *, timeout_s: float) -> None:
+    """Lends this worker node's CPUs and GPUs to the head node until its job has ended.
 
     Args:
-        container: Where we run.
+        container: This host's container.
         stop: The request to stop.
-        timeout_s: How long to look for the first host.
+        timeout_s: How long to try to connect to the head node.
 
     Raises:
-        PlatformError: The first host was not found, or is lost.
+        PlatformError: The head node was not found, or is lost.
     """
     stop.begin(SUPPORTING)
     prepare_environment()
     require_token(container.token)
     note = Reporter().note
-    stay_with_head(container, stop, timeout_s=timeout_s, object_store_bytes=OBJECT_STORE_BYTES, note=note)
+    run_worker_node(container, stop, timeout_s=timeout_s, object_store_bytes=OBJECT_STORE_BYTES, note=note)
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """The hosts of a training; they come and go.
+    """The hosts of a training job, which may be lost and rejoin.
 
     Attributes:
-        machines: What they have now.
-        take_events: What has happened to them since the last call: "host_lost" or "host_rejoined", and the story.
+        machines: Returns what they have at this moment.
+        take_events: Returns what happened since the last call: "host_lost" or "host_rejoined", and the host with the
+            reason.
     """
 
     machines: Callable[[], Machines] = lambda: Machines(1)
@@ -91,25 +94,25 @@ def ray_hosts(
     timeout_s: float,
     ray_options: Mapping[str, Any] | None,
 ) -> Iterator[Hosts]:
-    """Runs Ray on this host, and on the others where there are some, for the length of a block.
+    """Runs Ray on this host, joined by the worker nodes if there are any, for the length of a block.
 
     Args:
-        container: Where we run.
-        reporter: Told of hosts that come.
+        container: This host's container.
+        reporter: Prints a line for each worker node that connects.
         stop: The request to stop.
-        timeout_s: How long to wait for the other hosts.
-        ray_options: A launcher's arguments of ray.init.
+        timeout_s: How long to wait for the worker nodes.
+        ray_options: Arguments of ray.init that a launcher script asked for.
 
     Raises:
-        PlatformError: A host did not come.
-        Interrupted: A stop was requested meanwhile.
+        PlatformError: A worker node did not join.
+        Interrupted: A stop was requested before all of them had joined.
     """
     own, address = Machines(container.num_cpus, container.num_gpus), None
     if len(container.hosts) > 1:
         own = replace(own, reserved_cpus=1)
         require_token(container.token)
         address = find_own_address(container)
-    # Ray ends before the other hosts are told of the end: it would take their leaving for processes that died.
+    # Ray ends before the worker nodes do: it would take their exit for processes that died.
     with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
         cpus = own.free_cpus[0]
         session = ray_session(num_cpus=cpus, num_gpus=own.gpus, overrides=ray_options, address=address, stop=stop)
@@ -119,5 +122,5 @@ def ray_hosts(
             yield Hosts(lambda: own)
             return
         head = last.enter_context(Head(container, address, ray_address, reporter.note, list_nodes))
-        head.gather(timeout_s, stop)
+        head.wait_for_workers(timeout_s, stop)
         yield Hosts(lambda: head.machines, head.take_events)

@@ -1,4 +1,4 @@
-"""Ray on a host that is not the first, as a process of its own that is looked after."""
+"""Ray on a worker node, as a process that is restarted when it ends."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from collections.abc import Callable
 
 import psutil
 
-from runtime.cluster.connection import Line, find_own_address
+from runtime.cluster.connection import Connection, find_own_address
 from runtime.container.layout import Container
 from runtime.container.scratch import ray_folder
 from runtime.errors import PlatformError
 
-_RESTARTS, _LASTED_S = 5, 600.0  # as many in a row, none of which lasted
+_RESTARTS, _LASTED_S = 5, 600.0  # in a row, none of which lasted this long
 _ENDS_WITHIN_S = 5.0
 
 
 class RayNode:
-    """Ray on this host, as a process that is started anew when it ends."""
+    """Ray on this host, as a process of its own."""
 
     def __init__(self, container: Container, ray_address: str, object_store_bytes: int) -> None:
         self._command = [
@@ -40,16 +40,16 @@ class RayNode:
 
     def _start(self) -> None:
         self._started = time.monotonic()
-        # A session of its own: a signal for the job's group is not for Ray, which the head needs until it has saved.
+        # In its own session: a signal for the job's process group must not end Ray, which the head node needs to save.
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=self._said, stderr=subprocess.STDOUT, start_new_session=True
         )
 
-    def look_after(self, line: Line, note: Callable[[str], None]) -> None:
-        """Starts Ray again if it has ended: after a kill, or when the head took this host for lost.
+    def restart_if_ended(self, connection: Connection, note: Callable[[str], None]) -> None:
+        """Restarts Ray if it has ended: after a kill, or because the head node took this host for lost.
 
         Raises:
-            PlatformError: It ends again and again.
+            PlatformError: It has ended too often.
         """
         code = self._process.poll()
         if code is None:
@@ -59,13 +59,13 @@ class RayNode:
         if self._restarts > _RESTARTS:
             why = f"Ray has ended {self._restarts} times, last with exit code {code}: {self._last_words()}"
             with contextlib.suppress(OSError):
-                line.send(failed=why)
+                connection.send(failed=why)
             raise PlatformError(f"{why}; expected it to run as long as the job.")
-        note(f"Ray has ended here with exit code {code}; starting it again")
+        note(f"Ray has ended here with exit code {code}; restarting it")
         self._end_processes()
         self._start()
         with contextlib.suppress(OSError):
-            line.send(rejoined=f"Ray had ended there with exit code {code}")
+            connection.send(rejoined=f"Ray had ended there with exit code {code}")
 
     def _last_words(self) -> str:
         self._said.seek(0)

@@ -51,7 +51,7 @@ STARTING = Phase("nothing has been trained yet; ending now", has_grace=False, is
 WORKING = Phase(f"ending what is under way within {_GRACE_S:g} s, then writing the results")
 TRAINING = Phase(f"ending the iteration within {_GRACE_S:g} s, then writing checkpoint, model and video")
 SAVING = Phase("the results are being written; the job ends with them")
-SUPPORTING = Phase("this host stays until the first one has saved")
+SUPPORTING = Phase("this host runs until the head node has saved")
 
 
 def write_line(text: str) -> None:

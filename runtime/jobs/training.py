@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.resume import find_start
-from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_first_host
+from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_head_node
 from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
@@ -98,7 +98,7 @@ def run_training(
     if is_secondary(config.extras):
         return None
     if not container.is_master:
-        support_first_host(container, stop, timeout_s=config.cluster_timeout_s)
+        support_head_node(container, stop, timeout_s=config.cluster_timeout_s)
         return None
     layout = _find_layout(config, container, request)
     title = f"smrl train {config.preset or config.env or 'logged data'}"

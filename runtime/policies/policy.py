@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.utils.filter import RunningStat
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.rllib_filter import filter_of_state, find_filter_connector
 
 # Column of a batch: which discrete actions are allowed.
 ACTION_MASK = "action_mask"
@@ -47,11 +47,11 @@ class Policy:
     def of_algorithm(cls, algorithm: Any, action_space: gymnasium.Space[Any]) -> Policy:
         """The policy of a running algorithm, sharing its network."""
         runner = algorithm.env_runner
-        found = [c for c in runner._env_to_module.connectors if type(c).__name__ == "MeanStdFilter"]
+        connector = find_filter_connector(runner)
         return cls(
             algorithm.get_module(),
             action_space,
-            observation_filter=filter_of_state(found[0].get_state()) if found else None,
+            observation_filter=None if connector is None else filter_of_state(connector.get_state()),
             normalize_actions=algorithm.config.normalize_actions,
             clip_actions=algorithm.config.clip_actions,
         )
@@ -166,11 +166,3 @@ def _map_tensors(state: Any, function: Any) -> Any:
     if isinstance(state, dict):
         return {key: _map_tensors(value, function) for key, value in state.items()}
     return function(state)
-
-
-def filter_of_state(state: dict[Any, Any]) -> ObservationFilter:
-    """The filter of a state of RLlib's MeanStdFilter connector."""
-    agent = state[None]
-    stats = RunningStat.from_state(agent["running_stats"][0])
-    mean, std = (np.asarray(values, np.float64) for values in (stats.mean, stats.std))
-    return ObservationFilter(mean, std, float(agent["clip_by_value"]))

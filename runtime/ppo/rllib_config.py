@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
-from runtime.cluster.head_node import Machines
+from runtime.cluster.machines import Machines
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily

@@ -18,8 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from runtime.cluster.connection import BEAT_S, Line, find_own_address
-from runtime.cluster.head_node import PORT, Head, Machines, stay_with_head
+from runtime.cluster.connection import HEARTBEAT_S, PORT, Connection, find_own_address
+from runtime.cluster.head_node import Head
+from runtime.cluster.machines import Machines
+from runtime.cluster.worker_node import run_worker_node
 from runtime.container.layout import Container, read_container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError, UserError
@@ -59,20 +61,20 @@ def notes() -> list[str]:
     return []
 
 
-def call(host: str, *, token: str = HOST.token, cpus: int = 2) -> Line:
+def call(host: str, *, token: str = HOST.token, cpus: int = 2) -> Connection:
     """What a host does to come."""
-    line = Line(socket.create_connection(("127.0.0.1", PORT), timeout=5))
-    line.prove_as_member(token.encode())
-    line.send(host=host, cpus=cpus, gpus=1, group="runners")
-    return line
+    connection = Connection(socket.create_connection(("127.0.0.1", PORT), timeout=5))
+    connection.authenticate_as_worker(token.encode())
+    connection.send(host=host, cpus=cpus, gpus=1, group="runners")
+    return connection
 
 
-def wait_for_end(line: Line) -> str:
+def wait_for_end(connection: Connection) -> str:
     """What a host is told of the end; it stays."""
     while True:
-        message = line.receive(5)
+        message = connection.receive(5)
         if "end" in message:
-            line.send(heard=True)
+            connection.send(acknowledged=True)
             return str(message["end"])
 
 
@@ -90,28 +92,28 @@ def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
     with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
         second, third = call("second"), call("third", cpus=8)
         assert second.receive(5) == {"ray": "10.0.0.1:7"}
-        head.gather(5, stop)
+        head.wait_for_workers(5, stop)
         assert head.machines == Machines(14, 2, 3, cpus_elsewhere=(2, 8), gpus_elsewhere=2, reserved_cpus=1)
         assert notes[-1] == "3 hosts, 14 CPUs, 2 GPUs"
-        assert any("third of group runners has come: 8 CPUs, 1 GPUs" in note for note in notes)
+        assert any("third of group runners connected: 8 CPUs, 1 GPUs" in note for note in notes)
         third.close()
         wait_until(lambda: head.machines.hosts == 2)
         assert head.take_events() == [("host_lost", "third: its connection was closed")]
         again = call("third")
         wait_until(lambda: head.machines.hosts == 3)
-        assert head.take_events() == [("host_rejoined", "third: it has come again")]
+        assert head.take_events() == [("host_rejoined", "third: it reconnected")]
         again.send(rejoined="Ray had ended there with exit code -9")
         deadline = time.monotonic() + 10
         while not (events := head.take_events()):
             assert time.monotonic() < deadline
         assert events == [("host_rejoined", "third: Ray had ended there with exit code -9")]
-        ends = [in_background.submit(wait_for_end, line) for line in (second, again)]
+        ends = [in_background.submit(wait_for_end, connection) for connection in (second, again)]
     assert [one.result(10) for one in ends] == ["done", "done"]
-    for line in (second, again):  # as long as the head's process lives, which still writes its results
-        until = time.monotonic() + 2 * BEAT_S
+    for connection in (second, again):  # as long as the head's process lives, which still writes its results
+        until = time.monotonic() + 2 * HEARTBEAT_S
         while time.monotonic() < until:
-            assert line.receive(0.1) == {}
-        line.close()
+            assert connection.receive(0.1) == {}
+        connection.close()
 
 
 def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: ThreadPoolExecutor) -> None:
@@ -132,19 +134,19 @@ def test_a_host_stays_until_the_heads_process_is_gone(
     with listener:
         second = replace(HOST, current_host="second")
         staying = in_background.submit(
-            stay_with_head, second, stop, timeout_s=20, object_store_bytes=1, note=notes.append
+            run_worker_node, second, stop, timeout_s=20, object_store_bytes=1, note=notes.append
         )
-        line = Line(listener.accept()[0])
-        line.prove_as_head(HOST.token.encode())
-        assert line.receive(5)["host"] == "second"
-        line.send(end="done")
-        while "heard" not in line.receive(5):
+        connection = Connection(listener.accept()[0])
+        connection.authenticate_as_head(HOST.token.encode())
+        assert connection.receive(5)["host"] == "second"
+        connection.send(end="done")
+        while "acknowledged" not in connection.receive(5):
             pass
-        line.send()  # a sign of life
-        assert line.receive(5) == {}
+        connection.send()  # a heartbeat
+        assert connection.receive(5) == {}
         assert not staying.done()
-        assert notes[-1] == "not needed any more; staying until localhost has written its results"
-        line.close()
+        assert notes[-1] == "training has ended; waiting until localhost has written its results"
+        connection.close()
         staying.result(20)
         assert notes[-1] == "localhost has ended: done"
 
@@ -163,29 +165,29 @@ def test_strangers_are_turned_away(host: str, token: str, message: str, notes: l
 
 
 def test_hosts_that_do_not_come_are_all_named_and_so_are_those_that_fail(notes: list[str], stop: StopRequest) -> None:
-    message = r"second \(but has come to port 6390\), third: not in Ray's cluster after 1 s; expected every host"
+    message = r"second \(which has connected\), third: not in Ray's cluster after 1 s; expected every host"
     with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, set) as head:
         second = call("second")
         wait_until(lambda: notes)
         with pytest.raises(PlatformError, match=message):
-            head.gather(1.0, stop)
+            head.wait_for_workers(1.0, stop)
         second.close()
     message = "hosts that could not join: third: Ray has ended 6 times"
     with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
         third = call("third")
         third.send(failed="Ray has ended 6 times")
         with pytest.raises(PlatformError, match=message):
-            head.gather(20, stop)
+            head.wait_for_workers(20, stop)
         third.close()
 
 
 def test_a_stop_ends_the_waiting_on_both_sides(notes: list[str], stop: StopRequest) -> None:
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(Interrupted), Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
-        head.gather(20, stop)
+        head.wait_for_workers(20, stop)
     second = replace(HOST, current_host="second")
     with pytest.raises(Interrupted):
-        stay_with_head(second, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
+        run_worker_node(second, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
 
 
 def test_a_port_that_is_taken_is_named(notes: list[str]) -> None:
@@ -200,7 +202,7 @@ def test_a_host_of_another_job_says_so(notes: list[str], stop: StopRequest) -> N
         with pytest.raises(
             PlatformError, match="localhost: it runs another job, or this one with other hyperparameters"
         ):
-            stay_with_head(other, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
+            run_worker_node(other, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
 
 
 def test_an_address_is_of_the_named_interface_or_of_the_name() -> None:

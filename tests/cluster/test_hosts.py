@@ -181,7 +181,7 @@ def test_a_training_outlives_a_runner_a_link_and_a_host_and_goes_on_after_the_he
 
     one.kill()
     assert two.wait() == 1
-    assert "algo-1: lost, the host that trains" in two.failure
+    assert "algo-1: the head node is lost" in two.failure
 
     done = len(one.rows)
     with hosts(tmp_path / "second", 3) as anew:

@@ -396,7 +396,7 @@ def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
 
 def test_actions_that_do_not_start_at_0_are_refused() -> None:
     """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in other units than it learnt."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.jobs.catalog import PLAIN, resolve
     from runtime.ppo.rllib_config import fit_to_resources
     from runtime.settings.resolve import Source

@@ -46,7 +46,7 @@ def _ray() -> Any:
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Path) -> None:
     """Plays an episode through RLlib's connectors and network, and asks our policy for each action as well."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.ppo.rllib_config import build_algorithm
 
     env_id, extra = CASES[case]
@@ -71,10 +71,11 @@ def _rllib_actions(algorithm: Any, env_id: str, *, steps: int) -> list[tuple[Any
     from ray.rllib.core.columns import Columns
     from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
+    from runtime.policies.rllib_filter import find_filter_connector
+
     runner, env = algorithm.env_runner, gymnasium.make(env_id)
-    for connector in runner._env_to_module.connectors:
-        if type(connector).__name__ == "MeanStdFilter":
-            connector._update_stats = False
+    if (connector := find_filter_connector(runner)) is not None:
+        connector._update_stats = False
     observation, _ = env.reset(seed=1)
     episode = SingleAgentEpisode(observation_space=env.observation_space, action_space=env.action_space)
     episode.add_env_reset(observation)

@@ -14,6 +14,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.families.unity.trajectory import Trajectory, make_decisions
 from runtime.policies.policy import ACTION_MASK
+from runtime.policies.rllib_filter import find_filter
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import LENGTHS, RETURNS
 
@@ -145,14 +146,12 @@ class UnityRunner(Runner):
         return rows
 
     def _filter(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As the network sees it; the running statistics of RLlib's filter, where there is one, take note of it."""
-        for connector in self._env_to_module.connectors:
-            if type(connector).__name__ == "MeanStdFilter":
-                if connector._filters is None:
-                    connector._init_new_filters()
-                found: NDArray[np.float32] = connector._filters[None](observation)
-                return found
-        return observation
+        """Normalizes observations by RLlib's filter if there is one, and updates its running statistics."""
+        observation_filter = find_filter(self)
+        if observation_filter is None:
+            return observation
+        filtered: NDArray[np.float32] = observation_filter(observation)
+        return filtered
 
     def _report(self, trajectory: Trajectory) -> None:
         self.metrics.log_value(RETURNS, trajectory.total_reward, reduce="item_series")

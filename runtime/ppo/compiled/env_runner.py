@@ -27,6 +27,7 @@ from ray.rllib.utils.metrics import (
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv
+from runtime.policies.rllib_filter import find_filter
 from runtime.ppo.compiled.compile_ahead import compile_acting, compile_collecting
 from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
 from runtime.ppo.compiled.rollout_collectors import CompiledCollector, TorchCollector, action_range_of
@@ -146,9 +147,5 @@ class FastRunner(Runner):
 
     def observation_stats(self) -> Any:
         """The running statistics of RLlib's observation filter, or None without a filter."""
-        for connector in self._env_to_module.connectors:
-            if type(connector).__name__ == "MeanStdFilter":
-                if connector._filters is None:
-                    connector._init_new_filters()
-                return connector._filters[None].running_stats
-        return None
+        observation_filter = find_filter(self)
+        return None if observation_filter is None else observation_filter.running_stats

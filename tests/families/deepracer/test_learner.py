@@ -25,7 +25,7 @@ from tests.conftest import run_smrl
 @pytest.fixture(scope="module")
 def algorithm() -> Iterator[Any]:
     """A DeepRacer PPO of two episodes an iteration."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.cluster.session import prepare_environment, ray_session
     from runtime.environments.spec import EnvSpec
     from runtime.families.deepracer.family import DeepRacerFamily

@@ -19,6 +19,7 @@ from runtime.families.unity.trajectory import Trajectory, make_decisions
 from runtime.jobs.catalog import resolve
 from runtime.policies.masks import apply_mask
 from runtime.policies.policy import ACTION_MASK, Policy
+from runtime.policies.rllib_filter import find_filter
 from runtime.settings.resolve import Source
 from tests.unity_stand_in import build_player
 
@@ -33,7 +34,7 @@ pytestmark = [
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
     """Makes runners of stand-in scenes, as RLlib makes the one of the main process, and stops them."""
-    from runtime.cluster.head_node import Machines
+    from runtime.cluster.machines import Machines
     from runtime.environments.spec import EnvSpec
     from runtime.families.unity.env_runner import UnityRunner
     from runtime.families.unity.family import UnityFamily
@@ -209,8 +210,9 @@ def test_the_filter_sees_each_observation_once(runner: Any) -> None:
     one = runner("3DBall", observation_filter="MeanStdFilter")
     episodes = one.sample(num_timesteps=12 * 20)
     begun = 12 + sum(episode.is_done for episode in episodes)
-    (connector,) = [c for c in one._env_to_module.connectors if type(c).__name__ == "MeanStdFilter"]
-    assert connector._filters[None].running_stats.num_pushes == 12 * 20 + begun
+    observation_filter = find_filter(one)
+    assert observation_filter is not None
+    assert observation_filter.running_stats.num_pushes == 12 * 20 + begun
 
 
 def test_a_probed_scene_is_the_one_that_is_sampled_in(runner: Any, tmp_path: Path) -> None:

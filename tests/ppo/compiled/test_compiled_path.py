@@ -19,7 +19,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from runtime.cluster.head_node import Machines
+from runtime.cluster.machines import Machines
 from runtime.environments.spec import EnvironmentFaultError, EnvSpec
 from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy

@@ -90,7 +90,7 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
     except OSError as error:
         raise PlatformError(
             f"{final}: the checkpoint could not be written: {error.strerror or error}. "
-            "Earlier checkpoints are whole; free some space and start the job again to go on from the last."
+            "Earlier checkpoints are whole; free some space and start the job again to resume from the last."
         ) from error
     _prune(folder)
     return final

@@ -1,4 +1,4 @@
-"""The model directory: what a job hands over to be served, evaluated or trained on."""
+"""The model directory: what a job leaves to be served, evaluated or trained further."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
     archives = [place] if place.is_file() else sorted(place.glob("*.tar.gz"))
     if archives and find_checkpoint(place) is None:
         folder = unpack(archives[0], scratch)
-    # The model directory of a results folder first: its final checkpoint is what the job handed over.
+    # The model directory of a results folder first: its final checkpoint is the job's result.
     for root in (folder / "model", folder):
         found = find_checkpoint(root / checkpoint if checkpoint else root)
         if found is not None:

@@ -46,7 +46,7 @@ def prepare_environment() -> None:
 
 
 def require_token(token: str) -> None:
-    """Has Ray refuse whoever does not know a token; to be called on every host before Ray is started."""
+    """Makes Ray refuse processes without the job's token; call it on every host before Ray starts."""
     setdefault_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
 
 

@@ -102,7 +102,7 @@ def run(command: Sequence[str], held: set[int]) -> int:
     if job == 0:
         _become(command)
     with contextlib.suppress(OSError):
-        os.setpgid(job, job)  # the job does so too, whoever comes first
+        os.setpgid(job, job)  # the job does the same; either may be first
     while True:
         number = signal.sigwait({*held, signal.SIGCHLD})
         if number != signal.SIGCHLD:

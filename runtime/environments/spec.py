@@ -77,7 +77,7 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not math.isfinite(reward):
             raise EnvironmentFaultError(
                 f"reward of {self._name}: got {reward} from step({action!r}); expected a finite number. "
-                "The last checkpoint is kept; mend the environment and start the job again to go on from it."
+                "The last checkpoint is kept; fix the environment and start the job again to resume from it."
             )
         self.episode_return += reward
         self.episode_steps += 1

@@ -33,7 +33,7 @@ class MetricsLog:
 
     Args:
         folder: Where both go; made if absent.
-        earlier: Rows of the run that this one goes on from; metrics.jsonl starts with them.
+        earlier: Rows of the run that this one resumes; metrics.jsonl starts with them.
         step: The metric that TensorBoard's steps are.
     """
 
@@ -51,7 +51,7 @@ class MetricsLog:
     def write(self, row: dict[str, float]) -> None:
         """Writes a row."""
         self.rows.append(row)
-        # Opened anew each time: SageMaker uploads a file when it is closed.
+        # Opened again for each row: SageMaker uploads a file when it is closed.
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
@@ -71,7 +71,7 @@ class MetricsLog:
             self._events.file_writer.add_summary(summary)
 
     def add_video(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:
-        """Writes a film for TensorBoard's Images tab, which plays GIFs.
+        """Writes a video for TensorBoard's Images tab, which plays GIFs.
 
         Args:
             name: Of the picture.

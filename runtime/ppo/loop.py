@@ -317,7 +317,7 @@ class Training:
         return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
 
     def _save_final(self) -> Path:
-        """The final checkpoint; written anew unless it was just written."""
+        """The final checkpoint; written again unless it was just written."""
         written = checkpoints_in(self._context.layout.checkpoints)
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]

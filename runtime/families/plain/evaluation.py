@@ -46,7 +46,7 @@ def _describe_env(evaluation: Evaluation) -> EnvSpec:
     """The environment to play.
 
     Raises:
-        UserError: There is none of that name, or an archive of somebody else's names a program as its environment.
+        UserError: There is no environment of that name, or an untrusted archive names a program as its environment.
     """
     name, state = evaluation.env, evaluation.state
     if not name:

@@ -136,9 +136,7 @@ class PointSearch(Searcher):  # type: ignore[misc]
             point = {one.name: one.to_hyperparameter(asked.params[one.name]) for one in self._job.ranges}
             if all(dict(trial.hyperparameters) != point for trial in self.trials.values()):
                 break
-            self._study.tell(
-                asked, state=TrialState.FAIL
-            )  # the same point and seeds would add nothing
+            self._study.tell(asked, state=TrialState.FAIL)  # the same point and seeds would add nothing
         else:
             return False
         self._asked[number] = asked

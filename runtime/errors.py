@@ -23,7 +23,7 @@ class UserError(JobError):
 
 
 class PlatformError(JobError):
-    """The container or machine is at fault: a missing config file, a full disk."""
+    """A failure of the container or machine: a missing config file, a full disk."""
 
     exit_code = 3
 

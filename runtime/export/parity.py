@@ -96,13 +96,13 @@ def _hybrid_difference(
     """The larger one of the difference of the numbers and of that of the choices, each as it is without the other."""
     numbers, choices = space.spaces
     size = (numbers.shape or (0,))[0]
-    told, true = (values["actions"][usable, :size] for values in (trained, exact))
+    approximate, true = (values["actions"][usable, :size] for values in (trained, exact))
     logits = trained["behaviour_logits"][usable]
     budget = _budget(logits, exact["behaviour_logits"][usable], scale)
     less_likely = _less_likely(
         logits[:, 2 * size :], found[usable, size:].astype(np.int64), budget.max(axis=1), choices
     )
-    return max(_largest(told, true, found[usable, :size], scale=scale), less_likely)
+    return max(_largest(approximate, true, found[usable, :size], scale=scale), less_likely)
 
 
 def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:

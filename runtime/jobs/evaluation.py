@@ -56,7 +56,7 @@ def run_evaluation(
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
 
     Raises:
-        UserError: A setting, the model or the environment is at fault.
+        UserError: A setting, the model or the environment is invalid.
     """
     asked = _resolve_settings(container, settings)
     place = model or _find_model_channel(container)

@@ -256,8 +256,8 @@ class _Learning:
             ) from None
 
     def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
-        judged = {name: value for name, value in scores.items() if np.isfinite(value)}
-        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
+        finite_scores = {name: value for name, value in scores.items() if np.isfinite(value)}
+        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in finite_scores:
             place = self._job.config.data
             raise UserError(
                 f"learning from {place}: the loss or the estimate is not finite after update {self._learner.updates}; "
@@ -272,7 +272,7 @@ class _Learning:
             "updates": self._learner.updates,
             "time_total_s": round(state.time_total_s, 3),
             **losses,
-            **judged,
+            **finite_scores,
         }
         self._metrics.write(row)
         state.rows = self._metrics.rows
@@ -300,13 +300,13 @@ class _Learning:
 
     def _save(self) -> Path:
         assert self._chosen is not None
-        policy, judged = self._chosen
+        policy, evaluated = self._chosen
 
         def write(folder: Path) -> None:
             for name, content in self._kept.items():
                 (folder / name).write_bytes(content)
             policy.save(folder / FILE)
-            judged.save(folder / JUDGED_FILE)
+            evaluated.save(folder / JUDGED_FILE)
 
         self._checkpointed_at = self._state.training_iteration
         return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)

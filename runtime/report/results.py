@@ -140,10 +140,10 @@ def _describe(path: Path, kind: str) -> str:
 
 
 def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
-    found = {"What the held-out episodes say of each iteration": layout.data / "ope.png"}
+    found = {"Off-policy estimate of each iteration on the held-out episodes": layout.data / "ope.png"}
     for place in evaluated:
         for path in sorted([*place.glob("driven_lines.png"), *place.glob("*/driven_lines.png")]):
             found.setdefault("Driven lines", path)
-    found["What each hyperparameter matters"] = layout.data / "importance.png"
-    found["Every trial through its hyperparameters"] = layout.data / "parallel_coordinates.png"
+    found["Importance of each hyperparameter"] = layout.data / "importance.png"
+    found["Hyperparameters and objective of every trial"] = layout.data / "parallel_coordinates.png"
     return {caption: path for caption, path in found.items() if path.is_file()}

@@ -32,7 +32,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Evaluates a policy, alone or against the model that `against` names.
 
     Raises:
-        UserError: A setting or a model is at fault.
+        UserError: A setting or a model is invalid.
     """
     chosen = {**evaluation.settings.given(), **evaluation.family_settings}
     if evaluation.env_config:
@@ -66,7 +66,7 @@ def race(
         traces: Folder of the step traces; beside the other files if None.
 
     Raises:
-        UserError: A setting or a model is at fault.
+        UserError: A setting or a model is invalid.
     """
     folder, reporter, stop = context.layout.data, context.reporter, context.stop
     traces = traces or folder

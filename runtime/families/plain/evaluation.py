@@ -27,7 +27,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Plays episodes, prints a line for each, and records the first.
 
     Raises:
-        UserError: A setting, the model or the environment is at fault.
+        UserError: A setting, the model or the environment is invalid.
         Interrupted: A stop was requested before an episode ended.
     """
     refuse_family_settings(evaluation)

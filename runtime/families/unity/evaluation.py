@@ -47,7 +47,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Plays with all agents, and records one more episode, which is not counted.
 
     Raises:
-        UserError: A setting, the model or the scene is at fault.
+        UserError: A setting, the model or the scene is invalid.
         PlatformError: A player does not start, or fails again and again.
     """
     refuse_family_settings(evaluation)

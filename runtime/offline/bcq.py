@@ -173,7 +173,7 @@ class Learner:
         parts = [self.filter(data.observations[i : i + _ROWS]) for i in range(0, len(data.observations), _ROWS)]
         self._observations = torch.as_tensor(np.concatenate(parts))
         if not len(usable):
-            raise UserError("data: got no step whose next state is known; expected episodes that end or have a next step.")
+            raise UserError("data: got no step whose next state is known; expected at least one such step.")
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])

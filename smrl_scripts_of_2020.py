@@ -1,9 +1,9 @@
-"""Answers for the names that scripts of 2020 import: in a SageMaker job and under `smrl run`, and nowhere else.
+"""Provides the modules that scripts of 2020 import, in a SageMaker job and under `smrl run` only.
 
 `smrl-scripts-of-2020.pth`, which every start of Python in the environment reads, imports this module there. It imports
 nothing of ours, or of anybody else's, before a script asks for one of the names.
 
-In a job it also gives SageMaker the reason where the script itself fails, whatever the script imports.
+In a job it also writes the failure reason for SageMaker when the script fails, whatever the script imports.
 """
 
 import os
@@ -43,19 +43,19 @@ _FAILURE_CHARS, _TRACE_CHARS = 1024, 800
 
 
 class ShadowError(Exception):
-    """A file or folder of the script's has the name of one of our packages."""
+    """A file or folder beside the script has the name of one of the container's packages."""
 
 
 class StandIns:
-    """A finder that answers for names of 2020.
+    """An import finder for modules that existed in 2020.
 
-    It comes first on the path: the notebooks' `dependencies=` put their own dead `sagemaker_rl` into the code folder.
+    It comes first in sys.meta_path: the notebooks' `dependencies=` put an outdated `sagemaker_rl` into the code folder.
     """
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """Called by the import system for every module; anything but our few names is answered at once."""
+        """Called by the import system for every module; returns None at once for all but a few names."""
         if name in _STAND_INS or name in _PATCHED or name.startswith((_ABSENT, _MESSAGES)):
             return _find(name, path)
         return None
@@ -81,9 +81,9 @@ def _find(name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
 
 
 def _is_users_script() -> bool:
-    """Whether the program is a script from outside our own code and the environment's libraries.
+    """Whether the program is a user's script, neither this package's code nor an installed library.
 
-    Ray's workers say so by an inherited variable, because their program is Ray's.
+    Ray's workers learn it from an inherited variable, because their program is Ray's.
     """
     from pathlib import Path
 
@@ -102,7 +102,7 @@ def _is_users_script() -> bool:
 
 
 def _find_shadow(name: str) -> str | None:
-    """Path of what would be imported in place of our package of that name, or None."""
+    """Path of a file or folder that would be imported in place of the container's package, or None."""
     for entry in sys.path:
         folder = os.path.join(entry, name)
         found = next((path for path in (folder, f"{folder}.py") if os.path.exists(path)), None)
@@ -112,7 +112,7 @@ def _find_shadow(name: str) -> str | None:
 
 
 def _refuse_shadows() -> None:
-    """Stops a script with packages of our names: one of the two would be imported for the other."""
+    """Stops a script whose files have names of the container's packages, as the wrong one would be imported."""
     for name in _OURS:
         found = _find_shadow(name)
         if found is not None:
@@ -124,7 +124,7 @@ def _refuse_shadows() -> None:
 
 
 def _note_shadows(name: str) -> bool:
-    """Whether a library must stay as it is, because ours cannot be imported to change it; says so."""
+    """Whether a library cannot be patched because the script shadows the patch's package; prints a note if so."""
     found = _find_shadow("runtime") or _find_shadow("envs")
     if found is not None and name in _PATCHED:
         sys.stderr.write(f"smrl: {found} has the name of a package of the container; {name} stays as today's is\n")
@@ -132,7 +132,7 @@ def _note_shadows(name: str) -> bool:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
-    """Prints what ended the job's script, as Python does, and leaves it where SageMaker looks for it."""
+    """Prints the exception that ended the job's script, as Python does, and writes it for SageMaker."""
     sys.__excepthook__(kind, error, trace)
     try:
         if issubclass(kind, Exception):
@@ -159,7 +159,7 @@ def _start() -> None:
     if not is_job and _LAUNCHED not in os.environ:
         return
     sys.meta_path.insert(0, StandIns())
-    # The first Python of a job is the script's; what that starts may fail without it, and has no say in the reason.
+    # The first Python of a job runs the script; a failure of its child processes is not the job's failure reason.
     if is_job and os.environ.setdefault(_SCRIPTS_PID, str(os.getpid())) == str(os.getpid()):
         import time
 
@@ -170,5 +170,5 @@ def _start() -> None:
 _started = 0.0
 try:  # noqa: SIM105  # contextlib would be one more import at every start
     _start()
-except Exception:  # somebody else's Python is starting: nothing here may disturb it
+except Exception:  # this runs at every start of Python and must never break it
     pass

@@ -31,7 +31,7 @@ from benchmarks.offline_problems import CARTPOLE, PLAYED, PROBLEMS, Problem, as_
 from runtime.offline.bcq import Learner
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import bound_returns
-from runtime.offline.selection import Judge, choose, draw_judges
+from runtime.offline.selection import PolicyEvaluator, choose, draw_evaluation_episodes
 
 _PAGE = Path(__file__).with_suffix(".md")
 
@@ -71,15 +71,17 @@ def run(problem: Problem, seed: int, folder: Path) -> Run:
     started = time.perf_counter()
     learn, held_out = data.split(0.7, seed=seed)
     gamma = problem.recipe.gamma
-    judge = Judge(draw_judges(held_out, seed=seed), gamma=gamma, seed=seed, bounds=bound_returns(data, gamma))
+    evaluator = PolicyEvaluator(
+        draw_evaluation_episodes(held_out, seed=seed), gamma=gamma, seed=seed, bounds=bound_returns(data, gamma)
+    )
     learner = Learner(learn, replace(problem.recipe, seed=seed))
     policies, values = [], []
     for _ in range(problem.iterations):
         learner.run(problem.updates)
-        values.append(judge.score(learner.policy())["estimated_return"])
+        values.append(evaluator.score(learner.policy())["estimated_return"])
         policies.append(learner.policy(averaged=True))
-    chosen = choose(values, logged=judge.logged)
-    value = judge.report(policies[chosen]).value
+    chosen = choose(values, logged=evaluator.logged)
+    value = evaluator.report(policies[chosen]).value
     seconds = time.perf_counter() - started
     wanted = {*range(len(policies))} if problem.plays_all else {chosen, len(policies) - 1}
     played = {i: play(problem, as_policy(policies[i]), seed=seed) for i in sorted(wanted)}

@@ -27,10 +27,10 @@ class Problem:
 
     Attributes:
         env: Where it was logged.
-        envs: Copies.
+        envs: Number of environment copies.
         episodes: Of each copy.
         behave: Makes the policy that acts in the log, from a seed.
-        recipe: How to learn.
+        recipe: Hyperparameters of the algorithm.
         iterations: How often to judge.
         updates: Between two judgements.
         plays_all: Whether every iteration's policy is played, to know the best; else the chosen and the last.

@@ -25,7 +25,7 @@ settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    # Whatever is no option of ours is a setting, wherever it stands.
+    # Every argument that is not an option is a setting, in any position.
     arguments, settings = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     arguments.settings = settings
     try:
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
-    train.add_argument("--out", type=_folder, help="results folder; one that holds checkpoints is gone on with")
+    train.add_argument("--out", type=_folder, help="results folder; a job that it holds is resumed")
     train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
     train.set_defaults(command=_train)
     _add_collect(commands)
@@ -70,11 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", type=Path, help="model directory, results folder or model.tar.gz; the container's if absent"
     )
     serve.add_argument("--host", help="address to listen on; every one in a container, 127.0.0.1 on a laptop if absent")
-    serve.add_argument("--port", type=_positive, help="8080, or SAGEMAKER_BIND_TO_PORT, if not given")
-    serve.add_argument("--workers", type=_positive, help="processes; one a core if not given")
+    serve.add_argument("--port", type=_positive, help="port to listen on; SAGEMAKER_BIND_TO_PORT or 8080 if not given")
+    serve.add_argument("--workers", type=_positive, help="worker processes; one per core if not given")
     serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")
     serve.set_defaults(command=_serve)
-    transform = commands.add_parser("transform", help="answer every record of files, as SageMaker's batch transform")
+    transform = commands.add_parser("transform", help="run batch transform on files, as SageMaker does")
     transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
     transform.add_argument("--input", type=Path, required=True, help="JSON lines or CSV file, or a folder of them")
     transform.add_argument("--output", type=_folder, required=True, help="folder for an .out file for each input file")
@@ -85,21 +85,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("job", nargs="?", type=Path, help="tuning job, JSON or YAML; the container's channel if absent")
     tune.add_argument("--preset", help="name of a preset, or path of a .yaml file")
-    tune.add_argument("--out", type=_folder, help="results folder; one that holds a tuning is gone on with")
+    tune.add_argument("--out", type=_folder, help="results folder; a tuning that it holds is resumed")
     tune.set_defaults(command=_tune)
-    report = commands.add_parser("report", help="draw a page of results, or one that compares several")
+    report = commands.add_parser("report", help="write an HTML report of results, or a comparison of several")
     report.add_argument("results", nargs="+", type=Path, help="results folders")
     report.add_argument("--out", type=_folder, help="file to write; report.html in the folder, or comparison.html here")
     report.set_defaults(command=_report)
-    watch = commands.add_parser("watch", help="serve the page of results while their job runs")
+    watch = commands.add_parser("watch", help="serve the report of a job while it runs")
     watch.add_argument("results", type=Path, help="results folder")
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 if not given")
-    watch.add_argument("--port", type=_port, help="8081 if not given")
+    watch.add_argument("--port", type=_port, help="port to listen on; 8081 if not given")
     watch.set_defaults(command=_watch)
     _add_deepracer(commands)
     script = commands.add_parser("run", help="run a script of 2020, which imports gym, roboschool, sagemaker_rl, …")
     script.add_argument("script", type=Path, help="Python file")
-    script.add_argument("words", nargs=argparse.REMAINDER, help="its arguments")
+    script.add_argument("words", nargs=argparse.REMAINDER, help="arguments of the script")
     script.set_defaults(command=_run)
     presets = commands.add_parser("presets", help="list the presets, or show one resolved")
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
@@ -111,20 +111,20 @@ def _parser() -> argparse.ArgumentParser:
 def _add_collect(commands: Any) -> None:
     collect = commands.add_parser("collect", help="log episodes of an environment, as data for smrl train --data")
     collect.add_argument("--env", help="Gymnasium id, as CartPole-v0")
-    collect.add_argument("--envs", type=_positive, help="copies that play together; 1 if not given")
-    collect.add_argument("--episodes", type=_positive, help="whole episodes of each copy; 1 if not given")
-    collect.add_argument("--steps", type=_positive, help="steps of each copy, instead of episodes")
-    collect.add_argument("--policy", default="uniform", help="uniform, or the results of a training")
-    collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniform actions beside the policy's")
-    collect.add_argument("--seed", type=_natural, default=0, help="of everything drawn")
+    collect.add_argument("--envs", type=_positive, help="copies of the environment; 1 if not given")
+    collect.add_argument("--episodes", type=_positive, help="whole episodes to play in each copy; 1 if not given")
+    collect.add_argument("--steps", type=_positive, help="steps to take in each copy, instead of episodes")
+    collect.add_argument("--policy", default="uniform", help="uniform, or the results folder of a training")
+    collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniformly random actions, 0 to 1")
+    collect.add_argument("--seed", type=_natural, default=0, help="seed of environments and actions; 0 if not given")
     collect.add_argument("--out", type=_folder, help="file to write, .csv or .parquet")
     collect.add_argument(
-        "--states", type=_folder, help="file for the states that the copies end in, for smrl transform"
+        "--states", type=_folder, help="file for the final observations of the copies, for smrl transform"
     )
     collect.add_argument(
         "--action-probs",
         type=_folder,
-        help="output of smrl transform: the copies of --states go on by its probabilities",
+        help="output of smrl transform: the copies of --states continue with its probabilities",
     )
     collect.set_defaults(command=_collect)
 
@@ -133,7 +133,7 @@ def _add_deepracer(commands: Any) -> None:
     tracks = commands.add_parser("tracks", help="list DeepRacer tracks, and draw them")
     tracks.add_argument("names", nargs="*", help="tracks; all if not given")
     tracks.add_argument("--tracks", type=_folder, help="folder of the community's .npy files")
-    tracks.add_argument("--out", type=_folder, help="folder for a picture of each")
+    tracks.add_argument("--out", type=_folder, help="folder for a picture of each track")
     tracks.set_defaults(command=_tracks)
     check = commands.add_parser("reward-check", help="drive laps with a DeepRacer reward function, without training")
     check.add_argument("file", type=Path, help="Python file with reward_function(params)")
@@ -177,7 +177,7 @@ def _train(arguments: argparse.Namespace) -> int:
         overrides["rl.training.data"] = arguments.data
 
     def train(container: Container, stop: StopRequest) -> None:
-        from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.jobs.training import Request, run_training  # slow import, during which signals are handled
         from runtime.report.report_command import finish
 
         finish(run_training(container, stop, Request(overrides, results=arguments.out)))
@@ -190,7 +190,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from runtime.jobs.evaluation import run_evaluation
     from runtime.report.report_command import finish
 
-    # Without a model on the line, argparse takes the first setting for it.
+    # If no model is given, argparse takes the first setting as the model.
     is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
     words = [str(arguments.model), *arguments.settings] if is_setting else arguments.settings
     model = None if is_setting else arguments.model
@@ -287,7 +287,7 @@ def _reward_check(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Becomes Python, with the script's own folder first on its path, as `python SCRIPT` has it."""
+    """Replaces this process with Python running the script, its folder first on sys.path, as `python SCRIPT` does."""
     from runtime.container.environment_variables import mark_users_script
 
     if not arguments.script.is_file():
@@ -299,7 +299,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _refuse_settings(words: Sequence[str]) -> None:
     if words:
-        raise UserError(f"{' '.join(words)}: got words from the command line that mean nothing here; see --help.")
+        raise UserError(f"{' '.join(words)}: got unknown arguments from the command line; see --help.")
 
 
 def _presets(arguments: argparse.Namespace) -> int:
@@ -315,7 +315,7 @@ def _presets(arguments: argparse.Namespace) -> int:
 
 
 def serve() -> int:
-    """The command `serve`, which is also the argument that SageMaker starts a hosting container with."""
+    """The command `serve`, with which SageMaker starts a hosting container."""
     return main(["serve", *sys.argv[1:]])
 
 

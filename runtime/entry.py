@@ -1,4 +1,4 @@
-"""What the scripts in `entrypoints/` call: jobs as SageMaker's toolkit or a shell starts them."""
+"""The jobs that the scripts in `entrypoints/` start, from SageMaker's toolkit or from a shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def train(argv: Sequence[str]) -> int:
     """Trains; returns the exit code."""
 
     def work(container: Container, stop: StopRequest) -> None:
-        from runtime.jobs.training import Request, run_training  # takes a second, in which a signal is to be heard
+        from runtime.jobs.training import Request, run_training  # slow import, during which signals are handled
         from runtime.report.report_command import finish
 
         finish(run_training(container, stop, Request(_settings(argv, container))))
@@ -31,7 +31,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def tune(argv: Sequence[str]) -> int:
-    """Tunes as the container's tuning job says; returns the exit code."""
+    """Runs the container's tuning job; returns the exit code."""
     from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
@@ -43,7 +43,7 @@ def tune(argv: Sequence[str]) -> int:
 
 
 def train_deepracer(argv: Sequence[str]) -> int:
-    """Trains as DeepRacer's notebook asks; returns the exit code."""
+    """Runs the DeepRacer notebook's training job; returns the exit code."""
     from runtime.jobs.deepracer_training_worker import run_worker
     from runtime.report.report_command import finish
 
@@ -51,12 +51,12 @@ def train_deepracer(argv: Sequence[str]) -> int:
 
 
 def evaluate_deepracer(argv: Sequence[str]) -> int:
-    """Races as DeepRacer's notebook asks; returns the exit code."""
+    """Runs the DeepRacer notebook's evaluation job; returns the exit code."""
     from runtime.jobs.deepracer_evaluation_worker import run_evaluation_worker
 
     return run_job(lambda container, stop: run_evaluation_worker(container, stop, _settings(argv, container)))
 
 
 def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:
-    """Settings of the command line, without what the toolkit repeats there from the hyperparameters."""
+    """Settings of the command line, without the hyperparameters that the toolkit repeats there."""
     return {} if tuple(argv) == container.user_args else parse_settings(argv)

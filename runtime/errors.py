@@ -1,4 +1,4 @@
-"""The two kinds of expected failure, and the list that gathers problems before anything heavy starts."""
+"""Expected failures of a job, and a collector that reports all problems of an input at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T", bound=BaseException)
 
 
 class JobError(Exception):
-    """An expected failure with a message for a person; `exit_code` is the process's."""
+    """An expected failure whose message is for the user; `exit_code` is the exit code of the process."""
 
     exit_code = 1
 
@@ -23,17 +23,17 @@ class UserError(JobError):
 
 
 class PlatformError(JobError):
-    """The container or machine is at fault: a missing config file, a full disk."""
+    """A failure of the container or machine: a missing config file, a full disk."""
 
     exit_code = 3
 
 
 class RemoteError(Exception):
-    """An exception of another process, in that process's words.
+    """An exception of another process, as text.
 
     Args:
-        reason: Its type and message.
-        trace: Its traceback.
+        reason: Type and message of the exception.
+        trace: Traceback of the exception.
     """
 
     def __init__(self, reason: str, trace: str) -> None:
@@ -46,7 +46,7 @@ class RemoteError(Exception):
 
 
 def find_cause(error: BaseException, kind: type[T]) -> T | None:
-    """The first exception of a kind among an exception and what caused it, or None."""
+    """The first exception of a type in an exception's chain of causes, or None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, kind):
@@ -56,13 +56,13 @@ def find_cause(error: BaseException, kind: type[T]) -> T | None:
 
 
 def describe_root(error: BaseException) -> str:
-    """Type and message of the exception that started a chain; RLlib wraps an environment's in one without a word."""
+    """Type and message of the root cause, as RLlib wraps an environment's exception in one without a message."""
     while (cause := _cause_of(error)) is not None:
         error = cause
     if isinstance(error, RemoteError):
         return error.reason
     message = str(error).strip()
-    if not message and error.__traceback__ is not None:  # as of a bare assert: its line says more than nothing
+    if not message and error.__traceback__ is not None:  # as with a bare assert: show its source line
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{place.line} ({place.filename}, line {place.lineno})"
     return f"{type(error).__name__}: {message}"
@@ -82,7 +82,7 @@ class Problems:
     """Gathers every problem of an input, to be raised as one error.
 
     Args:
-        what: The input, for the headline.
+        what: Name of the input, for the first line of the error.
     """
 
     def __init__(self, what: str = "this job's settings") -> None:
@@ -90,19 +90,19 @@ class Problems:
         self._lines: list[str] = []
 
     def add(self, where: str, got: Any, source: str, *, expected: str, remedy: str = "") -> None:
-        """Notes a value that breaks a rule: where, what came from where, the rule, what to do."""
+        """Adds a value that breaks a rule: where it is set, the value and its source, the rule, and the remedy."""
         remedy = f" {remedy.strip()}" if remedy else ""
         self._lines.append(f"{where}: got {got!r} from {source}; expected {expected}.{remedy}")
 
     def add_line(self, line: str) -> None:
-        """Notes a problem that is no single value's."""
+        """Adds a problem that does not concern a single value."""
         self._lines.append(line)
 
     def raise_if_any(self) -> None:
         """Raises one error with a line for each problem.
 
         Raises:
-            UserError: Anything was noted.
+            UserError: A problem was added.
         """
         if len(self._lines) == 1:
             raise UserError(self._lines[0])

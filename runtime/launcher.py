@@ -1,4 +1,4 @@
-"""The class that users' training scripts subclass, as the notebooks of 2020 have it."""
+"""The class that users' training scripts subclass, with the interface of the 2020 notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runtime.settings.schema import JobConfig
 
 
 class SageMakerRayLauncher:
-    """Trains what a subclass describes, with the job's hyperparameters on top.
+    """Trains the experiment that a subclass describes; the job's hyperparameters override its settings.
 
     Subclasses implement `register_env_creator` and `get_experiment_config` and call `train_main()`.
 
@@ -46,11 +46,11 @@ class SageMakerRayLauncher:
         raise UserError(f"{type(self).__name__}.get_experiment_config: missing; expected a method of the subclass.")
 
     def customize_experiment_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Changes the experiment before the job's hyperparameters are laid over it."""
+        """Changes the experiment before the job's hyperparameters override it."""
         return config
 
     def ray_init_config(self) -> dict[str, Any]:
-        """Arguments of `ray.init` on top of ours."""
+        """Additional arguments of `ray.init`."""
         return {}
 
     def save_checkpoint_and_serving_model(

@@ -11,7 +11,7 @@ from runtime.errors import UserError
 
 
 class PPOTrainer:
-    """RLlib's agent of 2020, as far as evaluation scripts go.
+    """RLlib's 2020 agent, with the methods that evaluation scripts use.
 
     Args:
         config: Accepted; the policy's settings are the model's own.
@@ -56,7 +56,7 @@ class PPOTrainer:
     compute_single_action = compute_action
 
     def stop(self) -> None:
-        """Has nothing to stop."""
+        """Does nothing, as no process was started."""
 
 
 PPOAgent = PPOTrainer

@@ -1,4 +1,4 @@
-"""`sagemaker_rl.coach_launcher`, as far as the batch RL notebook's training script goes."""
+"""`sagemaker_rl.coach_launcher`, with what the batch RL notebook's training script uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PRESET_KEYS = ("RLCOACH_PRESET", "preset")
 
 
 class SageMakerCoachPresetLauncher:
-    """Trains a preset of ours under the name that Coach's had; the preset's .py file beside the script is not read."""
+    """Trains the preset that replaces Coach's of the same name; the preset's .py file beside the script is not read."""
 
     def default_preset_name(self) -> str:
         """The preset that is trained where no hyperparameter names one."""

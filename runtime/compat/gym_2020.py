@@ -25,7 +25,7 @@ LONGEST_EPISODE = 10_000
 
 
 class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
-    """An environment of any age behind the old calls.
+    """An environment of Gymnasium or gym behind gym's API before 0.26.
 
     Attributes:
         gymnasium_env: The Gymnasium environment inside, or None; our trainer takes that one.
@@ -147,9 +147,10 @@ class Monitor:
     Args:
         env: An environment with the old calls.
         directory: Where mp4 files and `openaigym.episode_stats.json` go.
-        video_callable: Episode number to whether it is filmed; None films cubes, False nothing.
+        video_callable: Function from an episode's number to whether it is recorded; None records episodes whose number
+            is a cube, False records none.
         force: Accepted; files of earlier runs stay beside the new ones.
-        resume: Accepted likewise.
+        resume: Accepted without effect.
     """
 
     def __init__(

@@ -19,14 +19,14 @@ _SILENT_STEPS_AT_MOST = 10_000
 
 
 class UnityGymException(error.Error):  # type: ignore[misc]  # gym ships no types
-    """Anything that this wrapper refuses."""
+    """An environment or call that this wrapper does not support."""
 
 
 class ActionFlattener:
     """Numbers the combinations of several discrete actions.
 
     Attributes:
-        action_space: All combinations.
+        action_space: Discrete space of all combinations.
 
     Args:
         branched_action_space: Sizes of the branches.
@@ -37,12 +37,12 @@ class ActionFlattener:
         self.action_space = spaces.Discrete(len(self.action_lookup))
 
     def lookup_action(self, action: int) -> list[int]:
-        """The branches' actions of a combination."""
+        """The action of each branch for the number of a combination."""
         return list(self.action_lookup[int(action)])
 
 
 class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
-    """One agent of one behaviour.
+    """A scene with one agent of one behaviour as a gym environment.
 
     Args:
         unity_env: A running `UnityEnvironment`.
@@ -50,7 +50,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         flatten_branched: Whether several discrete actions are numbered as one.
         allow_multiple_obs: Whether an observation is the list of pictures and, last, the row of all other numbers;
             else it is the first picture, or that row where there is none.
-        action_space_seed: Of the action space.
+        action_space_seed: Seed of the action space.
 
     Raises:
         UnityGymException: The scene has several behaviours or agents, or hybrid actions.

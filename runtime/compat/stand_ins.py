@@ -1,6 +1,6 @@
-"""Loads our module under the old name, or the real module with what 2020 expects of it added.
+"""Loads a replacement module under its old name, or patches the real module with the API of 2020.
 
-`smrl_scripts_of_2020`, beside this package, is what asks for it.
+Used by `smrl_scripts_of_2020`, beside this package.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Aliasing(Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         """A fresh module; ours stays what it is under its own name."""
         module = ModuleType(spec.name)
-        module.__path__ = []  # a package, so that `import a.b` asks for b
+        module.__path__ = []  # marks a package, so that `import a.b` looks for b
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -76,7 +76,7 @@ class _Patching(Loader):
         self._real, self._patch = real, patch
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """As the real loader does."""
+        """Creates the module with the real loader."""
         return self._real.create_module(spec)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""`mlagents_envs.environment` of a script of 2020: how its environments end that the script never closes."""
+"""Patches `mlagents_envs.environment` to close environments that a script of 2020 never closes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class _Unconnected:
     """What an environment whose port was taken closes at the program's end: it has no communicator of its own yet."""
 
     def close(self) -> None:
-        """Has nothing to close."""
+        """Does nothing, as there is no connection to close."""
 
 
 def patch(module: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""A policy that learned from a log as a graph: one input, and one output, the action or each action's probability.
+"""Builds the graph of an offline-trained policy: one input, and one output, the action or action probabilities.
 
 Source: Fujimoto et al. 2019, Benchmarking Batch Deep Reinforcement Learning Algorithms, arXiv 1910.01708; in the
 form that d3rlpy's DiscreteBCQ acts by.
@@ -23,10 +23,10 @@ from runtime.policies.network_policy import NetworkPolicy
 
 
 def build_network_graph(policy: NetworkPolicy) -> Graph:
-    """The graph of a policy that learned from a log.
+    """Builds the graph of a policy that learned from a log.
 
     Raises:
-        UserError: It samples, which no format of ours holds, or a layer is not known.
+        UserError: The policy samples actions, which cannot be exported, or it has an unknown layer.
     """
     shape = policy.observation_filter.mean.shape
     if policy.kind == "sampled":
@@ -61,18 +61,18 @@ def build_bcq_graph(
     num_actions: int,
     observation_filter: ObservationFilter | None = None,
 ) -> Graph:
-    """The graph of a greedy policy: of the actions that the data's policy takes often enough, the one worth most.
+    """Builds the graph of a greedy policy: the action with the highest Q value among those that the data supports.
 
     Args:
-        q_networks: Layers of each Q function, (B, O) to (B, A); their mean counts.
+        q_networks: Layers of each Q function, (B, O) to (B, A); their values are averaged.
         imitator: Layers of the behaviour policy's logits, (B, O) to (B, A); None allows every action.
         action_flexibility: An action is allowed if it is more than this times as likely as the likeliest, 0..1.
-        observation_shape: Of one observation.
-        num_actions: A.
+        observation_shape: Shape of one observation.
+        num_actions: Number A of actions.
         observation_filter: Applied first, or None.
 
     Returns:
-        A graph whose one output `action_probabilities` (B, A) is 1 for the chosen action; equally good ones share.
+        A graph whose one output `action_probabilities` (B, A) is 1 for the chosen action, or shared equally in a tie.
 
     Raises:
         UserError: A layer is not known.
@@ -84,12 +84,12 @@ def build_bcq_graph(
     for other in values[1:]:
         value = graph.add("add", value, other)
     value = graph.add("divide", value, graph.constant(len(values)))
-    # Above 0 for every action, so that those which are not allowed are worth less than any that is.
+    # Shifts all scores above 0, so that a masked action, whose score is 0, is below every allowed one.
     least = graph.add("max", graph.add("subtract", graph.constant(0.0), value))
-    worth = graph.add("add", graph.add("add", value, least), graph.constant(1e-5))
+    score = graph.add("add", graph.add("add", value, least), graph.constant(1e-5))
     if imitator is not None:
-        worth = graph.add("multiply", worth, _allowed(graph, imitator, x, action_flexibility))
-    loses = graph.add("cast", graph.add("greater", graph.add("max", worth), worth), dtype=np.float32)
+        score = graph.add("multiply", score, _allowed(graph, imitator, x, action_flexibility))
+    loses = graph.add("cast", graph.add("greater", graph.add("max", score), score), dtype=np.float32)
     chosen = graph.add("subtract", graph.constant(1.0), loses)
     count = graph.add("reshape", graph.add("sum", chosen), shape=(-1, 1))
     graph.name_output(PROBABILITIES, graph.add("divide", chosen, count), np.float32, (num_actions,))
@@ -113,14 +113,14 @@ def build_actor_graph(
     observation_shape: tuple[int, ...],
     observation_filter: ObservationFilter,
 ) -> Graph:
-    """The graph of a policy for continuous actions that learned from a log: one output, `actions` (B, A).
+    """Builds the graph of an offline-trained policy for continuous actions: one output, `actions` (B, A).
 
     Args:
         actor: Layers from (B, O) to (B, A), before the tanh.
         low: (A,) action at -1.
         high: (A,) action at 1.
-        observation_shape: Of one observation.
-        observation_filter: Applied first.
+        observation_shape: Shape of one observation.
+        observation_filter: Filter that is applied first.
     """
     graph = Graph(observation_shape)
     x = add_filter(graph, OBSERVATIONS, observation_filter)

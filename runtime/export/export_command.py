@@ -22,7 +22,7 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
         settings: `checkpoint`, the final one if not given, and `trust_checkpoint`.
 
     Raises:
-        UserError: A setting or the folder is at fault, or the policy cannot be exported.
+        UserError: A setting or the folder is invalid, or the policy cannot be exported.
     """
     problems = Problems()
     for name in settings.keys() - _SETTINGS:

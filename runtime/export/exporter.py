@@ -1,4 +1,4 @@
-"""Exports a policy: writes each format aside, has a fresh process run them, and keeps them only if they agree."""
+"""Exports a policy: writes each format, runs it in a fresh process, and keeps the files only if outputs agree."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ from runtime.policies.spaces import read_box
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
 _ROOT = Path(runtime.__file__).resolve().parent.parent
-# A stopped job has 120 s on SageMaker, which this must fit into.
+# SageMaker gives a stopped job 120 s, which the export must fit into.
 _CHECK_TIMEOUT_S = 90
 _ROWS = 32
-_CLEAR = 1e-5  # of a choice between actions: float32 differs by less
+_CLEAR = 1e-5  # least gap between action values for a clear choice: float32 errors are smaller
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported, and what it is to be compared with.
+    """A policy to export, and the outputs to compare the exported files with.
 
     Attributes:
-        graph: To be written.
-        observations: (B, …) to compare on.
+        graph: Graph to write.
+        observations: (B, …) observations to compare on.
         trained: The training policy's outputs for them.
         exact: The same, computed in float64.
         scale: (B,) size of each observation as the network sees it, at least 1.
-        action_space: Of the output `actions`; None where there is none.
-        count: How many different observations there are.
+        action_space: Action space of the output `actions`; None if there is no such output.
+        count: Number of different observations.
     """
 
     graph: Graph
@@ -96,8 +96,8 @@ class Subject:
     def of_network_policy(cls, policy: NetworkPolicy, space: gymnasium.spaces.Box) -> Subject:
         """A policy that learned from a log.
 
-        Discrete choices are compared where they are clear: two actions that are worth the same to five digits may be
-        told apart differently by any two programs.
+        Discrete choices are compared where they are clear: rounding may decide between two actions whose values agree
+        to five digits.
 
         Args:
             policy: The policy.
@@ -122,7 +122,7 @@ class Subject:
 
 
 def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Of a few rows at a time: all pictures at once took 4 GB."""
+    """Computes the outputs a few rows at a time, as all images at once took 4 GB."""
     parts = [policy.outputs(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -132,11 +132,11 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
 
     Args:
         folder: The model directory.
-        checkpoint: Which of its checkpoints, as `best`.
+        checkpoint: Name of the checkpoint in the model directory, as `best`.
         trust: Whether pickles of an older checkpoint may be read.
 
     Returns:
-        What `export` does.
+        The entries of the manifest, as `export` returns them.
 
     Raises:
         UserError: There is no such checkpoint, or the policy cannot be exported.
@@ -168,7 +168,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
 
 
 def largest_difference(exports: list[dict[str, Any]]) -> float:
-    """Of all formats and outputs."""
+    """Largest difference over all formats and outputs."""
     return max(float(max(export["parity"]["largest_difference"].values())) for export in exports)
 
 
@@ -176,7 +176,7 @@ def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """Writes `1/saved_model.pb`, `policy.onnx` and `policy.pt2` into a folder.
 
     Returns:
-        For the manifest: file, format, sha256, inputs, outputs and measured parity of each format.
+        Entries of the manifest: file, format, sha256, inputs, outputs and measured parity of each format.
 
     Raises:
         JobError: A format does not agree with the policy; nothing was kept.
@@ -189,7 +189,7 @@ def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """All formats in a folder aside, which goes away in the end, and their entries in the manifest."""
+    """Writes and checks all formats in a temporary folder; yields it with the entries of the manifest."""
     with folder_aside(folder, "export") as aside, _fresh_process() as checker:
         contents = {name: write(subject.graph) for name, write in _WRITERS.items()}
         for name, content in contents.items():
@@ -201,7 +201,7 @@ def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path,
 
 @contextmanager
 def _fresh_process() -> Iterator[subprocess.Popen[str]]:
-    """Starts the checker, which imports its libraries while the formats are written; ends it in any case."""
+    """Starts the checker process, which imports its libraries while the formats are written, and ends it afterwards."""
     # A session of its own, so that a Ctrl-C meant for the job does not reach it.
     command = [sys.executable, "-m", "runtime.export.verify"]
     process = subprocess.Popen(
@@ -215,7 +215,7 @@ def _fresh_process() -> Iterator[subprocess.Popen[str]]:
 
 
 def _flat(name: str) -> str:
-    """A file's name while it is aside: TF Serving would take a second folder `1`, left by a kill, for a model."""
+    """A file's name in the temporary folder: TF Serving would load a second folder `1` left there by a kill."""
     return name.replace("/", "-")
 
 
@@ -227,7 +227,7 @@ def _move(source: Path, target: Path) -> None:
 def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.float32]) -> dict[str, dict[str, Any]]:
     """Each format's outputs, as the fresh process computed them."""
     np.save(aside / "observations.npy", observations)
-    # Absolute: the checker runs in another folder.
+    # Absolute paths, as the checker runs in another folder.
     aside = aside.resolve()
     files = {name: aside / _flat(name) for name in _FORMATS}
     request = {"files": files, "observations": aside / "observations.npy", "outputs": aside / "outputs.npz"}
@@ -246,7 +246,7 @@ def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.f
 
 
 def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[str, float]]:
-    """The differences of each format, all within the tolerance."""
+    """Checks that the differences of each format are within the tolerance, and returns them."""
     main = subject.graph.main_output
     found = {}
     for name in _FORMATS:

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from runtime.export.graph import Graph
 from runtime.policies.filter import ObservationFilter
 
-# Deviations between a mean and 0 from where on the filter is computed in double: float32 is off by 6e-7 of one here.
+# Distance of a mean from 0, in standard deviations, above which the filter is float64; float32 errs by 6e-7 here.
 _FAR = 10.0
 
 
 def add_filter(graph: Graph, x: str, observation_filter: ObservationFilter) -> str:
-    """clip((x - mean) / (std + 1e-8)).
+    """Adds the observation filter, clip((x - mean) / (std + 1e-8)).
 
-    In double where a mean is many deviations away from 0: of 1e6 with a deviation of 1, float32 would leave nothing.
+    In float64 where a mean is many standard deviations from 0: for a mean of 1e6 and a deviation of 1, float32 would
+    lose all digits.
     """
     mean, std = observation_filter.mean, observation_filter.std + 1e-8
     dtype = np.float64 if np.abs(mean / std).max() > _FAR else np.float32
@@ -31,7 +32,7 @@ def add_filter(graph: Graph, x: str, observation_filter: ObservationFilter) -> s
 
 
 def add_clip(graph: Graph, x: str, low: NDArray[Any], high: NDArray[Any]) -> str:
-    """One operation where all bounds are alike, as ONNX has it for scalars alone."""
+    """Clips to bounds, in one operation if all bounds are equal, as ONNX clips to scalars only."""
     if len(set(low.ravel().tolist())) == len(set(high.ravel().tolist())) == 1:
         return graph.add("clip", x, *(graph.constant(side.ravel()[0], side.dtype) for side in (low, high)))
     x = graph.add("minimum", x, graph.constant(high, high.dtype))

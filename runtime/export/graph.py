@@ -54,21 +54,21 @@ class Operation:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What an input or output is: dtype, and shape with None for the batch."""
+    """Type of an input or output: dtype, and shape with None for the batch axis."""
 
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest; the batch is -1."""
+        """The type as JSON for the manifest, where the batch axis is -1."""
         return {"dtype": str(self.dtype), "shape": [-1 if size is None else size for size in self.shape]}
 
 
 class Graph:
-    """Built one operation at a time; each method returns the name of its result.
+    """A graph that is built one operation at a time; each method returns the name of its result.
 
     Args:
-        observation_shape: (O,) or (H, W, C) of one observation; the graph's one input is float32 with a batch before.
+        observation_shape: (O,) or (H, W, C) shape of one observation; the graph's one input is a float32 batch of them.
     """
 
     def __init__(self, observation_shape: Sequence[int]) -> None:
@@ -79,13 +79,13 @@ class Graph:
         self.output_types: dict[str, Tensor] = {}
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """A constant tensor."""
+        """Adds a constant tensor."""
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = np.array(value, dtype, order="C")  # a copy: the policy may train on
+        self.constants[name] = np.array(value, dtype, order="C")  # a copy, as the policy may continue to train
         return name
 
     def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """An operation on tensors that exist already."""
+        """Adds an operation on existing tensors."""
         assert tuple(sorted(attributes)) == tuple(sorted(OPERATIONS[kind])), (kind, attributes)
         output = f"{kind}_{len(self.operations)}"
         self.operations.append(Operation(kind, inputs, output, attributes))
@@ -98,5 +98,5 @@ class Graph:
 
     @property
     def main_output(self) -> str:
-        """The output that a client who asks for one thing wants: a PPO policy's actions, or the only one."""
+        """The output for clients that ask for one output: a PPO policy's actions, or the only output."""
         return "actions" if "actions" in self.outputs else next(iter(self.outputs))

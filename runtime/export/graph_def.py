@@ -1,4 +1,4 @@
-"""Reads a SavedModel of frozen constants and computes it with numpy: the second opinion on what was written.
+"""Runs a SavedModel of frozen constants with NumPy, as an independent check of the exported file.
 
 It shares no code with the writer. TensorFlow itself, which the image does not carry, reads the same files in the tests.
 """
@@ -18,7 +18,7 @@ _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, 10: np.bool_}
 
 
 def run_saved_model(path: Path, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The outputs of a signature.
+    """Computes the outputs of a signature.
 
     Args:
         path: `saved_model.pb`.
@@ -112,6 +112,6 @@ _OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
 
 
 def zeros_for(path: Path, signature: str) -> dict[str, NDArray[Any]]:
-    """A zero for each input of a signature, of its dtype; what a client sends for inputs that do not matter."""
+    """A zero of the right dtype for each input of a signature, as a client sends for inputs that are not read."""
     inputs = _read(path.read_bytes()).signature_def[signature].inputs
     return {name: np.zeros((), _DTYPES[info.dtype]) for name, info in inputs.items()}

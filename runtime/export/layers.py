@@ -21,11 +21,11 @@ def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:
     Args:
         graph: The graph.
         layers: A layer or nn.Sequential.
-        x: Tensor that goes in; images are (B, H, W, C).
+        x: Input tensor; images are (B, H, W, C).
         where: Name of the module in the policy, for the error.
 
     Raises:
-        UserError: A layer is not known here.
+        UserError: A layer is not supported.
     """
     if isinstance(layers, nn.Sequential):
         for number, layer in enumerate(layers):  # not named_children(), which leaves out a layer's second use
@@ -90,7 +90,7 @@ def _layer_norm(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _batch_norm(graph: Graph, layer: Any, x: str) -> str:
-    """As it is after training: by the statistics that it has gathered."""
+    """Batch norm in evaluation mode, with its running statistics."""
     if layer.running_mean is None:
         raise refuse("a batch norm", layer, "one that keeps running statistics")
     x = graph.add("subtract", x, graph.constant(to_numpy(layer.running_mean)))

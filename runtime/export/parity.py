@@ -1,4 +1,4 @@
-"""How far an exported policy is from the one that was trained: on which observations, and by what measure."""
+"""Measures how far an exported policy differs from the trained one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runtime.policies.filter import ObservationFilter
 
 OBSERVATION_COUNT = 256
 TOLERANCE = 1e-5
-_UNBOUNDED = 1e6  # a bound beyond this says that there is none: the largest float32, for one
-_ROUNDING = 4.0  # how many times the policy's own rounding a format may round differently
+_UNBOUNDED = 1e6  # larger bounds, as the largest float32, count as no bound
+_ROUNDING = 4.0  # allowed rounding difference of a format, as a multiple of the policy's own rounding error
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -23,7 +23,7 @@ Outputs = Mapping[str, NDArray[Any]]
 def make_observations(
     space: spaces.Box, observation_filter: ObservationFilter | None, *, seed: int = 0
 ) -> NDArray[np.float32]:
-    """256 observations (B, …): ordinary ones, what the filter has seen and far beyond its clip, and the extremes.
+    """Makes 256 observations (B, …): ordinary ones, ones around the filter's range and far beyond it, and extremes.
 
     The first rows are all zeros, all ±1, and the space's own bounds, ±1e6 where it has none.
     """
@@ -50,19 +50,19 @@ def measure(
     scale: NDArray[Any],
     action_space: gymnasium.Space[Any] | None,
 ) -> dict[str, float]:
-    """The largest difference of each output, beside what rounding explains; at most TOLERANCE for a right export.
+    """The largest difference of each output beyond what rounding explains; at most TOLERANCE for a correct export.
 
     A number counts relative to itself where it is over 1. A network that sums up large numbers of both signs loses
     digits in any order of summation: its own loss, measured against float64 and growing with the observation, is
-    allowed for. A discrete action is judged by how much less likely the policy finds it than its own choice, in
-    logits: two that are equally likely to seven digits may be told apart differently.
+    allowed for. A discrete action is compared by its logit difference to the policy's own choice, as rounding
+    may decide between two actions that are equally likely to seven digits.
 
     Args:
         trained: Outputs of the training policy, (B, …).
-        exact: The same in float64.
-        exported: Outputs of the exported one; may hold more names.
+        exact: Outputs of the training policy in float64.
+        exported: Outputs of the exported policy; may have more names.
         scale: (B,) size of each observation as the network sees it, at least 1.
-        action_space: Whose actions `actions` are; None where there are none.
+        action_space: Action space of `actions`; None if there is no such output.
     """
     usable = _finite_rows(trained)
     scale = scale[usable]
@@ -79,7 +79,7 @@ def measure(
             differences[name] = _less_likely(logits, found[usable], budget.max(axis=1), action_space)
         else:
             three = [expected[usable], exact[name][usable], found[usable]]
-            if name == "action_prob":  # exp magnifies what the log probability is off by; it is judged as that
+            if name == "action_prob":  # compared as a log probability, as exp magnifies its error
                 three = [np.log(np.clip(values.astype(np.float64), 1e-30, 1e30)) for values in three]
             differences[name] = _largest(*three, scale=scale)
     return differences
@@ -96,13 +96,13 @@ def _hybrid_difference(
     """The larger one of the difference of the numbers and of that of the choices, each as it is without the other."""
     numbers, choices = space.spaces
     size = (numbers.shape or (0,))[0]
-    told, true = (values["actions"][usable, :size] for values in (trained, exact))
+    approximate, true = (values["actions"][usable, :size] for values in (trained, exact))
     logits = trained["behaviour_logits"][usable]
     budget = _budget(logits, exact["behaviour_logits"][usable], scale)
     less_likely = _less_likely(
         logits[:, 2 * size :], found[usable, size:].astype(np.int64), budget.max(axis=1), choices
     )
-    return max(_largest(told, true, found[usable, :size], scale=scale), less_likely)
+    return max(_largest(approximate, true, found[usable, :size], scale=scale), less_likely)
 
 
 def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:

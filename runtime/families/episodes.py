@@ -35,10 +35,10 @@ def most_steps(settings: EvaluationSettings) -> float:
 
 
 def check_spaces(evaluation: Evaluation, spaces: Spaces) -> None:
-    """Checks that the environment is one that the policy fits.
+    """Checks that the environment has the policy's observation and action spaces.
 
     Raises:
-        UserError: It is not.
+        UserError: The spaces differ.
     """
     state = evaluation.state
     shape = list(spaces.observation.shape or ())
@@ -54,7 +54,7 @@ def refuse_family_settings(evaluation: Evaluation) -> None:
     """Refuses settings that another family takes.
 
     Raises:
-        UserError: There are some; all are listed.
+        UserError: Such settings are set; all are listed.
     """
     problems = Problems()
     for name, value in evaluation.family_settings.items():
@@ -74,12 +74,12 @@ def report_episodes(
     """Prints a line for each episode as it ends, then mean, maximum and minimum.
 
     Args:
-        playing: The episodes.
-        evaluation: What is evaluated.
-        context: Where lines go, and where the video is.
-        recorder: Knows why there is no video.
+        playing: The episodes, played as they are iterated.
+        evaluation: The evaluation, with its settings.
+        context: Run context, which prints lines and names the video.
+        recorder: Recorder of the video, or of the reason why there is none.
         env: Name of the environment, for the report.
-        seed: Of the first episode, for the report.
+        seed: Seed of the first episode, for the report.
 
     Raises:
         Interrupted: A stop was requested before an episode ended.
@@ -115,5 +115,5 @@ def report_episodes(
 
 
 def video_path(context: RunContext) -> Path:
-    """Where the video of an evaluation goes."""
+    """Path of an evaluation's video."""
     return context.layout.videos / "evaluation.mp4"

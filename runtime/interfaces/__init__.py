@@ -1,1 +1,1 @@
-"""What a job hands to every part of it, and what algorithms and families of environments have in common."""
+"""The interfaces between jobs, algorithms and environment families."""

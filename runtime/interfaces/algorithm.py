@@ -1,4 +1,4 @@
-"""What every algorithm implements: PPO, and learning from logged data."""
+"""The interface of algorithms: PPO, and learning from logged data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FindCreator = Callable[[str], EnvCreator | None]
 
 @dataclass(frozen=True)
 class Training:
-    """What an algorithm trains.
+    """The inputs of a training.
 
     Attributes:
         prepared: The job's settings, and those of the environment on this machine.
@@ -49,7 +49,7 @@ class Algorithm(AlgorithmRules, PolicyLoader, Protocol):
         """Trains until a stop criterion is met or a stop is requested, and writes everything about it.
 
         Raises:
-            UserError: The environment, the data or the checkpoint is at fault.
-            PlatformError: The machine is.
+            UserError: The environment, the data or the checkpoint is invalid.
+            PlatformError: A file could not be written, or the machine failed.
             Interrupted: A stop was requested before there was anything to save.
         """

@@ -1,4 +1,4 @@
-"""What one run of a job has at hand."""
+"""The context that a job passes to its parts: container, layout, reporter, stop request."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ WriteModel = Callable[[Path, Spaces, Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class RunContext:
-    """What one run of a job has at hand.
+    """The surroundings of one run of a job.
 
     Attributes:
         container: Where the job runs.
-        layout: Where it writes.
-        reporter: Shows what it does.
+        layout: Folders that the job writes to.
+        reporter: Shows the job's progress.
         stop: The request to stop.
-        scratch: An empty folder that goes with the job.
-        start: The checkpoint that it resumes from, if any.
-        write_model: Writes the model directory; an evaluation has none.
-        ray_options: A launcher's arguments of ray.init.
+        scratch: An empty folder that is removed at the end of the job.
+        start: The checkpoint that the job resumes from, if any.
+        write_model: Writes the model directory; unused in an evaluation.
+        ray_options: Additional arguments of ray.init from a launcher.
     """
 
     container: Container

@@ -1,4 +1,4 @@
-"""What an evaluation is given, and what it returns."""
+"""The inputs and the result of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from runtime.settings.schema import EvaluationSettings
 
 
 class PolicyLoader(Protocol):
-    """What an evaluation needs of the algorithm that trained a policy."""
+    """Loads policies for an evaluation; every algorithm implements it."""
 
     def load_policy(
         self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
     ) -> ActingPolicy:
-        """The policy of a checkpoint, ready to act.
+        """Loads the policy of a checkpoint, ready to act.
 
         Args:
-            checkpoint: Its folder.
-            action_space: The environment's.
-            state: The job's state in that checkpoint.
-            trust: Whether pickles in it may be read.
+            checkpoint: Folder of the checkpoint.
+            action_space: Action space of the environment.
+            state: State of the job in that checkpoint.
+            trust: Whether pickles in the checkpoint may be read.
 
         Raises:
             UserError: The checkpoint holds no policy that can be read.
         """
 
     def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """An action space as the algorithm's checkpoints name it."""
+        """The text by which the algorithm's checkpoints name an action space."""
 
     def episode_lines(self, number: int, episode: Episode) -> list[str]:
-        """Lines of the log for an evaluation's episode, beside the one that all algorithms have."""
+        """Additional log lines for an episode of an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Evaluation:
     """A policy to evaluate.
 
     Attributes:
-        checkpoint: Its folder.
-        state: The job's state in it.
-        algorithm: That trained it.
-        place: What the user named: results folder, model directory or archive.
-        settings: Of the evaluation.
-        family_settings: Those that only one family takes, by name.
+        checkpoint: Folder of the checkpoint.
+        state: State of the training job in the checkpoint.
+        algorithm: Algorithm that trained the policy.
+        place: Path that the user named: results folder, model directory or archive.
+        settings: Settings of the evaluation.
+        family_settings: Settings that only one environment family takes, by name.
         env_config: Keyword arguments of the environment that the user set.
         training_settings: Other settings of a training that the user set, which an evaluation ignores.
-        is_foreign: Whether the model may be a stranger's: an archive that the job's own channels do not hold.
+        is_foreign: Whether the model is untrusted: an archive that is not in the job's own channels.
     """
 
     checkpoint: Path
@@ -75,11 +75,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How a policy played.
+    """The result of an evaluation.
 
     Attributes:
         report: The content of evaluation.json.
-        summary: The last screen.
+        summary: Summary to print at the end.
     """
 
     report: Mapping[str, Any]

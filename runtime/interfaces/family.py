@@ -1,4 +1,4 @@
-"""What every family of environments implements: plain ones, DeepRacer, Unity."""
+"""The interface of environment families: plain environments, DeepRacer, Unity."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ AfterIteration = Callable[[Any, Mapping[str, Any], JobState], Mapping[str, float
 
 @dataclass(frozen=True)
 class PreparedEnv:
-    """A job's settings once its environment's files are found and checked.
+    """A job's settings after its environment's files were found and checked.
 
     Attributes:
-        config: Fit to act on any machine.
+        config: Settings of the job, without paths of this machine.
         env_config: Keyword arguments of the environment on this machine.
     """
 
@@ -40,11 +40,11 @@ class PreparedEnv:
 
 @dataclass(frozen=True)
 class ProbedEnv:
-    """What an environment showed when it was opened once.
+    """What is known of an environment after it was opened once.
 
     Attributes:
-        spaces: Of its policy.
-        why_no_video: Why no video of it can be recorded, where that is clear beforehand.
+        spaces: Observation and action space of its policy.
+        why_no_video: Reason why no video can be recorded, if that is known in advance.
     """
 
     spaces: Spaces
@@ -55,7 +55,7 @@ class EnvFamily(FamilyRules, Protocol):
     """A family of environments: its settings (FamilyRules), and what training and evaluating in it take.
 
     Attributes:
-        name: Of the family, and of its own state in a checkpoint.
+        name: Name of the family, and of its state in a checkpoint.
         action_spaces: Types of action space that PPO learns in it.
         fallback_reason: Why PPO samples in it without the compiled path; None where that covers it.
         uses_all_cores: Whether its networks are large enough for all cores of the main process.
@@ -81,26 +81,26 @@ class EnvFamily(FamilyRules, Protocol):
         """
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
-        """How to make the job's environment; nothing is opened yet."""
+        """Describes how to make the job's environment, without opening it."""
 
     def open_spaces(self, config: JobConfig, env: EnvSpec) -> AbstractContextManager[ProbedEnv]:
         """Opens the environment to read its spaces; one that is slow to start stays open for the block.
 
         Raises:
-            UserError: It cannot be made.
+            UserError: The environment cannot be made.
         """
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
         """Changes RLlib's config for the family, and returns the settings of the network."""
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
-        """What is called after each iteration, beside the metrics that every environment has."""
+        """The function to call after each iteration, if the family has one."""
 
     def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:
         """Plays episodes with a policy, prints a line for each, and records a video.
 
         Raises:
-            UserError: A setting, the model or the environment is at fault.
-            PlatformError: The machine is.
+            UserError: A setting, the model or the environment is invalid.
+            PlatformError: A file could not be written, or the machine failed.
             Interrupted: A stop was requested before an episode ended.
         """

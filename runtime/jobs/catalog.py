@@ -1,4 +1,4 @@
-"""All algorithms and all families of environments. A new one is a line here."""
+"""The catalog of all algorithms and environment families; a new one is added here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def resolve(
 
 
 def evaluation_settings() -> dict[str, Setting]:
-    """What an evaluation takes: what all take, and what each family adds."""
+    """All settings of an evaluation: the general ones and those of each family."""
     found = EvaluationSettings.settings()
     found["algorithm"] = Setting("text", found["algorithm"].doc, choices=CATALOG.algorithm_names)
     for family in CATALOG.families:
@@ -58,6 +58,6 @@ def evaluation_settings() -> dict[str, Setting]:
 
 
 def family_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an evaluation's settings those that one family alone takes."""
+    """The settings of an evaluation that only one family takes."""
     names = {name for family in CATALOG.families for name in family.evaluation_settings}
     return {name: value for name, value in values.items() if name in names}

@@ -33,16 +33,16 @@ _NAMES = (*PLACES, "evaluation_params", "seed")
 
 
 def run_evaluation_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> None:
-    """Races as the notebook's job did, and uploads what it writes if a bucket is given.
+    """Runs the notebook's evaluation job, and uploads its files if a bucket is given.
 
     Args:
-        container: Where we run.
-        stop: The platform's wish to stop.
-        settings: Of the command line; they win over the container's hyperparameters.
+        container: The container that the job runs in.
+        stop: The stop request.
+        settings: Settings of the command line, which override the container's hyperparameters.
 
     Raises:
-        UserError: A hyperparameter, a file or a model is at fault.
-        PlatformError: The storage is.
+        UserError: A hyperparameter, a file or a model is invalid.
+        PlatformError: The storage fails.
     """
     values = _read_values({**container.hyperparameters, **settings})
     reporter = Reporter()
@@ -99,7 +99,7 @@ def _find_model(places: Places, container: Container, car: Mapping[str, Any], na
 
 
 def _find_uploads(places: Places, folder: Path, job: JobFile) -> dict[str, tuple[Bucket, str]]:
-    """Where the files of each car go: by its keys, else below the job's prefix."""
+    """The S3 destination of each car's files: by its keys, else below the job's prefix."""
     assert places.bucket is not None
     found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}
     for number, car in enumerate(job.cars):

@@ -28,7 +28,7 @@ from runtime.outputs.result import JobResult
 from runtime.settings.schema import StopCriteria
 from runtime.settings.types import Setting, coerce
 
-_NO_BOUND = 100_000  # what the defaults of both stop criteria mean
+_NO_BOUND = 100_000  # the default of both stop criteria, which means no limit
 METADATA, REWARD, PARAMS = "model/model_metadata.json", "customer_reward_function.py", "training_params.yaml"
 _MOST_WORKERS = 64
 
@@ -41,12 +41,15 @@ _NUMBERS: dict[str, tuple[Setting, object]] = {
     "epsilon_steps": (Setting("int", "Steps until that share.", low=1), 10_000),
     "beta_entropy": (Setting("float", "Weight of the entropy.", low=0, high=1), 0.01),
     "discount_factor": (Setting("float", "Discount per step.", low=0, high=1), 0.999),
-    "loss_type": (Setting("text", "Of the values.", choices=("mean squared error", "huber")), "mean squared error"),
+    "loss_type": (
+        Setting("text", "Loss of the value function.", choices=("mean squared error", "huber")),
+        "mean squared error",
+    ),
     "num_episodes_between_training": (Setting("int", "Episodes of a rollout.", low=1, high=1000), 20),
     "term_cond_max_episodes": (Setting("int", "Episodes in all.", low=1), _NO_BOUND),
     "term_cond_avg_score": (Setting("float", "Mean return at which to stop."), float(_NO_BOUND)),
 }
-# Taken and without a meaning, as in the original.
+# Accepted without effect, as in the original.
 _UNUSED = ("stack_size", "max_sample_count", "sampling_frequency", "sac_alpha")
 _PLACES = (
     *PLACES,
@@ -56,16 +59,16 @@ _PLACES = (
 
 
 def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> JobResult | None:
-    """Trains as the notebook's job did, and uploads what it writes if a bucket is given.
+    """Runs the notebook's training job, and uploads its files if a bucket is given.
 
     Args:
-        container: Where we run.
-        stop: The platform's wish to stop.
-        settings: Of the command line; they win over the container's hyperparameters.
+        container: The container that the job runs in.
+        stop: The stop request.
+        settings: Settings of the command line, which override the container's hyperparameters.
 
     Raises:
-        UserError: A hyperparameter or a file is at fault.
-        PlatformError: The storage is.
+        UserError: A hyperparameter or a file is invalid.
+        PlatformError: The storage fails.
     """
     asked = {**container.hyperparameters, **settings}
     ours = {name: value for name, value in asked.items() if name.startswith(("rl.", "rl__"))}
@@ -98,10 +101,10 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
 
 
 def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed hyperparameters, the defaults filled in.
+    """Checks and types the hyperparameters, and fills in the defaults.
 
     Raises:
-        UserError: Something is unknown, of the wrong type or out of range; all of it is listed.
+        UserError: Hyperparameters are unknown, of the wrong type or out of range; all are listed.
     """
     problems = Problems()
     values: dict[str, Any] = {name: default for name, (_, default) in _NUMBERS.items()}
@@ -126,7 +129,7 @@ def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
-    """Hyperparameters and job file under our own names, on top of the preset."""
+    """Translates the hyperparameters and the job file to `rl.training.*` settings, which override the preset."""
     config = {
         "minibatch_size": values["batch_size"],
         "num_epochs": values["num_epochs"],
@@ -143,7 +146,7 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
     target = job.values.get("TARGET_REWARD_SCORE")
     score = values["term_cond_avg_score"] if target is None else target
     episodes = min(values["term_cond_max_episodes"], job.values.get("NUMBER_OF_EPISODES") or _NO_BOUND)
-    stop: dict[str, Any] = dict.fromkeys(StopCriteria.settings())  # the preset's own criteria are no notebook's
+    stop: dict[str, Any] = dict.fromkeys(StopCriteria.settings())  # without the preset's criteria
     stop |= {
         "episode_reward_mean": score if score < _NO_BOUND else None,
         "episodes_total": episodes if episodes < _NO_BOUND else None,
@@ -153,7 +156,7 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
 
 
 def _find_files(places: Places, values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
-    """Settings of the environment, and what to go on from."""
+    """Finds the files that the environment's settings name, and the checkpoint to resume from."""
     env: dict[str, Any] = dict(job.race)
     metadata = values.get("model_metadata_s3_key") or job.values.get("MODEL_METADATA_FILE_S3_KEY")
     reward = values.get("reward_function_s3_source") or job.values.get("REWARD_FILE_S3_KEY")
@@ -170,7 +173,7 @@ def _find_files(places: Places, values: Mapping[str, Any], job: JobFile) -> dict
 
 
 def _find_uploads(places: Places, folder: Path, job: JobFile) -> Uploads | None:
-    """Where the records go in S3, None without a bucket."""
+    """The uploads of the records to S3, None without a bucket."""
     if places.bucket is None:
         return None
     found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}

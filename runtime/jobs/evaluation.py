@@ -30,7 +30,7 @@ _ENV_CONFIG = "config.env_config"
 
 @dataclass(frozen=True)
 class _Asked:
-    """Settings of an evaluation; Evaluation says what each is."""
+    """Resolved settings of an evaluation job; see Evaluation for their meaning."""
 
     settings: EvaluationSettings
     family_settings: Mapping[str, Any]
@@ -46,23 +46,23 @@ def run_evaluation(
     model: Path | None = None,
     out: Path | None = None,
 ) -> JobResult:
-    """Evaluates a policy and prints an episode a line, then mean, max and min.
+    """Evaluates a policy and prints a line per episode, then mean, maximum and minimum.
 
     Args:
-        container: Where we run.
-        stop: The request to stop: the episodes played until then are reported.
-        settings: evaluate_episodes, env, algorithm, checkpoint, seed; they win over the container's hyperparameters.
+        container: The container that the job runs in.
+        stop: The stop request; the episodes played until then are reported.
+        settings: evaluate_episodes, env, algorithm, checkpoint, seed; they override the container's hyperparameters.
         model: Results folder, model directory or archive; None for the `model` channel.
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
 
     Raises:
-        UserError: A setting, the model or the environment is at fault.
+        UserError: A setting, the model or the environment is invalid.
     """
     asked = _resolve_settings(container, settings)
     place = model or _find_model_channel(container)
     layout = _find_layout(container, place, out)
     reporter = Reporter()
-    with _writing(layout.data):  # before episodes are played for nothing
+    with _writing(layout.data):  # fails before episodes are played in vain
         layout.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         context = RunContext(container, layout, reporter, stop, Path(scratch))
@@ -77,7 +77,7 @@ def run_evaluation(
 def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _Asked:
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     sources.append(Source("the command line", settings))
-    # The default preset does not matter here; resolving lists every problem, as for any job.
+    # The default preset has no effect here; resolving lists every problem, as for any job.
     config = resolve(sources, extras=evaluation_settings())
     names = {source.name for source in sources}
     given = [path for path, source in config.sources.items() if source in names and path not in config.extras]
@@ -107,7 +107,7 @@ def _find_layout(container: Container, place: Path, out: Path | None) -> Layout:
 
 
 def _find_training(container: Container, place: Path, out: Path | None) -> Layout | None:
-    """The training whose page has its evaluation now, if the model lies in its results folder."""
+    """The training whose report includes this evaluation, if the model is in its results folder."""
     layout = Layout.of_results(place) if out is None and container.layout is None else container.layout
     return layout if layout is not None and (layout.data / CONFIG).is_file() else None
 
@@ -145,7 +145,7 @@ def _open(asked: _Asked, place: Path, context: RunContext) -> tuple[Evaluation, 
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Names the folder when the machine will not write.
+    """Turns write errors into a PlatformError that names the folder.
 
     Raises:
         PlatformError: The disk is full, or the folder cannot be written to.

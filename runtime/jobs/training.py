@@ -1,4 +1,4 @@
-"""The training job from end to end: what to train, what to resume from, and what it leaves."""
+"""The training job from end to end: settings, resuming, training, export and report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from runtime.settings.sizes import Room, check_sizes
 from runtime.settings.types import Setting
 
 SaveModel = Callable[[Callable[[], None], JobConfig], None]
-# What scripts for Coach send along, and the two jobs that one training with GPUs and CPUs was made of in 2020.
+# Hyperparameters of Coach scripts, and of the 2020 example that split one training into a GPU job and a CPU job.
 _EXTRAS = {
     "save_model": Setting("bool", "Accepted; the model is always written."),
     "rl_cluster_type": Setting("text", "Which of two jobs this one was.", choices=("primary", "secondary")),
@@ -44,17 +44,17 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Request:
-    """A training as it was asked for.
+    """What a training was asked to do.
 
     Attributes:
-        overrides: By dotted name.
-        source: Where those are from, for messages.
+        overrides: Settings by dotted name.
+        source: Name of the source of the overrides, for messages.
         results: Results folder on a laptop; None for a new one under `results/`.
         experiment: A launcher's nested experiment config, or None.
         find_creator: Finds a launcher's environment creator by name; None finds none.
         ray_options: A launcher's arguments of ray.init.
-        family: The environment's family, where that is not the catalog's own.
-        reporter: Shows what the job does; None for the terminal's or the pipe's own.
+        family: The environment's family, if it is not the catalog's.
+        reporter: Shows the job's progress; None chooses one for the terminal or the pipe.
         lock_timeout_s: How long to wait for a folder that another job is writing to.
     """
 
@@ -75,17 +75,17 @@ def run_training(
     """Trains a policy and writes everything about it.
 
     Args:
-        container: Where we run.
-        stop: The request to stop.
+        container: The container that the job runs in.
+        stop: The stop request.
         request: What to train.
-        save_model: A launcher's hook; it is given the function that writes the model directory.
+        save_model: A launcher's hook, which is called with the function that writes the model directory.
 
     Returns:
-        How it ended; None on a host that does not train.
+        The result of the job; None on a host that does not train.
 
     Raises:
-        UserError: The settings, the environment or a checkpoint are at fault.
-        PlatformError: The machine is.
+        UserError: The settings, the environment or a checkpoint are invalid.
+        PlatformError: A file could not be written, or the machine failed.
     """
     started = time.perf_counter()
     stop.begin(LOOKING)
@@ -193,7 +193,7 @@ def write_config(layout: Layout, config: JobConfig) -> None:
 
 
 def _find_layout(config: JobConfig, container: Container, request: Request) -> Layout:
-    """Where to write: the folder that was asked for, the container's, or a new one under `results/`."""
+    """The folders to write to: the folder that was asked for, the container's, or a new one under `results/`."""
     if request.results is not None:
         try:
             request.results.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def _find_layout(config: JobConfig, container: Container, request: Request) -> L
 def _make_model_writer(
     config: JobConfig, layout: Layout, reporter: Reporter, save_model: SaveModel | None
 ) -> WriteModel:
-    """What writes the model directory in the end, by a launcher's hook if there is one."""
+    """Makes the function that writes the model directory, through a launcher's hook if there is one."""
 
     def write_model_directory(checkpoint: Path, spaces: Spaces, facts: Mapping[str, Any]) -> None:
         from runtime.artifacts.manifest import only_writer
@@ -230,7 +230,7 @@ def _make_model_writer(
 
 
 def export_or_note(model: Path, reporter: Reporter) -> None:
-    """Exports the policy; a failure is noted, as the model directory with its checkpoint stands already."""
+    """Exports the policy; a failure is only noted, as the model directory with its checkpoint is complete."""
     from runtime.artifacts.manifest import note_exports
     from runtime.export.exporter import export_model
 
@@ -245,11 +245,11 @@ def export_or_note(model: Path, reporter: Reporter) -> None:
 
 @contextlib.contextmanager
 def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
-    """Holds the folder for this job alone; the lock goes with the process, however it ends.
+    """Locks the folder for this job; the lock is released when the process ends, however it ends.
 
     Raises:
-        UserError: Another job holds it.
-        PlatformError: It cannot be written to.
+        UserError: Another job holds the lock.
+        PlatformError: The folder cannot be written to.
     """
     with contextlib.ExitStack() as locked:
         try:
@@ -264,7 +264,7 @@ def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
         except OSError as error:
             where = error.filename or layout.root
             raise PlatformError(
-                f"{where}: got a place that cannot be written to ({error.strerror or error}); expected a folder of "
+                f"{where}: got a folder that cannot be written to ({error.strerror or error}); expected a folder of "
                 "this job's own. Choose another --out, or make room."
             ) from None
         yield

@@ -19,7 +19,7 @@ from runtime.settings.catalog import Draft
 
 
 class OfflineLearning:
-    """Implements Algorithm: BCQ and its siblings, by d3rlpy."""
+    """The offline RL algorithm of a job: BCQ, DDQN, CQL, TD3+BC or IQL, trained with d3rlpy."""
 
     names = ALGORITHMS
     settings = OfflineSettings
@@ -42,7 +42,7 @@ class OfflineLearning:
     def load_policy(
         self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
     ) -> ActingPolicy:
-        """The chosen policy of a checkpoint."""
+        """Loads the policy that was selected in a checkpoint."""
         from runtime.policies.network_policy import FILE, NetworkPolicy  # imports torch
 
         return NetworkPolicy.load(checkpoint / FILE)
@@ -52,7 +52,7 @@ class OfflineLearning:
         return f"Box{action_space.shape}" if isinstance(action_space, gymnasium.spaces.Box) else str(action_space)
 
     def episode_lines(self, number: int, episode: Episode) -> list[str]:
-        """Coach's own line, which SageMaker's regex of its time reads."""
+        """An evaluation episode in Coach's log format, which SageMaker's metric definitions for Coach parse."""
         return [
             f"Testing> Name=main_level/agent, Worker=0, Episode={number}, "
             f"Total reward={episode.total_reward}, Exploration=0, Steps={episode.steps}"

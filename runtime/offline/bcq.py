@@ -25,7 +25,7 @@ from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import CLIP, Kind, NetworkPolicy, make_filter
 
-# It greets on stdout, where metrics belong, and old gym, which it imports, says farewell on stderr.
+# d3rlpy prints a banner on stdout, where metrics belong, and the old gym that it imports warns on stderr.
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     import d3rlpy
     from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunction, DiscreteMeanQFunctionForwarder
@@ -35,7 +35,7 @@ ALGORITHM, AVERAGED = "algorithm.pt", "averaged.pt"
 _DRAWN_AT_ONCE = 512  # batches, or fewer of large states
 _GATHERED_NUMBERS = 8_000_000
 _AVERAGED_EVERY = 10  # updates: the mean of every tenth costs a tenth, and is as smooth
-# Averaging forgets in step with learning: after t updates its memory is about t / 6, up to what `averaging` says.
+# The averaging window grows with training: after t updates it is about t / 6 updates, up to the limit in `averaging`.
 # Source: Shamir & Zhang 2013, Stochastic gradient descent for non-smooth optimization, polynomial-decay averaging.
 _AVERAGING_DECAY = 5
 _ROWS = 262_144  # that are standardised at a time, in double
@@ -72,13 +72,13 @@ class SquaredErrorQFunctionFactory(d3rlpy.models.q_functions.QFunctionFactory): 
     """d3rlpy's mean Q function for discrete actions, trained by the squared error."""
 
     def create_discrete(self, encoder: Any, hidden_size: int, action_size: int) -> tuple[Any, Any]:
-        """The Q function and what computes its loss."""
+        """Creates the Q function and the forwarder that computes its loss."""
         q_function = DiscreteMeanQFunction(encoder, hidden_size, action_size)
         return q_function, _SquaredErrorForwarder(q_function, action_size)
 
     @staticmethod
     def get_type() -> str:
-        """Its name in d3rlpy's files."""
+        """The name of this factory in d3rlpy's files."""
         return "mean_squared_error"
 
 
@@ -98,20 +98,20 @@ class _FusedAdamFactory(d3rlpy.optimizers.AdamFactory):  # type: ignore[misc]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to learn.
+    """Hyperparameters of an offline RL algorithm.
 
     Attributes:
         algorithm: BCQ, DDQN, CQL, TD3+BC or IQL.
         hidden: Widths of the hidden layers.
-        activation: Of them.
+        activation: Activation function of the hidden layers.
         lr: Adam's learning rate.
         gamma: Discount per step.
-        batch_size: Transitions of an update.
+        batch_size: Transitions per update.
         target_update: Updates between copies of the target network (discrete actions).
         action_flexibility: BCQ for discrete actions: how rare an action the data may have, relative to the likeliest.
         loss: `mse`, or `huber` as d3rlpy has it.
         averaging: Acting weights are a running mean: this share of the old mean stays at each update, at most.
-        seed: Of weights and batches.
+        seed: Seed of the initial weights and of the minibatches.
     """
 
     algorithm: str
@@ -128,10 +128,10 @@ class Recipe:
 
 
 def check_algorithm(name: str, *, is_discrete: bool) -> None:
-    """Whether an algorithm is one for these actions.
+    """Checks that an algorithm supports the action space of the data.
 
     Raises:
-        UserError: It is not.
+        UserError: The algorithm is for the other kind of actions.
     """
     if _CONFIGS[name][0 if is_discrete else 1] is None:
         kind = "discrete" if is_discrete else "continuous"
@@ -142,11 +142,11 @@ def check_algorithm(name: str, *, is_discrete: bool) -> None:
 
 
 class Learner:
-    """A running algorithm and its data.
+    """Trains a d3rlpy algorithm on logged transitions.
 
     Args:
-        data: To learn from.
-        recipe: How.
+        data: Transitions to learn from.
+        recipe: Hyperparameters of the algorithm.
     """
 
     def __init__(self, data: Transitions, recipe: Recipe) -> None:
@@ -173,7 +173,7 @@ class Learner:
         parts = [self.filter(data.observations[i : i + _ROWS]) for i in range(0, len(data.observations), _ROWS)]
         self._observations = torch.as_tensor(np.concatenate(parts))
         if not len(usable):
-            raise UserError("data: got no step whose next state is known; expected episodes that end, or go on.")
+            raise UserError("data: got no step whose next state is known; expected at least one such step.")
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
@@ -190,10 +190,10 @@ class Learner:
         """Updates the networks.
 
         Args:
-            updates: How many times.
+            updates: Number of gradient updates.
 
         Returns:
-            Mean of each loss.
+            Mean of each loss over these updates.
         """
         implementation, size = self._algorithm.impl, self._recipe.batch_size
         implementation.modules.set_train()
@@ -220,13 +220,13 @@ class Learner:
         return max(1, min(_DRAWN_AT_ONCE, _GATHERED_NUMBERS // numbers))
 
     def _newest_share(self) -> float:
-        """What the weights of now are worth in the running mean."""
+        """Weight of the current parameters in the running mean."""
         by_setting = 1 - self._recipe.averaging**_AVERAGED_EVERY
         times = self.updates // _AVERAGED_EVERY
         return min(1.0, max(by_setting, (_AVERAGING_DECAY + 1) / (times + _AVERAGING_DECAY)))
 
     def _gather(self, drawn: torch.Tensor) -> Iterator[TorchMiniBatch]:
-        """The batches of some rows of picked transitions, all looked up at once."""
+        """Yields minibatches of drawn transitions; the rows of all batches are gathered in one indexing call."""
         observations, following = self._observations[self._rows[drawn]], self._observations[self._next[drawn]]
         actions, rewards, terminals = self._actions[drawn], self._rewards[drawn], self._terminals[drawn]
         ones = torch.ones((drawn.shape[1], 1))
@@ -244,7 +244,7 @@ class Learner:
             )
 
     def policy(self, *, averaged: bool = False) -> NetworkPolicy:
-        """The policy of the weights as they are, or of their running mean; a snapshot."""
+        """A snapshot of the policy, with the current weights or with their running mean."""
         modules = dict(zip(self._roles(), self._averaged if averaged else self._acting_modules(), strict=True))
         kind: Kind = "greedy" if self._is_discrete else "sampled" if "decoder" in modules else "actor"
         ensemble: Any = modules.get("q", ())
@@ -266,7 +266,7 @@ class Learner:
         return ("q", "decoder", "residual") if self._recipe.algorithm == "BCQ" else ("actor",)
 
     def _acting_modules(self) -> nn.ModuleList:
-        """What acting needs of the algorithm, in the order of the roles."""
+        """The networks that acting needs, in the order of the roles."""
         modules = self._algorithm.impl.modules
         names = {
             "q": "q_funcs",
@@ -278,7 +278,7 @@ class Learner:
         return nn.ModuleList([getattr(modules, names[role]) for role in self._roles()])
 
     def state(self) -> dict[str, bytes]:
-        """File name to content, of all that `restore` goes on from."""
+        """The files, by name, that `restore` needs to resume training."""
         algorithm, rest = io.BytesIO(), io.BytesIO()
         self._algorithm.impl.save_model(algorithm)
         facts = {
@@ -294,10 +294,10 @@ class Learner:
         return {ALGORITHM: algorithm.getvalue(), AVERAGED: rest.getvalue()}
 
     def restore(self, folder: Path) -> None:
-        """Goes on from the files of `state`, seeing states and scaling actions as then; the learning rate is today's.
+        """Resumes from the files of `state`, with their observation and action scaling; the learning rate is the job's.
 
         Raises:
-            UserError: They are of another network or algorithm.
+            UserError: The files belong to another network or algorithm.
         """
         try:
             self._algorithm.load_model(str(folder / ALGORITHM))
@@ -320,7 +320,7 @@ class Learner:
 
 
 def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
-    """d3rlpy's config."""
+    """d3rlpy's configuration of the algorithm."""
     encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
     adam = _FusedAdamFactory()
     shared: dict[str, Any] = {"batch_size": recipe.batch_size, "gamma": recipe.gamma}
@@ -344,6 +344,6 @@ def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
 
 
 def _layers(module: Any) -> nn.Sequential:
-    """An encoder's layers and the head on them, in one row."""
+    """An encoder's layers followed by its head, as one sequence."""
     head = module._mu if hasattr(module, "_mu") else module._fc
     return nn.Sequential(*module._encoder._layers, head)

@@ -1,4 +1,4 @@
-"""The batch RL job: learns from a log, judges every iteration, and hands over the one it chose, without playing."""
+"""The batch RL job: learns from a log, evaluates every iteration off-policy, and saves the policy it selected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.behaviour import estimate_behaviour
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.results import as_json, write_coach_csv, write_report
-from runtime.offline.selection import Judge, Report, choose, draw_judges
+from runtime.offline.selection import PolicyEvaluator, Report, choose, draw_evaluation_episodes
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
 from runtime.policies.network_policy import FILE, JUDGED_FILE, NetworkPolicy
@@ -33,12 +33,12 @@ from runtime.settings.stop_criteria import reached
 
 @dataclass(frozen=True)
 class OfflineJob:
-    """What a job needs.
+    """The inputs of a batch RL job.
 
     Attributes:
-        config: Its settings.
-        data: The log.
-        spaces: Of the policy.
+        config: Settings of the job.
+        data: Logged transitions.
+        spaces: Observation and action space of the policy.
         context: Where it runs, writes and reports, and the checkpoint that it resumes from.
     """
 
@@ -50,14 +50,14 @@ class OfflineJob:
 
 @dataclass(frozen=True)
 class OfflineOutcome:
-    """How a job ended.
+    """The result of a batch RL job.
 
     Attributes:
-        why: The stop criterion met, or the signal.
+        why: The stop criterion that was met, or the signal that stopped the job.
         state: Counters at the end.
         checkpoint: The final checkpoint, which holds the chosen policy.
         chosen: The iteration that was chosen.
-        report: What is known of its policy.
+        report: Off-policy estimates of the chosen policy.
     """
 
     why: str
@@ -74,7 +74,7 @@ def learn(job: OfflineJob) -> OfflineOutcome:
         UserError: The data or the checkpoint does not fit the job.
         PlatformError: A checkpoint could not be written.
     """
-    # For networks and regressions this small, a second thread waits more than it works.
+    # For networks and regressions this small, a second thread adds more waiting than work.
     torch.set_num_threads(1)
     try:
         with threadpool_limits(limits=1, user_api="blas"):
@@ -87,7 +87,7 @@ def learn(job: OfflineJob) -> OfflineOutcome:
 
 
 class _Learning:
-    """One job: the learner, the judge, the choice so far, and the logs."""
+    """State of one job: the learner, the off-policy evaluator, the policy chosen so far, and the metrics."""
 
     def __init__(self, job: OfflineJob) -> None:
         context, self._job = job.context, job
@@ -95,19 +95,23 @@ class _Learning:
         settings = self._settings = OfflineSettings.of(job.config)
         seed = settings.drawn_seed()
         learn_from, held_out = job.data.split(settings.train_fraction, seed=seed)
-        judge_by = draw_judges(held_out, seed=seed)
-        drawn = "" if judge_by is held_out else f", of which {len(judge_by):,} of {len(judge_by.starts):,} judge"
+        evaluated_on = draw_evaluation_episodes(held_out, seed=seed)
+        drawn = (
+            ""
+            if evaluated_on is held_out
+            else f", of which {len(evaluated_on):,} of {len(evaluated_on.starts):,} are used for evaluation"
+        )
         self._reporter.note(
             f"{len(learn_from):,} transitions of {len(learn_from.starts):,} episodes to learn from, "
             f"{len(held_out):,} of {len(held_out.starts):,} held out{drawn}"
         )
         with context.stop:
-            # Of the whole log: a reward that no held-out episode has is possible all the same.
+            # Bounds of the whole log: a reward that no held-out episode has is still possible.
             bounds = bound_returns(job.data, settings.gamma, horizon=settings.horizon)
-            judges = self._with_behaviour(judge_by, learn_from)
-            self._judge = Judge(judges, gamma=settings.gamma, seed=seed, bounds=bounds)
+            evaluated_on = self._with_behaviour(evaluated_on, learn_from)
+            self._evaluator = PolicyEvaluator(evaluated_on, gamma=settings.gamma, seed=seed, bounds=bounds)
             self._learner = Learner(learn_from, make_recipe(job.config))
-            self._logged = self._judge.logged
+            self._logged = self._evaluator.logged
         self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
         self._kept: dict[str, bytes] = self._learner.state()
         self._state = JobState(job.config.env_id, list(job.data.shape), describe_actions(job.data))
@@ -126,7 +130,7 @@ class _Learning:
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
 
     def _identity(self) -> dict[str, Any]:
-        """What must stay the same for estimates of different starts to be comparable, and networks to fit."""
+        """What must not change between restarts, so that estimates stay comparable and the networks fit."""
         settings, data = self._settings, self._job.data
         numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
         return {
@@ -138,10 +142,10 @@ class _Learning:
         }
 
     def _check_identity(self, checkpoint: Path, kept: dict[str, Any]) -> None:
-        """A job goes on as what it began.
+        """Checks that a resumed job has the data and settings that it began with.
 
         Raises:
-            UserError: Something is different; all of it is listed.
+            UserError: Something differs; every difference is listed.
         """
         problems = Problems("what resumes")
         for name, value in self._identity().items():
@@ -150,20 +154,20 @@ class _Learning:
         try:
             problems.raise_if_any()
         except UserError as error:
-            raise UserError(f"{error} Ask for the same again, or start afresh with another --out.") from None
+            raise UserError(f"{error} Use the same settings again, or start a new job with another --out.") from None
 
-    def _with_behaviour(self, judge_by: Transitions, learn_from: Transitions) -> Transitions:
-        """The judging episodes with the probabilities of the policy that acted, estimated if the log has none."""
-        if judge_by.num_actions is None:
-            self._reporter.note("actions are continuous: policies are judged by fitted Q evaluation alone")
-            return judge_by
-        if judge_by.probabilities is not None:
-            return judge_by
+    def _with_behaviour(self, held_out: Transitions, learn_from: Transitions) -> Transitions:
+        """The held-out episodes with the behaviour policy's probabilities, estimated if the log has none."""
+        if held_out.num_actions is None:
+            self._reporter.note("actions are continuous: policies are evaluated by fitted Q evaluation alone")
+            return held_out
+        if held_out.probabilities is not None:
+            return held_out
         self._reporter.note(
-            "the data has no action probabilities: importance sampling goes by a behaviour policy that is estimated"
+            "the data has no action probabilities: importance sampling uses an estimated behaviour policy"
         )
         seed = self._settings.drawn_seed()
-        return replace(judge_by, probabilities=estimate_behaviour(learn_from, judge_by, seed=seed))
+        return replace(held_out, probabilities=estimate_behaviour(learn_from, held_out, seed=seed))
 
     def _restore(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
@@ -178,9 +182,9 @@ class _Learning:
         self._learner.restore(checkpoint)
         if (
             not self._context.start.is_same_job
-        ):  # another job's estimates are by other episodes: only its networks go on
+        ):  # another job's estimates come from other episodes: only its networks are reused
             self._learner.updates = 0
-            self._reporter.note(f"beginning with the networks of {checkpoint}")
+            self._reporter.note(f"starting from the networks of {checkpoint}")
             return
         self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / JUDGED_FILE)
         restore_random_states(checkpoint)
@@ -188,7 +192,7 @@ class _Learning:
         self._reporter.note(f"resuming from {checkpoint}: iteration {state.training_iteration}")
 
     def run(self) -> OfflineOutcome:
-        """Learns, writes the final checkpoint, and hands over."""
+        """Learns, writes the final checkpoint, and returns the outcome."""
         self._started = time.perf_counter()
         try:
             why = self._iterate()
@@ -198,7 +202,7 @@ class _Learning:
                 raise Interrupted
             checkpoint = self._save_final()
             self._reporter.note("estimating the chosen policy's return with its interval")
-            report = self._judge.report(self._chosen[0], in_a_hurry=self._request.is_set)
+            report = self._evaluator.report(self._chosen[0], is_urgent=self._request.is_set)
             chosen = self._choice()
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._job.spaces, {**chosen, **as_json(report)})
@@ -211,7 +215,7 @@ class _Learning:
     def _write_report(self, report: Report, chosen: int) -> None:
         try:
             write_report(self._context.layout.data, self._state.rows, report, chosen=chosen)
-        except Exception as error:  # the model is written; a picture must not turn success into failure
+        except Exception as error:  # the model is written; a failed plot must not fail the job
             self._reporter.note(f"no report: {type(error).__name__}: {error}")
 
     def _iterate(self) -> str:
@@ -226,12 +230,12 @@ class _Learning:
                 with self._request:
                     losses = self._run(updates)
                     policy = self._learner.policy()
-                    scores = self._judge.score(policy)
+                    scores = self._evaluator.score(policy)
             except Interrupted:
-                return f"stopped by {self._request.signal_name} in mid-iteration"
+                return f"stopped by {self._request.signal_name} during an iteration"
             row = self._record(losses, scores)
             self._choose(policy)
-            # What is saved is the learner as it was judged, not as it is when a stop cuts the next iteration.
+            # Saves the learner as it was evaluated, not in the middle of an iteration that a stop request interrupts.
             self._kept = self._learner.state()
             why = reached(stop, row, episodes_of_mean=0)
             every = self._job.config.checkpoint_freq
@@ -242,7 +246,10 @@ class _Learning:
     def _run(self, updates: int) -> dict[str, float]:
         try:
             return self._learner.run(updates)
-        except (ValueError, RuntimeError) as error:  # torch's words for NaN, and for a batch that memory cannot hold
+        except (
+            ValueError,
+            RuntimeError,
+        ) as error:  # torch raises these for NaN and when out of memory
             raise UserError(
                 f"learning from {self._job.config.data}: failed in update "
                 f"{self._learner.updates} ({str(error).splitlines()[0]}); expected finite losses and a batch that "
@@ -250,13 +257,13 @@ class _Learning:
             ) from None
 
     def _record(self, losses: dict[str, float], scores: dict[str, float]) -> dict[str, float]:
-        judged = {name: value for name, value in scores.items() if np.isfinite(value)}
-        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in judged:
+        finite_scores = {name: value for name, value in scores.items() if np.isfinite(value)}
+        if not all(np.isfinite(value) for value in losses.values()) or "estimated_return" not in finite_scores:
             place = self._job.config.data
             raise UserError(
                 f"learning from {place}: the loss or the estimate is not finite after update {self._learner.updates}; "
-                "expected finite rewards and a learning rate that they bear. Lower rl.training.config.lr, or scale the "
-                "rewards; a checkpoint that was written is kept."
+                "expected finite rewards and a learning rate to match. Lower rl.training.config.lr, or scale the "
+                "rewards; checkpoints that were written are kept."
             )
         state = self._state
         state.training_iteration += 1
@@ -266,7 +273,7 @@ class _Learning:
             "updates": self._learner.updates,
             "time_total_s": round(state.time_total_s, 3),
             **losses,
-            **judged,
+            **finite_scores,
         }
         self._metrics.write(row)
         state.rows = self._metrics.rows
@@ -282,7 +289,7 @@ class _Learning:
             self._state.policy.update(choice)
 
     def _choice(self) -> dict[str, Any]:
-        """The iteration that the rule chooses of those so far, and its value."""
+        """The iteration that the selection rule picks among those so far, and its value."""
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
@@ -294,13 +301,13 @@ class _Learning:
 
     def _save(self) -> Path:
         assert self._chosen is not None
-        policy, judged = self._chosen
+        policy, evaluated = self._chosen
 
         def write(folder: Path) -> None:
             for name, content in self._kept.items():
                 (folder / name).write_bytes(content)
             policy.save(folder / FILE)
-            judged.save(folder / JUDGED_FILE)
+            evaluated.save(folder / JUDGED_FILE)
 
         self._checkpointed_at = self._state.training_iteration
         return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
@@ -313,7 +320,7 @@ class _Learning:
 
 
 def make_recipe(config: JobConfig) -> Recipe:
-    """How to learn, from a job's settings."""
+    """The algorithm's hyperparameters from a job's settings."""
     settings = OfflineSettings.of(config)
     return Recipe(
         algorithm=config.run,
@@ -336,7 +343,7 @@ def describe_actions(data: Transitions) -> str:
 
 
 def _coach_line(row: dict[str, float]) -> str:
-    """Coach's own line of an epoch, for whatever parses its logs."""
+    """An epoch in Coach's log format, for tools that parse it."""
     wis, sdr = row.get("weighted_importance_sampling"), row.get("sequential_doubly_robust")
     parts = {"Epoch": int(row["training_iteration"]), "DM": row["estimated_return"], "WIS": wis, "Sequential-DR": sdr}
     return "Off-Policy Evaluation> " + ", ".join(

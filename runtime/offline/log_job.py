@@ -38,11 +38,11 @@ def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
         context: Where it runs, writes and reports, and the checkpoint that it resumes from.
 
     Returns:
-        The last screen.
+        What the job prints at its end.
 
     Raises:
-        UserError: The log, the environment or the checkpoint is at fault.
-        PlatformError: The machine is.
+        UserError: The log, the environment or the checkpoint is invalid.
+        PlatformError: A file could not be written.
     """
     config = _keep_seed(config, context.start)
     settings = OfflineSettings.of(config)
@@ -64,10 +64,10 @@ def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
 
 
 def _keep_seed(config: JobConfig, start: Start) -> JobConfig:
-    """A resumed job evaluates on the episodes that it began with: the seed that drew them is its checkpoint's.
+    """Takes the seed of the checkpoint, so that a resumed job evaluates on the same held-out episodes.
 
     Raises:
-        UserError: Another seed is asked for.
+        UserError: The settings ask for another seed.
     """
     if start.checkpoint is None or not start.is_same_job:
         return config
@@ -77,14 +77,14 @@ def _keep_seed(config: JobConfig, start: Start) -> JobConfig:
         return config
     if source != DRAWN_SEED:
         raise UserError(
-            f"rl.training.config.seed: got {seed} from {source}; expected {kept}, by which {start.checkpoint} drew the "
-            "episodes that judge. Leave it out, or start afresh with another --out."
+            f"rl.training.config.seed: got {seed} from {source}; expected {kept}, with which {start.checkpoint} drew "
+            "the held-out episodes. Leave it out, or start a new job with another --out."
         )
     return config.replace({"config.seed": kept})
 
 
 def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:
-    """Coach's checkpoint came out in output.tar.gz, where the notebook takes it from to evaluate."""
+    """Copies the checkpoint into output.tar.gz, where Coach wrote it and the notebook expects it for evaluation."""
     target = layout.data / "checkpoint"
     try:
         shutil.rmtree(target, ignore_errors=True)
@@ -94,10 +94,10 @@ def _copy_for_the_notebook(checkpoint: Path, layout: Layout) -> None:
 
 
 def find_data(config: JobConfig, container: Container) -> Path:
-    """The log: as named, else of a channel, else the one beside the user's code.
+    """Finds the log: the one that `rl.training.data` names, else a channel's, else the one beside the user's code.
 
     Raises:
-        UserError: There is none.
+        UserError: No log was found, or several.
     """
     code = None if container.base is None else container.base / "code"
     if (named := config.data) is not None:
@@ -112,7 +112,7 @@ def find_data(config: JobConfig, container: Container) -> Path:
         return found[0]
     listed = f"{len(found)} logs beside the code ({', '.join(path.name for path in found)})" if found else "no data"
     raise UserError(
-        f"data: got {listed}; expected logged episodes. Name them by --data (rl.training.data), or bring a channel "
+        f"data: got {listed}; expected logged episodes. Name them with --data (rl.training.data), or add a channel "
         f"named {' or '.join(CHANNELS)}. `smrl collect --help` shows how a log is made."
     )
 
@@ -127,15 +127,15 @@ def make_spaces(data: Transitions) -> Spaces:
 
 
 def _check(data: Transitions, place: Path, config: JobConfig) -> None:
-    """Enough episodes, and those of the environment that the job names, whose spaces alone are read.
+    """Checks that the log has enough episodes, and that its spaces are those of the job's environment.
 
     Raises:
-        UserError: They are not.
+        UserError: There are too few episodes, or the spaces differ.
     """
     if len(data.starts) < _FEW_EPISODES:
         raise UserError(
-            f"{place}: got {len(data.starts)} episodes; expected at least {_FEW_EPISODES}, as some must judge what the "
-            "others taught. Check that episode_id tells them apart."
+            f"{place}: got {len(data.starts)} episodes; expected at least {_FEW_EPISODES}, as some are held out "
+            "for evaluation. Check that episode_id tells them apart."
         )
     if not config.env:
         return
@@ -171,7 +171,7 @@ def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
         facts[f"warning {number}"] = warning
     facts |= {
         "ended because": outcome.why,
-        "seconds": f"{outcome.state.time_total_s:.1f} of learning and judging",
+        "seconds": f"{outcome.state.time_total_s:.1f} of learning and evaluation",
         "estimates": f"{layout.data / SUMMARY}, {layout.intermediate / COACH_CSV}",
         "plot": str(layout.data / PLOT),
         "metrics": str(layout.data / "metrics.jsonl"),

@@ -1,4 +1,4 @@
-"""What a batch RL job leaves for people: Coach's CSV, ope.json, and a picture of every iteration's estimates."""
+"""The result files of a batch RL job: Coach's CSV, ope.json, and a plot of every iteration's estimates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLUMNS = {
 
 
 def write_coach_csv(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Writes the file that the notebook plots: a row an epoch.
+    """Writes the CSV file that the notebook plots, one row per epoch.
 
     Written whole each time: SageMaker uploads a file when it is closed, and the notebook waits for it.
     """
@@ -50,13 +50,13 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """A report for the manifest."""
+    """The report as JSON for the manifest."""
     found: dict[str, Any] = _finite(asdict(report))
     return {"warnings": found.pop("warnings"), "offline_evaluation": found}
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what is no finite number."""
+    """The value with null in place of numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -68,10 +68,10 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     """Draws each iteration's estimated return, the chosen one with its interval, and the log's own.
 
     Args:
-        path: Where the PNG goes.
+        path: PNG file to write.
         rows: Rows of metrics.jsonl.
-        report: Of the chosen iteration.
-        chosen: Which that is.
+        report: Estimates of the chosen iteration.
+        chosen: Number of the chosen iteration.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,7 +88,7 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     bars = [[value.value - value.low], [value.high - value.value]]
     above.errorbar([chosen], [value.value], bars, color="#d62728", marker="o", capsize=5, label="chosen, 95 % interval")
     above.set_ylabel("discounted return\n(fitted Q evaluation)")
-    above.set_title("What the held-out episodes say of each iteration")
+    above.set_title("Off-policy estimate of each iteration on the held-out episodes")
     for name in COACHS:
         if all(name in row for row in rows):
             line = below.plot(iterations, [row[name] for row in rows], marker=".", label=name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Rules between the settings of learning from logged data, which no single one of them shows."""
+"""Rules that involve several settings of learning from logged data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def complete(draft: Draft) -> None:
 
 
 def _set_defaults(draft: Draft) -> None:
-    """What every job on logged data needs, where nothing says it; a stop criterion only if there is none."""
+    """Sets the defaults of a job on logged data; a stop criterion only if none is set."""
     for prefix, model in (("config.", OfflineSettings), ("config.model.", OfflineNetworkSettings)):
         defaults = {prefix + name: getattr(model(), name) for name in model.settings()}
         draft.set_missing({path: value for path, value in defaults.items() if value}, _SOURCE)

@@ -1,9 +1,9 @@
-"""Judges policies on episodes that they did not learn from, and chooses one, without an environment.
+"""Evaluates policies on held-out episodes and selects one, without an environment.
 
-The rule: of all iterations, the latest whose value by fitted Q evaluation is within 1 % of the best; what is handed
-over is the running mean of its weights, as single weights jitter between good and sometimes bad. Importance sampling
-cannot rank policies whose episodes last ten times longer than the log's, and the learner's own values rise whatever its
-policy does; both are reported as diagnostics. benchmarks/offline.md has the measurements.
+The rule: select the latest iteration whose value by fitted Q evaluation is within 1 % of the best, and save the running
+mean of its weights, because the quality of single iterates fluctuates. Importance sampling cannot rank policies whose
+episodes last ten times longer than the log's, and the learner's own values rise whatever its policy does; both are
+reported as diagnostics. benchmarks/offline.md has the measurements.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ from runtime.policies.network_policy import NetworkPolicy
 TOLERANCE = 0.01
 LEAST_SAMPLE = 10.0
 _MOST_STEPS = 20_000
-_FEATURE_DRAWS = 2  # at each of two smoothnesses
-_REFITS = 25  # of each regression
-# Of the half-widths that the refits have; how often that holds the truth is in benchmarks/offline.md.
+_FEATURE_DRAWS = 2  # sets of random features, for each of the two smoothness settings
+_REFITS = 25  # bootstrap refits of each regression
+# Factor on the half-widths of the refits' intervals; benchmarks/offline.md has the coverage.
 _WIDER = 1.5
 _RESAMPLES = 1000
 _TEMPERATURE = 1.0  # Coach's, for its two estimators
 _EPSILON = 0.1  # share of uniform actions without which the weights of a deterministic policy are mostly 0
-# Coach's two estimators: of a softmax policy, with the learner's own values.
+# Coach's two estimators evaluate a softmax policy, with the learner's own values.
 COACHS = {"weighted_importance_sampling": "wis", "sequential_doubly_robust": "sdr"}
 
 
 def choose(values: Sequence[float], *, logged: float) -> int:
-    """Which of the iterations so far the rule chooses, from 0.
+    """Index of the iteration that the selection rule picks, from 0.
 
     Args:
-        values: Estimated return of each.
-        logged: Discounted return of the log: where the best is near 0, the tolerance is of what it gains on that.
+        values: Estimated return of each iteration.
+        logged: Discounted return of the log. Where the best value is near 0, the tolerance is relative to the best
+            value's improvement over it.
     """
     best = max(values)
     least = best - TOLERANCE * max(abs(best), abs(best - logged))
@@ -60,12 +61,12 @@ def choose(values: Sequence[float], *, logged: float) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A discounted return and what is known of its error.
+    """An estimated discounted return with its confidence interval.
 
     Attributes:
         value: The estimate.
-        low: Of the 95 % interval.
-        high: Of it.
+        low: Lower end of the 95 % confidence interval.
+        high: Upper end of the 95 % confidence interval.
     """
 
     value: float
@@ -73,27 +74,27 @@ class Estimate:
     high: float
 
     def text(self) -> str:
-        """For people."""
+        """The estimate and its interval as text."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def within(self, bounds: ReturnBounds) -> Estimate:
-        """The same with each number moved into the bounds."""
+        """The estimate with each number clipped to the bounds."""
         return Estimate(bounds.clip(self.value), bounds.clip(self.low), bounds.clip(self.high))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of the chosen policy.
+    """Off-policy estimates of the chosen policy.
 
     Attributes:
         value: Its discounted return, by fitted Q evaluation.
-        behaviour: The logged episodes' discounted return.
-        behaviour_return: Their plain return.
-        episodes: How many judged.
+        behaviour: Mean discounted return of the logged episodes.
+        behaviour_return: Mean undiscounted return of the logged episodes.
+        episodes: Number of held-out episodes behind the estimates.
         estimators: Other estimates of the policy, by name; empty where actions are continuous.
-        sample_size: Effective number of episodes behind the importance weights, None where there are none.
-        lower_bound: A return that it has with 95 % confidence, by importance sampling; None likewise.
-        warnings: What to be careful about, a line each.
+        sample_size: Effective sample size of the importance weights, in episodes; None for continuous actions.
+        lower_bound: Lower bound on the return at 95 % confidence, by importance sampling; None for continuous actions.
+        warnings: Reasons to distrust the estimates, one line each.
     """
 
     value: Estimate
@@ -106,14 +107,15 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
-class Judge:
-    """Judges policies on held-out episodes.
+class PolicyEvaluator:
+    """Estimates the returns of policies from held-out episodes.
 
     Args:
         data: The episodes, with the behaviour policy's probabilities where actions are discrete.
         gamma: Discount per step, below 1.
-        seed: Of every draw.
-        bounds: Of returns, within which all estimates and intervals are; those of the data's own rewards if None.
+        seed: Seed of random features and bootstrap resamples.
+        bounds: Limits of discounted returns, which clip all estimates and intervals; derived from the data's rewards
+            if None.
     """
 
     def __init__(self, data: Transitions, *, gamma: float, seed: int, bounds: ReturnBounds | None = None) -> None:
@@ -127,7 +129,7 @@ class Judge:
         ]
 
     def score(self, policy: NetworkPolicy) -> dict[str, float]:
-        """Estimates of a policy, by name: `estimated_return` is what the rule goes by."""
+        """Estimates of a policy by name; the selection rule compares `estimated_return`."""
         target = self._target(policy)
         evaluated = [model.evaluate(target) for model in self._models]
         found = {"estimated_return": float(np.mean([one.start for one in evaluated]))}
@@ -149,13 +151,13 @@ class Judge:
         """Mean discounted return of the episodes."""
         return float(self._discounted_returns().mean())
 
-    def report(self, policy: NetworkPolicy, *, in_a_hurry: bool = False) -> Report:
-        """All that can be said of a policy, with intervals; rough ones in a hurry, as after SIGTERM."""
+    def report(self, policy: NetworkPolicy, *, is_urgent: bool = False) -> Report:
+        """All estimates of a policy with intervals; from fewer refits if urgent, as after SIGTERM."""
         target = self._target(policy)
         evaluated = [model.evaluate(target) for model in self._models]
         value = float(np.mean([one.start for one in evaluated]))
         refits = [
-            model.resample(target, resamples=5 if in_a_hurry else _REFITS, seed=self._seed + draw)
+            model.resample(target, resamples=5 if is_urgent else _REFITS, seed=self._seed + draw)
             for draw, model in enumerate(self._models)
         ]
         interval = self._widened(value, *np.quantile(np.concatenate(refits), [0.025, 0.975]))
@@ -172,7 +174,7 @@ class Judge:
         estimators = {name: one.within(self._bounds) for name, one in estimators.items()}
         size = effective_sample_size(episodes.relative_weights[:, -1])
         least = self._bounds.low
-        # Rounding may leave a return a hair below the least possible one.
+        # Rounding may leave a return slightly below the least possible one.
         weighted = np.maximum(importance_sampling(_shifted(episodes, least)).plain, 0)
         bound = lower_bound(weighted) + least if np.isfinite(weighted).all() else least
         return Report(
@@ -184,7 +186,7 @@ class Judge:
         )
 
     def _widened(self, value: float, low: float, high: float) -> Estimate:
-        """The interval of refits, with room for what none of them shows: that the chosen policy was the luckiest."""
+        """The interval of the refits, widened because selecting the best iteration biases its estimate upwards."""
         below, above = max(value - float(low), 0.0), max(float(high) - value, 0.0)
         return Estimate(value, value - _WIDER * below, value + _WIDER * above).within(self._bounds)
 
@@ -215,8 +217,8 @@ class Judge:
         return np.asarray(np.add.reduceat(self.data.rewards * self._gamma**steps, self.data.starts), np.float64)
 
 
-def draw_judges(held_out: Transitions, *, seed: int) -> Transitions:
-    """Held-out episodes of about _MOST_STEPS steps in all, at least two; all of them if there are no more than that."""
+def draw_evaluation_episodes(held_out: Transitions, *, seed: int) -> Transitions:
+    """Draws held-out episodes of about _MOST_STEPS steps in all, at least two; all of them if there are fewer steps."""
     if len(held_out) <= _MOST_STEPS:
         return held_out
     order = np.random.default_rng(seed).permutation(len(held_out.starts))
@@ -231,7 +233,7 @@ def _mean_with_interval(values: NDArray[np.float64], seed: int) -> Estimate:
 
 
 def _shifted(episodes: Episodes, least: float) -> Episodes:
-    """The same episodes with returns counted from the least possible one, as a lower bound needs them."""
+    """The episodes with the least possible return subtracted, as the lower bound needs returns of at least 0."""
     if least == 0:
         return episodes
     rewards = episodes.rewards.copy()
@@ -245,9 +247,9 @@ def _warnings(size: float, episodes: int) -> tuple[str, ...]:
     found = []
     if size < LEAST_SAMPLE:
         found.append(
-            f"the importance weights are worth {size:.1f} episodes, fewer than {LEAST_SAMPLE:g}: importance sampling "
+            f"the effective sample size is {size:.1f} episodes, below {LEAST_SAMPLE:g}: importance sampling "
             "cannot tell policies apart here, and its intervals are too narrow"
         )
     if episodes < 30:
-        found.append(f"{episodes} episodes judge, fewer than 30: every interval is rough")
+        found.append(f"{episodes} held-out episodes, fewer than 30: every interval is rough")
     return tuple(found)

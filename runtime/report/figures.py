@@ -16,9 +16,9 @@ from runtime.tuning.request import TuningJob
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_POINTS = 1_000  # of a line; more are not seen, and make a page slow
+_MOST_POINTS = 1_000  # of a line; more are not visible and slow down the page
 _COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
-# What is no curve of its own: counters, and what the learning curve shows.
+# Metrics without a small curve: counters, and those of the learning curve.
 _LEFT_OUT = {
     *("training_iteration", "episodes_total", "time_total_s", "timesteps_total", "updates", "steps_per_second"),
     *("episode_reward_mean", "episode_reward_max", "episode_reward_min", "estimated_return"),

@@ -1,4 +1,4 @@
-"""Writes report.html: of one results folder into it, of several beside them."""
+"""The command `smrl report`: writes the report of a results folder, or a comparison of several."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def run_report(places: Sequence[Path], out: Path | None) -> Path:
 
 
 def finish(result: JobResult | None) -> None:
-    """Ends a job: writes its page, or the page of the training that it evaluated, and shows the last screen.
+    """Ends a job: writes its report, or the report of the training that it evaluated, and prints the summary.
 
     Args:
-        result: How the job ended; None on a host that has nothing to show.
+        result: Result of the job; None on a host that has none.
     """
     if result is None:
         return
@@ -54,7 +54,7 @@ def finish(result: JobResult | None) -> None:
 
 
 def write_report(layout: Layout, reporter: Reporter) -> Path | None:
-    """A job's own report at its end; what goes wrong is noted, as a page must not turn success into failure."""
+    """Writes a job's report at its end; an error is only noted, as the report must not fail the job."""
     try:
         target = layout.data / FILE
         _write(target, render_report(read_results(layout)))

@@ -1,4 +1,4 @@
-"""What a results folder holds, read as far as it has been written."""
+"""Reads the contents of a results folder, which may be incomplete while its job runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_VIDEOS = 4
 
 @dataclass(frozen=True)
 class Video:
-    """A film: its file, and what it shows."""
+    """A video: its file, and its caption."""
 
     path: Path
     caption: str
@@ -32,16 +32,16 @@ class Results:
     """A job's results.
 
     Attributes:
-        name: Of the folder.
+        name: Name of the folder.
         rows: Rows of metrics.jsonl.
         config: `{preset, values, sources, notes}` of a training; empty for results of an earlier version.
-        manifest: Of the model directory; empty while the job runs.
+        manifest: Manifest of the model directory; empty while the job runs.
         evaluation: evaluation.json, or empty.
         estimates: ope.json of a job on logged data, or empty.
-        videos: The newest, at most four.
+        videos: At most four videos, the newest ones.
         pictures: PNG files by caption: estimates, driven lines, importance.
-        tuning: The tuning job, where this is one's.
-        trials: Its trials.
+        tuning: The tuning job, if these are the results of one.
+        trials: Trials of the tuning.
     """
 
     name: str
@@ -68,10 +68,10 @@ class Results:
 
 
 def read_results(layout: Layout) -> Results:
-    """Reads what is there.
+    """Reads the files that exist.
 
     Raises:
-        UserError: It is no results folder.
+        UserError: The folder is not a results folder.
     """
     data = layout.data
     evaluated = [data / "evaluation", layout.model / "evaluation", data]
@@ -140,10 +140,10 @@ def _describe(path: Path, kind: str) -> str:
 
 
 def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
-    found = {"What the held-out episodes say of each iteration": layout.data / "ope.png"}
+    found = {"Off-policy estimate of each iteration on the held-out episodes": layout.data / "ope.png"}
     for place in evaluated:
         for path in sorted([*place.glob("driven_lines.png"), *place.glob("*/driven_lines.png")]):
             found.setdefault("Driven lines", path)
-    found["What each hyperparameter matters"] = layout.data / "importance.png"
-    found["Every trial through its hyperparameters"] = layout.data / "parallel_coordinates.png"
+    found["Importance of each hyperparameter"] = layout.data / "importance.png"
+    found["Hyperparameters and objective of every trial"] = layout.data / "parallel_coordinates.png"
     return {caption: path for caption, path in found.items() if path.is_file()}

@@ -35,7 +35,7 @@ setInterval(async () => {
   } catch (error) { /* the server has ended; the last page stays */ }
 }, EVERY);
 </script>""".replace("EVERY", str(1000 * _EVERY_S))
-# What the page is made of; a newer one of these makes a newer page.
+# Files that the page is made from; a newer one makes a newer page.
 _PARTS = (
     *("metrics.jsonl", "config.json", "tuning.jsonl", "ope.json", "*.png", "model/manifest.json"),
     *("videos/*.mp4", "evaluation/evaluation.json", "evaluation/*.mp4", "evaluation/mp4/**/*.mp4"),
@@ -48,7 +48,7 @@ class Watcher(http.server.ThreadingHTTPServer):
     Args:
         folder: The results folder; it may still be empty.
         host: Address to listen on.
-        port: To listen on; 0 takes a free one.
+        port: Port to listen on; 0 takes a free one.
 
     Raises:
         UserError: There is no such folder.
@@ -72,16 +72,16 @@ class Watcher(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{self.server_address[0]!s}:{self.server_address[1]}/"
 
     def version(self) -> str:
-        """Changes when anything does that the page is made of."""
+        """A text that changes when a file changes that the page is made from."""
         stamps = []
         for pattern in _PARTS:
             try:
                 stamps += [path.stat().st_mtime_ns for path in self.folder.glob(pattern)]
-            except OSError:  # something was there a moment ago
+            except OSError:  # the file was removed meanwhile
                 continue
         return f"{max(stamps, default=0)}-{len(stamps)}"
 
@@ -163,11 +163,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the terminal is for the address."""
+        """Does nothing, as the terminal shows only the address."""
 
 
 def _range(text: str, size: int) -> tuple[int, int]:
-    """First and last byte that a Range header asks for; all of them where it asks for what there is not."""
+    """First and last byte that a Range header asks for; the whole file if the range is invalid."""
     first, _, last = text.removeprefix("bytes=").partition("-")
     if text.startswith("bytes=-") and last.isdigit() and int(last):
         return max(0, size - int(last)), size - 1

@@ -37,7 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 T = TypeVar("T")
 
 _ATTRIBUTES = b"x-amzn-sagemaker-custom-attributes"
-# Above this a request is computed in a thread: a health check waits for the parser alone then, some 20 ms a MB.
+# Larger requests are computed in a thread, so that a health check waits only for the parser, about 20 ms per MB.
 _INLINE_BYTES = 64 * 1024
 _GZIP_FROM_BYTES = 1024
 _WATCH_S = 0.5
@@ -45,19 +45,19 @@ _WATCH_S = 0.5
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a server, the same for each worker.
+    """Settings of the server, the same in every worker.
 
     Attributes:
         model: Model directory; None for a multi-model endpoint, which starts with none.
-        shown: What the user calls that; an archive's name, where the directory is what was in it.
+        shown: The user's name of the model: the archive, if the directory was unpacked from one.
         shared: Folder that the workers share.
-        parent: Process id of the one that started the workers.
-        workers: How many there are.
+        parent: Process id of the supervisor that started the workers.
+        workers: Number of worker processes.
         default_accept: Content type to answer with where the client does not say.
-        max_body_bytes: Of a request, unpacked.
-        timeout_s: For receiving a request, and for computing it.
+        max_body_bytes: Largest size of a request's unpacked body, in bytes.
+        timeout_s: Time limit for receiving a request, and again for computing it, in seconds.
         access_log: Whether each request prints a JSON line.
-        models_mb: Memory for the models of a multi-model endpoint.
+        models_mb: Memory for the models of a multi-model endpoint, in MB.
     """
 
     model: Path | None
@@ -76,11 +76,11 @@ class Answer(NamedTuple):
     """A response.
 
     Attributes:
-        status: HTTP's.
-        body: As it is sent.
+        status: HTTP status.
+        body: Body before compression.
         kind: Content type.
-        observations: That were answered, for the counters.
-        extra: Further headers.
+        observations: Number of observations answered, for the counters.
+        extra: Additional headers.
     """
 
     status: int
@@ -91,10 +91,10 @@ class Answer(NamedTuple):
 
 
 class App:
-    """The application; built in the parent, used in each worker.
+    """The ASGI application; built in the supervisor, used in each worker.
 
     Args:
-        settings: Of the server.
+        settings: Settings of the server.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,7 +102,7 @@ class App:
         self.policy: ServedPolicy | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one connection event, as ASGI has it."""
+        """Serves one ASGI connection."""
         if scope["type"] == "http":
             await self._serve(scope, receive, send)
         else:
@@ -111,7 +111,7 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        # One for computing, one for loading: neither is to wait for the other.
+        # Separate threads for computing and loading, so that neither waits for the other.
         self._computing, self._loaders = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
         self._counters = Counters(self.settings.shared)
         self._registry = Registry(
@@ -143,18 +143,18 @@ class App:
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
 
     def _say_once(self, name: str, text: str) -> None:
-        """Only the first worker says it."""
+        """Prints a line once, from the first worker that gets here."""
         try:
             os.close(os.open(self.settings.shared / f"said-{name}", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
-        except OSError:  # of a full disk: better twice than not at all
+        except OSError:  # the disk is full: better printed twice than never
             pass
         sys.stderr.write(f"serve: {text}\n")
         sys.stderr.flush()
 
     async def _watch(self) -> None:
-        """Ends requests that are too slow, and the worker with its parent: it would hold the port for ever."""
+        """Ends requests that time out, and the worker if its supervisor is gone, as it would keep the port."""
         while os.getppid() == self.settings.parent:
             self._deadlines.expire()
             await asyncio.sleep(_WATCH_S)
@@ -169,12 +169,12 @@ class App:
             # The raw path, as a model's name may hold an escaped slash.
             answer = await self._route(scope["method"], scope["raw_path"].decode("latin-1"), headers, body)
         except RequestError as error:
-            # A client that was too slow once is not waited for again; what is too large uvicorn reads and drops.
+            # Does not wait again for a client that timed out; uvicorn reads and drops a body that is too large.
             closing = ((b"connection", b"close"),) if error.status == 408 else ()
             answer = _refuse(error.status, str(error), *closing)
         except ClientGoneError:
             return
-        except asyncio.CancelledError:  # by uvicorn, whose time to drain is over
+        except asyncio.CancelledError:  # by uvicorn, at the end of its drain time
             answer = _refuse(
                 503, "the server has stopped; the request was not done in time.", (b"connection", b"close")
             )
@@ -213,7 +213,7 @@ class App:
     async def _invocations(self, headers: Headers, body: bytes) -> Answer:
         if self.settings.model is None:
             raise RequestError(404, "/invocations: got no model's name; expected /models/NAME/invoke on this endpoint.")
-        if self.policy is None:  # another worker may have been ready, and told so, before this one
+        if self.policy is None:  # another worker may have become ready before this one
             await self._loading
         if self.policy is None:
             raise RequestError(503, "no policy is loaded; the server's log says why.")
@@ -245,10 +245,10 @@ class App:
             ) from None
 
     async def _route_models(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
-        """`/models`, `/models/NAME`, `/models/NAME/invoke`, of a multi-model endpoint alone."""
+        """Routes `/models`, `/models/NAME` and `/models/NAME/invoke` of a multi-model endpoint."""
         parts = path.strip("/").split("/")
         if parts[0] != "models" or self.settings.model is not None:
-            return _refuse(404, f"{path[:100]}: there is nothing here.")
+            return _refuse(404, f"{path[:100]}: not found.")
         name = unquote(parts[1]) if len(parts) > 1 else ""
         match method, parts[1:]:
             case "GET", []:
@@ -271,7 +271,7 @@ class App:
             case _, [] | [_]:
                 allowed = "GET, POST" if len(parts) == 1 else "GET, DELETE"
                 return _refuse(405, f"{path}: got {method}; expected {allowed}.", (b"allow", allowed.encode()))
-        return _refuse(404, f"{path[:100]}: there is nothing here.")
+        return _refuse(404, f"{path[:100]}: not found.")
 
     def _load_model(self, body: bytes) -> Answer:
         try:
@@ -299,7 +299,7 @@ def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) 
     kind = choose_type(accept, call)
     outputs = policy.run(call.observations, call.outputs)
     body = encode(outputs, call, kind, policy)
-    # JSON has no word for infinity: its null, or no JSON at all, is what makes a closer look worth its time.
+    # JSON has no infinity: only a null in the body, or a body that is not JSON, requires the slower check.
     if (kind != JSON or b"null" in body) and not np.isfinite(outputs[policy.main_output]).all():
         raise RequestError(
             400, f"observations: got numbers so large that the policy's {policy.main_output} are not finite."
@@ -308,7 +308,7 @@ def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) 
 
 
 def _pack(answer: Answer, headers: Headers) -> Answer:
-    """The answer by gzip, where the client takes that and it is worth it."""
+    """Compresses the answer with gzip if the client accepts it and the body is large enough."""
     if len(answer.body) < _GZIP_FROM_BYTES:
         return answer
     accepted = headers.get(b"accept-encoding", b"").replace(b" ", b"")
@@ -318,7 +318,7 @@ def _pack(answer: Answer, headers: Headers) -> Answer:
 
 
 def _refuse(status: int, message: str, *extra: tuple[bytes, bytes]) -> Answer:
-    # A lone surrogate, which JSON may carry in a name, is no text that can be sent back.
+    # A lone surrogate, which JSON allows in a name, cannot be encoded in the response.
     text = message.encode("utf-8", "replace").decode()
     return Answer(status, orjson.dumps({"error": text}), extra=extra)
 
@@ -342,6 +342,6 @@ def _log(scope: Scope, answer: Answer, seconds: float) -> None:
         "bytes": len(answer.body),
         "milliseconds": round(1000 * seconds, 3),
     }
-    with contextlib.suppress(OSError):  # nobody reads the log any more
+    with contextlib.suppress(OSError):  # the reader of the log is gone
         sys.stdout.buffer.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         sys.stdout.buffer.flush()

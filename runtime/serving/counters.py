@@ -1,7 +1,7 @@
 """Counters that all worker processes share, in Prometheus' text format.
 
 Each worker counts in a memory-mapped file of its own. The worker that answers `/metrics` adds up all files. The file of
-a dead worker stays, so that the sums never fall.
+a dead worker stays, so that the sums never decrease.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Counters:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Not named by pid, which a later worker may have again.
+        # Not named by pid, which a later worker may reuse.
         path = folder / f"{_PREFIX}{uuid.uuid4().hex}"
         write_bytes(path, bytes(8 * _SIZE))
         with path.open("r+b") as shared:

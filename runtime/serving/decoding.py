@@ -1,4 +1,4 @@
-"""Request bodies to observations, by TensorFlow Serving's rules, and the errors that name what broke them.
+"""Decodes request bodies to observations by TensorFlow Serving's rules, with errors that name the broken rule.
 
 Source: tensorflow_serving/util/json_tensor.cc for `inputs` and `instances`; the SageMaker TF Serving container for bare
 lists, JSON lines and CSV.
@@ -41,13 +41,13 @@ _CSV_CHARACTERS = b"0123456789+-.eE, \t"
 
 
 class Call(NamedTuple):
-    """What a request asks for.
+    """A decoded request.
 
     Attributes:
-        observations: (B, …) float32, all finite.
-        outputs: Names to return.
-        layout: `columns` for an array a name, `rows` for an entry a row.
-        source: What the body was.
+        observations: (B, …) float32 observations, all finite.
+        outputs: Names of the outputs to return.
+        layout: `columns` for one array per output, `rows` for one entry per observation.
+        source: Format of the body.
     """
 
     observations: NDArray[np.float32]
@@ -95,9 +95,9 @@ def _read_json(body: bytes, policy: ServedPolicy) -> Call:
 
 
 def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
-    """The usual request, parsed and checked in one go: a quarter of the time.
+    """Parses and checks the usual request in one pass, in a quarter of the time.
 
-    None where it is not that, or is wrong: the other readers say what, and their rules are these.
+    Returns None for any other or invalid request; the other readers, which have the same rules, then report errors.
     """
     try:
         request = _typed_decoder(policy.unread, len(policy.observation_shape) + 1).decode(body)
@@ -111,7 +111,7 @@ def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
 
 @cache
 def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int) -> Any:
-    """A parser of `{"inputs": {…}}` alone: observations in so many lists, the others a value or a list."""
+    """A parser of `{"inputs": {…}}`: observations nested to a depth, the other inputs a value or a list."""
     observations: Any = float
     for _ in range(depth):
         observations = list[observations]
@@ -143,7 +143,7 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
 
 
 def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
-    """TF Serving's `inputs`: every input must be there, others are ignored; a bare list where there is but one."""
+    """Reads TF Serving's `inputs`: every input is required, unknown ones are ignored; a bare list if there is one."""
     only = only or len(policy.inputs) == 1
     outputs = (policy.main_output,) if only else policy.outputs
     if isinstance(inputs, dict):
@@ -157,7 +157,7 @@ def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
 
 
 def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> Call:
-    """TF Serving's `instances`: objects with exactly the inputs' names, or plain observations.
+    """Reads TF Serving's `instances`: objects with exactly the inputs' names, or plain observations.
 
     Plain ones need a signature of one input; where the request names no signature, that is `observations_only`.
     """
@@ -195,15 +195,15 @@ def _split(body: bytes) -> tuple[list[bytes], list[int]]:
 
 
 def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
-    """JSON lines, each an observation, an object with the inputs' names, or `{"observations": […]}`.
+    """Decodes JSON lines: each an observation, an object with the inputs' names, or `{"observations": […]}`.
 
     Args:
         lines: At least one; none blank.
         policy: Whose observations they are.
-        numbers: Of the lines, for errors; 1, 2, 3… if not given.
+        numbers: Line numbers for error messages; 1, 2, 3… if None.
 
     Raises:
-        RequestError: Naming the line.
+        RequestError: A line is invalid; the message names it.
     """
     numbers = numbers or range(1, len(lines) + 1)
     try:
@@ -211,7 +211,7 @@ def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequenc
     except RequestError as error:
         if len(lines) == 1:
             raise RequestError(400, f"line {numbers[0]}: {error}") from None
-    for number, line in zip(numbers, lines, strict=True):  # which one is it?
+    for number, line in zip(numbers, lines, strict=True):  # find the invalid line
         lines_call([line], policy, numbers=[number])
     raise RequestError(
         400, f"line {numbers[0]} and on: got lines of different kinds; expected lists, or objects with equal keys."
@@ -219,9 +219,9 @@ def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequenc
 
 
 def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
-    """All lines by one call of the parser, which is several times faster than one call a line.
+    """Parses all lines in one call, which is several times faster than one call per line.
 
-    A line whose brackets do not balance could lend its rest to its neighbour.
+    A line whose brackets do not balance could otherwise merge with its neighbour.
     """
     if len(lines) > 1 and not all(map(_is_balanced, lines)):
         raise RequestError(400, "got lines that are not each a JSON value.")
@@ -247,15 +247,15 @@ def _read_csv(body: bytes, policy: ServedPolicy) -> Call:
 
 
 def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[int] | None = None) -> Call:
-    """Comma-separated rows without a header; an image is one row, in the order of its array.
+    """Decodes comma-separated rows without a header; an image is one row, in the order of its array.
 
     Args:
         lines: At least one; none blank.
         policy: Whose observations they are.
-        numbers: Of the lines, for errors; 1, 2, 3… if not given.
+        numbers: Line numbers for error messages; 1, 2, 3… if None.
 
     Raises:
-        RequestError: Naming the line and column.
+        RequestError: A cell is invalid; the message names its line and column.
     """
     numbers = numbers or range(1, len(lines) + 1)
     rows = _plain_csv(lines)
@@ -298,7 +298,7 @@ def _csv_row(line: bytes, number: int) -> list[float]:
 
 
 def _read_npy(body: bytes, policy: ServedPolicy) -> Call:
-    """An array (B, …), or one observation."""
+    """Reads a NumPy array (B, …), or one observation."""
     array = _npy_array(body)
     if array.dtype.kind not in "fiu":
         raise RequestError(400, f"body: got an array of {array.dtype}; expected numbers.")
@@ -316,7 +316,7 @@ def _npy_array(body: bytes) -> NDArray[Any]:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         shape, is_fortran, dtype = read(file)
         size = math.prod(shape) * dtype.itemsize
-        # What a header claims is checked before memory is taken for it.
+        # The size in the header is checked before memory is allocated for it.
         if dtype.hasobject or size != len(body) - file.tell():
             raise ValueError(f"{len(body) - file.tell():,} bytes after a header that promises {size:,}")
         array = np.frombuffer(body, dtype, offset=file.tell())
@@ -340,9 +340,9 @@ def _as_batch(data: Any, policy: ServedPolicy) -> Any:
 
 
 def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool, where: str) -> None:
-    """That the inputs which nothing reads are there, and of their type: TF Serving refuses the request otherwise.
+    """Checks that the unread inputs are present and of their type, as TF Serving requires.
 
-    With `only`, that the observations are.
+    With `only`, checks that the observations are present.
     """
     missing = [OBSERVATIONS] if OBSERVATIONS not in inputs else []
     if not only:

@@ -1,4 +1,4 @@
-"""Outputs to response bodies, in the type that the client accepts."""
+"""Encodes outputs to response bodies in the content type that the client accepts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def choose_type(accept: str, call: Call) -> str:
     """The content type to answer with: the first of ours that `Accept` names; JSON lines for JSON lines otherwise.
 
     Raises:
-        RequestError: 406, none is ours.
+        RequestError: 406 if none of the accepted types is supported.
     """
     usual = JSON_LINES if call.source == "lines" else JSON
     if not accept or accept == "*/*":
@@ -49,7 +49,7 @@ def _quality(kind: str) -> float:
 
 
 def encode(outputs: Outputs, call: Call, kind: str, policy: ServedPolicy) -> bytes:
-    """The body. CSV and NumPy carry the main output alone, as they hold one array."""
+    """Encodes the response body. CSV and NumPy hold one array and therefore carry the main output only."""
     return _WRITERS[kind](outputs, call, policy)
 
 
@@ -61,10 +61,10 @@ def _write_json(outputs: Outputs, call: Call, _: ServedPolicy) -> bytes:
 
 
 def _rows(outputs: Outputs) -> Any:
-    """An entry a row: the bare values of one output, an object of several."""
+    """One entry per row: the bare value of a single output, or an object of several."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
-    # Through text, as that has a float32's own shortest digits; tolist() would print those of a double.
+    # By way of text, which has a float32's shortest digits; tolist() would give those of a double.
     columns = [orjson.loads(orjson.dumps(values, option=_ORJSON)) for values in outputs.values()]
     return [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
 

@@ -1,7 +1,7 @@
-"""The models of a multi-model endpoint: loaded and unloaded by name, in every worker at once.
+"""The models of a multi-model endpoint, which are loaded and unloaded by name in all workers.
 
-A file a model in a folder that the workers share is the truth. Each worker loads a policy when it is first asked for
-it, and forgets it with its next invocation, of whatever model, after the file is gone.
+One file per model, in a folder that the workers share, defines which models are loaded. Each worker loads a policy at
+its first request, and drops it at the next invocation of any model after the file is gone.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Registry:
     """This worker's view of the models.
 
     Args:
-        folder: Shared by the workers; exists.
-        workers: How many of them will hold each model.
-        memory_mb: What all models together may take, in MB.
+        folder: Existing folder that the workers share.
+        workers: Number of workers that will hold each model.
+        memory_mb: Memory limit of all models together, in MB.
     """
 
     def __init__(self, folder: Path, *, workers: int, memory_mb: float) -> None:
@@ -45,8 +45,8 @@ class Registry:
         """Loads a model.
 
         Args:
-            name: What it is called from now on.
-            url: Folder of the model directory.
+            name: Name of the model in later requests.
+            url: Path of the model directory.
 
         Raises:
             RequestError: 409 if the name is taken, 507 if memory does not suffice, 400 if there is no policy.
@@ -70,7 +70,7 @@ class Registry:
         aside.write_text(json.dumps({"url": url, "mb": cost}))
         try:
             version = _version(aside)
-            os.link(aside, path)  # whole at once, and only if nobody was faster
+            os.link(aside, path)  # atomic, and fails if another worker was faster
         except FileExistsError:
             raise RequestError(409, f"model_name: got {name!r}, which was loaded meanwhile.") from None
         finally:
@@ -78,7 +78,7 @@ class Registry:
         self._loaded[name] = _Loaded(version, policy)
 
     def unload(self, name: str) -> None:
-        """Forgets a model.
+        """Unloads a model.
 
         Raises:
             RequestError: 404, there is none of that name.
@@ -90,7 +90,7 @@ class Registry:
             raise _no_such(name) from None
 
     def get(self, name: str) -> ServedPolicy:
-        """The policy of a model; loads it where this worker has not.
+        """The policy of a model; loads it if this worker has not loaded it yet.
 
         Raises:
             RequestError: 404, there is none of that name.
@@ -107,7 +107,7 @@ class Registry:
         return policy
 
     def find(self, name: str) -> ServedPolicy | None:
-        """The policy of a model if this worker has loaded it; forgets every one that was unloaded elsewhere.
+        """The policy of a model if this worker has loaded it; drops those that other workers have unloaded.
 
         Raises:
             RequestError: 404, there is none of that name.
@@ -130,7 +130,7 @@ class Registry:
         return [{"modelName": name, "modelUrl": found["url"]} for name, found in sorted(self._files().items())]
 
     def _files(self) -> dict[str, Any]:
-        """What every model's file says, by name; one that is unloaded meanwhile is left out."""
+        """The contents of every model's file, by name; models that are being unloaded are left out."""
         found: dict[str, Any] = {}
         for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             try:
@@ -152,7 +152,7 @@ class Registry:
 
 
 def _version(path: Path) -> tuple[int, int]:
-    """Of a model's file: another one of the same name differs in time, though perhaps not in inode."""
+    """Version of a model's file; a later file of the same name differs in time, though perhaps not in inode."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 

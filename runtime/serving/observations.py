@@ -1,4 +1,4 @@
-"""Numbers from requests to arrays: types, shapes and finiteness, and the errors that name what is wrong."""
+"""Converts numbers from requests to arrays, and checks their types, shapes and finiteness."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON_TYPES: dict[str, frozenset[type]] = {
 
 
 class RequestError(Exception):
-    """A request that breaks a rule: the HTTP status, and the message for whoever sent it."""
+    """An invalid request, with the HTTP status and the message for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -32,10 +32,10 @@ class RequestError(Exception):
 
 
 def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
-    """Nested lists of numbers to (B, …) float32.
+    """Converts nested lists of numbers to a (B, …) float32 array.
 
     Raises:
-        RequestError: Naming the field: what is no number, a shape that is not the policy's, NaN or infinity.
+        RequestError: A value is not a finite number, or the shape is not the policy's; the message names the field.
     """
     strange = find_strange(value, JSON_TYPES["float32"], depth=len(policy.observation_shape) + 1)
     if strange is not None:
@@ -44,7 +44,7 @@ def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[
 
 
 def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
-    """Nested lists of numbers to float32; what is too large for that becomes infinite.
+    """Converts nested lists of numbers to float32; numbers beyond its range become infinite.
 
     Raises:
         RequestError: The lists are ragged.
@@ -57,10 +57,10 @@ def to_array(value: Any, *, field: str) -> NDArray[np.float32]:
 
 
 def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
-    """The array itself, if its shape is (B, …) with at least one row and every number is finite.
+    """Checks that an array has shape (B, …) with at least one row and finite numbers, and returns it.
 
     Raises:
-        RequestError: It is not.
+        RequestError: The shape is wrong, or a number is not finite.
     """
     shape = policy.observation_shape
     if observations.shape[1:] != shape or not len(observations):
@@ -76,13 +76,13 @@ def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, 
 
 @dataclass(frozen=True)
 class Strange:
-    """A value that is of no allowed type."""
+    """A value of a type that is not allowed."""
 
     value: Any
 
 
 def find_strange(value: Any, allowed: frozenset[type], *, depth: int) -> Strange | None:
-    """The first value in nested lists whose type is not allowed; Python's bool is no number here."""
+    """The first value in nested lists whose type is not allowed; Python's bool does not count as a number."""
     if type(value) in allowed:
         return None
     level = [value]
@@ -97,5 +97,5 @@ def find_strange(value: Any, allowed: frozenset[type], *, depth: int) -> Strange
 
 
 def short(value: Any) -> str:
-    """A value for a message: shallow and short, whatever the client sent."""
+    """A value as text for a message, cut to a short length and depth."""
     return _SHORT.repr(value)

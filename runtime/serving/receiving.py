@@ -1,4 +1,4 @@
-"""The body of a request: within its size and its time, unpacked."""
+"""Receives and unpacks the body of a request, within limits on its size and time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Headers = dict[bytes, bytes]
 
 
 class ClientGoneError(Exception):
-    """The client has closed the connection before its request was whole."""
+    """The client closed the connection before its request was complete."""
 
 
 class Deadlines:
     """Ends waits that last too long, from one timer for all: a timer for each costs more than all else in `receive`.
 
     Args:
-        timeout_s: For each wait; it is exceeded by what the caller of `expire` sleeps.
+        timeout_s: Limit of each wait in seconds; exceeded by up to the interval between calls of `expire`.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -30,18 +30,18 @@ class Deadlines:
         self._waiting: dict[asyncio.Task[Any], float] = {}
 
     def __enter__(self) -> None:
-        """The current task begins to wait."""
+        """Starts the wait of the current task."""
         self._waiting[_current_task()] = time.monotonic()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """It is done; a wait that `expire` ended is a TimeoutError."""
+        """Ends the wait; raises TimeoutError if `expire` ended it."""
         task = _current_task()
         if self._waiting.pop(task, None) is None and kind is asyncio.CancelledError:
             task.uncancel()
             raise TimeoutError
 
     def expire(self) -> None:
-        """Ends what has waited too long."""
+        """Cancels the tasks whose wait has exceeded the limit."""
         before = time.monotonic() - self.timeout_s
         for task in [task for task, since in self._waiting.items() if since < before]:
             del self._waiting[task]
@@ -55,17 +55,17 @@ def _current_task() -> asyncio.Task[Any]:
 
 
 async def receive_body(headers: Headers, receive: Receive, *, most: int, deadlines: Deadlines) -> bytes:
-    """The whole body as it was sent.
+    """Receives the whole body, still encoded.
 
     Args:
-        headers: Of the request, by lower-case name.
-        receive: ASGI's.
-        most: Bytes that it may have.
-        deadlines: For all of it.
+        headers: Headers of the request, by lower-case name.
+        receive: ASGI's receive function.
+        most: Largest allowed size in bytes.
+        deadlines: Time limit of the whole body.
 
     Raises:
-        RequestError: 413 or 408; it is too large, or too slow.
-        ClientGoneError: There is nobody to answer.
+        RequestError: 413 if the body is too large, 408 if it is too slow.
+        ClientGoneError: The client closed the connection.
     """
     if int(headers.get(b"content-length", 0)) > most:
         raise _too_large(most)
@@ -89,7 +89,7 @@ async def receive_body(headers: Headers, receive: Receive, *, most: int, deadlin
 
 
 def unpack_body(body: bytes, headers: Headers, *, most: int) -> bytes:
-    """The body without its Content-Encoding.
+    """Decodes the Content-Encoding of a body.
 
     Raises:
         RequestError: 415, 413 or 400; the encoding is unknown, or the content too large, or broken.

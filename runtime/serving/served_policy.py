@@ -1,4 +1,4 @@
-"""An exported policy in memory: what it takes, what it returns, and the session that runs it."""
+"""Loads an exported policy: its inputs, its outputs, and the ONNX session that runs it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Input:
     """A named input of a signature.
 
     Attributes:
-        dtype: As numpy names it.
-        shape: Of one row; None where any shape will do, as nothing reads it.
+        dtype: NumPy's name of the type.
+        shape: Shape of one row; None for an unread input, which may have any shape.
     """
 
     dtype: str
@@ -33,15 +33,15 @@ class Input:
 
 @dataclass(frozen=True)
 class ServedPolicy:
-    """A loaded policy.
+    """An exported policy in memory.
 
     Attributes:
-        name: For people: the environment that it was trained on.
-        inputs: Of `serving_default`, by name.
-        outputs: Of `serving_default`, in the order that they are returned.
-        main_output: The one that `observations_only` returns.
-        observation_shape: Of one observation.
-        session: Runs it; safe to use from several threads.
+        name: Name of the environment that it was trained in.
+        inputs: Inputs of the signature `serving_default`, by name.
+        outputs: Outputs of the signature `serving_default`, in the order that they are returned.
+        main_output: The output that the signature `observations_only` returns.
+        observation_shape: Shape of one observation.
+        session: ONNX Runtime session, which is safe to use from several threads.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ServedPolicy:
 
     @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
-        """Name and dtype of the inputs that clients must send and nothing reads."""
+        """Name and dtype of the inputs that clients must send although the policy does not read them."""
         return tuple((name, tensor.dtype) for name, tensor in self.inputs.items() if name != OBSERVATIONS)
 
     def run(self, observations: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -65,13 +65,13 @@ class ServedPolicy:
 
 @cache
 def _plan(outputs: tuple[str, ...]) -> tuple[list[str], list[tuple[str, int]]]:
-    """What to compute for these outputs, and where in it each is."""
+    """The names to compute for these outputs, and the position of each output in them."""
     wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in outputs))
     return wanted, [(name, wanted.index(ALIASES.get(name, name))) for name in outputs]
 
 
 def load_policy(place: Path) -> ServedPolicy:
-    """Loads the policy of a model directory, and computes one observation with it.
+    """Loads the policy of a model directory, and runs it once on an observation.
 
     Args:
         place: The model directory, or a results folder; may be read-only.
@@ -85,7 +85,7 @@ def load_policy(place: Path) -> ServedPolicy:
         return _load(folder, manifest)
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # of a manifest that somebody edited, and whatever onnxruntime raises for such a file
+    except Exception as error:  # an edited manifest may raise anything, and so may onnxruntime
         raise UserError(
             f"{folder / MANIFEST}: got a description that its policy cannot be loaded by ({type(error).__name__}: "
             f"{error}); expected what `smrl export` wrote. Run `smrl export {folder}` again."
@@ -131,7 +131,7 @@ def _input(tensor: Mapping[str, Any]) -> Input:
 
 def _session(content: bytes) -> Any:
     options = onnxruntime.SessionOptions()
-    # A worker a core: a second thread in a session would wait for the first more than it helps.
+    # There is one worker per core, so a second thread in a session would only compete with the others.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised as well
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

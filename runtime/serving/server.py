@@ -22,20 +22,20 @@ from runtime.errors import PlatformError, UserError
 from runtime.serving.app import App, Settings
 
 _BACKLOG = 2048
-_DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM, unless told otherwise
+_DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM by default
 _KEEP_ALIVE_S = 75  # longer than a load balancer's 60 s, so that the client is the one who closes
 _HUNG_S = 15  # a worker that does not answer its supervisor for so long is replaced
 
 
 @dataclass(frozen=True)
 class ServeRequest:
-    """A server as it was asked for on the command line; None for what the container says.
+    """Command-line options of the server; None takes the container's setting.
 
     Attributes:
         model: Model directory, results folder or model.tar.gz.
         host: Address to listen on; every one in a container, this machine's own on a laptop, if not given.
         port: Port to listen on.
-        workers: Processes.
+        workers: Number of worker processes.
         access_log: Whether each request prints a JSON line.
     """
 
@@ -47,10 +47,10 @@ class ServeRequest:
 
 
 def run_server(platform: ServingSettings, request: ServeRequest) -> None:
-    """Serves until SIGTERM or SIGINT; then answers what is under way and returns.
+    """Serves until SIGTERM or SIGINT, then finishes the requests in progress and returns.
 
     Raises:
-        UserError: There is no model directory to look into, or the port is taken.
+        UserError: There is no model directory, or the port is taken.
     """
     model = request.model or platform.model
     if model is None and not platform.is_multi_model:
@@ -61,7 +61,7 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     workers = request.workers or platform.workers
     host = request.host or ("127.0.0.1" if platform.model is None else "0.0.0.0")
     listener = _listen(host, port)
-    # Until the supervisor takes the signals: what was made so far is to be removed.
+    # Until the supervisor handles signals, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     shared = Path(tempfile.mkdtemp(prefix="serve-", dir=scratch_folder()))
     try:
@@ -91,10 +91,10 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
 
 
 class _Supervisor(Multiprocess):
-    """Uvicorn's, which would keep its own copy of the socket open while the workers drain: clients would hang in it."""
+    """Uvicorn's supervisor, which also closes its socket while workers drain: clients would hang in it otherwise."""
 
     def keep_subprocess_alive(self) -> None:
-        """Replaces workers that have died, and says so: one that dies again and again is not to go unseen."""
+        """Replaces workers that have died, and prints a line for each, so that repeated failures are visible."""
         before = {worker.pid: worker for worker in self.processes}
         super().keep_subprocess_alive()
         for pid in before.keys() - {worker.pid for worker in self.processes}:

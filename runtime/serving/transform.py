@@ -1,4 +1,4 @@
-"""Batch transform without a server: every record of a file or folder, by the code that serves, in constant memory.
+"""Batch transform without a server: predicts for every record of files with the serving code, in constant memory.
 
 An output has the form of its input: JSON lines, as SageMaker writes them with JoinSource=Input, or CSV.
 """
@@ -32,7 +32,7 @@ _PROGRESS_S = 5.0
 
 @dataclass
 class _Progress:
-    """Records done, said every few seconds."""
+    """Prints the number of records done every few seconds."""
 
     records: int = 0
     started: float = 0.0
@@ -60,14 +60,15 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
 
     Args:
         model: Model directory, results folder or model.tar.gz.
-        source: A file, or a folder whose files are all taken.
-        output: Folder; files that are there already are replaced, each when its successor is whole.
-        stop: The platform's wish to stop; files that are done stay.
+        source: A file, or a folder of files.
+        output: Folder of the results; existing files are replaced once the new one is complete.
+        stop: The stop request; files that are complete are kept.
         join: Whether each record is written together with its input.
 
     Raises:
-        UserError: The model, or records: of each file the first line that is wrong is named; the others are answered.
-        PlatformError: The disk is full, or the job was told to stop.
+        UserError: The model or records are invalid: the first invalid line of each file is named, and the other files
+            are written.
+        PlatformError: The disk is full, or a stop was requested.
     """
     if not source.exists():
         raise UserError(f"--input: got {str(source)!r}, which does not exist; expected a file or a folder.")
@@ -80,7 +81,7 @@ def run_transform(model: Path, source: Path, output: Path, stop: StopRequest, *,
     for path, target in files:
         try:
             _transform_file(policy, path, target, stop, progress, join=join)
-        except RequestError as error:  # the other files are answered all the same
+        except RequestError as error:  # the other files are still processed
             wrong.append(f"{path}: {error}")
         except OSError as error:
             raise PlatformError(f"{target}: could not be read or written: {error.strerror or error}.") from None
@@ -93,7 +94,7 @@ def open_served(model: Path, scratch: Path) -> ServedPolicy:
     """The policy of a model directory, a results folder, or a model.tar.gz, which is unpacked into a scratch folder.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no model.
     """
     if not model.is_file():
         return load_policy(model)
@@ -104,7 +105,7 @@ def open_served(model: Path, scratch: Path) -> ServedPolicy:
 
 
 def _files(source: Path, output: Path) -> list[tuple[Path, Path]]:
-    """Each input with its output.
+    """Pairs each input file with its output file.
 
     Raises:
         UserError: There is no input, or outputs would lie among the inputs.
@@ -169,7 +170,7 @@ def _answer_lines(policy: ServedPolicy, lines: Sequence[bytes], *, numbers: Sequ
 
 
 def _join(line: bytes, answer: bytes) -> bytes:
-    """As SageMaker joins: an object gains a key, anything else is put beside the answer."""
+    """Joins as SageMaker does: an object gets a key, anything else is put beside the answer."""
     if line.startswith(b"{"):
         return line[:-1].rstrip() + b',"SageMakerOutput":' + answer + b"}\n"
     return b'{"SageMakerInput":' + line + b',"SageMakerOutput":' + answer + b"}\n"

@@ -1,1 +1,1 @@
-"""Hyperparameters: what there are, and how a job's are resolved."""
+"""Hyperparameters: their schema, and how a job's are resolved from its sources."""

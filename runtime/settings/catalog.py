@@ -1,4 +1,4 @@
-"""What settings need to know of each algorithm and each family of environments, and the list of all of them."""
+"""The rules that algorithms and environment families add to the settings, and the catalog of all of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Draft:
 
 
 class AlgorithmRules(Protocol):
-    """What settings need to know of an algorithm.
+    """The rules of an algorithm for resolving settings.
 
     Attributes:
         names: Values of `rl.training.run` that choose it; the first is its default.
@@ -71,7 +71,7 @@ class AlgorithmRules(Protocol):
 
 
 class FamilyRules(Protocol):
-    """What settings need to know of a family of environments.
+    """The rules of an environment family for resolving settings.
 
     Attributes:
         defaults: Path below rl.training to value, where nothing sets another; stronger than the algorithm's defaults.
@@ -90,7 +90,7 @@ class FamilyRules(Protocol):
     def evaluation_settings(self) -> Mapping[str, Setting]: ...  # noqa: D102
 
     def owns(self, env: str) -> bool:
-        """Whether an environment is of the family."""
+        """Whether an environment belongs to the family."""
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
         """The environment that its keyword arguments alone imply, where none is named; None if they imply none."""

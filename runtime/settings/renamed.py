@@ -56,7 +56,7 @@ OBSOLETE: dict[str, str] = {
     "config.use_exec_api": "RLlib has one API now",
     "config.use_pytorch": "policies are PyTorch's",
     "config.framework": "policies are PyTorch's",
-    "config.evaluation_interval": "video_freq evaluates and films at once",
+    "config.evaluation_interval": "video_freq evaluates and records a video at once",
     "config.evaluation_num_episodes": "the evaluate job takes evaluate_episodes",
     "config.evaluation_config": "the evaluate job has its own settings",
     "config.remote_worker_envs": "gym_env_vectorize_mode took its place",
@@ -76,8 +76,8 @@ OBSOLETE: dict[str, str] = {
     "local_dir": "results have fixed places",
     "upload_dir": "SageMaker uploads results itself",
     "num_samples": "a job trains one policy; tuning is a job of its own",
-    "max_failures": "SageMaker restarts jobs, and they go on from their checkpoint",
-    "resume": "a job goes on from its checkpoint by itself",
+    "max_failures": "SageMaker restarts jobs, and they resume from their checkpoint",
+    "resume": "a job resumes from its checkpoint by itself",
     "keep_checkpoints_num": "the newest 3 are kept",
     "checkpoint_score_attr": "the newest 3 and the best are kept",
     "name": "the job's name is SageMaker's",
@@ -93,7 +93,7 @@ PRESETS_OF_2020: dict[str, str] = {
     "cartpole-ddqnbcq-env": "cartpole-bcq",
 }
 
-# What a job reads or writes: an old script that asks for it would end well without.
+# Settings that name data to read or write: a job must not ignore them.
 _DATA = ("config.input", "config.output")
 
 _MONITOR = Setting("bool", "Record videos.")
@@ -133,12 +133,12 @@ def is_harmless(path: str, value: Any) -> bool:
 
 
 def is_data(path: str) -> bool:
-    """Whether an obsolete setting named data, so that no job may pass over it."""
+    """Whether an obsolete setting names data, so that a job must not ignore it."""
     return path in _DATA
 
 
 def why_obsolete(path: str) -> str | None:
-    """The reason why an old setting means nothing today, or None for a name that never was."""
+    """Why an old setting has no effect today, or None if there never was such a setting."""
     for old, reason in OBSOLETE.items():
         if path == old or path.startswith(old + "."):
             return reason

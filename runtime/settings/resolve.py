@@ -23,9 +23,9 @@ _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ENV_CONFIG = "config.env_config"
 _FEW_NAMES = 15  # which an error may list
 
-# Where the name stands, the name, its source, and where to note that there is no such environment.
+# Arguments: the setting's name, the environment, its source, and where to add a problem if there is none.
 EnvCheck = Callable[[str, str, str, Problems], None]
-# The values, their sources, and where to note what the machine has no room for.
+# Arguments: the values, their sources, and where to add problems of values that need too much memory.
 SizeCheck = Callable[[Mapping[str, Any], Mapping[str, str], Problems], None]
 Rules = Catalog[AlgorithmRules, FamilyRules]
 
@@ -82,7 +82,7 @@ def resolve(
 
 
 class _Resolver:
-    """One resolution: the draft so far, and the hyperparameters that are not `rl.…`."""
+    """Resolves one job's settings: holds the draft, and the hyperparameters that are not `rl.…`."""
 
     def __init__(self, catalog: Rules, extra_settings: Mapping[str, Setting] | None) -> None:
         self._catalog, self._extra_settings = catalog, extra_settings

@@ -1,4 +1,4 @@
-"""Sizes that a machine has no memory for, found from a job's settings before anything is allocated.
+"""Refuses settings that need more memory than the machine has, before anything is allocated.
 
 Each is a lower bound: what passes may still not fit, what does not pass cannot.
 """
@@ -17,22 +17,22 @@ from runtime.settings.schema import ROOT, JobConfig
 _FLOAT = 4
 # Columns of a step in a batch beside observation and action: probability, reward, advantage, value target.
 _COLUMNS = 4
-# Of an environment with its wrappers: CartPole has 3.9 kB, Pendulum 4.3 kB.
+# Bytes of an environment with its wrappers: CartPole has 3.9 kB, Pendulum 4.3 kB.
 _ENVIRONMENT = 2048
-# Of a process with RLlib and PyTorch: an env runner of CartPole has 360 MiB of its own.
+# Bytes of a process with RLlib and PyTorch: an env runner of CartPole has 360 MiB of its own.
 _PROCESS = 256 * 2**20
-# Of a weight in training: itself, its gradient, and Adam's two moments.
+# Copies of a weight in training: itself, its gradient, and Adam's two moments.
 _WEIGHT = 4 * _FLOAT
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a job's hosts have.
+    """The memory and CPUs of a job's hosts.
 
     Attributes:
-        memory_bytes: Of each host.
-        cpus: Of each host.
-        hosts: How many.
+        memory_bytes: Memory of each host, in bytes.
+        cpus: CPUs of each host.
+        hosts: Number of hosts.
     """
 
     memory_bytes: float
@@ -46,8 +46,8 @@ def check_sizes(values: Mapping[str, Any], sources: Mapping[str, str], problems:
     Args:
         values: Path below rl.training to value.
         sources: Path to the name of the source that set it.
-        problems: Gains every problem.
-        room: What there is.
+        problems: Receives a problem for each such setting.
+        room: Memory and CPUs of the hosts.
     """
     needed = {**_of_rollouts(values), **_of_network(values)}
     for path, needed_bytes in needed.items():

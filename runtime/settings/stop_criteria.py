@@ -1,4 +1,4 @@
-"""Which stop criterion a training has met."""
+"""Checks which stop criterion a training has met."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def reached(stop: StopCriteria, row: Mapping[str, float], *, episodes_of_mean: i
     """The first criterion that a row of metrics meets, in words, or None.
 
     Args:
-        stop: Criteria.
+        stop: Stop criteria of the job.
         row: Metrics of an iteration.
-        episodes_of_mean: A mean return counts once it is of that many episodes; few may just be lucky.
+        episodes_of_mean: Least number of episodes in a mean return, as the mean of a few is noisy.
     """
     for name, limit in stop.given().items():
         if name == "episode_reward_mean" and row.get("episodes_total", 0) < episodes_of_mean:

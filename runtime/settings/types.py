@@ -28,11 +28,11 @@ _RULES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What values a setting takes.
+    """The rule of a setting: its type, range and description.
 
     Attributes:
-        kind: How text becomes a value.
-        doc: One line for people.
+        kind: Type of the value, and thus how text is parsed.
+        doc: Description of one line for the documentation.
         low: Smallest value allowed.
         high: Largest value allowed.
         above: True when `low` itself is not allowed.

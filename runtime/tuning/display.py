@@ -1,4 +1,4 @@
-"""What a tuning shows: a table of its trials while it runs in a terminal, and a line a training job elsewhere."""
+"""Shows a tuning's progress: a live table of trials in a terminal, one line per training job elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SHOWN = 20  # rows of the table
 
 
 def show_value(value: Any) -> str:
-    """A hyperparameter, short."""
+    """A hyperparameter's value as short text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def short_name(name: str) -> str:
-    """A hyperparameter's name without what all of them begin with."""
+    """A hyperparameter's name without the common prefix."""
     return name.removeprefix("rl.training.").removeprefix("config.")
 
 
@@ -31,10 +31,10 @@ class TuningLines(Reporter):
         self._job = job
 
     def progress(self, trials: Sequence[Trial], running: Mapping[tuple[int, int], Record]) -> None:
-        """Nothing: a line is written once a job has ended."""
+        """Does nothing, as a line is printed when a job has ended."""
 
     def ended(self, record: Record) -> None:
-        """A training job has ended; its line has the objective as SageMaker's regexes read it."""
+        """Prints a line for a training job that has ended, with the objective in the format of SageMaker's regexes."""
         counts = {"training_iteration": record.training_iteration, "timesteps_total": record.timesteps_total}
         row: dict[str, float] = {
             "trial": record.trial,
@@ -51,7 +51,7 @@ class TuningLines(Reporter):
 
 
 class TuningTable(TuningLines):
-    """The same as a live table: the best trials, and those that run."""
+    """Shows the best and the running trials as a live table."""
 
     def __init__(self, job: TuningJob) -> None:
         from rich.console import Console
@@ -63,20 +63,20 @@ class TuningTable(TuningLines):
         self._live.start()
 
     def note(self, text: str) -> None:
-        """Above the table."""
+        """Prints a note above the table."""
         self._console.print(f"smrl: {text}", style="dim", highlight=False, markup=False)
 
     def ended(self, record: Record) -> None:
-        """Only a failure is more than the table's next state."""
+        """Prints a note if the job failed; the table shows the rest."""
         if record.reason:
             self.note(f"trial {record.trial}, seed {record.seed}, failed: {record.reason}")
 
     def progress(self, trials: Sequence[Trial], running: Mapping[tuple[int, int], Record]) -> None:
-        """Draws the table anew."""
+        """Redraws the table."""
         self._live.update(draw_table(self._job, trials, running))
 
     def finish(self, summary: Any) -> None:
-        """Replaces the table by the last screen."""
+        """Replaces the table with the summary."""
         self.close()
         super().finish(summary)
 

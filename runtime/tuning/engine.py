@@ -1,4 +1,4 @@
-"""Trials on Ray Tune: as many at a time as the job says, each process kept for the next, bad ones ended early."""
+"""Runs trials on Ray Tune: several at a time, with reused processes and early stopping."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from runtime.tuning.request import TuningJob
 from runtime.tuning.search import PointSearch
 from runtime.tuning.trial import LOG, TrialJob, ask_to_stop, forget_stops
 
-# A process that dies (memory, a kill) is started again; its job goes on from its checkpoint.
+# A process that dies (out of memory, a kill) is restarted; its job resumes from its checkpoint.
 _RESTARTS = 2
-# So many failures before the first success are the job's fault, not a hyperparameter's.
+# This many failures before the first success point to the job, not to a hyperparameter.
 _FAILURES_AT_FIRST = 3
-_JUDGED_FROM = 5  # iterations, before the median rule says anything: first returns are of chance
-_REDUCTION = 3  # of Hyperband: one in three goes on from each rung
+_JUDGED_FROM = 5  # iterations before the median rule applies: first returns are noise
+_REDUCTION = 3  # of Hyperband: one in three is promoted from each rung
 
 
 def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
-    """Runs what is left of a tuning; `prepare_environment` must have been called before Ray Tune was imported.
+    """Runs the remaining trials; `prepare_environment` must have been called before Ray Tune was imported.
 
     Returns:
         Why it ended.
@@ -57,7 +57,7 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
         ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus, stop=stop),
         tempfile.TemporaryDirectory(prefix="tune-", dir=scratch_folder()) as scratch,
     ):
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own lines tell of failures
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are reported by our own lines
         tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
             tune_config=tune.TuneConfig(
@@ -78,12 +78,12 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
             ),
         ).fit()
     if log.platform_fault:
-        raise PlatformError(f"{log.platform_fault} Then start the tuning again: it goes on with {plan.root}.")
+        raise PlatformError(f"{log.platform_fault} Then start the tuning again to resume {plan.root}.")
     return log.why_stop() or search.why_finished
 
 
 def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
-    """What ends training jobs early.
+    """Makes the scheduler that stops training jobs early.
 
     Source: Li et al. 2018 (asynchronous successive halving); Golovin et al. 2017 (the median rule).
     """
@@ -99,14 +99,14 @@ def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
 
 
 class _Asks(TrialScheduler):  # type: ignore[misc]
-    """Asks a job to end in the place of ending it, as Ray Tune gives a process ten seconds to write its results."""
+    """Requests a job to stop instead of killing it, as Ray Tune gives a process ten seconds to write its results."""
 
     def __init__(self, root: Path, **options: Any) -> None:
         super().__init__(**options)
         self._root = root
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """What the rule says, but to stop."""
+        """Turns the rule's decision to stop into a stop request."""
         action = super().on_trial_result(tune_controller, trial, result)
         if action != TrialScheduler.STOP:
             return str(action)
@@ -114,7 +114,7 @@ class _Asks(TrialScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Jobs without an objective of their own, and further seeds, are not judged by."""
+        """Leaves jobs without an objective, and all but the first seed of a trial, out of the comparison."""
         if "objective" in result:
             super().on_trial_complete(tune_controller, trial, result)
 
@@ -128,7 +128,7 @@ class _Median(_Asks, MedianStoppingRule):  # type: ignore[misc]
 
 
 class _Log(tune.Callback):  # type: ignore[misc]
-    """Writes down what becomes of each training job, tells the search, and shows it."""
+    """Records the state of each training job, reports results to the search, and updates the display."""
 
     def __init__(self, plan: Plan, search: PointSearch, stop: StopRequest, display: TuningLines) -> None:
         self._plan, self._search, self._stop, self._display = plan, search, stop, display
@@ -141,7 +141,7 @@ class _Log(tune.Callback):  # type: ignore[misc]
         return (tune.Callback, ())
 
     def why_stop(self) -> str:
-        """Why no more is to be done, or nothing."""
+        """Why the tuning ends, or an empty text."""
         job = self._plan.job
         if self.platform_fault:
             return self.platform_fault
@@ -159,7 +159,7 @@ class _Log(tune.Callback):  # type: ignore[misc]
         return any(job.state in ("completed", "stopped") for job in jobs)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """A turn of Ray Tune's loop: once there is a reason to end, every job that runs is asked to."""
+        """Requests every running job to stop once there is a reason to end; called in each turn of Ray Tune's loop."""
         if self.why_stop() and not self._search.is_over:
             self._search.is_over = True
             for trial in trials:
@@ -167,7 +167,7 @@ class _Log(tune.Callback):  # type: ignore[misc]
                     ask_to_stop(self._plan.root / trial.config["folder"])
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A training job begins, or goes on after its process died."""
+        """Records a training job that starts, or resumes after its process died."""
         record = self._to_record(trial, "started")
         jobs = self._search.trials[record.trial].jobs
         if record.seed not in jobs:
@@ -178,20 +178,20 @@ class _Log(tune.Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """An iteration."""
+        """Records an iteration of a training job."""
         record = self._to_record(trial, "started")
         self._running[record.trial, record.seed] = record
         self._show()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A training job has ended, or was ended."""
+        """Records a training job that has ended or was stopped."""
         result = trial.last_result or {}
         most = self._plan.job.resources[1] if self._plan.job.resources else math.inf
         has_ended = result.get("has_ended", False) or result.get("iteration", 0) >= most
         if not has_ended and self._search.is_over:
-            return  # it is gone on with when the tuning is started again
+            return  # it is resumed when the tuning is started again
         reason = result.get("fault", "")
-        if reason and result.get("is_platforms"):  # a full disk is no fault of the point: it is tried again
+        if reason and result.get("is_platforms"):  # a full disk is not the point's fault: it is retried
             self.platform_fault = self.platform_fault or reason
             return
         if not reason and self._plan.job.read_objective(result.get("row", {})) is None:
@@ -200,7 +200,7 @@ class _Log(tune.Callback):  # type: ignore[misc]
         self._end(trial, "failed" if reason else "completed" if has_ended else "stopped", reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The process of a training job died too often."""
+        """Records a training job whose process died too often."""
         self._end(trial, "failed", f"its process died {_RESTARTS + 1} times; see {LOG} in its folder, and the memory")
 
     def _end(self, trial: Any, state: State, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a tuning: what each hyperparameter matters, and every trial as a line through its values."""
+"""Plots of a tuning: hyperparameter importance, and parallel coordinates of all trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLUE, _GREY = "#4c78a8", "#999999"
 
 
 def draw_importance(axes: Axes, importances: Mapping[str, float]) -> None:
-    """A bar for each hyperparameter: its share of what the objective varies by."""
+    """Draws a bar for each hyperparameter: its share of the objective's variance."""
     order = sorted(importances.items(), key=lambda item: item[1])
     bars = axes.barh([short_name(name) for name, _ in order], [share for _, share in order], color=_BLUE)
     axes.bar_label(bars, fmt="{:.0%}", padding=3)
@@ -29,7 +29,7 @@ def draw_importance(axes: Axes, importances: Mapping[str, float]) -> None:
 
 
 def draw_parallel(axes: Axes, job: TuningJob, trials: Sequence[Trial], best: Trial | None) -> None:
-    """A line a trial, through its hyperparameters to its objective; the best one stands out.
+    """Draws one line per trial through its hyperparameters to its objective; the best trial is highlighted.
 
     Each axis is as the search sees it, so that a logarithmic range has its decades at equal lengths.
     """
@@ -70,7 +70,7 @@ def _draw_scale(axes: Axes, place: int, ticks: Sequence[tuple[float, Any]]) -> N
 def write_pictures(
     folder: Path, job: TuningJob, trials: Sequence[Trial], best: Trial | None, importances: Mapping[str, float]
 ) -> list[Path]:
-    """Writes what can be drawn of the trials so far; returns the files."""
+    """Writes the plots that the trials so far allow; returns the files."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

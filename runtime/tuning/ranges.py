@@ -18,13 +18,13 @@ _LOGARITHMIC_FROM = 100.0
 
 @dataclass(frozen=True)
 class Range:
-    """What one hyperparameter may be.
+    """The range of one hyperparameter.
 
     Attributes:
-        name: Of the hyperparameter, as `rl.training.config.lr`.
+        name: Name of the hyperparameter, as `rl.training.config.lr`.
         kind: SageMaker's kind.
-        low: Least value of a number.
-        high: Largest.
+        low: Smallest value of a numeric range.
+        high: Largest value of a numeric range.
         scaling: How numbers spread: Linear, Logarithmic, or ReverseLogarithmic, which is fine close to 1.
         values: The choices of a category, as text.
     """
@@ -38,7 +38,7 @@ class Range:
 
     @property
     def distribution(self) -> BaseDistribution:
-        """What Optuna draws from."""
+        """The Optuna distribution of the range."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.kind == "categorical":
@@ -52,17 +52,17 @@ class Range:
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """The values that break a setting's rule if any of the range does: both ends, or every choice."""
+        """Values to check against the setting's rule: both ends, or every choice."""
         if self.kind == "categorical":
             return self.values
         return (self.to_hyperparameter(self._to_drawn(self.low)), self.to_hyperparameter(self._to_drawn(self.high)))
 
     def to_hyperparameter(self, drawn: Any) -> Any:
-        """The hyperparameter of what Optuna drew."""
+        """Converts Optuna's value to the hyperparameter."""
         return 1.0 - drawn if self.scaling == "ReverseLogarithmic" else drawn
 
     def from_hyperparameter(self, value: Any) -> Any:
-        """What Optuna would have drawn for a hyperparameter; None where it lies outside the range."""
+        """Converts a hyperparameter to Optuna's value; None if it is outside the range."""
         if self.kind == "categorical":
             return str(value) if str(value) in self.values else None
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
@@ -75,7 +75,7 @@ class Range:
         return 1.0 - value if self.scaling == "ReverseLogarithmic" else float(value)
 
     def place(self, value: Any) -> float:
-        """Where a hyperparameter lies in the range as it is searched, 0..1."""
+        """Position of a hyperparameter in the scaled range, 0..1."""
         if self.kind == "categorical":
             return self.values.index(str(value)) / max(1, len(self.values) - 1)
         at, low, high = (_scaled(number, self.scaling) for number in (value, self.low, self.high))
@@ -89,5 +89,5 @@ def _scaled(value: float, scaling: str) -> float:
 
 
 def choose_scaling(low: float, high: float) -> str:
-    """What Auto means for a range."""
+    """The scaling that Auto selects for a range."""
     return "Logarithmic" if low > 0 and high / low >= _LOGARITHMIC_FROM else "Linear"

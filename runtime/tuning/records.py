@@ -1,4 +1,4 @@
-"""tuning.jsonl: every training job of a tuning as it starts and ends, from which a killed tuning goes on."""
+"""tuning.jsonl: every training job of a tuning as it starts and ends, from which a killed tuning resumes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Record:
 
     Attributes:
         trial: Number of the trial, from 1.
-        seed: Of the training job.
-        state: What became of it; "stopped" is stopped early by the tuning.
-        hyperparameters: The trial's own.
-        folder: Results folder below the tuning's.
-        objective: Its last value, None if the job has not come to one.
+        seed: Seed of the training job.
+        state: State of the job; "stopped" means that the tuning stopped it early.
+        hyperparameters: Tuned hyperparameters of the trial.
+        folder: Results folder, relative to the tuning's.
+        objective: Last value of the objective, None if there is none yet.
         training_iteration: Iterations done.
         timesteps_total: Environment steps, where the job plays an environment.
         time_total_s: Seconds of training.
@@ -48,12 +48,12 @@ class Record:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more is to be done for it."""
+        """Whether the training job is finished."""
         return self.state != "started"
 
 
 def append_record(folder: Path, record: Record) -> None:
-    """Appends a line; it is on the disk when this returns."""
+    """Appends a line and flushes it to the disk."""
     append_line(folder / FILE, json.dumps(asdict(record)))
 
 
@@ -78,9 +78,9 @@ class Trial:
     """One point of the search space and its training jobs.
 
     Attributes:
-        number: From 1.
-        hyperparameters: The point.
-        jobs: Of each seed that has begun.
+        number: Number of the trial, from 1.
+        hyperparameters: Tuned hyperparameters of the point.
+        jobs: Last record of each seed that has started.
     """
 
     number: int
@@ -89,7 +89,7 @@ class Trial:
 
     @property
     def objectives(self) -> list[float]:
-        """Of the training jobs that ended with one."""
+        """Objectives of the training jobs that ended with one."""
         return [job.objective for job in self.jobs.values() if job.has_ended and job.objective is not None]
 
     @property
@@ -106,7 +106,7 @@ class Trial:
 
     @property
     def state(self) -> State:
-        """Of the whole: the first of failed, started, stopped that any of its jobs is in."""
+        """State of the trial: the first of failed, started, stopped that any of its jobs has."""
         states = {job.state for job in self.jobs.values()}
         return next((state for state in ("failed", "started", "stopped") if state in states), "completed")
 
@@ -129,15 +129,15 @@ def best_trial(trials: Iterable[Trial], *, seeds: int, maximize: bool) -> Trial 
 
 @dataclass(frozen=True)
 class Plan:
-    """A tuning that was checked and may begin.
+    """A tuning that was checked and can start.
 
     Attributes:
-        job: What is tuned.
-        seeds: Of each trial's training jobs.
-        random_seed: Of the search.
-        root: Where everything goes.
-        trials: Those of an earlier start.
-        parents: Those of other tunings.
+        job: The tuning job.
+        seeds: Seeds of each trial's training jobs.
+        random_seed: Seed of the search.
+        root: Results folder of the tuning.
+        trials: Trials of an earlier start of this tuning.
+        parents: Trials of other tunings.
     """
 
     job: TuningJob

@@ -20,8 +20,8 @@ from runtime.tuning.ranges import SCALINGS, Kind, Range, choose_scaling
 
 _SEED = "rl.training.config.seed"
 STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
-# What a trial does where the job does not say: it leaves filming and exports, which last longer than a short training,
-# to the best one.
+# Defaults of a trial: no videos and no exports, which take longer than a short training; the best trial's model is
+# exported at the end.
 TRIAL_DEFAULTS: dict[str, Any] = {
     "rl.training.video_freq": 0,
     "rl.training.export": False,
@@ -73,24 +73,24 @@ _RANGE_LISTS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class TuningJob:
-    """What is tuned, how, and for how long.
+    """A tuning job: what is tuned, how, and for how long.
 
     Attributes:
         objective: Name of the metric.
         maximize: Whether more of it is better.
         regex: The user's own regex that finds it in a metric line; empty for the metric of that name.
-        ranges: What is tuned.
+        ranges: Ranges of the tuned hyperparameters.
         static: Hyperparameters of every training job.
         strategy: Bayesian, Random, Hyperband or Grid.
         resources: Hyperband's least and most iterations of a training job.
         stops_early: Whether a job that is worse than the median of the others is stopped.
         max_trials: Points to try; SageMaker's MaxNumberOfTrainingJobs.
         max_parallel: Training jobs at a time.
-        max_runtime_s: Of the whole tuning.
+        max_runtime_s: Time limit of the whole tuning, in seconds.
         target: Value of the objective that ends the tuning.
-        patience: Trials without a better one that end it.
+        patience: Number of trials without improvement that ends the tuning.
         seeds: Training jobs of each point, each with a seed of its own.
-        random_seed: Of the search; None draws one.
+        random_seed: Seed of the search; None draws one.
         parents: Results of earlier tunings whose trials this one starts from.
     """
 
@@ -125,7 +125,7 @@ class TuningJob:
         return {**TRIAL_DEFAULTS, **stop, **self.static}
 
     def as_json(self) -> dict[str, Any]:
-        """For tuning.json."""
+        """The job as JSON for tuning.json."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found
 

@@ -1,4 +1,4 @@
-"""Which point is tried next: Optuna's samplers behind Ray Tune's interface, each point once a seed."""
+"""Chooses the next point to try: Optuna's samplers behind Ray Tune's interface, each point with every seed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _STARTUP_TRIALS = 8
 class PointSearch(Searcher):  # type: ignore[misc]
     """Suggests training jobs: a point of the search space, and a seed.
 
-    Everything that it knows it can be told again from records, which is how a killed tuning goes on and how one
-    starts from another's results.
+    Its state can be rebuilt from records: a killed tuning resumes this way, and one can start from another's results.
 
     Args:
-        job: What is tuned.
-        trials: Of this tuning, before it was killed.
+        job: The tuning job.
+        trials: Trials of this tuning before it was killed.
         parents: Trials of other tunings.
-        seeds: Of the training jobs of each point.
-        random_seed: Of the sampler.
+        seeds: Seeds of the training jobs of each point.
+        random_seed: Seed of the sampler.
     """
 
     def __init__(
@@ -51,22 +50,22 @@ class PointSearch(Searcher):  # type: ignore[misc]
         self._random = optuna.samplers.RandomSampler(seed=random_seed)
         self._study = optuna.create_study(direction="maximize" if job.maximize else "minimize", sampler=self._sampler)
         self.trials = {trial.number: trial for trial in trials}
-        self.is_over = False  # set from outside, when no more is to be begun
+        self.is_over = False  # set from outside, when no more jobs are to start
         self._asked: dict[int, optuna.trial.Trial] = {}
         self._handed_out: set[tuple[int, int]] = set()
-        # Where bad jobs are ended early, a trial's first seed is judged so, and the others follow if it stands.
+        # With early stopping, a trial's first seed is compared with other trials; the others run if it is not stopped.
         self._screens = job.stops_early or job.resources is not None
         self._grid = _list_grid(job) if job.strategy == "Grid" else None
         for trial in parents:
             self._add_ended(trial)
         for trial in trials:
             if self._left(trial):
-                self._go_on_with(trial)
+                self._continue_trial(trial)
             else:
                 self._add_ended(trial)
 
     def _drawn(self, trial: Trial) -> dict[str, Any] | None:
-        """The point as Optuna would have drawn it; None where it is outside the space."""
+        """The point in Optuna's values; None if it is outside the search space."""
         drawn = {one.name: one.from_hyperparameter(trial.hyperparameters.get(one.name)) for one in self._job.ranges}
         return None if any(value is None for value in drawn.values()) else drawn
 
@@ -86,14 +85,14 @@ class PointSearch(Searcher):  # type: ignore[misc]
             )
         )
 
-    def _go_on_with(self, trial: Trial) -> None:
+    def _continue_trial(self, trial: Trial) -> None:
         drawn = self._drawn(trial)
         if drawn is not None:
             self._study.enqueue_trial(drawn)
         self._asked[trial.number] = self._study.ask(self._space)
 
     def _left(self, trial: Trial) -> list[int]:
-        """Seeds that a trial still wants, those that run included."""
+        """Seeds of a trial that have not ended, including running ones."""
         states = {seed: job.state for seed, job in trial.jobs.items()}
         first = states.get(self._seeds[0], "started") if self._seeds else "completed"
         if "failed" in states.values() or (self._screens and first == "stopped"):
@@ -104,7 +103,7 @@ class PointSearch(Searcher):  # type: ignore[misc]
         return [seed for seed in self._seeds if states.get(seed, "started") == "started"]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next training job; None if one that runs may bring more, or FINISHED."""
+        """The next training job; None if running jobs may lead to more, or FINISHED."""
         if self.is_over:
             return FINISHED
         waiting = self._find_waiting()
@@ -137,7 +136,7 @@ class PointSearch(Searcher):  # type: ignore[misc]
             point = {one.name: one.to_hyperparameter(asked.params[one.name]) for one in self._job.ranges}
             if all(dict(trial.hyperparameters) != point for trial in self.trials.values()):
                 break
-            self._study.tell(asked, state=TrialState.FAIL)  # the same point with the same seeds says nothing new
+            self._study.tell(asked, state=TrialState.FAIL)  # the same point and seeds would add nothing
         else:
             return False
         self._asked[number] = asked
@@ -162,14 +161,14 @@ class PointSearch(Searcher):  # type: ignore[misc]
 
     @property
     def has_reached_target(self) -> bool:
-        """Whether a whole trial is as good as the job asks for."""
+        """Whether a complete trial has reached the job's target."""
         best = best_trial(self.trials.values(), seeds=len(self._seeds), maximize=self._job.maximize)
         if best is None or best.objective is None or self._job.target is None:
             return False
         return best.objective >= self._job.target if self._job.maximize else best.objective <= self._job.target
 
     def end(self, record: Record) -> None:
-        """Notes how a training job ended; with a trial's last one, the search learns from the trial."""
+        """Records the end of a training job; after a trial's last job, reports the trial to the sampler."""
         trial = self.trials[record.trial]
         trial.jobs[record.seed] = record
         if self._left(trial):
@@ -184,13 +183,13 @@ class PointSearch(Searcher):  # type: ignore[misc]
             self._study.tell(asked, state=TrialState.PRUNED)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: `end` is told more than Ray Tune tells here."""
+        """Does nothing, as `end` gets the complete record."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: tuning.jsonl holds all."""
+        """Does nothing, as tuning.jsonl holds everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, likewise."""
+        """Does nothing, as tuning.jsonl holds everything."""
 
 
 def _make_sampler(job: TuningJob, seed: int) -> optuna.samplers.BaseSampler:

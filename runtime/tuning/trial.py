@@ -1,4 +1,4 @@
-"""A training job inside a tuning: `smrl train` itself in a process that Ray Tune keeps for the next one."""
+"""A training job inside a tuning: the training of `smrl train`, in a process that Ray Tune reuses."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from runtime.outputs.result import Finish
 
 LOG = "log.txt"
 _STOP = ".stop"
-# The processes of a tuning that was killed end a little after it, and hold their folders until then.
+# The processes of a killed tuning end shortly after it, and lock their folders until then.
 _LOCK_TIMEOUT_S = 60.0
-_TUNING = "the tuning"  # which a job says that it was stopped by
+_TUNING = "the tuning"  # named as what stopped a job
 
 
 def ask_to_stop(folder: Path) -> None:
@@ -35,14 +35,14 @@ def ask_to_stop(folder: Path) -> None:
 
 
 def forget_stops(root: Path) -> None:
-    """Takes back what an earlier start of a tuning has asked for."""
+    """Removes the stop requests of an earlier start of the tuning."""
     for pattern in (f"trials/*/{_STOP}", f"trials/*/*/{_STOP}"):
         for path in root.glob(pattern):
             path.unlink()
 
 
 class _AskedStop(StopRequest):
-    """A stop that the tuning asks for; signals go to the tuning's main process."""
+    """A stop request from the tuning; signals go to the tuning's main process."""
 
     def __init__(self) -> None:
         self.signal_name = None
@@ -68,7 +68,7 @@ class _AskedStop(StopRequest):
 
 
 class _Turns(Reporter):
-    """Hands each row over and waits to be told to go on; whatever else is said goes into a file."""
+    """Passes each row of metrics to Ray Tune and waits for the next turn; all other output goes into a file."""
 
     def __init__(self, log: Path, stop: _AskedStop) -> None:
         self._log, self._stop = log, stop
@@ -95,7 +95,7 @@ class _Turns(Reporter):
 
 
 class _Run(threading.Thread):
-    """One training, in a thread that stands still between the tuning's turns."""
+    """Runs one training in a thread that pauses between the tuning's turns."""
 
     def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path, finish: Finish) -> None:
         super().__init__(name="training", daemon=True)
@@ -119,14 +119,14 @@ class _Run(threading.Thread):
             self._fault, self.is_platforms = str(error), True
         except JobError as error:
             self._fault = str(error)
-        except BaseException as error:  # a reason for the tuning's log; the trace is in the trial's own
+        except BaseException as error:  # the reason is for the tuning's log; the trial's log has the traceback
             self._fault = f"{type(error).__name__}: {error}"
             self._turns.line(traceback.format_exc())
         finally:
             self._turns.rows.put(None)
 
     def advance(self) -> tuple[dict[str, float] | None, str]:
-        """The next row, None once the job has ended and its results are written; and why it failed, if it did."""
+        """The next row of metrics, None once the job has ended and written its results; and why it failed, if so."""
         if self._is_paused:
             self._turns.may_go_on.release()
         row = self._turns.rows.get()
@@ -136,7 +136,7 @@ class _Run(threading.Thread):
         return row, self._fault
 
     def end(self) -> bool:
-        """Stops the job after its iteration, and waits until all is written; whether it was at its end anyway."""
+        """Stops the job after its iteration and waits for its results; returns whether it had finished by itself."""
         self._asked.ask()
         self._turns.may_go_on.release()
         self.join()
@@ -147,14 +147,14 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
     """Ray Tune's view of a training job: a step is an iteration."""
 
     def setup(self, config: dict[str, Any], fixed: Mapping[str, Any]) -> None:
-        """Begins the job that a config names."""
+        """Starts the job that a config describes."""
         quiet_ray()
         self._fixed = fixed
         self._run: _Run | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Ends the last job, and begins another in the same process, which has all imported and compiled."""
+        """Ends the last job and starts another in the same process, which saves imports and compilation."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -170,7 +170,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         self._run.start()
 
     def step(self) -> dict[str, Any]:
-        """An iteration of training, or what ends it."""
+        """Runs one iteration of training; returns its metrics, or how the job ended."""
         assert self._run is not None
         if (self._folder / _STOP).exists():
             run, self._run = self._run, None
@@ -178,7 +178,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         row, fault = self._run.advance()
         if row is not None:
             self._row = row
-        elif not self._row and not fault:  # it had nothing left to do when it went on
+        elif not self._row and not fault:  # it had nothing left to do when it resumed
             rows = read_rows(self._folder / JSONL)
             self._row = rows[-1] if rows else {}
         is_platforms = self._run.is_platforms
@@ -187,12 +187,12 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
     def _result(self, fault: str, **how: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"row": self._row, "iteration": int(self._row.get("training_iteration", 0))}
         objective = self._read(self._row)
-        if objective is not None and self.config["is_judged"]:  # else the scheduler leaves it alone
+        if objective is not None and self.config["is_judged"]:  # the scheduler ignores results without it
             result["objective"] = objective
         return {**result, "fault": fault, **how}
 
     def cleanup(self) -> None:
-        """Ends the job, with its model written."""
+        """Stops the job and waits until its model is written."""
         if self._run is not None:
             self._run.end()
             self._run = None

@@ -1,4 +1,4 @@
-"""The tuning job from end to end: reads it, checks every range's ends, runs the trials, hands over the best."""
+"""The tuning job from end to end: reads it, checks its ranges, runs the trials, and saves the best model."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from runtime.tuning.request import TRIAL_DEFAULTS, TuningJob, parse_job, read_jo
 JOB, PRESET = "tuning.json", "best.yaml"
 _CHANNEL, _HYPERPARAMETER = "tuning", "tuning"
 _RUNNERS = "rl.training.config.num_env_runners"
-# What another start of the same tuning may not change, as its trials would no longer be comparable.
+# What may not change when a tuning is resumed, as its trials would no longer be comparable.
 _FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds", "strategy", "resources", "stops_early")
 
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """A tuning as it was asked for.
+    """What a tuning was asked to do.
 
     Attributes:
         job: File of the tuning job; None for the container's.
@@ -60,14 +60,14 @@ class TuningRequest:
 
 
 def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) -> JobResult | None:
-    """Tunes hyperparameters and writes every trial, the best one's model, and what was learned of each of them.
+    """Tunes hyperparameters; writes every trial, the best trial's model, and plots of all of them.
 
     Returns:
-        How it ended; None where no trial has ended.
+        The result of the job; None if no trial has ended.
 
     Raises:
-        UserError: The tuning job or a hyperparameter is at fault.
-        PlatformError: The machine is.
+        UserError: The tuning job or a hyperparameter is invalid.
+        PlatformError: A file could not be written, or the machine failed.
     """
     refuse_several_hosts(container, "tunes")
     started = time.perf_counter()
@@ -171,7 +171,7 @@ def _resolve(container: Container, overrides: Mapping[str, Any]) -> JobConfig:
 
 
 def _find_root(container: Container, request: TuningRequest, config: JobConfig) -> Path:
-    """The results folder; in a container the checkpoints', which a spot interruption leaves whole."""
+    """The results folder; in a container the checkpoint folder, which survives a spot interruption."""
     if request.out is not None:
         root = request.out
     elif container.layout is not None:
@@ -188,7 +188,7 @@ def _find_root(container: Container, request: TuningRequest, config: JobConfig) 
 
 
 def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
-    """What an earlier start has done, and what is left."""
+    """Makes the plan, with the trials of an earlier start if there was one."""
     path = root / JOB
     kept: dict[str, Any] = {}
     if path.is_file():
@@ -198,7 +198,7 @@ def _make_plan(job: TuningJob, config: JobConfig, root: Path) -> Plan:
         if changed:
             raise UserError(
                 f"{root}: got a tuning of another job, which differs in {', '.join(changed)}; expected "
-                "the same, as its trials are gone on with. Choose another --out, or name this one in WarmStartConfig "
+                "the same, as its trials are resumed. Choose another --out, or name this one in WarmStartConfig "
                 "to learn from its trials."
             )
     elif any(root.glob("checkpoint*")) or (root / "metrics.jsonl").exists():
@@ -219,7 +219,7 @@ def _read_kept(path: Path) -> dict[str, Any]:
             return kept
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"{path}: got a file that is no tuning's of this program. Choose another --out.")
+    raise UserError(f"{path}: got a file that smrl tune did not write. Choose another --out.")
 
 
 def _read_parent(place: Path) -> list[Trial]:
@@ -235,13 +235,13 @@ def _read_parent(place: Path) -> list[Trial]:
 def _write_results(
     plan: Plan, container: Container, trials: list[Trial], display: TuningLines, *, why: str, seconds: float
 ) -> JobResult | None:
-    """The best trial's model and preset, the pictures, and the last screen."""
+    """Writes the best trial's model and preset and the plots, and returns the summary."""
     job, root = plan.job, plan.root
     best = best_trial(trials, seeds=len(plan.seeds), maximize=job.maximize)
     if best is None or best.objective is None:
         reasons = {record.reason for trial in trials for record in trial.jobs.values() if record.reason}
         if reasons and not any(trial.state == "started" for trial in trials):
-            raise UserError(f"no trial of {len(trials)} came to its end; the reasons: {'; '.join(sorted(reasons))}")
+            raise UserError(f"no trial of {len(trials)} completed; the reasons: {'; '.join(sorted(reasons))}")
         display.note(f"{why} before any trial has ended; start the tuning again to resume {root}")
         return None
     layout = container.layout

@@ -203,7 +203,7 @@ def test_a_job_goes_on_from_its_checkpoint_as_if_never_stopped(folder: Path, few
     said = fail(*words, "--out", "through", "rl.training.run=DDQN", "rl.training.config.gamma=0.5", cwd=folder)
     assert "algorithm: got 'DDQN' for " in said
     assert "gamma: got 0.5 for " in said
-    assert "start afresh with another --out" in said
+    assert "start a new job with another --out" in said
 
 
 def test_a_job_goes_on_by_the_episodes_that_it_began_with(folder: Path, few: str) -> None:
@@ -229,7 +229,7 @@ def test_continuous_actions_from_log_to_server(folder: Path) -> None:
     smrl("collect", "--env", "Pendulum-v1", "--envs", "12", "--steps", "60", "--out", "p.csv", cwd=folder)
     words = ("train", "--data", "p.csv", "rl.training.env=Pendulum-v1", "rl.training.config.gamma=0.9", *FEW)
     done = smrl(*words, "rl.training.run=IQL", "--out", "iql", cwd=folder)
-    assert "policies are judged by fitted Q evaluation alone" in done.stderr
+    assert "policies are evaluated by fitted Q evaluation alone" in done.stderr
     (folder / "p.jsonl").write_text("[1.0, 0.0, 0.5]\n[0.0, 1.0, -3.0]\n")
     smrl("transform", "iql", "--input", "p.jsonl", "--output", "po", cwd=folder)
     found = [json.loads(line)["predictions"][0] for line in (folder / "po" / "p.jsonl.out").read_text().splitlines()]

@@ -13,7 +13,7 @@ from torch import nn
 from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
 from runtime.offline.estimators.behaviour import estimate_behaviour
 from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
-from runtime.offline.selection import Judge, choose
+from runtime.offline.selection import PolicyEvaluator, choose
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import NetworkPolicy
 from tests.offline.test_bcq import make_data, one_thread
@@ -135,10 +135,10 @@ def test_the_behaviour_policy_is_recovered_from_its_actions() -> None:
     chances = 1 / (1 + np.exp(-2 * states[:, 0]))
     actions = (rng.random(8000) < chances).astype(np.int64)
     data = Transitions(states, actions, np.zeros(8000, np.float32), np.full(8000, TERMINAL), np.arange(8000), None, 2)
-    learn, judge = data.split(0.5, seed=0)
-    found = estimate_behaviour(learn, judge, seed=0)
+    train, held_out = data.split(0.5, seed=0)
+    found = estimate_behaviour(train, held_out, seed=0)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
-    assert np.abs(found[:, 1] - 1 / (1 + np.exp(-2 * judge.states[:, 0]))).mean() < 0.03
+    assert np.abs(found[:, 1] - 1 / (1 + np.exp(-2 * held_out.states[:, 0]))).mean() < 0.03
 
 
 def test_the_latest_iteration_close_to_the_best_is_chosen() -> None:
@@ -161,13 +161,13 @@ def fixed(probabilities: list[float]) -> NetworkPolicy:
 
 def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() -> None:
     data, solve = make_chain(count=6000, seed=3, end=0.3)
-    judge = Judge(data, gamma=0.9, seed=0)
+    evaluator = PolicyEvaluator(data, gamma=0.9, seed=0)
     moves, stays = fixed([0.0, 1.0]), fixed([1.0, 0.0])
-    better, worse = judge.score(moves), judge.score(stays)
+    better, worse = evaluator.score(moves), evaluator.score(stays)
     truth = solve(np.ones(4), 0.9)[0]
     assert better["estimated_return"] == pytest.approx(truth, rel=0.1)
     assert worse["estimated_return"] == pytest.approx(0, abs=0.1 * truth)
-    report = judge.report(moves)
+    report = evaluator.report(moves)
     assert report.value.low < truth < report.value.high
     assert report.value.low > report.behaviour.high  # so the log would have told you to change
     assert report.lower_bound is not None
@@ -178,8 +178,8 @@ def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() ->
 
 def test_few_episodes_and_hopeless_weights_are_warned_of() -> None:
     data, _ = make_chain(count=400, seed=0, end=0.02)
-    judge = Judge(data, gamma=0.9, seed=0)
-    report = judge.report(fixed([0.0, 1.0]))
+    evaluator = PolicyEvaluator(data, gamma=0.9, seed=0)
+    report = evaluator.report(fixed([0.0, 1.0]))
     assert len(data.starts) < 30
     assert any("fewer than 30: every interval is rough" in line for line in report.warnings)
     assert any("importance sampling cannot tell policies apart" in line for line in report.warnings)

@@ -1,4 +1,4 @@
-"""What a DeepRacer training writes after each iteration, and its evaluations in between."""
+"""Writes a DeepRacer training's files after each iteration, and evaluates the policy between iterations."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class RecordSettings:
     """How a training is recorded.
 
     Attributes:
-        folder: Of the files, in the layout that log tools read.
-        hyperparameters: Under DeepRacer's names, for ip/hyperparameters.json.
-        best_by: What chooses the best checkpoint: one of BEST_BY.
+        folder: Folder of the files, in the layout that log tools read.
+        hyperparameters: The job's settings under DeepRacer's names, for ip/hyperparameters.json.
+        best_by: Metric that selects the best checkpoint: one of BEST_BY.
         evaluation_trials: Episodes of each evaluation; 0 for none.
         after: Called once an iteration's files are written.
         prints_steps: Whether every step is a line on stdout, as simulations in the cloud print it.
@@ -52,13 +52,13 @@ class RecordSettings:
 
 
 class TrainingRecords:
-    """Writes DeepRacer's files of a training.
+    """Writes DeepRacer's training files and evaluates the policy.
 
     Args:
-        settings: How.
-        env: The job's environment.
-        reporter: Where lines go.
-        seed: Of the evaluations.
+        settings: What is recorded, and where.
+        env: Environment of the job.
+        reporter: Prints the lines of the log.
+        seed: Seed of the evaluations.
     """
 
     def __init__(self, settings: RecordSettings, env: EnvSpec, reporter: Reporter, *, seed: int | None) -> None:
@@ -66,10 +66,10 @@ class TrainingRecords:
         self._options = read_options(**env.config)
         self._metrics = TrainingMetrics(settings.folder / "training_metrics.json", best_by=settings.best_by)
         self._traces: dict[int, SimTrace] = {}
-        self._judge = self._make_judge(self._options, seed) if settings.evaluation_trials else None
-        self._explorer = Explorer(self._judge.action_space, seed=seed) if self._judge else None
+        self._evaluation_cars = self._make_evaluation_cars(self._options, seed) if settings.evaluation_trials else None
+        self._explorer = Explorer(self._evaluation_cars.action_space, seed=seed) if self._evaluation_cars else None
         self._best: tuple[float, dict[str, Any]] | None = None
-        self._score: float | None = None  # of the newest evaluation; the best checkpoint has most of it
+        self._score: float | None = None  # of the latest evaluation; the best checkpoint has the highest
         self._seen = -1  # iteration
         for name in ("model", "ip"):
             (settings.folder / name).mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,8 @@ class TrainingRecords:
         write_json(settings.folder / "model" / "model_metadata.json", {**needed, **metadata.source})
         write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
 
-    def _make_judge(self, options: Options, seed: int | None) -> Racing:
-        """Cars for evaluations, spread over the track: the simulator is exact, trials from one place would be one."""
+    def _make_evaluation_cars(self, options: Options, seed: int | None) -> Racing:
+        """Makes the cars for evaluations, spread over the track: trials from one start would all be identical."""
         trials = self._settings.evaluation_trials
         race = dataclasses.replace(
             options.race,
@@ -96,21 +96,21 @@ class TrainingRecords:
         """Records an iteration.
 
         Args:
-            algorithm: RLlib's, which has just learned.
-            result: Of its iteration.
-            state: The job's counters, of this iteration already; its extra state is set.
+            algorithm: RLlib's algorithm after its update.
+            result: RLlib's metrics of the iteration.
+            state: The job's counters, including this iteration; its extra state is set here.
 
         Returns:
-            More metrics of the iteration.
+            Additional metrics of the iteration.
         """
-        self._go_on_from(state)
+        self._resume(state)
         iteration = state.training_iteration
         taken = algorithm.env_runner_group.foreach_env_runner(
             lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else (0, [])
         )
         self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
         self._record_learning(result)
-        found = self._evaluate(algorithm, state) if self._judge is not None else {}
+        found = self._evaluate(algorithm, state) if self._evaluation_cars is not None else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
         state.extra[FAMILY] = {"score": self._score, "metrics": self._metrics.rows, "best": self._best}
@@ -118,14 +118,14 @@ class TrainingRecords:
             self._settings.after()
         return found
 
-    def _go_on_from(self, state: JobState) -> None:
-        """What the checkpoint knows: a new machine has no files of the job, an old one perhaps too many rows."""
+    def _resume(self, state: JobState) -> None:
+        """Restores the records from the checkpoint: a new machine has no files, and an old one may have later rows."""
         goes_on = state.training_iteration == self._seen + 1
         self._seen = state.training_iteration
         if self._metrics.rows and goes_on:
             return
         kept = state.extra.get(FAMILY, {})
-        self._metrics.go_on_from(list(kept.get("metrics", [])))
+        self._metrics.resume(list(kept.get("metrics", [])))
         self._score = kept.get("score")
         self._best = None
         if best := kept.get("best"):
@@ -166,17 +166,19 @@ class TrainingRecords:
             )
 
     def _evaluate(self, algorithm: Any, state: JobState) -> dict[str, float]:
-        """Drives the trials with the policy as it is, deterministically."""
+        """Drives the evaluation trials with the current policy, deterministically."""
         module = algorithm.get_module()
 
         def act(pictures: torch.Tensor) -> torch.Tensor:
             logits: torch.Tensor = module.forward_inference({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]
             return logits
 
-        assert self._judge is not None
+        assert self._evaluation_cars is not None
         assert self._explorer is not None
-        most_steps = _most_steps(self._judge)
-        rollout = drive_episodes(self._judge, act, self._explorer.likeliest, most_steps=most_steps, is_shared=False)
+        most_steps = _most_steps(self._evaluation_cars)
+        rollout = drive_episodes(
+            self._evaluation_cars, act, self._explorer.likeliest, most_steps=most_steps, is_shared=False
+        )
         traces = np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
         for number, trace in enumerate(traces):
             last = self._metrics.rows[-1]
@@ -201,7 +203,7 @@ class TrainingRecords:
         return {**found, **({"evaluation_lap_time_s": float(np.mean(laps))} if laps else {})}
 
     def _record_checkpoint(self, state: JobState, name: str) -> None:
-        """deepracer_checkpoints.json and .coach_checkpoint; of equals the newer is the best."""
+        """Writes deepracer_checkpoints.json and .coach_checkpoint; of equal scores the newer checkpoint is the best."""
         model = self._settings.folder / "model"
         value = 0.0 if self._score is None else self._score
         if self._settings.best_by == "laptime":
@@ -217,13 +219,13 @@ class TrainingRecords:
         self._reporter.log(f"Checkpoint> Saving in path=['{model / name}']")
 
 
-def _most_steps(judge: Racing) -> int:
-    """Of a trial: even the slowest car that drives at all has been round by then."""
-    return int(judge.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
+def _most_steps(racing: Racing) -> int:
+    """Step limit of a trial, within which even a car at minimum speed completes a lap."""
+    return int(racing.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
 def _score(rollout: DrivenEpisodes, traces: list[Trace], best_by: str) -> float:
-    """What the best checkpoint has most of; a lap time counts from below."""
+    """Score that selects the best checkpoint, higher is better; a lap time counts negatively."""
     if best_by == "reward":
         return float(rollout.rewards.sum() / len(traces))
     if best_by == "laptime":

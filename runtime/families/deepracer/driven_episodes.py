@@ -15,9 +15,9 @@ class DrivenEpisodes:
 
     Attributes:
         observations: (T, H, W, C) uint8; (T, N) float32 with a LIDAR.
-        actions: (T,) or (T, 2) of the action space.
+        actions: (T,) or (T, 2) actions in the action space.
         logits: (T, L) inputs of the action distribution.
-        rewards: (T,).
+        rewards: (T,) reward of each step.
         lengths: (E,) steps of each episode.
         trace: (T, K) float64 with the columns of `TRACE`.
     """

@@ -17,17 +17,17 @@ from envs.deepracer.rewards import RewardError
 from runtime.errors import UserError
 from runtime.families.deepracer.driven_episodes import TRACE, DrivenEpisodes
 
-# What acts: pictures (B, H, W, C) or rows (B, N) to inputs of the action distribution (B, L).
+# A policy network: images (B, H, W, C) or rows (B, N) to logits of the action distribution (B, L).
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own; without them it is slower than float32."""
+    """Whether this CPU has bfloat16 instructions; without them bfloat16 is slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def autocast(device: str = "cpu") -> torch.autocast:
-    """Of a network's forward and backward passes on a kind of device; its last layers opt out."""
+    """Mixed precision for a network's forward and backward passes on a device type; its last layers opt out."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu" or has_bfloat16())
 
 
@@ -36,15 +36,15 @@ class Explorer:
 
     Args:
         space: Discrete, or a Box in ±1.
-        seed: Of the draws.
-        epsilon: Share of uniform actions, for discrete ones.
+        seed: Seed of the sampled actions.
+        epsilon: Share of uniformly random actions in a discrete space, 0..1.
     """
 
     def __init__(self, space: gymnasium.Space[Any], *, seed: int | None, epsilon: float = 0.0) -> None:
         self._space, self._random, self.epsilon = space, np.random.default_rng(seed), epsilon
 
     def draw(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """(B,) or (B, 2) sampled actions for (B, L)."""
+        """Samples (B,) or (B, 2) actions from (B, L) logits."""
         if isinstance(self._space, gymnasium.spaces.Discrete):
             noise = self._random.gumbel(size=logits.shape)
             actions = (logits + noise).argmax(axis=1)
@@ -56,14 +56,14 @@ class Explorer:
         return np.asarray(mean + np.exp(log_std) * self._random.standard_normal(mean.shape), np.float32)
 
     def likeliest(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """(B,) or (B, 2) most likely actions."""
+        """The (B,) or (B, 2) most likely actions of (B, L) logits."""
         if isinstance(self._space, gymnasium.spaces.Discrete):
             return np.asarray(logits.argmax(axis=1))
         return np.split(logits, 2, axis=1)[0]
 
 
 def as_rows(found: Any) -> NDArray[Any]:
-    """Pictures (B, H, W, C) as they are; a dict of pictures and scans as rows (B, N), in Gymnasium's order."""
+    """Flattens a dict of images and LIDAR scans to rows (B, N), in Gymnasium's order; images stay (B, H, W, C)."""
     if not isinstance(found, dict):
         return np.asarray(found)
     parts = [np.asarray(found[name], np.float32) for name in sorted(found)]
@@ -81,12 +81,12 @@ def drive_episodes(
     """Drives one episode in every world, all at once.
 
     Args:
-        racing: The cars, one a world.
-        network: What acts.
-        choose: Actions for the network's outputs.
-        most_steps: If shared, of all worlds: the worlds count in their order, those after it are dropped, so that
-            long episodes are not the ones that go. Else of each episode.
-        is_shared: Which of the two.
+        racing: The cars, one per world.
+        network: Policy network.
+        choose: Chooses actions from the network's outputs.
+        most_steps: Step limit. If shared, a limit on all worlds together: worlds are taken in order and those beyond
+            the limit are dropped, so that long episodes are not the ones to go. Otherwise a limit per episode.
+        is_shared: Whether the limit is shared by all worlds.
 
     Raises:
         UserError: The user's reward function failed.
@@ -125,7 +125,7 @@ def _step(racing: Racing, actions: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C, K) of TRACE, for the step that was just taken."""
+    """(C, K) trace rows, with the columns of TRACE, of the step that was just taken."""
     simulation, measured = racing.simulation, racing.measured
     columns = dict.fromkeys(TRACE, np.zeros(len(measured)))
     behind, ahead = measured[:, kernels.WAYPOINT_BEHIND], measured[:, kernels.WAYPOINT_AHEAD]
@@ -159,7 +159,7 @@ def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def _in_episodes(parts: dict[str, list[Any]], is_kept: NDArray[np.bool_]) -> DrivenEpisodes:
-    """Steps in the order of time as episodes one after the other; those that were cut are left out."""
+    """Regroups steps from time order into whole episodes; dropped steps are left out."""
     rows = np.concatenate(parts["rows"])
     order = np.argsort(rows, kind="stable")
     order = order[is_kept[rows[order]]]

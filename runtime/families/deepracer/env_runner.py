@@ -38,7 +38,7 @@ class RacingRunner(Runner):
         self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def sample(self, **kwargs: Any) -> list[Any]:
-        """One rollout; RLlib's own arguments ask for nothing else."""
+        """Samples one rollout of whole episodes; RLlib's arguments are ignored."""
         if self._epsilon is not None:
             least, over = self._epsilon
             self._explorer.epsilon = max(least, 1 - (1 - least) * self.num_env_steps_sampled_lifetime / over)
@@ -61,10 +61,10 @@ class RacingRunner(Runner):
         self._increase_sampled_metrics(rollout.env_steps(), len(rollout.lengths))
 
     def take_traces(self) -> tuple[int, list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
-        """The worker's number from 0, and (T, K) of TRACE and (E,) lengths of each rollout since the last call."""
+        """The worker's number from 0, and (T, K) trace and (E,) episode lengths of each rollout since the last call."""
         taken, self._traces = self._traces, []
         return max(0, (self.worker_index or 0) - 1), taken
 
     def get_metrics(self) -> Any:
-        """What RLlib aggregates."""
+        """Returns the metrics that RLlib aggregates."""
         return self.metrics.reduce()

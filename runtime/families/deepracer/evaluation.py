@@ -24,7 +24,7 @@ from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Reporter, Summary
 
-# Of the environment a policy was trained in, that an evaluation takes over: the car and the road.
+# Settings of the training environment that an evaluation keeps: the car and the road.
 _TAKEN_OVER = ("track", "tracks", "model_metadata", "dynamics")
 
 
@@ -32,7 +32,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Evaluates a policy, alone or against the model that `against` names.
 
     Raises:
-        UserError: A setting or a model is at fault.
+        UserError: A setting or a model is invalid.
     """
     chosen = {**evaluation.settings.given(), **evaluation.family_settings}
     if evaluation.env_config:
@@ -57,16 +57,16 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
 def race(
     checkpoints: list[Path], chosen: Mapping[str, Any], context: RunContext, *, traces: Path | None = None
 ) -> EvaluationResult:
-    """Races, prints, and writes what DeepRacer's tools read.
+    """Runs a race, prints its results and writes the files that DeepRacer's tools read.
 
     Args:
-        checkpoints: Of each racer.
+        checkpoints: Checkpoint of each racer.
         chosen: Settings, as `resolve_race` takes them.
-        context: Where files and lines go.
-        traces: Where the steps go for log tools; beside the other files if None.
+        context: Run context of the evaluation.
+        traces: Folder of the step traces; beside the other files if None.
 
     Raises:
-        UserError: A setting or a model is at fault.
+        UserError: A setting or a model is invalid.
     """
     folder, reporter, stop = context.layout.data, context.reporter, context.stop
     traces = traces or folder

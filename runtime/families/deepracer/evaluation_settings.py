@@ -1,4 +1,4 @@
-"""What an evaluation of DeepRacer policies is asked for: every setting acts, or is refused by name."""
+"""Checks the settings of a DeepRacer evaluation: every setting has an effect or is refused by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.settings.types import coerce
 TRIALS, _TRIALS_OF_A_FILE = 5, 10
 _ENV_CONFIG = "rl.training.config.env_config"
 _STARTS = "every trial starts at one place in one direction; start_position_offset and reverse_dir say which"
-# Settings that mean nothing while a policy is judged, and why.
+# Settings that have no effect in an evaluation, and why.
 _WITHOUT_EFFECT = {
     "change_start_position": _STARTS,
     "round_robin_advance_dist": _STARTS,
@@ -28,7 +28,7 @@ _ACTING = tuple(name for name in (*RACE, *_ROAD) if name not in _WITHOUT_EFFECT)
 
 
 def resolve_race(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[str]]:
-    """Settings of the race, the number of trials, and notes for people.
+    """Resolves the settings of the race, the number of trials, and notes for the log.
 
     Args:
         chosen: Settings, as `RACE_EVALUATION` of the schema names them. Beside them `env_config`, the environment's as
@@ -64,7 +64,7 @@ def resolve_race(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[s
 
 
 def _refuse(chosen: Mapping[str, Any], given: Mapping[str, Any], problems: Problems) -> None:
-    """Notes what would change nothing."""
+    """Adds a problem for each setting that would have no effect."""
     for where, settings in (("", chosen), (f"{_ENV_CONFIG}.", given)):
         for name, why in _WITHOUT_EFFECT.items():
             if name in settings:
@@ -84,7 +84,7 @@ def _refuse(chosen: Mapping[str, Any], given: Mapping[str, Any], problems: Probl
 
 
 def _read_job(chosen: Mapping[str, Any]) -> tuple[JobFile | None, list[str]]:
-    """The job file that is named, or was read already, whose notes were said then."""
+    """Reads the job file that is named, unless it was read already."""
     if "params" not in chosen:
         return chosen.get("job"), []
     job = read_job_file(Path(chosen["params"]), is_training=False)

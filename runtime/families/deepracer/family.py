@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class DeepRacerFamily:
-    """Implements EnvFamily.
+    """The DeepRacer environment family.
 
     Args:
-        records: How a training is recorded, where that is not the usual way.
+        records: How a training is recorded; the defaults if None.
     """
 
     name = "deepracer"
@@ -48,7 +48,7 @@ class DeepRacerFamily:
         self._records = records
 
     def owns(self, env: str) -> bool:
-        """Its cars alone."""
+        """Whether the environment is DeepRacer's."""
         return env == DEEPRACER_ID
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
@@ -56,7 +56,7 @@ class DeepRacerFamily:
         return None
 
     def plays(self, name: str) -> bool:
-        """Its cars alone."""
+        """Whether the environment is DeepRacer's."""
         return self.owns(name)
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
@@ -67,7 +67,7 @@ class DeepRacerFamily:
         return PreparedEnv(prepared, prepared.algorithm.env_config)
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
-        """The cars and their track."""
+        """Describes the cars and their track."""
         return PlainFamily().describe_env(prepared, creator, layout)
 
     @contextmanager
@@ -77,7 +77,7 @@ class DeepRacerFamily:
             yield probed
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
-        """DeepRacer's env runner and learner, and rollouts counted in episodes."""
+        """Sets DeepRacer's env runner and learner, and rollouts counted in episodes."""
         from runtime.families.deepracer.ppo_settings import configure_ppo  # imports ray
 
         return configure_ppo(rllib, config, env)

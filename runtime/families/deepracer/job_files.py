@@ -1,4 +1,4 @@
-"""training_params.yaml and evaluation_params.yaml: what a DeepRacer simulation job is told, checked and typed.
+"""Reads and checks training_params.yaml and evaluation_params.yaml, the settings of a DeepRacer simulation job.
 
 Values are strings in the wild (`"0"`, `"false"`), lists where several cars race. Source of keys, defaults and meaning:
 DeepRacer's simulation application 6.0.5, its YAML templates, `rollout_worker.py` and `evaluation_worker.py`.
@@ -24,7 +24,7 @@ _OTHER: dict[str, Setting] = {
     "NUMBER_OF_TRIALS": Setting("int", "Laps of an evaluation.", low=0, above=True),
     "MIN_EVAL_TRIALS": Setting("int", "Episodes of each evaluation in training.", low=0),
     "NUM_WORKERS": Setting("int", "Simulations.", low=0, above=True),
-    "NUMBER_OF_EPISODES": Setting("int", "Of a training; 0 for no bound.", low=0),
+    "NUMBER_OF_EPISODES": Setting("int", "Training episodes; 0 for no limit.", low=0),
     "TARGET_REWARD_SCORE": Setting("float", "Mean return at which training ends.", none_ok=True),
     "EVAL_CHECKPOINT": Setting("text", "Which checkpoint races.", choices=("best", "last")),
     "BEST_MODEL_METRIC": Setting("text", "What chooses the best model.", choices=("progress", "reward", "laptime")),
@@ -37,14 +37,14 @@ _OTHER: dict[str, Setting] = {
         )
     },
 }
-# Keys that mean nothing here: streams, accounts, names of the league, places that the job's own settings name.
+# Keys without effect here: streams, accounts, names of the league, locations that the job's own settings name.
 _CARRIED = {
     *("KINESIS_VIDEO_STREAM_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "ROBOMAKER_SIMULATION_JOB_ACCOUNT_ID"),
     *("VIDEO_JOB_TYPE", "DISPLAY_NAME", "RACER_NAME", "MODEL_NAME", "LEADERBOARD_TYPE", "LEADERBOARD_NAME"),
     *("CAR_COLOR", "BODY_SHELL_TYPE", "CAMERA_MAIN_ENABLE", "CAMERA_SUB_ENABLE", "S3_ENDPOINT_URL", "JOB_TYPE"),
     *("ENABLE_EPISODE_SIMTRACE", "ENABLE_FIREHOSE_UPLOAD", "SAGEMAKER_SHARED_S3_BUCKET", "SAGEMAKER_SHARED_S3_PREFIX"),
 }
-# Keys of the original that would change a race, and do not here: said where they are not at their default.
+# Keys of the original that would change a race but have no effect here: noted where they differ from their default.
 _WITHOUT_EFFECT = {
     "OBSTACLE_TYPE": "box_obstacle",
     "DONE_CONDITION": "any",
@@ -57,7 +57,7 @@ _WITHOUT_EFFECT = {
     "START_POS_OFFSET": "0.0",
     "TRACK_DIRECTION_CLOCKWISE": "false",
 }
-# Keys that act in a training alone: said in an evaluation's file, where they are not at what holds there.
+# Keys that act only in training: noted in an evaluation's file where they differ from the evaluation's value.
 _OF_TRAINING = {
     "CHANGE_START_POSITION": "false",
     "ALTERNATE_DRIVING_DIRECTION": "false",
@@ -74,13 +74,13 @@ EVALUATION_DEFAULTS = {"penalty_seconds": 2.0, "off_track_penalty": 2.0, "collis
 
 @dataclasses.dataclass(frozen=True)
 class JobFile:
-    """What a simulation job's YAML says.
+    """The contents of a simulation job's YAML file.
 
     Attributes:
         race: Settings of Race by their names.
-        values: The other keys that act, typed; of several cars the first one's.
-        cars: The same of each car.
-        notes: What was not understood, a line each.
+        values: The other keys that have an effect, typed; with several cars, the first car's.
+        cars: The typed keys of each car.
+        notes: Keys that were ignored, one line each.
     """
 
     race: Mapping[str, Any]
@@ -93,7 +93,7 @@ def read_job_file(path: Path, *, is_training: bool) -> JobFile:
     """Reads a YAML file.
 
     Raises:
-        UserError: It is none, or a value is wrong; all of them are listed.
+        UserError: It is not a YAML mapping, or values are wrong; all of them are listed.
     """
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
@@ -111,7 +111,7 @@ def read_job_file(path: Path, *, is_training: bool) -> JobFile:
 
 
 class _Reading:
-    """What was found in a file so far, and what was wrong."""
+    """The keys read from a file so far, and the problems."""
 
     def __init__(self, path: Path, *, is_training: bool) -> None:
         self._path, self._is_training = path, is_training

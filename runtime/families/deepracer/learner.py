@@ -28,7 +28,7 @@ _VALUES_AT_ONCE = 256
 
 
 class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed for strict mode
-    """Learns from rollouts; checkpoints, schedules and weight sync stay RLlib's."""
+    """PPO learner for DeepRacer rollouts; RLlib does checkpoints, schedules and weight synchronization."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Creates a fused Adam; called by RLlib."""
@@ -160,5 +160,5 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
 
 
 def fit_minibatch(size: int, steps: int) -> int:
-    """The minibatch size, or for a rollout of at most as many steps the largest power of two that fits in it."""
+    """The minibatch size, or the largest power of two that fits if the rollout has no more steps than that."""
     return size if steps > size else 2 ** max(0, steps.bit_length() - 1)

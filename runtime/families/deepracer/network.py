@@ -18,7 +18,7 @@ _MONO = {
     "DEEP_CONVOLUTIONAL_NETWORK": ([[32, 5, 2], [32, 3, 1], [64, 3, 2], [64, 3, 1]], [64, 512]),
     "DEEP_CONVOLUTIONAL_NETWORK_DEEP": ([[32, 8, 4], [32, 4, 2], [64, 4, 2], [64, 3, 1]], [512, 512, 256, 128]),
 }
-# How many of the dense layers are the picture's own, before a LIDAR's scan joins.
+# Number of dense layers that see the image alone, before the LIDAR scan is concatenated.
 _OWN_LAYERS = {
     "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 0,
     "DEEP_CONVOLUTIONAL_NETWORK": 1,
@@ -35,7 +35,7 @@ def network_settings(metadata: Metadata) -> dict[str, Any]:
     """Model settings of a metadata's network.
 
     Raises:
-        UserError: It asks for what cannot be trained here.
+        UserError: The metadata asks for an algorithm or network that is not supported.
     """
     if metadata.algorithm == "sac":
         raise UserError(

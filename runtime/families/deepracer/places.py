@@ -1,4 +1,4 @@
-"""Where a DeepRacer job's files are: in a bucket by their keys, else in channels, beside the code, or by path."""
+"""Finds a DeepRacer job's files: in a bucket by their keys, else in channels, beside the code, or by path."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _PARAMS_COME_WITHIN_S = 1200.0  # a notebook uploads them after it started this 
 
 
 class Places:
-    """One job's.
+    """The locations of one job's files.
 
     Attributes:
-        bucket: That of the hyperparameters, or None.
-        prefix: Of the job's keys there.
+        bucket: Bucket that the hyperparameters name, or None.
+        prefix: Prefix of the job's keys in the bucket.
 
     Args:
         values: Hyperparameters, PLACES among them.
@@ -35,19 +35,19 @@ class Places:
         self.prefix = values.get("s3_prefix", "").strip("/") or "sagemaker"
 
     def open(self, name: str | None) -> Bucket | None:
-        """A bucket by its name; the job's own if that is empty."""
+        """The bucket of that name; the job's own if the name is empty."""
         if not name:
             return getattr(self, "bucket", None)
         return Bucket(name, endpoint=self._container.s3_endpoint, region=self._region)
 
     def params(self, asked: str | None, usual: str, *, is_training: bool, stop: StopRequest) -> JobFile:
-        """The job's YAML file; without a bucket, a job may have none.
+        """Reads the job's YAML file; without a bucket, the file is optional.
 
         Args:
             asked: Key or path that a hyperparameter names.
-            usual: Its name if there is no such hyperparameter.
-            is_training: Which defaults count.
-            stop: The platform's wish to stop, while the file has not come.
+            usual: Default name, if there is no such hyperparameter.
+            is_training: Whether the defaults of a training or of an evaluation apply.
+            stop: The stop request, which ends the wait for the file.
         """
         if self.bucket is None:
             found = self.find(asked or usual)
@@ -87,10 +87,10 @@ class Places:
         """A checkpoint that a training job uploaded; without a bucket, the folder of that name.
 
         Args:
-            bucket_name: Its bucket; the job's own if None.
-            prefix: Of the training job.
-            is_best: Whether the best one, if there is one, rather than the last.
-            name: Of the folder that it is downloaded to.
+            bucket_name: Bucket of the checkpoint; the job's own if None.
+            prefix: Key prefix of the training job.
+            is_best: Whether to take the best checkpoint, if there is one, rather than the last.
+            name: Name of the folder to download to.
         """
         bucket, prefix = self.open(bucket_name), prefix.strip("/")
         if bucket is None:

@@ -1,4 +1,4 @@
-"""What a DeepRacer job changes of RLlib's PPO: runner, learner, network, and rollouts counted in episodes."""
+"""Configures RLlib's PPO for DeepRacer: env runner, learner, network, and rollouts counted in episodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from runtime.families.deepracer.network import network_settings
 from runtime.ppo.settings import PPOSettings
 from runtime.settings.schema import JobConfig
 
-# The original's own values where a setting is of no effect: epsilon without exploration by it, bounds that nobody set.
+# The original's values for settings without effect: epsilon of an unused exploration type, limits that are not set.
 _EPSILON = 0.05
 _NO_BOUND = 100_000
-# Of an iteration, by the network: what a trainer of the community's time could keep in memory.
+# Step limit of an iteration by network, which kept the original trainer within its memory.
 _MOST_STEPS = {"DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 10_000}
 _MOST_STEPS_OF_LARGER = 3_000
 
@@ -26,9 +26,9 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
     """Changes RLlib's config for camera cars.
 
     Args:
-        rllib: Changed.
-        config: The job's settings.
-        env: Its environment.
+        rllib: RLlib's config, changed in place.
+        config: Settings of the job.
+        env: Environment of the job.
 
     Returns:
         Settings of the network, for `model_config`.
@@ -80,5 +80,5 @@ def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
 
 
 def _first(value: Any) -> Any:
-    """A number; of a schedule of [timestep, value] the one that it begins with."""
+    """The initial value of a number or of a schedule of [timestep, value]."""
     return value[0][1] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""A DeepRacer job's settings, checked before anything heavy starts; its metadata freed from files of this machine."""
+"""Checks a DeepRacer job's settings before anything heavy starts, and embeds its metadata in them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from runtime.families.deepracer.network import network_settings
 from runtime.settings.schema import JobConfig
 
 TRACKS_CHANNEL = "tracks"
-# Settings that name a file, which may come in a channel.
+# Settings that name a file, which may be in a channel.
 _FILES = ("reward_function", "model_metadata")
-# What RLlib's own runner and learner would heed.
+# Settings that only RLlib's own env runner and learner use.
 _WITHOUT_EFFECT = (
     *("train_batch_size", "rollout_fragment_length", "batch_mode", "num_envs_per_env_runner", "horizon"),
     *("gym_env_vectorize_mode", "observation_filter", "explore", "use_kl_loss", "kl_coeff", "kl_target"),
@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = (
 
 
 def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
-    """The same config with the metadata's content in the place of its file, so that a checkpoint can act anywhere.
+    """The config with the metadata's content in place of its file name, so that a checkpoint can act on any machine.
 
     Tracks of the channel `tracks` are found by name.
 

@@ -1,4 +1,4 @@
-"""Evaluations and races: one or more policies on one track, filmed, timed, and told in DeepRacer's files."""
+"""Runs evaluations and races: one or more policies on one track, with lap times, videos and DeepRacer's files."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Racer:
     """A policy that races.
 
     Attributes:
-        name: For people.
-        logits: (B, L) outputs of its network for pictures (B, H, W, C), or rows (B, N).
-        metadata: Of its car.
+        name: Name shown in results.
+        logits: The network: images (B, H, W, C) or rows (B, N) to (B, L) logits.
+        metadata: Metadata of its car.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Racer:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a racer did.
+    """The results of a racer.
 
     Attributes:
-        name: Of the racer.
+        name: Name of the racer.
         traces: Its steps in each trial.
         laps: The rows of its evaluation_metrics.json.
         returns: Sum of rewards of each trial.
@@ -61,22 +61,22 @@ class Result:
 
     @property
     def complete(self) -> list[dict[str, Any]]:
-        """Laps that were driven to their end."""
+        """The laps that were completed."""
         return [lap for lap in self.laps if lap["episode_status"] == "Lap complete"]
 
 
 def run_race(
     options: Options, racers: list[Racer], *, trials: int, videos: Path | None, stop: StopRequest, seed: int | None
 ) -> list[Result]:
-    """Races: so many episodes one after the other, or one of so many laps if the race is continuous.
+    """Runs a race: `trials` episodes one after the other, or one episode of that many laps if it is continuous.
 
     Args:
         options: The track and the rules; the first racer's metadata.
-        racers: All on the track at once.
-        trials: How many.
+        racers: Policies that drive at the same time.
+        trials: Number of trials or laps.
         videos: Folder for the videos of the first trial, or None.
-        stop: The platform's wish to stop: the trial at hand is cut.
-        seed: Of objects and lights.
+        stop: The stop request, which cuts the current trial.
+        seed: Seed of object positions and lighting.
     """
     race = dataclasses.replace(options.race, laps=trials, change_start_position=False)
     racing = Racing(dataclasses.replace(options, race=race, is_training=False), agents=len(racers), seed=seed, worlds=1)
@@ -84,7 +84,7 @@ def run_race(
     traces: list[list[Trace]] = [[] for _ in racers]
     laps = trials if race.is_continuous else 1
     for number in range(1 if race.is_continuous else trials):
-        recorder = _Film(racing, videos) if videos is not None and number == 0 else None
+        recorder = _TrialVideos(racing, videos) if videos is not None and number == 0 else None
         for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, recorder=recorder, stop=stop)):
             traces[agent].append(trace)
         if stop.is_set:
@@ -98,7 +98,7 @@ def run_race(
 
 
 class _Driver:
-    """One racer at its wheel."""
+    """Drives one racer's car with its policy."""
 
     def __init__(self, racer: Racer, racing: Racing, agent: int) -> None:
         self._racer, self._rows = racer, slice(agent, None, racing.simulation.agents)
@@ -108,7 +108,7 @@ class _Driver:
         racing.simulation.dynamics[agent] = dynamics.as_array()
 
     def begin(self) -> None:
-        """A new trial has its own light."""
+        """Starts a trial, which draws its own lighting."""
         self._sensors.draw_light(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
@@ -119,9 +119,9 @@ class _Driver:
 
 
 def _run_trial(
-    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _Film | None, stop: StopRequest
+    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _TrialVideos | None, stop: StopRequest
 ) -> Iterator[Trace]:
-    """The steps of each agent in one trial, until every one has ended or is too slow, or the platform says stop."""
+    """The steps of each agent in one trial, until each has ended or timed out, or a stop is requested."""
     simulation = racing.simulation
     racing.restart(0)
     for driver in drivers:
@@ -148,8 +148,8 @@ def _run_trial(
         yield steps[was_driving[:, agent], agent]
 
 
-class _Film:
-    """Three videos of a trial, as the simulator in the cloud made them."""
+class _TrialVideos:
+    """Records three videos of a trial, as the original simulator did."""
 
     def __init__(self, racing: Racing, folder: Path) -> None:
         self._views = Views(racing.simulation)
@@ -171,13 +171,13 @@ def write_results(folder: Path, traces: Path, options: Options, results: list[Re
     """Writes evaluation_metrics.json, the steps, and a picture of the driven lines of each racer.
 
     Args:
-        folder: Of the metrics and pictures.
-        traces: Of the steps.
-        options: Of the race.
-        results: Of each racer.
+        folder: Folder of the metrics and pictures.
+        traces: Folder of the step traces.
+        options: Options of the race.
+        results: Results of each racer.
 
     Returns:
-        The folders, one a racer: `folder` itself if there is one alone.
+        The folder of each racer: `folder` itself if there is only one.
     """
     stamp = time.strftime("%Y%m%d%H%M%S")
     written = []

@@ -41,12 +41,12 @@ Trace = NDArray[np.float64]
 
 
 class SimTrace:
-    """One worker's steps as CSV files, an iteration each, and as lines.
+    """Writes one worker's steps as CSV files, one per iteration, and as log lines.
 
-    Episodes that were driven side by side are told one after the other, on one clock.
+    Episodes that were driven in parallel are written one after the other, with continuous time.
 
     Args:
-        folder: Of the files.
+        folder: Folder of the CSV files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,8 +57,8 @@ class SimTrace:
         """Writes a file.
 
         Args:
-            iteration: Its number.
-            episodes: Number of each and its steps.
+            iteration: Number of the iteration.
+            episodes: Number and steps of each episode.
 
         Returns:
             The lines that simulations print, one a step.
@@ -109,8 +109,8 @@ class TrainingMetrics:
     """training_metrics.json, rewritten after each iteration.
 
     Args:
-        path: Of the file.
-        best_by: What chooses the best model: progress, reward or laptime.
+        path: File to write.
+        best_by: Metric that selects the best model: progress, reward or laptime.
     """
 
     def __init__(self, path: Path, *, best_by: str) -> None:
@@ -118,8 +118,8 @@ class TrainingMetrics:
         self.rows: list[dict[str, Any]] = []
         self.clock_ms = 0.0
 
-    def go_on_from(self, rows: list[dict[str, Any]]) -> None:
-        """Takes the rows of the checkpoint that a job goes on from; what was recorded after it is void."""
+    def resume(self, rows: list[dict[str, Any]]) -> None:
+        """Takes the rows of the checkpoint that a job resumes from, and drops those recorded after it."""
         self.rows = rows
         self.clock_ms = max((row["metric_time"] for row in self.rows), default=0)
 
@@ -147,7 +147,7 @@ class TrainingMetrics:
 
 
 def label_of(trace: Trace) -> str:
-    """How an episode ended, for people."""
+    """How an episode ended, as text."""
     return _LABELS[STATUS_NAMES[int(trace[-1, C["status"]])]]
 
 

@@ -29,14 +29,14 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
 
     Args:
         path: File with `reward_function(params)`.
-        settings: Of the environment, as track and race_type.
+        settings: Settings of the environment, as track and race_type.
         out: Picture to write.
 
     Returns:
-        What a person wants to know, in lines.
+        A text report.
 
     Raises:
-        UserError: The function or a setting is at fault.
+        UserError: The function or a setting is invalid.
     """
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"--out: got {str(out)!r}; expected the name of a .png file.")

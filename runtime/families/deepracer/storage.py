@@ -1,4 +1,4 @@
-"""Files of DeepRacer jobs in S3, by the keys that notebooks use; any S3 that speaks the protocol will do."""
+"""Reads and writes files of DeepRacer jobs in S3, or in any service with an S3-compatible API."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MISSING = ("404", "NoSuchKey", "NoSuchBucket")
 
 
 class Bucket:
-    """One bucket.
+    """A bucket in S3.
 
     Args:
-        name: Of it.
+        name: Name of the bucket.
         endpoint: URL of the service, None for AWS's own.
-        region: Of it, or None.
+        region: Region of the bucket, or None.
     """
 
     def __init__(self, name: str, *, endpoint: str | None, region: str | None) -> None:
@@ -36,14 +36,14 @@ class Bucket:
         """Downloads a file.
 
         Raises:
-            UserError: There is none.
+            UserError: There is no such file.
             PlatformError: The service cannot be reached, or refuses.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         self._call(lambda: self._client.download_file(self.name, key, str(path)), key)
 
     def wait_for(self, key: str, *, longest_s: float, stop: StopRequest) -> bool:
-        """Waits for a file that a notebook uploads after it started the job; whether it came."""
+        """Waits for a file that a notebook uploads after it started the job; returns whether it exists."""
         until = time.monotonic() + longest_s
         while not self.has(key):
             if time.monotonic() > until or stop.is_set:
@@ -90,10 +90,10 @@ class Bucket:
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in _MISSING:
-                raise UserError(f"s3://{self.name}/{key}: got no such file; upload it, or mend the key.") from None
+                raise UserError(f"s3://{self.name}/{key}: got no such file; upload it, or fix the key.") from None
             raise PlatformError(f"s3://{self.name}/{key}: {error}. Check the role's permissions.") from None
         except ParamValidationError as error:
-            raise UserError(f"s3://{self.name}/{key}: {error}. Mend the bucket's name or the key.") from None
+            raise UserError(f"s3://{self.name}/{key}: {error}. Fix the bucket's name or the key.") from None
         except (BotoCoreError, S3UploadFailedError) as error:
             raise PlatformError(
                 f"s3://{self.name}/{key}: {error}. Check the network, credentials and endpoint."
@@ -104,8 +104,8 @@ class Uploads:
     """Keeps a folder's files in S3 up to date.
 
     Args:
-        folder: Of the files.
-        places: Path below the folder, or the folder that begins it, to bucket and key; the longest match counts.
+        folder: Folder of the files.
+        places: Path or path prefix below the folder to bucket and key; the longest match counts.
     """
 
     def __init__(self, folder: Path, places: dict[str, tuple[Bucket, str]]) -> None:
@@ -125,7 +125,7 @@ class Uploads:
                 self._sent[path] = version
 
     def send_if_possible(self) -> None:
-        """The same in mid-training, which an outage must not end: what was not sent is tried again the next time."""
+        """Uploads during training, which an outage must not end: a failed upload is retried at the next call."""
         try:
             self.send()
         except PlatformError as error:

@@ -18,11 +18,11 @@ def list_tracks(names: list[str], folder: Path | None, out: Path | None) -> str:
 
     Args:
         names: Tracks; all built-in ones and those of the folder if empty.
-        folder: Of `.npy` files.
+        folder: Folder of the user's `.npy` track files.
         out: Folder for the pictures.
 
     Raises:
-        UserError: A track is not there, or a file is none; all of them are listed.
+        UserError: Tracks are missing, or files are not tracks; all of them are listed.
     """
     if folder is not None and not folder.is_dir():
         raise UserError(f"--tracks: got {str(folder)!r}; expected a folder of .npy files.")

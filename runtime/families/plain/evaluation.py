@@ -28,7 +28,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Plays episodes, prints a line for each, and records the first.
 
     Raises:
-        UserError: A setting, the model or the environment is at fault.
+        UserError: A setting, the model or the environment is invalid.
         Interrupted: A stop was requested before an episode ended.
     """
     refuse_family_settings(evaluation)
@@ -47,7 +47,7 @@ def _describe_env(evaluation: Evaluation) -> EnvSpec:
     """The environment to play.
 
     Raises:
-        UserError: There is none of that name, or an archive of somebody else's names a program as its environment.
+        UserError: There is no environment of that name, or an untrusted archive names a program as its environment.
     """
     name, state = evaluation.env, evaluation.state
     if not name:

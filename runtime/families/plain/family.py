@@ -1,4 +1,4 @@
-"""Environments that bring nothing of their own to training: Gymnasium's, Roboschool's, and the user's."""
+"""The family of environments without special training code: Gymnasium's, Roboschool's, and the user's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PlainFamily:
-    """Implements EnvFamily."""
+    """The environment family for everything that no other family owns."""
 
     name = "plain"
     kind = "environment"
@@ -40,33 +40,33 @@ class PlainFamily:
     uses_all_cores = False
 
     def owns(self, env: str) -> bool:
-        """Every environment; others of the catalog are asked first."""
+        """True for every environment; the other families of the catalog are tried first."""
         return True
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
-        """None: keyword arguments say nothing of whose they are."""
+        """None, as keyword arguments alone do not tell the environment."""
         return None
 
     def plays(self, name: str) -> bool:
-        """Every environment."""
+        """True for every environment."""
         return True
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
-        """Nothing has to be found."""
+        """Returns the config unchanged, as there are no files to find."""
         return PreparedEnv(config, config.algorithm.env_config)
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
-        """The environment, truncated at the job's horizon."""
+        """Describes the environment, truncated at the job's horizon."""
         config = prepared.config
         return EnvSpec(config.env_id, prepared.env_config, config.algorithm.horizon, creator)
 
     @contextmanager
     def open_spaces(self, config: JobConfig, env: EnvSpec) -> Iterator[ProbedEnv]:
-        """Makes the environment and closes it again: with remote env runners this process needs none of its own."""
+        """Opens the environment and closes it, as remote env runners make their own."""
         yield ProbedEnv(_read_spaces(env))
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
-        """The network's settings as they are."""
+        """Returns the network's settings unchanged."""
         return config.algorithm.model.given()
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:

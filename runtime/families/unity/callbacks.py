@@ -10,17 +10,17 @@ from runtime.outputs.console import Reporter
 
 
 class PlayerFaults:
-    """Counts players that were restarted, and says why.
+    """Counts restarted Unity players and reports why each was restarted.
 
     Args:
-        reporter: Where lines go.
+        reporter: Prints the lines of the log.
     """
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter, self._restarts = reporter, 0.0
 
     def after_iteration(self, algorithm: Any, result: Mapping[str, Any], state: JobState) -> dict[str, float]:
-        """More metrics of an iteration: `unity_restarts`, of the job so far."""
+        """Returns the additional metric `unity_restarts`, the restarts of the job so far."""
         if state.rows:  # of an earlier start of the job as well
             self._restarts = state.rows[-1].get("unity_restarts", 0.0)
         taken = algorithm.env_runner_group.foreach_env_runner(lambda runner: runner.take_faults())

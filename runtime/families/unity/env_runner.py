@@ -20,7 +20,7 @@ from runtime.ppo.episodes import LENGTHS, RETURNS
 
 
 class UnityRunner(Runner):
-    """Samples all agents of its players; RLlib's own runner wants every environment to answer every step."""
+    """Samples all agents of its players; RLlib's env runner requires that every environment answers at every step."""
 
     def make_env(self) -> None:
         """Starts the players; called by RLlib."""
@@ -40,12 +40,12 @@ class UnityRunner(Runner):
         num_episodes: int | None = None,
         explore: bool | None = None,
     ) -> list[SingleAgentEpisode]:
-        """Decisions with their results: whole episodes, and the parts of those that go on.
+        """Samples decisions with their results: whole episodes, and parts of those that continue.
 
         Args:
             num_timesteps: Decisions of all agents together; this runner's share of a batch if None.
-            num_episodes: Episodes that must end; instead.
-            explore: Whether actions are drawn; the config's word if None.
+            num_episodes: Episodes to finish, instead of a number of decisions.
+            explore: Whether actions are sampled; as the config says if None.
         """
         explores = self.config.explore if explore is None else explore
         wanted = math.inf if num_episodes is not None else num_timesteps or self._share()
@@ -79,7 +79,7 @@ class UnityRunner(Runner):
         self._see(observations)
 
     def _step(self, explores: bool) -> tuple[list[SingleAgentEpisode], int]:
-        """One step of every agent that asked; episodes that ended with it, and how many results came."""
+        """Steps every agent that requests a decision; returns the episodes that ended and the number of results."""
         asking = np.flatnonzero(self._info["acting"])
         actions = self._to_environment(asking, self._decide(asking, explores))
         with scene_faults():
@@ -98,7 +98,7 @@ class UnityRunner(Runner):
         return finished, len(results)
 
     def _see(self, observations: NDArray[np.float32], rewards: NDArray[np.float64] | None = None) -> None:
-        """Takes the observations of the agents that ask: results of their last decisions, or first ones."""
+        """Records the observations of the requesting agents: results of their last decisions, or initial ones."""
         for row in np.flatnonzero(self._info["acting"]).tolist():
             self._seen[row] = seen = self._filter(observations[row])
             if row in self._trajectories and rewards is not None:
@@ -107,7 +107,7 @@ class UnityRunner(Runner):
                 self._trajectories[row] = Trajectory(seen)
 
     def _lose(self, row: int) -> SingleAgentEpisode | None:
-        """What an agent had decided before its player failed; its last decision is left out, as its episode's sum."""
+        """Decisions of an agent before its player failed, without the last one; the return is not counted."""
         trajectory = self._trajectories.pop(row, None)
         return trajectory.take(truncated=True) if trajectory is not None and len(trajectory) else None
 
@@ -126,7 +126,7 @@ class UnityRunner(Runner):
                 logits = module.forward_inference(batch)[Columns.ACTION_DIST_INPUTS]
                 distribution = module.get_inference_action_dist_cls().from_logits(logits).to_deterministic()
             actions = distribution.sample()
-            # Of the drawn action; without exploration of the likeliest one, which the loss needs all the same.
+            # Of the sampled action, or of the likeliest one without exploration; the loss needs it in both cases.
             drawn_from = module.get_exploration_action_dist_cls().from_logits(logits)
             outputs[Columns.ACTION_LOGP] = drawn_from.logp(actions).numpy()
         outputs[Columns.ACTION_DIST_INPUTS] = logits.numpy()
@@ -137,7 +137,7 @@ class UnityRunner(Runner):
         return arrays
 
     def _to_environment(self, asking: NDArray[np.int64], actions: Any) -> Any:
-        """Actions (B, …) of the asking rows as (N, …) of all; continuous ones clipped to ±1, the bounds of them all."""
+        """Scatters (B, …) actions of the requesting rows to (N, …) of all rows; continuous ones are clipped to ±1."""
         if isinstance(actions, tuple):
             return tuple(self._to_environment(asking, part) for part in actions)
         clipped = np.clip(actions, -1, 1) if np.issubdtype(actions.dtype, np.floating) else actions
@@ -158,9 +158,9 @@ class UnityRunner(Runner):
         self.metrics.log_value(LENGTHS, trajectory.steps, reduce="item_series")
 
     def take_faults(self) -> list[str]:
-        """Why players were started anew since the last call."""
+        """Returns why players were restarted since the last call."""
         return [] if self.env is None else self.env.take_faults()
 
     def get_metrics(self) -> Any:
-        """What RLlib aggregates."""
+        """Returns the metrics that RLlib aggregates."""
         return self.metrics.reduce()

@@ -37,7 +37,7 @@ from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.policies.policy import ACTION_MASK, Policy
 from runtime.policies.spaces import Spaces
 
-# Decisions after which an episode counts as it is: a policy that stands still may never end one.
+# Decisions after which an unfinished episode is counted: a policy that stands still may never end one.
 LONGEST_EPISODE = 10_000
 
 # Settings that say which program is started, with what, and where files go.
@@ -48,7 +48,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     """Plays with all agents, and records one more episode, which is not counted.
 
     Raises:
-        UserError: A setting, the model or the scene is at fault.
+        UserError: A setting, the model or the scene is invalid.
         PlatformError: A player does not start, or fails again and again.
     """
     refuse_family_settings(evaluation)
@@ -79,12 +79,12 @@ def choose_scene(evaluation: Evaluation, context: RunContext) -> dict[str, Any]:
     """Settings of the scene to play: the one that was trained in, or the one that `env` names.
 
     Raises:
-        UserError: They are wrong, or the only program that is named is not trusted.
+        UserError: The settings are wrong, or the only program that they name is not trusted.
     """
     named, env = evaluation.env_config, evaluation.env
     trained, channels = evaluation.state.policy["env_config"], context.container.channels
     settings = _without_program(trained) if evaluation.is_foreign else dict(trained)
-    # The machine that trained had its player elsewhere; or this one is to play another.
+    # The player may be elsewhere on this machine, or the evaluation plays another one.
     if EXECUTABLE_CHANNEL in channels or "env_name" in named:
         settings.pop("file_name", None)
     settings.update(named)
@@ -114,12 +114,12 @@ def _without_program(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class ScenePlay:
-    """Whole episodes of all agents of a scene.
+    """Plays whole episodes with all agents of a scene.
 
     Args:
-        scene: Its agents.
-        policy: Acts for all of them, deterministically.
-        longest: Decisions after which an episode counts as it is.
+        scene: The scene with its agents.
+        policy: Policy of all agents, which acts deterministically.
+        longest: Decisions after which an unfinished episode is counted.
     """
 
     def __init__(self, scene: UnityVectorEnv, policy: Policy, *, longest: int = LONGEST_EPISODE) -> None:
@@ -136,13 +136,13 @@ class ScenePlay:
         In that order, because the ones that end first are the shortest, and no fair sample.
 
         Args:
-            stop: The platform's wish to stop.
-            most_episodes: After so many.
-            most_steps: Or with the first one to end once all agents together made so many decisions.
+            stop: The stop request.
+            most_episodes: Number of episodes to play at most.
+            most_steps: Number of decisions, of all agents together, after which the next episode to end is the last.
 
         Raises:
-            UserError: The scene says what it must not.
-            PlatformError: Its player fails again and again.
+            UserError: The scene sent invalid data.
+            PlatformError: Its player fails repeatedly.
         """
         with scene_faults():
             observations, info = self._scene.reset()
@@ -162,7 +162,7 @@ class ScenePlay:
                     yield episode
 
     def notes(self) -> list[str]:
-        """What was not as it should be."""
+        """Notes on restarted players and incomplete episodes."""
         found = [f"a player was restarted: {fault}" for fault in self._scene.take_faults()]
         if self._lost:
             found.append(f"{self._lost} episodes are left out, as their player failed")
@@ -195,7 +195,7 @@ class ScenePlay:
 
 
 def _act(policy: Policy, scene: UnityVectorEnv, observations: Any, info: Mapping[str, Any]) -> Any:
-    """Actions (N, …) of all rows; those of rows that did not ask go nowhere."""
+    """Computes (N, …) actions of all rows; those of rows without a decision request are ignored."""
     asking = np.flatnonzero(info["acting"])
     masks = info[ACTION_MASK][asking] if policy.takes_masks else None
     chosen = policy.act_many(observations[asking], masks=masks)

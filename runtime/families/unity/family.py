@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class UnityFamily:
-    """Implements EnvFamily."""
+    """The environment family of Unity ML-Agents scenes."""
 
     name = "unity"
     kind = "scene"
@@ -48,15 +48,15 @@ class UnityFamily:
     uses_all_cores = False
 
     def owns(self, env: str) -> bool:
-        """Scenes alone."""
+        """Whether the environment is a Unity scene."""
         return env == UNITY_ID
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
-        """A scene, where its name or its player's file is set, as the notebook has it."""
+        """The Unity environment, if the keyword arguments name a scene or a player's file."""
         return UNITY_ID if env_config.get("env_name") or "file_name" in env_config else None
 
     def plays(self, name: str) -> bool:
-        """Every name: it is a scene's, or a player's file."""
+        """True: any name may be a scene's or a player's file."""
         return True
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
@@ -66,7 +66,7 @@ class UnityFamily:
         return prepare_scene(config, container)
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
-        """The scene; it is not opened yet, as the threads of its server do not survive Ray's forks."""
+        """Describes the scene without opening it, as the threads of its server do not survive Ray's forks."""
         config, settings = prepared.config, prepared.env_config
         defaults = {
             "log_folder": str((layout.intermediate / "unity").absolute()),
@@ -89,7 +89,7 @@ class UnityFamily:
             close_probed_scene()  # env runners in processes of their own have started other players
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
-        """The scene's env runner, and a network that fits its sensors."""
+        """Sets the scene's env runner, and a network that fits its sensors."""
         from runtime.families.unity.ppo_settings import configure_ppo  # imports ray
 
         return configure_ppo(rllib, config, env)
@@ -101,7 +101,7 @@ class UnityFamily:
         return PlayerFaults(context.reporter).after_iteration
 
     def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:
-        """All agents of the scene play."""
+        """Plays episodes with all agents of the scene."""
         from runtime.families.unity.evaluation import evaluate  # imports torch
 
         return evaluate(evaluation, context)

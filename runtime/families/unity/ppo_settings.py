@@ -1,4 +1,4 @@
-"""What a Unity job changes of RLlib's PPO: the runner, and a network that fits the scene's sensors."""
+"""Configures RLlib's PPO for Unity: the env runner, and a network that fits the scene's sensors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
     """Changes RLlib's config for the agents of a scene.
 
     Args:
-        rllib: Changed.
-        config: The job's settings.
-        env: Its environment.
+        rllib: RLlib's config, changed in place.
+        config: Settings of the job.
+        env: Environment of the job.
 
     Returns:
         Settings of the network, for `model_config`.
@@ -45,7 +45,7 @@ def why_no_video(scene: UnityVectorEnv) -> str | None:
 
 
 def _network(behaviour: Behaviour) -> dict[str, Any]:
-    """Convolutions for a picture, beside an embedding of the other sensors where there are some."""
+    """Network settings: convolutions for images, and an embedding of the other sensors if there are any."""
     if len(behaviour.pictures) != 1:
         return {}
     shape = behaviour.shapes[behaviour.pictures[0]]

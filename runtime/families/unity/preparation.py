@@ -1,4 +1,4 @@
-"""A scene's settings, settled before anything heavy starts: which player, whose logs where."""
+"""Resolves a scene's settings before anything heavy starts: its player and the folder of its logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.ppo.settings import PPOSettings
 from runtime.settings.schema import JobConfig
 
 EXECUTABLE_CHANNEL = "train"
-# What RLlib's own runner would heed.
+# Settings that only RLlib's own env runner uses.
 _WITHOUT_EFFECT = ("horizon", "gym_env_vectorize_mode", "restart_failed_sub_environments")
 _FIXED = ("normalize_actions", "clip_actions")
 # Settings that only lead to the player.
@@ -23,14 +23,14 @@ _WHERE = "rl.training.config.env_config"
 
 
 def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
-    """Settings of the environment for this machine: its player found, or downloaded.
+    """Finds or downloads the player, and returns the environment's settings for this machine.
 
     Returns:
         The config, paths in it made absolute, so that its policy can be played from another folder; and the settings
         of this machine.
 
     Raises:
-        UserError: They are wrong, or a setting of PPO has no effect here; all problems are listed.
+        UserError: The settings are wrong, or a setting of PPO has no effect here; all problems are listed.
     """
     problems = Problems()
     why = "a Unity scene ends its own episodes, and a player that fails is restarted in any case"
@@ -68,21 +68,21 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
 
 
 def sample_timeout_s(settings: Mapping[str, Any]) -> float:
-    """How long a runner may take at least: players that fall silent are restarted meanwhile."""
+    """Least timeout of an env runner's sample, in seconds, which allows for restarts of unresponsive players."""
     timeout_s = settings.get("timeout_s", Options.timeout_s)
     return float(timeout_s) * 2 * (RESTARTS_AT_MOST + 1) if isinstance(timeout_s, int | float) else 0.0
 
 
 def find_scene(settings: Mapping[str, Any], channels: Mapping[str, Path], *, where: str = _WHERE) -> dict[str, Any]:
-    """Settings with `file_name` set: a player of the channel `train` where there is one.
+    """The settings with `file_name` set to the player, which may come from the channel `train`.
 
     Args:
-        settings: As the user wrote them.
-        channels: Of the job.
-        where: The user wrote them, for messages.
+        settings: The environment's settings as the user wrote them.
+        channels: Folders of the job's input channels, by name.
+        where: Name of the settings in error messages.
 
     Raises:
-        UserError: They are wrong; a line for each problem.
+        UserError: The settings are wrong; a line for each problem.
     """
     settled = dict(settings)
     if EXECUTABLE_CHANNEL in channels and "file_name" not in settings:

@@ -17,10 +17,10 @@ _spare: list[tuple[_Opened, UnityVectorEnv]] = []
 
 
 def open_scene(settings: Mapping[str, Any], *, players: int = 1, worker: int = 0) -> UnityVectorEnv:
-    """The scene's agents; the probed ones, where they are asked for again.
+    """Opens a scene, or returns the one that `probe_scene` left open.
 
     Raises:
-        UserError: The settings or the scene are at fault.
+        UserError: The settings or the scene are invalid.
         PlatformError: A player does not start.
     """
     asked = dict(settings), players, worker
@@ -39,11 +39,11 @@ def count_players(config: JobConfig) -> int:
 
 
 def probe_scene(settings: Mapping[str, Any], *, players: int = 1) -> UnityVectorEnv:
-    """The scene's agents, to read its spaces; they stay open for `open_scene`, until `close_probed_scene`.
+    """Opens a scene to read its spaces, and keeps it open for `open_scene` until `close_probed_scene`.
 
-    A player takes seconds to start, and a job that samples in its main process needs the very same ones.
+    A player takes seconds to start, and a job that samples in its main process uses the same one.
     """
-    env = open_scene(settings, players=players)  # the spare itself, when there is one
+    env = open_scene(settings, players=players)  # the probed scene itself, if it is open
     _spare.append(((dict(settings), players, 0), env))
     return env
 
@@ -56,10 +56,10 @@ def close_probed_scene() -> None:
 
 @contextlib.contextmanager
 def scene_faults() -> Iterator[None]:
-    """Raises what a scene did wrong as a job's error.
+    """Turns a scene's exceptions into job errors.
 
     Raises:
-        UserError: Its settings, or what it says, are at fault.
+        UserError: The scene's settings or data are invalid.
         PlatformError: A player does not start, or fails again and again.
     """
     try:

@@ -1,4 +1,4 @@
-"""One agent's decisions on their way to the learner."""
+"""Collects one agent's decisions for the learner."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 
 class Trajectory:
-    """Decisions of an agent and what came of them; the last one may still wait for its result.
+    """Decisions of an agent with their results; the last one may still wait for its result.
 
     Attributes:
-        total_reward: Of the episode so far, over all chunks.
-        steps: Likewise.
+        total_reward: Return of the episode so far, over all chunks.
+        steps: Decisions of the episode so far, over all chunks.
 
     Args:
-        observation: The first, as the network sees it.
+        observation: Initial observation, as the network sees it.
     """
 
     def __init__(self, observation: Any) -> None:
@@ -25,22 +25,22 @@ class Trajectory:
         self.total_reward, self.steps = 0.0, 0
 
     def __len__(self) -> int:
-        """Decisions whose result came."""
+        """Number of decisions with a result."""
         return len(self._rewards)
 
     def decide(self, decision: dict[str, Any]) -> None:
-        """Notes an action and what the network said of it, by RLlib's names of columns."""
+        """Adds an action with the network's outputs, by RLlib's column names."""
         self._decisions.append(decision)
 
     def complete(self, reward: float, observation: Any) -> None:
-        """The result of the last decision."""
+        """Adds the result of the last decision."""
         self._rewards.append(reward)
         self._observations.append(observation)
         self.total_reward += reward
         self.steps += 1
 
     def take(self, *, terminated: bool = False, truncated: bool = False) -> SingleAgentEpisode:
-        """The decisions with results, for the learner; what follows is the rest of the episode.
+        """Takes the decisions with results for the learner; later decisions continue the episode.
 
         A decision that still waits stays, and so does the observation that it was made on.
         """
@@ -62,12 +62,12 @@ class Trajectory:
 
 
 def make_decisions(actions: Any, outputs: dict[str, np.ndarray[Any, Any]], rows: int) -> list[dict[str, Any]]:
-    """Each row's decision, from a batch of actions and of what the network said.
+    """Splits a batch of actions and network outputs into one decision per row.
 
     Args:
-        actions: (B, …), or a tuple of such for hybrid actions.
-        outputs: (B, …) each.
-        rows: B.
+        actions: (B, …) actions, or a tuple of such arrays for hybrid actions.
+        outputs: (B, …) network outputs by name.
+        rows: Number B of rows.
     """
     found = []
     for row in range(rows):

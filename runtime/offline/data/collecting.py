@@ -23,19 +23,19 @@ _SESSION = ".session.json"
 
 @dataclass(frozen=True)
 class CollectRequest:
-    """A collection as it was asked for.
+    """What `smrl collect` was asked to collect.
 
     Attributes:
-        env: Gymnasium id; None where a session goes on.
-        envs: Copies.
-        episodes: Whole episodes of each copy, or None.
-        steps: Steps of each copy, or None.
+        env: Gymnasium id; None to continue a session.
+        envs: Number of environment copies.
+        episodes: Whole episodes to play in each copy, or None.
+        steps: Steps to take in each copy, or None.
         policy: `uniform`, or a results folder, model directory or model.tar.gz of discrete actions.
-        epsilon: Share of uniform actions beside that policy's.
-        seed: Of everything drawn.
+        epsilon: Share of uniformly random actions mixed into that policy's actions, 0..1.
+        seed: Seed of the environments and of the actions.
         out: CSV or Parquet file to write; None writes states alone.
-        states: File for the states that the environments end in; with a session beside it.
-        action_probs: Output of a batch transform; the session beside `states` goes on by its probabilities.
+        states: File for the final observations of the environments; a session file is written beside it.
+        action_probs: Output of a batch transform; the session beside `states` continues with its probabilities.
     """
 
     env: str | None = None
@@ -51,11 +51,11 @@ class CollectRequest:
 
 
 def run_collect(request: CollectRequest, stop: StopRequest) -> None:
-    """Collects, writes, and says what came out; a stop ends the collection, and what was played is written.
+    """Collects episodes, writes them and prints a summary; a stop request ends the collection, and keeps its steps.
 
     Raises:
-        UserError: The request, the environment, or a file is at fault.
-        PlatformError: The disk is full or fails.
+        UserError: The request, the environment or a file is invalid.
+        PlatformError: A file could not be written.
     """
     _check(request)
     envs = _open(request)
@@ -104,7 +104,7 @@ def _check_who_plays(request: CollectRequest, problems: Problems) -> None:
     if given or request.policy != UNIFORM:
         problems.add_line(
             f"--action-probs: got {', '.join(f'--{name}' for name in given) or '--policy'} beside it; expected the "
-            "session beside --states to say which environments go on, and the file how they act."
+            "session beside --states to name the environments, and the file to give their actions."
         )
 
 
@@ -137,10 +137,10 @@ def _play(envs: VectoredGymEnvironment, request: CollectRequest, stop: StopReque
 
 
 def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path) -> Policy:
-    """How to act: uniformly, or as a trained policy, its most likely action mixed with uniform ones.
+    """The policy to collect with: uniform, or a trained policy's most likely action mixed with uniform ones.
 
     Raises:
-        UserError: The policy is not one for this environment.
+        UserError: The policy is for other observations or actions than the environment's.
     """
     space, rng = envs.action_space, np.random.default_rng([request.seed, 3])
     is_discrete = hasattr(space, "n")
@@ -182,7 +182,7 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
 
 
 def _write(frame: Any, out: Path, *, goes_on: bool) -> None:
-    """Writes the rows, aside first; a session's rows follow those that are there."""
+    """Writes the rows by way of a temporary file; rows of a continued session are appended."""
     import pandas
 
     out.parent.mkdir(parents=True, exist_ok=True)

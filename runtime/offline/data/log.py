@@ -1,4 +1,4 @@
-"""A log of transitions as a reader found it, and every rule that its rows may break."""
+"""A log of transitions as it was read, and the checks of its rows."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ Singles = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Log:
-    """Rows as a reader found them, in the order of the file.
+    """Rows of a log as they were read, in the order of the file.
 
     Attributes:
-        name: Of the file or folder, for messages.
-        row_name: What the file's own numbering calls row i, as "line 7".
-        observations: (N, O).
+        name: Name of the file or folder, for messages.
+        row_name: Name of row i in the file's own numbering, as "line 7".
+        observations: (N, O) observation before each step.
         actions: (N,) numbers of a discrete action, or (N, A) of a continuous one.
-        rewards: (N,).
-        episodes: (N,) which episode a row is of; equal numbers mean one episode.
-        episode_names: What the file calls each of those numbers.
+        rewards: (N,) reward of each step.
+        episodes: (N,) number of each row's episode; rows of one episode share a number.
+        episode_names: The file's own id of each of those episodes.
         steps: (N,) step numbers inside the episode, or None: then rows are in order.
         cumulative_rewards: (N,) an episode's return at its last row, or its running sum; or None.
         terminated: (N,) whether the episode ended there by itself; None if the file does not say.
-        truncated: (N,) whether it was cut off there, by a time limit or the end of the log; None likewise.
+        truncated: (N,) whether it was cut off there, by a time limit or the end of the log; None if the file does
+            not say.
         probabilities: (N, A) behaviour policy's probability of each action; NaN where missing; or None.
         final_observations: Episode number to the (O,) state after its last step, where the log has it.
     """
@@ -82,7 +83,7 @@ def _show(value: Any) -> str:
 
 
 def check_numbers(log: Log, problems: LogProblems) -> None:
-    """Rewards, states and continuous actions are finite."""
+    """Checks that rewards, states and continuous actions are finite."""
     columns = [("reward", log.rewards)]
     columns += [(f"state_feature_{i}", log.observations[:, i]) for i in range(log.observations.shape[1])]
     if log.actions.ndim == 2:
@@ -90,7 +91,7 @@ def check_numbers(log: Log, problems: LogProblems) -> None:
     for name, values in columns:
         wrong = ~(np.abs(values) < _LARGEST)  # NaN neither
         problems.add_rows(
-            wrong, name, values, expected=f"finite numbers below {_LARGEST:g}", remedy="Mend or drop the episode."
+            wrong, name, values, expected=f"finite numbers below {_LARGEST:g}", remedy="Fix or drop the episode."
         )
     for episode, state in log.final_observations.items():
         if not np.isfinite(state).all():
@@ -98,7 +99,7 @@ def check_numbers(log: Log, problems: LogProblems) -> None:
 
 
 def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> int:
-    """The number of actions."""
+    """Checks discrete actions; returns the number of actions."""
     actions = log.actions
     whole = np.isfinite(actions) & (actions == np.floor(actions))
     source = "as configured"
@@ -180,7 +181,7 @@ def sort_rows(log: Log, problems: LogProblems) -> tuple[Integers, tuple[str, ...
 
 
 def _check_ends(log: Log, order: Integers, problems: LogProblems) -> None:
-    """An episode ends once, in its last row."""
+    """Checks that an episode ends once, in its last row."""
     is_last = np.diff(log.episodes[order], append=-1) != 0
     for name, flags in (("terminated", log.terminated), ("truncated", log.truncated)):
         if flags is None:
@@ -197,7 +198,7 @@ def _check_ends(log: Log, order: Integers, problems: LogProblems) -> None:
 
 
 def _changes(episodes: Integers) -> Bools:
-    """Where a run of rows of one episode begins."""
+    """Marks the first row of each run of rows of one episode."""
     return np.asarray(np.diff(episodes, prepend=-1) != 0)
 
 
@@ -229,7 +230,7 @@ def _check_steps(log: Log, order: Integers, problems: LogProblems) -> None:
 
 
 def _check_interleaved(log: Log, runs: Integers, problems: LogProblems) -> None:
-    """Rows of one id in several places are one episode only if something says where it ended."""
+    """Checks that rows of one id in several places are one episode: a column must mark where each episode ended."""
     broken = np.flatnonzero(runs > 1)
     names = ", ".join(repr(log.episode_names[number]) for number in broken[:_SHOWN].tolist())
     if log.cumulative_rewards is None:
@@ -260,7 +261,7 @@ def is_marked_once(log: Log) -> bool:
 
 
 def _check_marks(log: Log, order: Integers, problems: LogProblems) -> None:
-    """An episode's return belongs to its last row; elsewhere, the rows of the episode were shuffled."""
+    """Checks that an episode's return is in its last row; anywhere else, the rows were shuffled."""
     if log.cumulative_rewards is None or not is_marked_once(log):
         return
     marked = marks(log)

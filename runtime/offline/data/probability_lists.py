@@ -36,13 +36,13 @@ def parse_lists(column: Any, row_name: RowName, path: Path) -> NDArray[np.float3
         return _as_rows(column.flatten().to_numpy(zero_copy_only=False), lengths, row_name, path)
     encoded = column.fill_null("").dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
-    # Few different texts, as of a policy that does not look at the state, are parsed once each.
+    # Where few texts differ, as with a policy that ignores the state, each is parsed once.
     parsed = _parse_texts(encoded.dictionary.to_pylist(), lambda code: row_name(int(np.argmax(codes == code))), path)
     return np.asarray(parsed[codes], np.float32)
 
 
 def _parse_texts(texts: list[str], row_name: RowName, path: Path) -> NDArray[np.float32]:
-    """Parses all texts as one long one where each holds as many numbers; else text by text."""
+    """Parses all texts in one call where each holds equally many numbers; otherwise one by one."""
     joined = "|".join(texts).encode()
     if b"np.float" in joined:
         joined = re.sub(rb"np\.float\d+\(", b"", joined)
@@ -63,7 +63,7 @@ def _parse_texts(texts: list[str], row_name: RowName, path: Path) -> NDArray[np.
 
 
 def _to_numbers(words: list[bytes]) -> NDArray[np.float32] | None:
-    """Numbers of words, or None where one is none."""
+    """The words as numbers, or None if one is not a number."""
     import pyarrow as pa
 
     try:
@@ -74,7 +74,7 @@ def _to_numbers(words: list[bytes]) -> NDArray[np.float32] | None:
 
 
 def _as_rows(flat: NDArray[Any], lengths: NDArray[Any], row_name: RowName, path: Path) -> NDArray[np.float32]:
-    """Rows of equal length; an empty one is NaN.
+    """Reshapes numbers to rows of equal length; an empty row is NaN.
 
     Raises:
         UserError: The lengths differ.

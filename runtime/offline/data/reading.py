@@ -13,7 +13,7 @@ _TABLES = (".csv", ".csv.gz", ".parquet")
 
 
 def is_log(path: Path) -> bool:
-    """Whether a path looks like a log of ours."""
+    """Whether a path looks like a log that `read_transitions` reads."""
     return path.name.endswith(_TABLES) or is_stored_dataset(path)
 
 
@@ -21,8 +21,8 @@ def read_transitions(place: Path, *, num_actions: int | None = None) -> Transiti
     """Reads a log: CSV or Parquet, a folder of either, a Minari dataset's folder, or HDF5 of d3rlpy.
 
     Args:
-        place: File or folder.
-        num_actions: Of a discrete action, where it is known.
+        place: File or folder of the log.
+        num_actions: Number of discrete actions, if known.
 
     Raises:
         UserError: There is no log, or it breaks rules; all of a kind are listed, with rows.

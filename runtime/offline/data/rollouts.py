@@ -1,7 +1,7 @@
 """Rollouts of many environments at once, logged as the batch RL notebook logs them.
 
-The notebook's `env_utils.VectoredGymEnvironment`, on Gymnasium's vector environments, seeded, and able to go on in
-another process: a session file holds each environment's seed and actions, which lead to its state again.
+The notebook's `env_utils.VectoredGymEnvironment`, on Gymnasium's vector environments, seeded, and able to continue in
+another process: a session file holds each environment's seed and actions, which are replayed to restore its state.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class VectoredGymEnvironment:
 
     Args:
         registered_gym_env: Gymnasium id, or module:Class.
-        num_of_envs: Copies.
+        num_of_envs: Number of environment copies.
         seed: Copy i's episode k starts from a seed drawn from (seed, i, k).
 
     Raises:
-        UserError: There is no such environment, or its observations are no flat Box.
+        UserError: There is no such environment, or its observations are not a flat Box.
     """
 
     def __init__(self, registered_gym_env: str, num_of_envs: int = 1, *, seed: int = 0) -> None:
@@ -78,11 +78,11 @@ class VectoredGymEnvironment:
         return [f"environment_{i}" for i in range(self.num_of_envs)]
 
     def get_environment_states(self) -> dict[str, NDArray[np.float32]]:
-        """The present observation of each copy."""
+        """The current observation of each copy."""
         return dict(zip(self.get_environment_ids(), self._states.copy(), strict=True))
 
     def dump_environment_states(self, dir_path: str | Path, file_name: str) -> None:
-        """Writes each copy's observation as a line of JSON: what a batch transform takes."""
+        """Writes each copy's observation as a line of JSON, the input format of a batch transform."""
         lines = [json.dumps([float(f"{value:.9g}") for value in state]) + "\n" for state in self._states.tolist()]
         write_text(Path(dir_path) / file_name, "".join(lines))
 
@@ -140,7 +140,7 @@ class VectoredGymEnvironment:
             policy: From (N, O) observations to (N, A) probabilities, or (N, A) actions of a Box.
             num_steps: Steps to take in each copy; or
             num_episodes: whole episodes to play in each.
-            until: Asked before each step; true ends the collection early.
+            until: Called before each step; returning true ends the collection early.
 
         Returns:
             As `collect_rollouts_with_given_action_probs`.
@@ -160,8 +160,8 @@ class VectoredGymEnvironment:
     def _step(self, policy: Policy, is_playing: NDArray[np.bool_], rows: list[tuple[Any, ...]]) -> NDArray[np.bool_]:
         """Steps every copy, logs those that are playing, and starts new episodes where one has ended.
 
-        A vector environment steps all or none; a copy that is done waits by playing its next episode for nothing, which
-        is started again from its seed.
+        A vector environment steps all copies or none. A copy that is done plays its next episode without logging it,
+        and is reset to that episode's seed afterwards.
         """
         states, given = self._states, policy(self._states)
         actions = self._sample(given) if self._is_discrete else given.astype(np.float32)
@@ -179,7 +179,7 @@ class VectoredGymEnvironment:
             rows.append((*chosen, name, float(rewards[i]), total, *states[i].tolist(), *end))
         self._states = following.astype(np.float32)
         self._episodes[ended & is_playing] += 1
-        # Whoever waits goes back to the first state of its next episode.
+        # A copy that waits returns to the first state of its next episode.
         again = ended | ~is_playing
         if again.any():
             self._states = self._reset(again)
@@ -191,7 +191,7 @@ class VectoredGymEnvironment:
         return np.asarray((draws >= thresholds[:, :-1]).sum(axis=1), np.int64)
 
     def _reset(self, which: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The states once the present episode of some copies has started anew."""
+        """Restarts the current episode of the selected copies; returns all states."""
         seeds: list[int | None] = [
             int(np.random.SeedSequence([self._seed, _RESETS, i, int(k)]).generate_state(1)[0])
             for i, k in enumerate(self._episodes)
@@ -224,10 +224,10 @@ class VectoredGymEnvironment:
         return frame.iloc[order].reset_index(drop=True)
 
     def _check(self, given: NDArray[np.float64], source: str) -> NDArray[np.float64]:
-        """Probabilities that fit, scaled to a sum of 1.
+        """Checks action probabilities and scales them to a sum of 1.
 
         Raises:
-            UserError: They do not.
+            UserError: Their shape or their values are wrong.
         """
         if not self._is_discrete:
             raise UserError(f"{source}: got probabilities for {self._name}, whose actions are continuous.")
@@ -246,10 +246,10 @@ class VectoredGymEnvironment:
         return np.asarray(given / sums[:, None])
 
     def _check_states(self, states: list[Any], source: str | Path) -> None:
-        """The joined inputs are these environments' states, where the file has them.
+        """Checks that the states in the transform's output are the current ones of these environments.
 
         Raises:
-            UserError: They are others.
+            UserError: They are other states.
         """
         for i, (found, state) in enumerate(zip(states, self._states, strict=False)):
             if found is not None and not _is_close(found, state):
@@ -259,7 +259,7 @@ class VectoredGymEnvironment:
                 )
 
     def save_session(self, path: Path) -> None:
-        """Writes what leads to the present states: each copy's episode and the actions since it began."""
+        """Writes each copy's episode number and its actions so far, from which the current states are restored."""
         session = {
             "env": self._name,
             "seed": self._seed,
@@ -284,7 +284,7 @@ class VectoredGymEnvironment:
             envs._replay(episodes, actions)
         except UserError:
             raise
-        except Exception as error:  # of a file that somebody edited: whatever the environment raises for its actions
+        except Exception as error:  # in an edited file the environment may raise anything for its actions
             raise UserError(
                 f"{path}: got no session ({type(error).__name__}: {error}); expected the file that `smrl collect "
                 "--states` wrote beside the states. Write them again."
@@ -316,7 +316,7 @@ def _is_close(found: Any, state: NDArray[np.float32]) -> bool:
 
 
 def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:
-    """Probabilities, and the states that they are for where the output is joined with its input.
+    """Probabilities, and their states if the output is joined with its input.
 
     Args:
         path: JSON lines such as `{"SageMakerInput": […], "SageMakerOutput": {"predictions": [[p0, p1]]}}`.

@@ -1,4 +1,4 @@
-"""Logs as HDF5: Minari's datasets and d3rlpy's, its old flat form included."""
+"""Reads HDF5 logs: datasets of Minari, d3rlpy 2 and d3rlpy 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MINARI = Path("data") / "main_data.hdf5"
 
 
 def is_stored_dataset(path: Path) -> bool:
-    """Whether it is an HDF5 file, or the folder of a Minari dataset."""
+    """Whether a path is an HDF5 file or the folder of a Minari dataset."""
     return path.suffix in (".h5", ".hdf5") or (path / _MINARI).is_file()
 
 
@@ -24,7 +24,7 @@ def read_stored_dataset(path: Path) -> Log:
     """Reads a Minari dataset's folder, or an HDF5 file of Minari, d3rlpy 2 or d3rlpy 1.
 
     Raises:
-        UserError: It is none of these, or holds what cannot be read.
+        UserError: The file has another layout, or cannot be read.
     """
     import h5py
 
@@ -52,7 +52,7 @@ def read_stored_dataset(path: Path) -> Log:
 
 
 def _read_minari(path: Path, file: Any) -> Log:
-    """One group an episode; its observations are one more than its actions."""
+    """Reads Minari's layout: one group per episode, with one more observation than actions."""
     groups = [file[name] for name in sorted(file, key=_number)]
     parts = [_array(path, group, "observations") for group in groups]
     lengths = [len(group["rewards"]) for group in groups]
@@ -68,7 +68,7 @@ def _read_minari(path: Path, file: Any) -> Log:
 
 
 def _read_d3rlpy(path: Path, file: Any) -> Log:
-    """d3rlpy 2: observations_0, actions_0, rewards_0, terminated_0, and so on for each episode."""
+    """Reads d3rlpy 2's layout: observations_0, actions_0, rewards_0, terminated_0, and so on for each episode."""
     count = sum(bool(re.fullmatch(r"observations_\d+", name)) for name in file)
     rewards = [file[f"rewards_{i}"][:].reshape(-1) for i in range(count)]
     ends = [np.arange(len(part)) == len(part) - 1 for part in rewards]
@@ -82,7 +82,7 @@ def _read_d3rlpy(path: Path, file: Any) -> Log:
 
 
 def _read_flat(path: Path, file: Any) -> Log:
-    """d3rlpy 1 and its like: all steps in one array, ends by flags."""
+    """Reads d3rlpy 1's layout: all steps in one array, with flags at the ends of episodes."""
     terminals = file["terminals"][:].reshape(-1).astype(bool)
     flags = next((name for name in ("episode_terminals", "timeouts") if name in file), None)
     ends = terminals | file[flags][:].reshape(-1).astype(bool) if flags else terminals.copy()
@@ -144,7 +144,7 @@ def _array(path: Path, group: Any, name: str) -> NDArray[Any]:
     """An array of a Minari episode.
 
     Raises:
-        UserError: It is a group, as of a Dict or Tuple space.
+        UserError: It is a group, as for a Dict or Tuple space.
     """
     if not hasattr(group[name], "shape"):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which columns a log's table has, under which names and of which types."""
+"""Finds the columns of a log's table and checks their types."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NUMBERED = {"state": "state_feature_", "action": "action_", "probability": "act
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns a table has.
+    """The columns of a log's table.
 
     Attributes:
         states: state_feature_0, state_feature_1, …
         actions: `action`, or action_0, action_1, …
         probabilities: action_probability_0, …; empty where there are none.
-        has_list: Whether all_action_probabilities is there.
-        others: Those of _MAYBE that are there.
+        has_list: Whether the column all_action_probabilities exists.
+        others: The optional columns of _MAYBE that exist.
     """
 
     states: list[str]
@@ -36,17 +36,17 @@ class Columns:
 
     @property
     def numbers(self) -> list[str]:
-        """All columns of numbers."""
+        """Names of all columns that are read as numbers."""
         return [*self.states, *self.actions, *self.probabilities, "reward", *self.others]
 
     @property
     def texts(self) -> list[str]:
-        """All columns that are read as text."""
+        """Names of all columns that are read as text."""
         return ["episode_id", *([_PROBABILITIES] if self.has_list else [])]
 
 
 def find_columns(path: Path, columns: list[str]) -> Columns:
-    """Which of the columns are which.
+    """Assigns column names to their roles.
 
     Raises:
         UserError: Columns are missing or doubled.
@@ -90,7 +90,7 @@ def _numbered(columns: list[str], prefix: str, path: Path, problems: Problems) -
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of a file's columns, as they stand there.
+    """Names of a file's columns, unchanged.
 
     Raises:
         UserError: The file cannot be read.
@@ -109,7 +109,7 @@ def column_names(path: Path) -> list[str]:
         raise UserError(f"{path}: got a file that cannot be read ({error}); expected a whole table.") from None
     if not header:
         raise UserError(f"{path}: got an empty file; expected a header line and rows.")
-    # Blanks stay: the column is called that, and is asked for by its name.
+    # Blanks stay, as the column is read by its exact name.
     return [name.strip('"') for name in header.split(",")]
 
 
@@ -122,15 +122,15 @@ def _open(path: Path) -> Any:
 
 
 def is_parquet(path: Path) -> bool:
-    """By its name."""
+    """Whether the file is Parquet, by its name."""
     return path.suffix == ".parquet"
 
 
 def check_types(path: Path, names: Columns) -> None:
-    """Columns of Parquet hold what they must.
+    """Checks the column types of a Parquet file.
 
     Raises:
-        UserError: They do not.
+        UserError: A column has a wrong type.
     """
     import pyarrow as pa
     import pyarrow.parquet

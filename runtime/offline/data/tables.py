@@ -32,7 +32,7 @@ _WORDS = {"true": 1.0, "false": 0.0}
 
 @dataclass
 class _Chunks:
-    """What is read so far: a list of parts for each column."""
+    """The parts of each column that were read so far."""
 
     numbers: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)
     episodes: list[NDArray[np.int64]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class _Chunks:
     rows: list[int] = field(default_factory=list)
 
     def take(self, name: str) -> NDArray[np.float32]:
-        """A column in one piece; its parts are let go."""
+        """Joins the parts of a column and frees them."""
         return np.concatenate(self.numbers.pop(name))
 
 
@@ -52,7 +52,7 @@ def read_tables(paths: Sequence[Path]) -> Log:
         paths: At least one; all with the same columns.
 
     Raises:
-        UserError: A file has not the columns or types that it must have; all problems are listed.
+        UserError: A file's columns or types are wrong; all problems are listed.
     """
     chunks, names = _Chunks(), None
     for path in paths:
@@ -73,10 +73,10 @@ def read_tables(paths: Sequence[Path]) -> Log:
 
 
 def _check_ids(chunks: _Chunks, path: Path, *, earlier: int, first_batch: int) -> None:
-    """An episode may lie in two files only where its steps are numbered.
+    """Checks that an episode spans two files only if its steps are numbered.
 
     Raises:
-        UserError: One does.
+        UserError: An episode id is in an earlier file too.
     """
     shared = next(
         (int(part[part < earlier][0]) for part in chunks.episodes[first_batch:] if (part < earlier).any()), None
@@ -90,10 +90,10 @@ def _check_ids(chunks: _Chunks, path: Path, *, earlier: int, first_batch: int) -
 
 
 def _batches(path: Path, names: Columns) -> Iterator[Any]:
-    """Record batches of the columns that count.
+    """Yields record batches of the columns that are used.
 
     Raises:
-        UserError: A cell is not what its column takes.
+        UserError: A cell has a wrong type.
     """
     import pyarrow as pa
 
@@ -135,10 +135,10 @@ def _csv(path: Path, names: Columns) -> Any:
 
 
 def _explain(path: Path, names: Columns) -> None:
-    """Reads every cell as text and names those that are no numbers, and lines of the wrong length.
+    """Reads every cell as text to name the cells that are not numbers and the lines of the wrong length.
 
     Raises:
-        UserError: Any was found.
+        UserError: Such a cell or line was found.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -153,7 +153,7 @@ def _explain(path: Path, names: Columns) -> None:
     columns = [*names.numbers, *names.texts]
     options = csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
     parse = csv.ParseOptions(invalid_row_handler=keep)
-    # One thread, because only then rows know their numbers.
+    # Row numbers are available with a single thread only.
     table = csv.read_csv(path, csv.ReadOptions(use_threads=False), parse, options)
     for name in names.numbers:
         cells = pc.utf8_trim_whitespace(table[name])
@@ -227,7 +227,7 @@ def _is_number(text: str) -> bool:
 
 
 def _as_log(paths: Sequence[Path], names: Columns, chunks: _Chunks) -> Log:
-    """The log of all files; parts are let go as they are put together, so that little is held twice."""
+    """Builds the log of all files; parts are freed as they are joined, to save memory."""
     starts = np.cumsum([0, *chunks.rows])
 
     def row_name(row: int) -> str:
@@ -261,7 +261,7 @@ def _as_log(paths: Sequence[Path], names: Columns, chunks: _Chunks) -> Log:
 
 
 def _join_probabilities(parts: list[NDArray[np.float32]], path: Path) -> NDArray[np.float32]:
-    """All rows; parts without any number are as wide as the others.
+    """Joins the probabilities of all parts; parts without any number are widened with NaN.
 
     Raises:
         UserError: Parts hold different counts of numbers.
@@ -279,7 +279,7 @@ def _join_probabilities(parts: list[NDArray[np.float32]], path: Path) -> NDArray
 
 
 def _line(path: Path, row: int, *, alone: bool = True) -> str:
-    """What a person calls row i: the line that an editor shows, in a CSV file."""
+    """Name of row i for a message; in a CSV file, the line number that an editor shows."""
     where = "" if alone else f" of {path.name}"
     return f"row {row + 1}{where}" if is_parquet(path) else f"line {row + 2}{where}"
 

@@ -1,4 +1,4 @@
-"""Logged transitions in memory: columns, episode after episode, each state linked to the one that follows."""
+"""Logged transitions in memory, as columns: episodes are contiguous and each state is linked to the next."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Transitions:
         next_rows: (N,) int64 row of the state that follows; TERMINAL, or UNKNOWN where the log was cut off.
         starts: (E,) int64 first transition of each episode.
         probabilities: (N, num_actions) float32 of the behaviour policy, or None where the log has none.
-        num_actions: Of a discrete action; None for a continuous one.
-        notes: What was mended or assumed, a line each.
+        num_actions: Number of discrete actions; None for continuous ones.
+        notes: What was corrected or assumed, one line each.
     """
 
     observations: Singles
@@ -77,7 +77,7 @@ class Transitions:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one observation."""
+        """Shape of one observation."""
         return self.observations.shape[1:]
 
     def select(self, episodes: Integers) -> Transitions:
@@ -100,11 +100,11 @@ class Transitions:
         )
 
     def split(self, fraction: float, *, seed: int) -> tuple[Transitions, Transitions]:
-        """Whole episodes drawn into two parts, each at least one episode, in the order of the log.
+        """Splits the episodes at random into two parts of at least one episode each, in the order of the log.
 
         Args:
             fraction: Share of the episodes in the first part.
-            seed: Of the draw.
+            seed: Seed of the random split.
         """
         count = len(self.starts)
         first = min(max(round(fraction * count), 1), count - 1)
@@ -116,8 +116,9 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
     """Checks a log, sorts its rows into episodes, and links each state to the one that follows.
 
     Args:
-        log: As it was read.
-        num_actions: Of a discrete action, where it is known; else the probabilities or the largest action say.
+        log: Rows as they were read.
+        num_actions: Number of discrete actions, if known; otherwise derived from the probabilities or the largest
+            action.
 
     Raises:
         UserError: The log breaks rules; every kind of problem is listed, with rows.
@@ -159,7 +160,7 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
 
 
 def _link(log: Log, order: Integers, ends: Integers) -> tuple[Integers, Singles, tuple[str, ...]]:
-    """The row of each next state, the states after cuts, and notes of what was assumed about ends."""
+    """Finds the row of each next state, the states after truncations, and notes on assumed episode ends."""
     following = np.arange(1, len(order) + 1)
     following[ends] = TERMINAL
     cut, notes = _find_cuts(log, order, ends)

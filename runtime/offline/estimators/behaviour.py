@@ -1,4 +1,4 @@
-"""Estimates the policy that acted in a log which does not tell its probabilities."""
+"""Estimates the behaviour policy of a log that has no action probabilities."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ _HIDDEN, _STEPS, _BATCH, _LR = 64, 1500, 256, 1e-3
 _LEAST = 1e-3  # an action that was taken cannot have been impossible
 
 
-def estimate_behaviour(learn: Transitions, judge: Transitions, *, seed: int) -> NDArray[np.float32]:
-    """(N, A) probabilities of the actions of one log's policy at the states of another, by behaviour cloning.
+def estimate_behaviour(train: Transitions, held_out: Transitions, *, seed: int) -> NDArray[np.float32]:
+    """Estimates the behaviour policy by behaviour cloning.
 
     Args:
-        learn: Discrete actions to imitate.
-        judge: Episodes of the same policy, which are not learned from.
-        seed: Of weights and batches.
+        train: Transitions with discrete actions to imitate.
+        held_out: Episodes of the same policy, which are not learned from.
+        seed: Seed of the initial weights and of the minibatches.
+
+    Returns:
+        (N, A) probability of each action at each state of `held_out`.
     """
-    assert learn.num_actions is not None
+    assert train.num_actions is not None
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(
-            nn.Linear(learn.shape[0], _HIDDEN),
+            nn.Linear(train.shape[0], _HIDDEN),
             nn.ReLU(),
             nn.Linear(_HIDDEN, _HIDDEN),
             nn.ReLU(),
-            nn.Linear(_HIDDEN, learn.num_actions),
+            nn.Linear(_HIDDEN, train.num_actions),
         )
-    see = make_filter(learn.states)
-    states, actions = torch.as_tensor(see(learn.states)), torch.as_tensor(learn.actions)
+    see = make_filter(train.states)
+    states, actions = torch.as_tensor(see(train.states)), torch.as_tensor(train.actions)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LR, weight_decay=1e-4, fused=True)
     for _ in range(_STEPS):
         rows = torch.randint(len(states), (_BATCH,), generator=generator)
@@ -43,6 +46,6 @@ def estimate_behaviour(learn: Transitions, judge: Transitions, *, seed: int) -> 
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
         optimizer.step()
     with torch.inference_mode():
-        probabilities = torch.softmax(network(torch.as_tensor(see(judge.states))), dim=1).numpy()
+        probabilities = torch.softmax(network(torch.as_tensor(see(held_out.states))), dim=1).numpy()
     floored = np.maximum(probabilities, _LEAST)
     return np.asarray(floored / floored.sum(axis=1, keepdims=True), np.float32)

@@ -1,4 +1,4 @@
-"""What discounted returns can be, given the rewards of a log: estimates, value targets and intervals stay within."""
+"""Bounds on discounted returns from the rewards of a log, which clip estimates, value targets and intervals."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReturnBounds:
-    """The least and the largest discounted return.
+    """Bounds on the discounted return.
 
     Attributes:
-        low: The least.
-        high: The largest.
+        low: Least possible discounted return.
+        high: Largest possible discounted return.
     """
 
     low: float
     high: float
 
     def clip(self, value: float) -> float:
-        """The value, moved into the bounds; what is not finite says nothing and stays."""
+        """The value clipped to the bounds; a value that is not finite is returned as it is."""
         return min(max(value, self.low), self.high) if math.isfinite(value) else value
 
 
 def bound_returns(data: Transitions, gamma: float, *, horizon: int | None = None) -> ReturnBounds:
     """Bounds on the discounted return from any state, for any policy.
 
-    A reward is paid either at a step after which the log goes on, any number of times in an episode, or at an
+    A reward is paid either at a step after which the episode continues, any number of times in an episode, or at an
     episode's last step, once. Let the former lie in [a, b] and the latter in [c, d]. An episode of n + 1 steps that
     ends returns at most
 
         f(n) = b g(n) + gamma^n d,    g(n) = 1 + gamma + … + gamma^(n-1) = (1 - gamma^n) / (1 - gamma),
 
     and n if gamma is 1. f is affine in gamma^n, thus monotone in n, and so is b g(n), the return of n steps of an
-    episode that goes on or is cut. With at most H steps the largest return is therefore that of the shortest or the
+    episode that continues or is cut. With at most H steps the largest return is therefore that of the shortest or the
     longest episode: max(d, b, b g(H), f(H - 1)); without a limit max(d, b, b / (1 - gamma)). The least likewise, from
     a and c. Every return of the log itself lies within.
 
-    Assumptions: no policy earns a reward outside of [a, b] at a step after which its episode goes on, or outside of
+    Assumptions: no policy earns a reward outside of [a, b] at a step after which its episode continues, or outside of
     [c, d] at its last one. H is `horizon` (or the longest logged episode, if longer), or the length that all
     episodes of the log share, where each of them ended by itself. Without either there is no limit: the longest
     logged episode bounds no policy that lasts longer, and a state that was cut off has a value beyond the cut.
 
     Args:
         data: The log. The last step of an episode that was cut off counts as a last step where the following state
-            is unknown (nothing is learned from it), and as one after which the episode goes on where it is known.
+            is unknown (nothing is learned from it), and as one after which the episode continues where it is known.
         gamma: Discount per step, 0..1; at 1 a bound may be infinite.
         horizon: Steps after which every episode is over; None if there is no such limit.
 

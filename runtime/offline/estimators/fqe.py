@@ -31,10 +31,11 @@ Singles = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How smooth a value function is taken to be.
+    """Smoothness assumed of a value function.
 
     Attributes:
-        bandwidth: Of the waves, in standard deviations times the root of the number of inputs.
+        bandwidth: Bandwidth of the random Fourier features, in standard deviations times the square root of the
+            number of inputs.
         ridge: Penalty on the squared weights, for each row.
     """
 
@@ -47,10 +48,10 @@ FINE, COARSE = Smoothness(0.75, 1e-4), Smoothness(1.25, 1e-5)
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The value function that a regression ended with.
+    """The value function that fitted Q evaluation converged to.
 
     Attributes:
-        start: Mean value of the first states.
+        start: Mean value of the initial states.
         q_values: (N, A) value of each action at each state; (N, 1) of the logged one where actions are continuous.
     """
 
@@ -59,14 +60,14 @@ class Evaluated:
 
 
 class FittedQEvaluation:
-    """Evaluates policies on one log.
+    """Evaluates policies on one log by fitted Q evaluation.
 
     Args:
         data: Transitions; those whose next state is unknown are left out of the regression.
         gamma: Discount per step, below 1.
-        seed: Of the features.
-        smoothness: Of the value function.
-        bounds: Of returns, which values are clipped to; those of the data's own rewards if None.
+        seed: Seed of the random features.
+        smoothness: Smoothness of the value function.
+        bounds: Limits of discounted returns, which clip the values; derived from the data's rewards if None.
     """
 
     def __init__(
@@ -104,13 +105,13 @@ class FittedQEvaluation:
         self._states = self._features(data.observations) if self._is_discrete else logged
 
     def _features(self, inputs: Singles) -> Singles:
-        """(M, D) waves, the inputs themselves and a constant."""
+        """(M, D) features: random Fourier features, the inputs themselves and a constant."""
         standardised = (inputs - self._mean) / self._std
         waves = np.cos(standardised @ self._frequencies + self._phases) * np.float32(np.sqrt(2 / _WAVES))
         return np.concatenate([waves, standardised, np.ones((len(inputs), 1), np.float32)], axis=1)
 
     def evaluate(self, target: Singles) -> Evaluated:
-        """The value of a policy.
+        """Estimates the value of a policy.
 
         Args:
             target: (M, A) action probabilities at each of the data's observations; of continuous actions, the (M, A)
@@ -122,12 +123,12 @@ class FittedQEvaluation:
         return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values))
 
     def resample(self, target: Singles, *, resamples: int, seed: int) -> NDArray[np.float64]:
-        """(R,) values of a policy on episodes drawn with replacement, the regression done anew for each draw.
+        """(R,) bootstrap values of a policy: each draws episodes with replacement and repeats the regression.
 
         Args:
-            target: As for `evaluate`.
-            resamples: R.
-            seed: Of the draws.
+            target: (M, A) action probabilities or actions, as for `evaluate`.
+            resamples: Number R of bootstrap resamples.
+            seed: Seed of the resamples.
         """
         found, solved = [], self._solve(target)
         for counts in draw_counts(len(self._data.starts), resamples, seed=seed):
@@ -142,8 +143,8 @@ class FittedQEvaluation:
         """(A, D, R) weights of the regressions at their fixed point, for each resample.
 
         Args:
-            target: The policy.
-            counts: (R, E) of each episode; each once if None.
+            target: (M, A) action probabilities or actions, as for `evaluate`.
+            counts: (R, E) how often each resample holds each episode; once each if None.
             begin: Weights (A, D, 1) to begin from, near which the fixed point is; zeros if None.
         """
         inverses = [
@@ -162,13 +163,13 @@ class FittedQEvaluation:
             targets = self._gamma * self._clip(self._apply(following, weights))
             targets[self._is_end] = 0
             targets += self._rewards[:, None]
-            # The constant is free, so a regression on what exceeds the mean is the same, and keeps float32's digits.
+            # Regressing on deviations from the mean is equivalent (the constant has no penalty) and keeps precision.
             mean = targets.mean(axis=0)
             targets -= mean
             if rows is not None:
                 targets *= rows
             for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
-                if not len(group):  # never logged: nothing speaks for it
+                if not len(group):  # never logged: its weights stay 0
                     weights[action, -1] = self._bounds.low
                     continue
                 moments = design.T @ targets[group]
@@ -189,7 +190,7 @@ class FittedQEvaluation:
         for number, weight in enumerate(weighted):
             moments = design.T @ (design if weight is None else design * weight[:, None])
             ridge = np.full(width, self._ridge * max(1, len(design)))
-            # The constant goes free: a penalty on it would shrink every return towards 0, step after step.
+            # The constant has no penalty, which would shrink every return towards 0 at each iteration.
             ridge[-1] = _LEAST_RIDGE
             found[number] = np.linalg.inv(moments.astype(np.float64) + np.diag(ridge))
         return found

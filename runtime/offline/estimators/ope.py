@@ -1,6 +1,6 @@
 """Off-policy evaluation: what a policy would return, estimated from the episodes of another one.
 
-Episodes end where they end: a shorter one counts as if it went on in a state that pays nothing and keeps its weight, so
+Episodes end where they end: a shorter one counts as if it continued in a state without reward and kept its weight, so
 that every estimator is exact for episodes of unequal length. All returns are discounted.
 """
 
@@ -58,9 +58,9 @@ class Episodes:
         Args:
             lengths: (N,) steps of each episode, at least 1.
             gamma: Discount per step.
-            rewards: (S,) of all steps.
+            rewards: (S,) reward of each step.
             target: (S,) target policy's probability of the logged action.
-            behaviour: (S,) behaviour policy's.
+            behaviour: (S,) behaviour policy's probability of the logged action.
             q_values: (S,) model's value of the logged action; zeros if None.
             state_values: (S,) model's value of the state; zeros if None.
 
@@ -125,8 +125,8 @@ class Terms:
         plain: (N,) averaged over the episodes.
         numerators: (N, T) or None.
         denominators: (N, T), with `numerators`.
-        unweighted: What a step adds at which no episode has any weight left: NaN where nothing is known then, 0 where
-            a model has spoken for the rest.
+        unweighted: Contribution of a step at which all weights are 0: NaN where nothing is known then, 0 where a
+            model has estimated the rest.
     """
 
     plain: Floats
@@ -221,11 +221,11 @@ ESTIMATORS: Mapping[str, Callable[[Episodes], Terms]] = {
 
 
 def estimate(name: str, episodes: Episodes) -> float:
-    """One estimator's value.
+    """The estimate of one estimator.
 
     Args:
-        name: Of ESTIMATORS, or `magic`.
-        episodes: What is known.
+        name: Name of an estimator in ESTIMATORS, or `magic`.
+        episodes: Logged episodes with the ratios and model values of the target policy.
     """
     if name == "magic":
         return magic(episodes)
@@ -248,16 +248,16 @@ def bootstrap(terms: Terms, *, seed: int, resamples: int = 1000, level: float = 
     """The percentile interval of an estimator over episodes drawn with replacement.
 
     Args:
-        terms: The estimator's.
-        seed: Of the draws.
-        resamples: How many.
-        level: Of the interval.
+        terms: Terms of the estimator.
+        seed: Seed of the resamples.
+        resamples: Number of bootstrap resamples.
+        level: Confidence level of the interval, 0..1.
 
     Source: Efron & Tibshirani 1993, An introduction to the bootstrap, chapter 13; for importance sampling: Hanna,
     Stone & Niekum 2017, Bootstrapping with models.
     """
     values = np.concatenate([terms.estimate(counts) for counts in draw_counts(len(terms.plain), resamples, seed=seed)])
-    if not np.isfinite(values).all():  # some resamples know nothing: then there is no telling
+    if not np.isfinite(values).all():  # some resamples have no weight at all: no interval can be given
         return math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
@@ -273,14 +273,14 @@ def draw_counts(episodes: int, resamples: int, *, seed: int) -> Iterator[Floats]
 
 
 def lower_bound(values: Floats, *, level: float = 0.95) -> float:
-    """A bound that the mean is above with this confidence, whatever the distribution of values of at least 0.
+    """A lower confidence bound on the mean, for any distribution of values of at least 0.
 
     Values above a threshold are cut to it, which can only lower the mean, and an empirical Bernstein inequality bounds
     that; the threshold is chosen on a twentieth of the values that the bound is not computed from.
 
     Args:
         values: (N,) importance-weighted returns, each at least 0.
-        level: Confidence.
+        level: Confidence level, 0..1.
 
     Raises:
         ValueError: A value is below 0.
@@ -288,7 +288,7 @@ def lower_bound(values: Floats, *, level: float = 0.95) -> float:
     Source: Thomas, Theocharous & Ghavamzadeh 2015, High-confidence off-policy evaluation, theorem 1.
     """
     if values.min(initial=0.0) < 0:
-        raise ValueError(f"values: got {values.min():g}; expected at least 0. Add what the least return is below 0")
+        raise ValueError(f"values: got {values.min():g}; expected at least 0. Subtract the least possible return first")
     part = max(2, len(values) // 20)
     if len(values) < part + _LEAST_EPISODES:
         return 0.0
@@ -313,10 +313,10 @@ def magic(episodes: Episodes, *, lengths: int = 8, resamples: int = 200, seed: i
     steps is WDR. The bias of each is how far it lies outside WDR's interval.
 
     Args:
-        episodes: What is known.
-        lengths: How many j beside the two ends.
-        resamples: Of WDR's interval.
-        seed: Of the resamples.
+        episodes: Logged episodes with the ratios and model values of the target policy.
+        lengths: Number of values of j besides the two ends.
+        resamples: Bootstrap resamples of WDR's interval.
+        seed: Seed of the resamples.
 
     Source: Thomas & Brunskill 2016, Data-efficient off-policy policy evaluation, section 7 and algorithm 1.
     """
@@ -330,7 +330,7 @@ def magic(episodes: Episodes, *, lengths: int = 8, resamples: int = 200, seed: i
     # (N, J) what each episode adds to each j-step return; the first column is the model alone.
     model = episodes.state_values[:, :1] / count
     sums = np.cumsum(gains, axis=1)
-    # After j steps the model takes over: its value there replaces the differences that would follow.
+    # After j steps the model's value replaces the corrections that would follow.
     partial = np.concatenate([model, sums[:, ends] + ahead[:, ends]], axis=1)
     returns = partial.sum(axis=0)
     if len(returns) == 1 or count < _LEAST_EPISODES:

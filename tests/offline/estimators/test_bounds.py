@@ -17,7 +17,7 @@ from torch import nn
 from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
 from runtime.offline.estimators.fqe import FittedQEvaluation
-from runtime.offline.selection import Judge
+from runtime.offline.selection import PolicyEvaluator
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import NetworkPolicy
 from tests.offline.test_bcq import one_thread
@@ -163,9 +163,9 @@ def test_estimates_of_a_clinics_log_stay_within_its_rewards(seed: int) -> None:
     played = clinic.play(policy.probabilities, 4000, seed=seed + 10)
     truth = float((played.returns * 0.99 ** (played.lengths - 1)).mean())
     log = clinic.play(lambda states: 0.04 + 0.8 * policy.probabilities(states), 100, seed=seed + 20)
-    judge = Judge(log, gamma=0.99, seed=0)
-    assert abs(judge.score(policy)["weighted_doubly_robust"]) <= 1
-    report = judge.report(policy, in_a_hurry=True)
+    evaluator = PolicyEvaluator(log, gamma=0.99, seed=0)
+    assert abs(evaluator.score(policy)["weighted_doubly_robust"]) <= 1
+    report = evaluator.report(policy, is_urgent=True)
     assert -1 <= report.value.low <= truth <= report.value.high <= 1
     assert report.value.value == pytest.approx(truth, abs=0.35)
     for name, one in report.estimators.items():
@@ -213,7 +213,7 @@ def test_a_goal_that_is_reached_once_is_worth_at_most_1() -> None:
     assert log.rewards.sum() == 4
     assert bound_returns(log, 0.99) == ReturnBounds(0, 1)
     policy = linear_policy(0, features=2, actions=4)
-    value = Judge(log, gamma=0.99, seed=0).report(policy, in_a_hurry=True).value
+    value = PolicyEvaluator(log, gamma=0.99, seed=0).report(policy, is_urgent=True).value
     assert 0 <= value.low <= value.value <= value.high <= 1
 
 
@@ -235,5 +235,5 @@ def test_a_judge_goes_by_the_whole_logs_bounds() -> None:
     log = Clinic(0).play(lambda states: np.full((len(states), ACTIONS), 0.2), 60, seed=1)
     lost = log.select(np.flatnonzero(log.returns < 0))
     assert bound_returns(lost, 0.99) == ReturnBounds(-1, 0)
-    judge = Judge(lost, gamma=0.99, seed=0, bounds=bound_returns(log, 0.99))
-    assert judge._models[0]._bounds == ReturnBounds(-1, 1)
+    evaluator = PolicyEvaluator(lost, gamma=0.99, seed=0, bounds=bound_returns(log, 0.99))
+    assert evaluator._models[0]._bounds == ReturnBounds(-1, 1)

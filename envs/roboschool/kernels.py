@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.compiled import without_gil
 from envs.roboschool import bullet
+from envs.roboschool.native_world import DOUBLE_PENDULUM, REACHER, SWING_UP, WALKER, draw, pose_at_random, push
 from envs.roboschool.walker_kernels import reset_walker, step_walker
-from envs.roboschool.world_record import DOUBLE_PENDULUM, REACHER, SWING_UP, WALKER, draw, pose_at_random, push
 
 
 @without_gil

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool import bullet, kernels, world_record
+from envs.roboschool import bullet, kernels, native_world
 from envs.roboschool.courses import FlagRun, StraightAhead
 from envs.roboschool.pendulum import DOUBLE_FORCE_N, SINGLE_FORCE_N, DoublePendulum, SinglePendulum
 from envs.roboschool.reacher import TORQUE_NM, Reacher
@@ -40,11 +40,11 @@ PYTHON_ONLY = ("HumanoidFlagrunHarder",)
 # The second of two episodes is short; the first is long enough for every robot to come down on its feet.
 _CHECKED_STEPS, _FIRST_EPISODE = 70, 60
 _ALIVE_RULES = {
-    "hopper": world_record.HOPS,
-    "walker2d": world_record.HOPS,
-    "halfcheetah": world_record.RUNS_ON_PAWS,
-    "ant": world_record.KEEPS_BELLY_UP,
-    "humanoid": world_record.STANDS,
+    "hopper": native_world.HOPS,
+    "walker2d": native_world.HOPS,
+    "halfcheetah": native_world.RUNS_ON_PAWS,
+    "ant": native_world.KEEPS_BELLY_UP,
+    "humanoid": native_world.STANDS,
 }
 
 
@@ -52,7 +52,7 @@ class NativeWorlds:
     """Bullet worlds of one robot, each in a client of its own.
 
     Attributes:
-        worlds: (N,) records of `world_record.WORLD`.
+        worlds: (N,) records of `native_world.WORLD`.
         theirs: The same of the Python robot, whose bodies may have other numbers.
         rngs: The generators that the worlds draw from.
 
@@ -133,7 +133,7 @@ class NativeRobot:
         """Puts the bodies of a Python robot of the same name where these are."""
         self._native.require_open()
         mine, theirs = self._native.worlds[0], self._native.theirs
-        names = ["body", "target_body"] if mine["kind"] == world_record.REACHER else ["body"]
+        names = ["body", "target_body"] if mine["kind"] == native_world.REACHER else ["body"]
         bodies = {}
         for name in names:
             body = int(theirs[name])
@@ -203,7 +203,7 @@ def _described(name: str, *, as_port: bool) -> dict[str, Any]:
     robot = build_robot(name, as_port=as_port)
     world = robot.world
     try:
-        record = np.zeros((), world_record.WORLD)
+        record = np.zeros((), native_world.WORLD)
         record["as_port"], record["is_first_episode"], record["floor"] = as_port, 1, world.floor
         record["tip"] = record["torso"] = -1
         motors = _describe_rules(record, robot, name)
@@ -236,15 +236,15 @@ def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
         _describe_walker(record, robot)
         return robot.motors
     if isinstance(robot, Reacher):
-        record["kind"], record["body"], record["target_body"] = world_record.REACHER, robot.arm, robot.target
+        record["kind"], record["body"], record["target_body"] = native_world.REACHER, robot.arm, robot.target
         record["tip"], record["torso"] = robot.arm_links["fingertip"], robot.target_links["target"]
         record["torques"] = TORQUE_NM
         return robot.joints
     if isinstance(robot, SinglePendulum):
-        record["kind"] = world_record.SWING_UP if robot.swing_up else world_record.PENDULUM
+        record["kind"] = native_world.SWING_UP if robot.swing_up else native_world.PENDULUM
         record["torques"] = SINGLE_FORCE_N
     elif isinstance(robot, DoublePendulum):
-        record["kind"], record["tip"] = world_record.DOUBLE_PENDULUM, robot.cart.links["pole2"]
+        record["kind"], record["tip"] = native_world.DOUBLE_PENDULUM, robot.cart.links["pole2"]
         record["torques"] = DOUBLE_FORCE_N
     else:
         raise NotImplementedError(name)
@@ -257,7 +257,7 @@ def _describe_walker(record: Any, walker: Walker) -> None:
     straight = course.straight if isinstance(course, FlagRun) else course
     if not isinstance(straight, StraightAhead):
         raise NotImplementedError(type(course).__name__)
-    record["kind"], record["body"], record["torso"] = world_record.WALKER, walker.body, walker.torso
+    record["kind"], record["body"], record["torso"] = native_world.WALKER, walker.body, walker.torso
     record["is_flagrun"], record["never_falls"] = isinstance(course, FlagRun), walker.never_falls
     record["has_float32_torques"] = walker.torques.dtype == np.float32
     record["alive_rule"] = _ALIVE_RULES[next(key for key, known in WALKERS.items() if known is spec)]

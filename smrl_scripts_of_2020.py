@@ -65,7 +65,7 @@ def _find(name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
     if name.startswith(_MESSAGES):  # in any program of the job: protobuf refuses them as they are
         if _note_shadows(name):
             return None
-        from envs.unity.messages import MessageFinder, allow_messages
+        from envs.unity.message_classes import MessageFinder, allow_messages
 
         allow_messages()
         return MessageFinder.find_spec(name)

@@ -1,4 +1,4 @@
-"""Environments: Gymnasium only, nothing of `runtime`.
+"""Gymnasium environments; this package imports nothing of `runtime`.
 
 Importing this package registers every `Roboschool…-v1` id, `DeepRacer-v0` and `Unity-v0` with Gymnasium; no simulator
 is loaded before the first `gymnasium.make`.

@@ -1,4 +1,4 @@
-"""numba's compiler, with types, and with a cache on disk that notices every change of our own code."""
+"""Typed decorators for numba, with a disk cache that is invalidated by every change of our own code."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ _HERE = Path(__file__).resolve().parent
 
 
 def exact(function: _Function) -> _Function:
-    """Compiles at the first call, with Python's own arithmetic; kept on disk for the next process."""
+    """Compiles at the first call, with Python's own arithmetic, and caches the code on disk."""
     return _compile(function)
 
 
 def fast(function: _Function) -> _Function:
-    """The same, but sums may be taken in another order, so that they fill the processor's vectors: for pictures."""
+    """As `exact`, but sums may be reordered, so that the compiler can vectorize them; for pictures."""
     return _compile(function, fastmath=True)
 
 
 def without_gil(function: _Function) -> _Function:
-    """As `exact`, for code that threads share a machine in; divisions by zero are those of floats."""
+    """As `exact`, for code that runs in several threads; a division by zero gives inf or NaN."""
     return _compile(function, nogil=True, error_model="numpy")
 
 
 def fused_without_gil(function: _Function) -> _Function:
-    """The same, but a product and the sum that takes it may be rounded once: for networks."""
+    """As `without_gil`, but with fused multiply-add; for networks."""
     return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 def is_kept(function: Callable[..., Any]) -> bool:
-    """Whether a compiled function of today's code is on disk."""
+    """Whether the disk cache holds the function as compiled from the current code."""
     cache = cast(Any, function)._cache
     return isinstance(cache, FunctionCache) and bool(cache._cache_file._load_index())
 
 
 def _compile(function: _Function, **options: Any) -> _Function:
     dispatcher = numba.njit(**options)(function)
-    with contextlib.suppress(RuntimeError):  # there is no place for a cache that can be written
+    with contextlib.suppress(RuntimeError):  # no writable folder for a cache
         dispatcher.enable_caching()
-        # numba asks for the time of a function's own file, which an image's layers round, and of no other file.
+        # numba checks only the modification time of the function's own file, and an image's layers round it.
         dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
     return cast(_Function, dispatcher)
 

@@ -32,7 +32,7 @@ _TOP_SHADE, _END_SHADE, _SIDE_SHADE = 1.0, 0.82, 0.66
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera, and what of the flat ground each of its pixels sees.
+    """A pinhole camera, and the part of the flat ground that each of its pixels sees.
 
     Attributes:
         width: Pixels.
@@ -56,14 +56,14 @@ class Camera:
 def make_camera(
     width: int, height: int, *, field_of_view: float, position: tuple[float, float, float], pitch: float
 ) -> Camera:
-    """A camera that looks along +x, turned down.
+    """Makes a camera that looks along +x, pitched down.
 
     Args:
-        width: Pixels.
-        height: Pixels.
+        width: Width in pixels.
+        height: Height in pixels.
         field_of_view: Horizontal, in radians.
-        position: In the frame that it is mounted to, metres; z from the ground.
-        pitch: How far it looks down, in radians.
+        position: Position in the frame of its mount, in metres; z is above the ground.
+        pitch: Angle below the horizon, in radians.
     """
     focal = width / 2 / math.tan(field_of_view / 2)
     columns, rows = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
@@ -116,8 +116,8 @@ class Renderer:
     """Draws pictures of one ground with one camera.
 
     Args:
-        camera: Which.
-        ground: In colour or grey.
+        camera: Camera to draw with.
+        ground: The ground, in colour or grey.
     """
 
     def __init__(self, camera: Camera, ground: Ground) -> None:
@@ -243,7 +243,7 @@ def _draw_box(
     depths: Any,
     rounding: float,
 ) -> None:
-    """One box, wherever it is the nearest thing so far."""
+    """Draws one box, in the pixels where it is the nearest object so far."""
     cosine, sine = math.cos(pose[2]), math.sin(pose[2])
     cx = pose[0] + cosine * position[0] - sine * position[1] - box[OBJECT_X]
     cy = pose[1] + sine * position[0] + cosine * position[1] - box[OBJECT_Y]
@@ -289,7 +289,7 @@ def _find_pixels(
     rx, ry, rz = right[0] - origin[0], right[1] - origin[1], right[2] - origin[2]
     ex, ey, ez = down[0] - origin[0], down[1] - origin[1], down[2] - origin[2]
     top, bottom, leftmost, rightmost = float(rows), 0.0, float(width), 0.0
-    # Normal of the picture plane, and what a step of one pixel is worth.
+    # Normal of the picture plane, and the change of a ray from one pixel to the next.
     nx, ny, nz = ry * ez - rz * ey, rz * ex - rx * ez, rx * ey - ry * ex
     plane = nx * origin[0] + ny * origin[1] + nz * origin[2]
     r2, e2 = rx * rx + ry * ry + rz * rz, ex * ex + ey * ey + ez * ez
@@ -329,8 +329,8 @@ def cast_lidar(out: Any, poses: Any, boxes: Any, angles: Any, offset: float, nea
         boxes: (B, K, OBJECT_COLUMNS).
         angles: (R,) of the rays in the car's frame, radians.
         offset: Metres of the scanner ahead of the car's origin.
-        nearest: Metres that it sees at least.
-        farthest: At most.
+        nearest: Least range in metres.
+        farthest: Greatest range in metres.
     """
     for i in range(len(out)):
         x0 = poses[i, 0] + offset * math.cos(poses[i, 2])

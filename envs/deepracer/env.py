@@ -1,4 +1,4 @@
-"""Gymnasium's faces of a race: one car, or several worlds of one car each as a vector environment."""
+"""Gymnasium environments of a race: one car, or a vector environment of several worlds with one car each."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _FPS = 15
 
 
 class DeepRacerEnv(gymnasium.Env[Any, Any]):
-    """One car. The first step of an episode does not move it and pays nothing, as the contract has it.
+    """One car. As in DeepRacer, the first step of an episode does not move the car and its reward is 0.
 
     Observations are the camera's picture (120, 160, 1) uint8, of two cameras (120, 160, 2), or a dict of picture and
-    scan where the metadata asks for a LIDAR. Actions are numbers of the metadata's list, or steering and speed in ±1.
-    `info["reward_params"]` holds what the reward function was given, `info["episode_status"]` the rule that was met.
+    scan where the metadata asks for a LIDAR. Actions are indices into the metadata's list, or steering and speed in ±1.
+    `info["reward_params"]` holds the reward function's parameters, `info["episode_status"]` the rule that applied.
 
     Args:
         render_mode: None or `rgb_array`.
-        view: Of what `render` returns: front, follow, top, or race, which is follow with top in a corner.
-        options: As `read_options` takes them: track, tracks, model_metadata, reward_function, dynamics, is_training,
-            and the settings of `Race`, as race_type or number_of_obstacles.
+        view: View that `render` draws: front, follow, top, or race, which is follow with top in a corner.
+        options: Keyword arguments of `read_options`: track, tracks, model_metadata, reward_function, dynamics,
+            is_training, and the attributes of `Race`, as race_type or number_of_obstacles.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": _FPS}  # noqa: RUF012 - declared so by Gymnasium
@@ -43,7 +43,7 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
         self._views: Views | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins the next episode; a seed begins anew, with the first one."""
+        """Begins the next episode; with a seed, the first one of that seed."""
         super().reset(seed=seed)
         if seed is not None:
             self.racing.simulation.seed(seed)
@@ -76,8 +76,8 @@ class DeepRacerVectorEnv(VectorEnv[Any, Any, Any]):
     """Several worlds at once, each with one car; a world whose episode ends begins the next in the same step.
 
     Args:
-        num_envs: How many worlds.
-        options: As of DeepRacerEnv.
+        num_envs: Number of worlds.
+        options: As in DeepRacerEnv.
     """
 
     metadata = {  # noqa: RUF012 - declared so by Gymnasium
@@ -99,7 +99,7 @@ class DeepRacerVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode in every world; a seed begins anew."""
+        """Begins an episode in every world; with a seed, the first one of that seed."""
         first = seed[0] if isinstance(seed, list) else seed
         if first is not None:
             self.racing.simulation.seed(first)

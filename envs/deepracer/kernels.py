@@ -342,13 +342,13 @@ def measure(
 
     Args:
         cars: (C, COLUMNS); `agents` rows in a row share a world.
-        agents: Cars of a world.
+        agents: Number of cars in each world.
         objects: (C / agents, K, OBJECT_COLUMNS) of each world.
         lines: (2, 3, N, 2): in file order and in reverse, the centre, the inner and the outer line.
         blocks: (2, 3, B, 6) of those lines, as `make_blocks` makes them.
         distances: (2, N) metres along those centre lines.
         rings: (R, 2) points of the road's outline.
-        ring_blocks: Of it.
+        ring_blocks: Blocks of the rings.
         turn: 1 where the road's file goes counter-clockwise, else 0.
     """
     for row in range(len(cars)):

@@ -29,12 +29,12 @@ _SHARPEST_DEG, _FASTEST = 90.0, 20.0  # far beyond what a car does, which is cut
 
 
 class MetadataError(ValueError):
-    """A model_metadata.json that is none; every problem is in the message."""
+    """A model_metadata.json is invalid; the message lists every problem."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a model's metadata says.
+    """Actions, sensors and network of a car's model, as its metadata has them.
 
     Attributes:
         actions: (A, 2) steering in degrees and speed in metres a second of each discrete action; None if continuous.
@@ -43,11 +43,11 @@ class Metadata:
         sensors: Names, the camera first.
         network: One of NETWORKS.
         algorithm: One of ALGORITHMS.
-        version: Of the simulator that it was written for; decides how fast wheels turn.
-        num_sectors: Of the discretised LIDAR.
-        values_per_sector: Of it.
-        clipping_m: Distance at which it sees nothing any more.
-        source: The JSON object as it was read, to be handed on.
+        version: Version of the simulator that it was written for; it sets how fast wheels turn.
+        num_sectors: Sectors of the discretised LIDAR.
+        values_per_sector: Values of each of these sectors.
+        clipping_m: Range of the LIDAR in metres.
+        source: The JSON object that was read.
     """
 
     actions: NDArray[np.float64] | None
@@ -113,11 +113,11 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def parse_metadata(found: Any, *, where: str = "model_metadata") -> Metadata:
-    """Metadata of a JSON object.
+    """Parses the JSON object of a metadata file.
 
     Args:
-        found: Of a file, or DEFAULT.
-        where: For messages.
+        found: The JSON object, or DEFAULT.
+        where: Where the object comes from, for messages.
 
     Raises:
         MetadataError: It is wrong; every problem is listed.
@@ -127,7 +127,7 @@ def parse_metadata(found: Any, *, where: str = "model_metadata") -> Metadata:
     wrong: list[str] = []
     facts: dict[str, Any] = {"source": dict(found)}
     space = found.get("action_space")
-    # A list is discrete and an object continuous, whatever action_space_type says of files that predate it.
+    # A list is discrete and an object continuous: files older than action_space_type lack it.
     kind = found.get("action_space_type", "continuous" if isinstance(space, Mapping) else "discrete")
     facts |= {"actions": None, "low": None, "high": None}
     if kind == "discrete" and isinstance(space, list):

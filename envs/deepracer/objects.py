@@ -109,7 +109,7 @@ class Objects:
         self._set_rows(np.arange(len(self.rows)))
 
     def hit(self, world: int, number: int, *, now: float) -> None:
-        """A bot car that was hit stands for the penalty; other objects stand anyway."""
+        """Stops a bot car that was hit for the penalty's time; other objects never move."""
         if number < len(self):
             self._stands_until[world, number] = now + self._race.penalty_seconds
 

@@ -1,4 +1,4 @@
-"""The 27 parameters of a reward function, of one car where a step found it.
+"""Computes the 27 parameters that a reward function gets.
 
 Source: DeepRacer's simulation application 6.0.5, `agent_ctrl/constants.py::RewardParam` and `agent_ctrl/utils.py`.
 """
@@ -18,13 +18,13 @@ _CAMERA_M = 0.1453
 
 
 def make_params(simulation: Simulation, row: int, *, speed: float, steering: float, is_stereo: bool) -> dict[str, Any]:
-    """A new dict, which a reward function may change as it likes.
+    """Returns the parameters of one car, in a new dict that the reward function may change.
 
     Args:
-        simulation: Measured.
-        row: Of the car.
-        speed: As commanded, metres a second.
-        steering: As commanded, degrees.
+        simulation: Simulation whose `measure` has run.
+        row: Row of the car.
+        speed: Commanded speed in m/s.
+        steering: Commanded steering angle in degrees.
         is_stereo: Whether the car has two cameras.
     """
     car = simulation.cars[row].tolist()
@@ -65,7 +65,7 @@ def make_params(simulation: Simulation, row: int, *, speed: float, steering: flo
 
 
 def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> dict[str, Any]:
-    """Obstacles, bot cars, then the other agents."""
+    """Parameters of the obstacles, the bot cars and the other agents, in this order."""
     track, race, car = simulation.track_of(row), simulation.race, simulation.cars[row]
     world = row // simulation.agents
     first = world * simulation.agents
@@ -100,7 +100,7 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
 
 
 def _is_in_camera(car: Any, place: tuple[float, float], *, is_stereo: bool) -> bool:
-    """Whether an object's place is between the sides of a camera's view."""
+    """Whether an object is within a camera's horizontal field of view."""
     cosine, sine = math.cos(car[kernels.YAW]), math.sin(car[kernels.YAW])
     dx, dy = place[0] - car[kernels.X], place[1] - car[kernels.Y]
     ahead, left = cosine * dx + sine * dy - _CAMERA_M, cosine * dy - sine * dx

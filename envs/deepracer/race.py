@@ -1,4 +1,4 @@
-"""What a race is: its type, starts, objects, penalties and the car's response, under the names of the job files.
+"""Rules of a race: type, starts, objects, penalties and car dynamics, under the names of the job files.
 
 Source of names and defaults: DeepRacer's simulation application 6.0.5, its YAML templates and `agent_ctrl`.
 """
@@ -21,10 +21,10 @@ _MOST_OBJECTS, _LARGEST = 100, 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-    """How a car answers to commands; the defaults are the contract's, which answers at once.
+    """How a car responds to commands; by default at once, as in DeepRacer's simulator.
 
     Attributes:
-        version: Of the model's metadata: how fast wheels turn for a commanded speed.
+        version: Version of the model's metadata; it sets how fast wheels turn for a commanded speed.
         latency_s: Seconds until a command acts, at most 0.2.
         speed_lag_s: Time constant of the speed.
         steering_lag_s: Time constant of the steering angle.
@@ -38,7 +38,7 @@ class Dynamics:
     friction: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks.
+        """Checks the values.
 
         Raises:
             ValueError: A value is out of range.
@@ -54,7 +54,7 @@ class Dynamics:
 
     @property
     def name(self) -> str:
-        """`kinematic`, `real`, or the settings that are not kinematic, whatever the version."""
+        """`kinematic`, `real`, or the settings that are not 0; the version does not matter."""
         for name, known in (("kinematic", Dynamics()), ("real", REAL_CAR)):
             if dataclasses.replace(self, version=known.version) == known:
                 return name
@@ -66,7 +66,7 @@ class Dynamics:
         return {name: float(value) for name, value in dataclasses.asdict(self).items() if name != "version"}
 
     def as_array(self) -> Any:
-        """(5,) for the kernels."""
+        """(5,) array for the kernels."""
         # The angular speed of the wheels is the command by this radius; the wheel rolls on its own.
         radius = 0.035 if self.version >= 3 else 0.0277 if self.version >= 2 else 0.1
         factor = _WHEEL_RADIUS_M / radius
@@ -77,42 +77,42 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# A car that answers about as slowly as a real one: for policies that are to leave the simulator.
+# Roughly the delays of a real car, for policies that will run on one.
 REAL_CAR = Dynamics(latency_s=0.06, speed_lag_s=0.15, steering_lag_s=0.05, friction=0.8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Race:
-    """One kind of race.
+    """Rules of a race.
 
     Attributes:
-        race_type: One of RACE_TYPES; the objects follow from the numbers below.
-        reverse_dir: Whether the track is driven against its order.
-        alternate_driving_direction: Whether each episode turns round.
+        race_type: One of RACE_TYPES; the numbers below set the objects.
+        reverse_dir: Whether the track is driven in reverse order.
+        alternate_driving_direction: Whether the direction changes with each episode.
         change_start_position: Whether each episode starts farther along the track.
-        round_robin_advance_dist: By how much, as a share of the lap.
+        round_robin_advance_dist: Distance between the starts of two episodes, as a share of the lap.
         start_position_offset: Share of the lap at which the first episode starts.
-        number_of_resets: How often a car may go on after a failure, 0: not at all.
+        number_of_resets: Failures after which a car may continue its episode.
         off_track_penalty: Seconds of standing still after leaving the track, reversing.
         collision_penalty: Seconds of standing still after a crash.
-        penalty_seconds: For which a bot car stands after it was hit.
+        penalty_seconds: Seconds that a bot car stands still after it was hit.
         is_continuous: Whether laps follow each other in one episode.
-        laps: Of an episode that is continuous.
-        number_of_obstacles: Boxes, or parked cars.
+        laps: Laps of a continuous episode.
+        number_of_obstacles: Number of boxes or parked cars.
         min_distance_between_obstacles: Metres from the track's start to the first one.
-        randomize_obstacle_locations: Whether each episode places them anew.
-        is_obstacle_bot_car: Whether they are parked cars.
-        object_positions: Share of the lap and lane (+1 inner, -1 outer) of each; wins over the number.
-        number_of_bot_cars: Cars that drive by themselves.
-        bot_car_speed: Metres a second.
+        randomize_obstacle_locations: Whether each episode draws new places for them.
+        is_obstacle_bot_car: Whether the obstacles are parked cars instead of boxes.
+        object_positions: Share of the lap and lane (+1 inner, -1 outer) of each obstacle; overrides the number.
+        number_of_bot_cars: Number of cars that drive by themselves.
+        bot_car_speed: Their speed in m/s.
         is_lane_change: Whether they change lanes.
-        lower_lane_change_time: Seconds between changes, at least.
-        upper_lane_change_time: At most.
-        lane_change_distance: Metres that a change takes.
+        lower_lane_change_time: Least seconds between lane changes.
+        upper_lane_change_time: Most seconds between lane changes.
+        lane_change_distance: Length of a lane change in metres.
         min_distance_between_bot_cars: Metres from the track's start to the first one.
-        randomize_bot_car_locations: Whether each episode places them anew.
-        enable_domain_randomization: Whether each episode has a light of its own.
-        dynamics: Of the cars.
+        randomize_bot_car_locations: Whether each episode draws new places for them.
+        enable_domain_randomization: Whether each episode draws its own light.
+        dynamics: How the cars respond to commands.
     """
 
     race_type: str = "TIME_TRIAL"
@@ -144,10 +144,10 @@ class Race:
     dynamics: Dynamics = dataclasses.field(default_factory=Dynamics)
 
     def __post_init__(self) -> None:
-        """Reads the positions and checks what every user of a race relies on.
+        """Parses the object positions and checks all values.
 
         Raises:
-            ValueError: Something is out of range; all of it is listed.
+            ValueError: A value is out of range; the message lists every problem.
         """
         wrong: list[str] = []
         try:

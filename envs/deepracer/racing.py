@@ -1,4 +1,4 @@
-"""A race as a learner meets it: actions in, observations and rewards out, for the cars of several worlds at once."""
+"""Steps a race: actions in, observations and rewards out, for the cars of several worlds at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envs.deepracer import kernels
 from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata, read_metadata
 from envs.deepracer.params import make_params
 from envs.deepracer.race import REAL_CAR, Dynamics, Race
-from envs.deepracer.rewards import RewardFunction, checked, default_rewards, load_reward_function
+from envs.deepracer.rewards import RewardFunction, check_calls, default_rewards, load_reward_function
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import DEFAULT as DEFAULT_TRACK
@@ -26,14 +26,14 @@ _DYNAMICS = ("kinematic", "real")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Everything that makes a race, read and checked.
+    """Checked settings of a race.
 
     Attributes:
-        track: The road.
-        race: The rules.
-        metadata: The cars.
-        reward_function: The user's, or None for the default.
-        is_training: Whether episodes start farther and farther along the track.
+        track: Track to drive on.
+        race: Rules of the race.
+        metadata: Actions and sensors of the cars.
+        reward_function: The user's reward function, or None for the default.
+        is_training: Whether each episode starts farther along the track.
     """
 
     track: Track
@@ -53,19 +53,19 @@ def read_options(
     is_training: bool = True,
     **race: Any,
 ) -> Options:
-    """Options from what a user writes.
+    """Reads a user's settings into Options.
 
     Args:
-        track: Name of a built-in one or of a file in `tracks`, or the path of a `.npy` file.
+        track: Name of a built-in track or of a file in `tracks`, or the path of a `.npy` file.
         tracks: Folder or folders of `.npy` files.
-        model_metadata: File, or its JSON object; five steering angles at 1 m/s if None.
-        reward_function: File with `reward_function(params)`, or the function; the centre line's if None.
-        dynamics: `kinematic`, which answers at once, `real`, which is as slow as a car, or settings of Dynamics.
+        model_metadata: Path of model_metadata.json, or its JSON object; five steering angles at 1 m/s if None.
+        reward_function: File with `reward_function(params)`, or the function; the default reward if None.
+        dynamics: `kinematic` (no delay), `real` (the delays of a real car), or settings of Dynamics by name.
         is_training: As in Options.
-        race: Settings of Race.
+        race: Attributes of Race.
 
     Raises:
-        ValueError: Something is wrong; every problem that can be found is listed.
+        ValueError: A setting is wrong; the message lists every problem found.
     """
     wrong: list[str] = []
     folders = _attempt(lambda: _read_folders(tracks), wrong) or []
@@ -116,7 +116,7 @@ def _read_reward(given: Any) -> RewardFunction | None:
         return None
     if not callable(given) and not isinstance(given, str | Path):
         raise ValueError(f"reward_function: got {given!r}; expected a Python file, or a function.")
-    return checked(given) if callable(given) else load_reward_function(Path(given))
+    return check_calls(given) if callable(given) else load_reward_function(Path(given))
 
 
 def _read_dynamics(given: Any, version: float) -> Dynamics:
@@ -135,23 +135,23 @@ def _read_dynamics(given: Any, version: float) -> Dynamics:
 
 
 class Racing:
-    """Cars that race.
+    """Races in several worlds that are stepped together.
 
     Attributes:
-        options: What kind of race.
-        simulation: Its cars and objects.
-        measured: (C, COLUMNS) the cars where the last step found them, before they drove on.
-        actions: (C,) or (C, 2) of the last step.
-        commands: (C, 2) steering in degrees and speed in metres a second, as the last step commanded them.
-        rewards: (C,) of the last step.
-        last_params: What reward functions were given in the last step, of each car, if that is kept.
+        options: Settings of the race.
+        simulation: Cars and objects.
+        measured: (C, COLUMNS) state of the cars at the start of the last step, before they moved.
+        actions: (C,) or (C, 2) actions of the last step.
+        commands: (C, 2) steering in degrees and speed in m/s of the last step.
+        rewards: (C,) rewards of the last step.
+        last_params: Reward function parameters of each car in the last step, with `keeps_params`.
 
     Args:
-        options: What kind of race.
-        worlds: How many at once.
-        agents: Cars of a world.
-        seed: Of objects, lights and noise.
-        keeps_params: Whether to keep them.
+        options: Settings of the race.
+        worlds: Number of worlds.
+        agents: Number of cars in each world.
+        seed: Seed of objects, lights and noise.
+        keeps_params: Whether to fill `last_params`.
     """
 
     def __init__(
@@ -177,12 +177,12 @@ class Racing:
 
     @property
     def observation_space(self) -> gymnasium.Space[Any]:
-        """Of one car."""
+        """Observation space of one car."""
         return self._sensors.space
 
     @property
     def action_space(self) -> gymnasium.Space[Any]:
-        """Of one car."""
+        """Action space of one car."""
         return action_space(self.options.metadata)
 
     def restart(self, world: int) -> None:
@@ -191,7 +191,7 @@ class Racing:
         self._sensors.draw_light(world)
 
     def observe(self, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
-        """(B, ...) what the cars of these rows perceive now; all cars if not given."""
+        """(B, ...) current observations of the cars of these rows; of all cars by default."""
         return self._sensors.observe(rows)
 
     def step(self, actions: NDArray[Any]) -> NDArray[np.float64]:
@@ -201,11 +201,12 @@ class Racing:
             actions: (C,) or (C, 2) of the action space.
 
         Returns:
-            (C,) rewards of where the step found the cars, and of these actions; `simulation.has_ended` says the rest.
+            (C,) rewards of the state at the start of the step and of these actions; `simulation.has_ended` tells which
+            episodes are over.
 
         Raises:
             RewardError: The user's reward function failed.
-            ValueError: An action is none of the action space.
+            ValueError: An action is not in the action space.
         """
         self.actions = np.asarray(actions)
         self._check_actions()
@@ -224,10 +225,10 @@ class Racing:
             raise ValueError(f"action: got {actions!r} of shape {actions.shape}; expected {rule} of shape {shape}.")
 
     def command(self, commands: NDArray[np.float64]) -> NDArray[np.float64]:
-        """A step by commands instead of actions, for cars of different action spaces.
+        """Steps by commands instead of actions, for cars with different action spaces.
 
         Args:
-            commands: (C, 2) steering in degrees and speed in metres a second.
+            commands: (C, 2) steering in degrees and speed in m/s.
 
         Returns:
             (C,) rewards.
@@ -237,36 +238,37 @@ class Racing:
         self.measured = simulation.cars.copy()
         if self._keeps_params:
             self.last_params = [self.params(row) for row in range(len(self.measured))]
-        self.rewards = self._pay()
+        self.rewards = self._call_reward_functions()
         simulation.drive(self.commands[:, 1], self.commands[:, 0])
         return self.rewards
 
-    def _pay(self) -> NDArray[np.float64]:
+    def _call_reward_functions(self) -> NDArray[np.float64]:
+        """(C,) reward of each car; 0 while it prepares, or is parked."""
         status = self.measured[:, kernels.STATUS]
-        is_paid = (status < kernels.PREPARING) & (self.measured[:, kernels.PHASE] != kernels.PARK)
+        gets_reward = (status < kernels.PREPARING) & (self.measured[:, kernels.PHASE] != kernels.PARK)
         function = self.options.reward_function
         if function is None:
-            return np.where(is_paid, default_rewards(self.measured), 0.0)
+            return np.where(gets_reward, default_rewards(self.measured), 0.0)
         rewards = np.zeros(len(status))
-        for row in np.flatnonzero(is_paid).tolist():
+        for row in np.flatnonzero(gets_reward).tolist():
             rewards[row] = function(self.params(row))
         return rewards
 
     def params(self, row: int) -> dict[str, Any]:
-        """The reward function's parameters of a car, right after `simulation.measure`."""
+        """Parameters of a car's reward function, valid right after `simulation.measure`."""
         steering, speed = self.commands[row].tolist()
         return make_params(self.simulation, row, speed=speed, steering=steering, is_stereo=self._is_stereo)
 
 
 def action_space(metadata: Metadata) -> gymnasium.Space[Any]:
-    """Of a car: a number of the metadata's list, or steering and speed as shares of their ranges in ±1."""
+    """Action space of a car: an index into the metadata's list, or steering and speed scaled to ±1."""
     if metadata.actions is not None:
         return gymnasium.spaces.Discrete(len(metadata.actions))
     return gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 
 def decode_actions(metadata: Metadata, actions: NDArray[Any]) -> NDArray[np.float64]:
-    """(B, 2) steering in degrees and speed in metres a second of actions (B,), or (B, 2), which are cut at ±1."""
+    """(B, 2) steering in degrees and speed in m/s of actions (B,), or of actions (B, 2), which are clipped to ±1."""
     if metadata.actions is not None:
         return metadata.actions[actions.astype(np.int64)]
     assert metadata.low is not None

@@ -1,4 +1,4 @@
-"""Reward functions: the user's own file, called with the contract's 27 parameters, and the default of the centre line.
+"""Loads and calls `reward_function(params)`, with DeepRacer's 27 parameters; the default rewards the centre line.
 
 Source of keys, limits and the default: DeepRacer's simulation application 6.0.5, `agent_ctrl/constants.py`,
 `rollout_agent_ctrl.py` and `defaults.py`.
@@ -21,19 +21,19 @@ from envs.deepracer import kernels
 
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
-# Of the default: bands of the distance to the centre line, as shares of the track's width, and what each pays.
-_BANDS, _PAID = (0.1, 0.25, 0.5), (1.0, 0.5, 0.1, 1e-3)
+# Default reward: bands of the distance to the centre line, as shares of the track's width, and the reward of each.
+_BANDS, _BAND_PAY = (0.1, 0.25, 0.5), (1.0, 0.5, 0.1, 1e-3)
 
 
 class RewardError(ValueError):
-    """A reward function that cannot be loaded, fails, or returns what is no reward."""
+    """A reward function cannot be loaded, raises, or returns no finite number within the limit."""
 
 
 def load_reward_function(path: Path) -> RewardFunction:
-    """The function `reward_function(params)` of a file, which is run once.
+    """Runs a file and returns its `reward_function(params)`, whose every call is checked.
 
     Raises:
-        RewardError: There is none.
+        RewardError: The file cannot be run, or defines no such function.
     """
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
@@ -46,23 +46,23 @@ def load_reward_function(path: Path) -> RewardFunction:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         raise RewardError(f"{path}{_line_of(error, path)}: could not be loaded: {_describe(error)}") from error
     function = getattr(module, "reward_function", None)
     if not callable(function):
         raise RewardError(f"{path}: got a file without reward_function; expected `def reward_function(params):`.")
-    return checked(function, path)
+    return check_calls(function, path)
 
 
-def checked(function: Callable[[dict[str, Any]], Any], path: Path | None = None) -> RewardFunction:
-    """The same function, whose failures name the place, the value and the parameters."""
+def check_calls(function: Callable[[dict[str, Any]], Any], path: Path | None = None) -> RewardFunction:
+    """Wraps a reward function: an error or an invalid reward raises RewardError, with file, line and parameters."""
     code = getattr(function, "__code__", None)
     place = path or Path(getattr(code, "co_filename", "reward_function"))
 
-    def call(params: dict[str, Any]) -> float:
+    def call_reward_function(params: dict[str, Any]) -> float:
         try:
             reward = float(function(params))
-        except (Exception, SystemExit) as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # the user's function may raise anything
             raise RewardError(
                 f"{place}{_line_of(error, place)}: reward_function failed: {_describe(error)}. "
                 f"It was given {_short(params)}"
@@ -75,18 +75,18 @@ def checked(function: Callable[[dict[str, Any]], Any], path: Path | None = None)
             )
         return reward
 
-    return call
+    return call_reward_function
 
 
 def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # the user's own class may fail at this as well
+    except Exception:  # the user's own exception class may raise here too
         return type(error).__name__
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """`:12`, the last line of the file in the traceback; of a syntax error its own."""
+    """Line of the user's file where the error arose, as `:12`."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}" if error.lineno else ""
     frames = traceback.extract_tb(error.__traceback__)
@@ -95,18 +95,18 @@ def _line_of(error: BaseException, path: Path) -> str:
 
 
 def _short(params: dict[str, Any]) -> str:
-    """The parameters without the long lists."""
+    """Formats the parameters, without the waypoints and empty lists."""
     shown = ((key, value) for key, value in params.items() if key != "waypoints" and value != [])
     return ", ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value!r}" for key, value in shown)
 
 
 def reward_function(params: dict[str, Any]) -> float:
-    """The default: more the nearer to the centre line, in three bands of the track's width."""
+    """Default reward: higher the closer to the centre line, in three bands of the track's width."""
     away = params["distance_from_center"] / params["track_width"]
-    return next((reward for edge, reward in zip(_BANDS, _PAID, strict=False) if away <= edge), _PAID[-1])
+    return next((reward for edge, reward in zip(_BANDS, _BAND_PAY, strict=False) if away <= edge), _BAND_PAY[-1])
 
 
 def default_rewards(cars: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) what `reward_function` pays each car, without a call for each."""
+    """(C,) default reward of each car, without a call for each."""
     away = cars[:, kernels.CENTER_DISTANCE] / cars[:, kernels.WIDTH]
-    return np.take(_PAID, np.searchsorted(_BANDS, away))
+    return np.take(_BAND_PAY, np.searchsorted(_BANDS, away))

@@ -1,4 +1,4 @@
-"""What cars see of a track: its ground as a picture from above, in several sizes, and the colours of everything.
+"""Draws the ground of a track from above, in several sizes, and defines the colours of all objects.
 
 Colours and line widths are ours, chosen so that grey values fall where published sample images have them: dark sky,
 grey road of 70 to 90, light field, white edges, a dashed centre line.
@@ -56,7 +56,7 @@ class Ground:
     background: NDArray[np.float64]
 
     def in_grey(self) -> Ground:
-        """The same as luma."""
+        """Converts the ground to grey (luma)."""
         grey = np.zeros((len(self.quads), 1), np.uint32)
         for byte in range(0, 32, 8):
             grey[:, 0] |= ((self.quads >> byte & 255) @ LUMA).astype(np.uint32) << np.uint32(byte)
@@ -129,7 +129,7 @@ def random_light(random: np.random.Generator) -> NDArray[np.float64]:
 
 
 def grey_under_light(light: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(256,) what becomes of each grey value under a light: the scenery's colours exactly, the others between them."""
+    """(256,) grey values under a light: exact for the scenery's colours, interpolated between them."""
     palette = np.array([(0, 0, 0), SKY, ROAD, FIELD, DASH, EDGE], np.float64)
     lit = np.clip(palette * light, 0, 255)
     values = np.interp(np.arange(256), palette @ LUMA, lit @ LUMA)

@@ -1,4 +1,4 @@
-"""What cars perceive: the camera's grey picture, two of them, and the LIDAR's three forms, of all cars at once.
+"""Observations of all cars at once: grey pictures of one or two cameras, and the LIDAR's three forms.
 
 Source of mounts, sizes and value ranges: DeepRacer's simulation application 6.0.5, `urdf/deepracer`, `sensors/utils.py`
 and `sensors/sensors_rollout.py`.
@@ -41,11 +41,11 @@ def _grey_ground(*lines: bytes) -> Ground:
 
 
 class Sensors:
-    """Of every car of a simulation.
+    """Sensors of every car of a simulation.
 
     Args:
-        simulation: Whose.
-        metadata: Which sensors.
+        simulation: Simulation of the cars.
+        metadata: Metadata that lists the sensors.
     """
 
     def __init__(self, simulation: Simulation, metadata: Metadata) -> None:
@@ -72,7 +72,7 @@ class Sensors:
 
     @property
     def space(self) -> gymnasium.spaces.Space[NDArray[np.uint8]] | gymnasium.spaces.Dict:
-        """Of one car: the picture alone, or a dict of it and the scan by their names."""
+        """Observation space of one car: the picture, or a dict of picture and scan by sensor name."""
         picture = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, len(self._renderers)), np.uint8)
         if self._metadata.lidar is None:
             return picture
@@ -80,7 +80,7 @@ class Sensors:
         return gymnasium.spaces.Dict({self._metadata.camera: picture, self._metadata.lidar: scan})
 
     def draw_light(self, world: int) -> None:
-        """Gives a world the light of its new episode."""
+        """Draws the light of a world's new episode."""
         simulation = self._simulation
         if not simulation.race.enable_domain_randomization:
             return
@@ -91,7 +91,7 @@ class Sensors:
         self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
 
     def observe(self, rows: Rows = _ALL) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        """(B, ...) what the cars of these rows perceive now; a new array each time."""
+        """(B, ...) current observations of the cars of these rows, in a new array."""
         boxes, poses = boxes_around(self._simulation)[rows], self._simulation.cars[rows, : kernels.YAW + 1]
         pictures = self._see(boxes, poses, rows)
         if self._metadata.lidar is None:
@@ -127,7 +127,7 @@ class Sensors:
 
 
 def object_colors(race: Race) -> list[scenery.Color]:
-    """Of the obstacles, then of the bot cars."""
+    """Colours of the obstacles, then of the bot cars."""
     obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
     return [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
 

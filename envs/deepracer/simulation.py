@@ -48,25 +48,25 @@ class Simulation:
     """Several worlds of one race on one track, with one or more agents' cars in each.
 
     Attributes:
-        track: As in its file.
-        tracks: It, and it reversed.
-        race: Its rules.
+        track: The track in its file's direction.
+        tracks: The track in its file's direction, and reversed.
+        race: Rules of the race.
         cars: (C, COLUMNS) all agents' cars, those of a world in a row.
-        objects: Of every world.
-        agents: Cars of a world.
-        dynamics: (A, 5) how each of a world's cars answers.
+        objects: Objects of every world.
+        agents: Number of cars in each world.
+        dynamics: (A, 5) dynamics of each of a world's cars.
         has_ended: (C,) whether a car's episode is over.
         episodes: (C,) number of each car's episode, from 0.
-        laps: (C,) complete ones of the episode.
-        pause_s: (C,) seconds that the last failure cost.
+        laps: (C,) completed laps of each car's episode.
+        pause_s: (C,) penalty in seconds for each car's last failure.
 
     Args:
-        track: The road.
-        race: The rules.
-        worlds: How many.
-        agents: Cars of a world.
-        is_training: Whether episodes start farther and farther along the track.
-        seed: Of objects and lights.
+        track: Track to drive on.
+        race: Rules of the race.
+        worlds: Number of worlds.
+        agents: Number of cars in each world.
+        is_training: Whether each episode starts farther along the track.
+        seed: Seed of objects and lights.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Simulation:
 
     @property
     def worlds(self) -> int:
-        """How many."""
+        """Number of worlds."""
         return len(self.cars) // self.agents
 
     def track_of(self, row: int) -> Track:
@@ -111,11 +111,11 @@ class Simulation:
         return self.tracks[int(self.cars[row, kernels.DIRECTION])]
 
     def seed(self, seed: int, *, episodes_before: int = 0) -> None:
-        """Begins anew: objects and lights are drawn from the seed, the next episode is the first.
+        """Restarts the random generator of objects and lights; the next episode is the first.
 
         Args:
-            seed: Of objects and lights.
-            episodes_before: Episodes after the first that others drive; the next one starts where theirs end.
+            seed: Seed of objects and lights.
+            episodes_before: Episodes that other processes drive first; the next one starts after theirs.
         """
         self.random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self._next_episode, self._start_share = 0, self.race.start_position_offset % 1
@@ -142,7 +142,7 @@ class Simulation:
         self._advance_start()
 
     def _advance_start(self) -> None:
-        """Where a training's next episode starts, and in which direction."""
+        """Moves the start and the direction on to those of the next training episode."""
         if not self._is_training:
             return
         if self.race.change_start_position:
@@ -151,7 +151,7 @@ class Simulation:
             self._turns = not self._turns
 
     def _place_at_start(self, world: int, row: int, agent: int) -> None:
-        """On the centre line; in the free lane beside an object; several agents behind each other, lanes in turn."""
+        """Places a car on the centre line, or beside an object in the free lane; several agents alternate lanes."""
         track = self.track_of(row)
         distance = self._start_share * track.length
         line = track.center
@@ -166,7 +166,7 @@ class Simulation:
         self._put(row, distance, line)
 
     def _gaps(self, world: int, distance: float) -> NDArray[np.float64]:
-        """Metres along the track from a place to each object."""
+        """Distance in metres along the track from a place to each object."""
         length = self.track.length
         apart = np.abs(self.objects.distances[world] - distance % length)
         return np.asarray(np.minimum(apart, length - apart) if self.track.is_closed else apart)
@@ -176,7 +176,7 @@ class Simulation:
         self.cars[row, kernels.SPEED : kernels.PHASE] = 0.0
 
     def measure(self) -> None:
-        """First half of a step: where each car is, which rule it met, and whether that ends its episode."""
+        """First half of a step: finds where each car is, which rule applies, and whether its episode ends."""
         kernels.measure(
             self.cars,
             self.agents,
@@ -209,7 +209,7 @@ class Simulation:
         self._resets_left[row] -= 1
         penalties = {CRASHED: race.collision_penalty, IMMOBILIZED: 0.0}
         self.pause_s[row] = penalties.get(status, race.off_track_penalty)
-        self._pause_left[row] = self.pause_s[row] + kernels.CONTROL_S  # this step is no part of it
+        self._pause_left[row] = self.pause_s[row] + kernels.CONTROL_S  # this step does not count towards the pause
         self.cars[row, kernels.PHASE] = PAUSE
         self._set_back(world, row, status)
 
@@ -240,7 +240,7 @@ class Simulation:
         self._put(row, start_m + driven_m, line)
 
     def _find_obstacle(self, world: int, row: int, status: int, distance: float) -> int:
-        """The object that a car hit, or that it would be put back too near to; -1 if there is none."""
+        """Index of the object that a car hit, or would be put back too near to; -1 if there is none."""
         if status == CRASHED:
             hit = int(self.cars[row, kernels.HIT])
             return hit if hit < len(self.objects) else -1  # else another agent's car
@@ -250,7 +250,7 @@ class Simulation:
         return int(np.argmin(gaps)) if gaps.min() < _NEAR_OBJECT_M else -1
 
     def _signed_gap(self, metres: float) -> float:
-        """Metres along the track, the shorter way round if it is closed."""
+        """Distance in metres along the track, the shorter way round if the track is closed."""
         length = self.track.length
         return (metres + length / 2) % length - length / 2 if self.track.is_closed else metres
 

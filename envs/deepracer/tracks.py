@@ -46,7 +46,7 @@ BUILT_IN = (*_CONTROL_POINTS, "oval", "straight")
 
 
 class TrackError(ValueError):
-    """A track that is not there, or a file that holds none."""
+    """A track does not exist, or its file holds no track."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Track:
     """A road: three lines of the same number of points, in driving order.
 
     Attributes:
-        name: For people and file names.
+        name: Name in listings and file names.
         center: (N, 2) metres; the last point repeats the first one if the track is closed.
         inner: (N, 2) border.
         outer: (N, 2) border.
-        is_reversed: Whether it is driven against the order of its file.
+        is_reversed: Whether it is driven in the reverse order of its file.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Track:
 
     @property
     def length(self) -> float:
-        """Of the centre line, in metres."""
+        """Length of the centre line in metres."""
         return float(self.distances[-1])
 
     @cached_property
@@ -96,7 +96,7 @@ class Track:
 
     @cached_property
     def waypoints(self) -> list[tuple[float, float]]:
-        """The centre line as reward functions get it."""
+        """Points of the centre line, as reward functions get them."""
         return [(float(x), float(y)) for x, y in self.center]
 
     def reversed(self) -> Track:
@@ -130,7 +130,7 @@ class Track:
 
 
 def load_track(name: str | Path, folders: Sequence[Path] = ()) -> Track:
-    """A track by the name of a built-in one or of a file in one of the folders, or by the path of a file.
+    """Loads a track by the name of a built-in one, the name of a file in one of the folders, or the path of a file.
 
     A published file wins over the built-in approximation of its name.
 
@@ -158,7 +158,7 @@ def load_track(name: str | Path, folders: Sequence[Path] = ()) -> Track:
 
 
 def read_track(path: Path) -> Track:
-    """A track from its file: rows that repeat the previous centre point are dropped, but for the closing one.
+    """Reads a track from its file; rows that repeat the previous centre point are dropped, but for the closing one.
 
     Raises:
         TrackError: The file holds no track.

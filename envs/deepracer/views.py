@@ -1,4 +1,4 @@
-"""Pictures for people: from the car's front, from behind it, from above, and a map with driven lines."""
+"""Rendered views of a race: from the car's front, from behind it, from above, and a map with driven lines."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CAR_COLORS = (scenery.CAR, (214, 60, 50), (230, 180, 30), (60, 160, 90))
 
 
 class Views:
-    """Draws a simulation.
+    """Draws views of a simulation.
 
     Args:
-        simulation: Which.
+        simulation: Simulation to draw.
     """
 
     def __init__(self, simulation: Simulation) -> None:
@@ -43,7 +43,7 @@ class Views:
         self._map = Map(simulation.track, SIZE)
 
     def draw(self, row: int, view: str) -> NDArray[np.uint8]:
-        """(480, 640, 3) of a car."""
+        """(480, 640, 3) picture of a car."""
         if view == "top":
             return self._draw_map()
         picture = self._draw(row, "follow" if view == "race" else view)
@@ -80,10 +80,10 @@ class Views:
 
 
 class Map:
-    """A track from above.
+    """Map of a track, seen from above.
 
     Args:
-        track: Which.
+        track: Track to draw.
         size: Width and height in pixels.
     """
 

@@ -1,8 +1,8 @@
-"""Bullet's C API, which the pybullet wheel exports: for compiled loops that step worlds without Python.
+"""Bindings of Bullet's C API, which the pybullet wheel exports, for compiled loops that step worlds without Python.
 
-pybullet's own calls cost a microsecond or more each, and never give up the GIL. Its library exports the C functions
-that they are written with: `load` binds them for set-up (ctypes), `step`, `read_state` and the others below for
-compiled code. A client here is a pointer to a Bullet server of this process, of its own.
+pybullet's own calls cost a microsecond or more each, and never release the GIL. Its library exports the C functions
+behind them: `load` binds them for set-up (ctypes), `step`, `read_state` and the others below for
+compiled code. A client is a pointer to its own Bullet server in this process.
 
 Source: bullet3 3.25, examples/SharedMemory/PhysicsClientC_API.h and SharedMemoryPublic.h.
 """
@@ -170,7 +170,7 @@ def next_double(typing_context: Any, bit_generator: Any) -> Any:
 
 @without_gil
 def uniform(bit_generator: int, low: float, high: float) -> float:
-    """What `Generator.uniform(low, high)` draws, bit for bit."""
+    """Draws the same number as `Generator.uniform(low, high)`, bit for bit."""
     return low + (high - low) * next_double(bit_generator)
 
 
@@ -186,12 +186,12 @@ def step(client: int, body: int, motors: Any, torques: Any, count: int) -> None:
 
 @without_gil
 def read_state(client: int, body: int, links_velocity: int, found: Any) -> None:
-    """Asks for a body's state.
+    """Reads a body's state.
 
     Args:
-        client: Which world.
-        body: Which body.
-        links_velocity: Whether velocities of links are wanted.
+        client: Client of the world.
+        body: Number of the body.
+        links_velocity: Whether to compute the velocities of links.
         found: (4,) intp; gets the addresses of positions, velocities, link poses and link velocities, valid until the
             next command: numbers of `position`, `speed`, `link_pose` and `link_speed`.
     """
@@ -229,10 +229,10 @@ def link_speed(found: Any, link: int, index: int) -> float:
 
 @without_gil
 def read_contacts(client: int, body: int, other: int, found: Any) -> Any:
-    """Asks for a body's contacts, with one other body alone if that is not -1.
+    """Reads a body's contacts, or only those with one other body if that is not -1.
 
     Returns:
-        How many; `contact` reads them until the next command, from `found` (4,) intp.
+        Number of contacts; `contact` reads them until the next command, from `found` (4,) intp.
     """
     command = _request_contacts(client)
     _contacts_of(command, np.int32(body))
@@ -253,7 +253,7 @@ def contact(found: Any, number: int) -> Any:
 
 @without_gil
 def pose_joints(client: int, body: int, joints: Any, positions: Any, count: int) -> None:
-    """Puts joints at positions (rad or m) at rest."""
+    """Sets joint positions (rad or m), at rest."""
     command = _pose(client, np.int32(body))
     for i in range(count):
         _pose_joint(client, command, np.int32(joints[i]), positions[i])
@@ -263,7 +263,7 @@ def pose_joints(client: int, body: int, joints: Any, positions: Any, count: int)
 
 @without_gil
 def pose_base(client: int, body: int, height: float, x: float, y: float, z: float, w: float) -> None:
-    """Puts a base above the origin (m) with an orientation, at rest."""
+    """Sets the height (m) of a base above the origin and its orientation, at rest."""
     command = _pose(client, np.int32(body))
     _pose_base(command, 0.0, 0.0, height)
     _turn_base(command, x, y, z, w)

@@ -23,7 +23,7 @@ _FADE_TILES = 18.0
 
 @dataclass(frozen=True)
 class View:
-    """Where the camera stands around what it follows, and how large the floor's tiles are."""
+    """Position of the camera relative to the point that it follows, and the size of the floor's tiles."""
 
     distance_m: float
     yaw_deg: float
@@ -44,8 +44,8 @@ class Camera:
     """A camera of fixed direction that follows a point.
 
     Args:
-        world: What to film; its floors become invisible to Bullet's renderer.
-        view: Where to stand.
+        world: World to render; its floors become invisible to Bullet's renderer.
+        view: Position and angles of the camera.
         size: Width and height of a frame in pixels.
     """
 
@@ -96,10 +96,10 @@ class Camera:
         return matrix
 
     def take(self, target: tuple[float, float, float]) -> NDArray[np.uint8]:
-        """Takes a frame.
+        """Renders a frame.
 
         Args:
-            target: What to look at, in m.
+            target: Point to look at, in m.
 
         Returns:
             (height, width, 3) uint8.

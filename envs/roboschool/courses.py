@@ -1,18 +1,14 @@
-"""Where a walker is going and what that is worth: straight ahead, after flags, or after flags under attack.
+"""Courses of the walking robots: the target they run to, straight ahead or flags that move, and its potential.
 
-A course is asked at fixed places of `Walker`'s step; it holds what outlives a step (the flag, its time-out).
+`Walker` calls its course at fixed points of a step; the course holds the state that outlives a step, such as the flag.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
 import numpy as np
 
+from envs.roboschool.walker import Walker
 from envs.roboschool.world import STEP_S, data_file
-
-if TYPE_CHECKING:
-    from envs.roboschool.walker import Walker
 
 FIELD_HALF_LENGTH_M = 105 * 0.25
 FIELD_HALF_WIDTH_M = 50 * 0.25
@@ -20,39 +16,6 @@ _FLAG_COMPACTNESS = 0.5
 _FLAG_TIMEOUT_STEPS = 600 // 4
 _FLAG_REACHED_M = 1.0
 _FLAG_HEIGHT_M = 0.7
-
-
-class Course(Protocol):
-    """The questions that `Walker` asks of a course."""
-
-    target: tuple[float, float]
-
-    def place(self, walker: Walker) -> None:
-        """Adds the course's bodies to the robot's world, once."""
-
-    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
-        """Puts what marks the target where it is in another world."""
-
-    def forget(self) -> None:
-        """Drops what earlier episodes left behind, before one with a new seed."""
-
-    def start(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Begins an episode: poses the robot and sets the target."""
-
-    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Moves the target where the rules say so, before the observation is built."""
-
-    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """The alive reward at torso height `z` (m); negative ends the episode."""
-
-    def potential(self, walker: Walker, distance_m: float) -> float:
-        """Potential whose gain is the progress reward."""
-
-    def potential_before(self, walker: Walker, remembered: float) -> float:
-        """The potential to compare with: the remembered one, or anew where the target has just moved."""
-
-    def electricity_factor(self, walker: Walker) -> float:
-        """Factor on the cost of mechanical work."""
 
 
 class StraightAhead:
@@ -63,13 +26,13 @@ class StraightAhead:
         self.start_height_m, self.yaw_spread = start_height_m, yaw_spread
 
     def place(self, walker: Walker) -> None:
-        """Needs no bodies."""
+        """Adds no bodies."""
 
     def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
-        """Shows nothing."""
+        """Does nothing: there is no flag."""
 
     def forget(self) -> None:
-        """Remembers nothing."""
+        """Does nothing: no state outlives an episode."""
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Lifts and turns the robot where the robot's rules ask for it (Humanoid)."""
@@ -81,26 +44,26 @@ class StraightAhead:
         """Leaves the target where it is."""
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """By the robot's own rule."""
+        """Alive reward by the robot's own rule."""
         return walker.spec.alive(z, walker.pitch, walker.feet_flags)
 
     def potential(self, walker: Walker, distance_m: float) -> float:
-        """Minus the distance, in m per step: a gain of v at v m/s."""
+        """Minus the distance in m, over the step in s: walking at v m/s earns a reward of v."""
         return -distance_m / STEP_S
 
     def potential_before(self, walker: Walker, remembered: float) -> float:
-        """The remembered one."""
+        """The potential of the step before."""
         return remembered
 
     def electricity_factor(self, walker: Walker) -> float:
-        """1."""
+        """1: the full cost."""
         return 1.0
 
 
 class FlagRun:
-    """Flags that appear on a field; a new one when the last is reached or has been out for 150 steps.
+    """Flags that appear on a field; each is replaced when it is reached, or after 150 steps.
 
-    With `as_port` the first flag is anywhere and moving the flag jumps the reward, as in pybullet_envs_gymnasium.
+    With `as_port` the first flag is anywhere and moving the flag makes the reward jump, as in pybullet_envs_gymnasium.
     """
 
     def __init__(self, *, as_port: bool) -> None:
@@ -115,11 +78,11 @@ class FlagRun:
         self._ball = p.loadURDF(data_file("sphere2red_nocol.urdf"), (0, 0, _FLAG_HEIGHT_M), physicsClientId=client)
 
     def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
-        """Puts the ball there."""
+        """Moves the ball to the target."""
         self._move_flag(walker, *target)
 
     def forget(self) -> None:
-        """Remembers nothing."""
+        """Does nothing: no state outlives an episode."""
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
         """Poses the robot and sets the first flag, half of the time straight ahead."""
@@ -131,7 +94,7 @@ class FlagRun:
             self._move_flag_anywhere(walker, rng)
 
     def _move_flag_anywhere(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Draws a place on the middle half of the field."""
+        """Moves the flag to a random place on the middle half of the field."""
         x = rng.uniform(-FIELD_HALF_LENGTH_M, FIELD_HALF_LENGTH_M)
         y = rng.uniform(-FIELD_HALF_WIDTH_M, FIELD_HALF_WIDTH_M)
         self._move_flag(walker, x * _FLAG_COMPACTNESS, y * _FLAG_COMPACTNESS)
@@ -145,24 +108,24 @@ class FlagRun:
         )
 
     def tick(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Counts down and moves the flag when it is reached or too old."""
+        """Counts down and moves the flag when it is reached or has timed out."""
         self._steps_left -= 1
         self.has_moved = walker.target_distance < _FLAG_REACHED_M or self._steps_left <= 0
         if self.has_moved:
             self._move_flag_anywhere(walker, rng)
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """By the robot's own rule."""
+        """Alive reward by the robot's own rule."""
         return walker.spec.alive(z, walker.pitch, walker.feet_flags)
 
     def potential(self, walker: Walker, distance_m: float) -> float:
-        """Minus the distance to the flag, in m per step."""
+        """Minus the distance to the flag in m, over the step in s."""
         return -distance_m / STEP_S
 
     def potential_before(self, walker: Walker, remembered: float) -> float:
-        """Anew after a move of the flag, so that the move itself is worth nothing."""
+        """Recomputed after a move of the flag, so that the move itself gives no reward."""
         return self.potential(walker, walker.target_distance) if self.has_moved else remembered
 
     def electricity_factor(self, walker: Walker) -> float:
-        """One half; the port forgot it."""
+        """One half; the port lacks this factor."""
         return 1.0 if self._as_port else 0.5

@@ -1,4 +1,4 @@
-"""The Gymnasium face of every Roboschool robot."""
+"""Gymnasium environment of a Roboschool robot."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from envs.roboschool.robots import Robot, build_robot, check_compat
 
 
 class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """A Roboschool robot under Roboschool's own rules.
+    """A Roboschool robot with Roboschool's own rules and rewards.
 
-    Each holds a Bullet world of its own (about 29 MB), freed by `close`.
+    Each environment holds a Bullet world of its own (about 29 MB), freed by `close`.
 
     Args:
         robot: Its name in the env id.
         compat: `"roboschool"`, or `"bullet"` for the numbers of pybullet_envs_gymnasium 0.6.0.
         render_mode: `"rgb_array"` or None.
-        render_width: Of a frame, in pixels.
-        render_height: Of a frame, in pixels.
+        render_width: Width of a frame in pixels.
+        render_height: Height of a frame in pixels.
 
     Raises:
-        ValueError: `compat` or `render_mode` is neither of its values.
+        ValueError: `compat` or `render_mode` has another value.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 60}  # noqa: RUF012  # Gymnasium declares it so
@@ -64,7 +64,7 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         Raises:
             ValueError: The action has another size than the robot's.
         """
-        # Of this very form: compiled code does not look at the end of an array.
+        # Compiled code does not check the bounds of an array.
         moves = np.ascontiguousarray(action, np.float32).reshape(self.action_space.shape or ())
         observation, reward, terminated = self.robot.step(moves, self.np_random)
         return observation, reward, terminated, False, {}
@@ -78,27 +78,27 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self._camera is None:
             from envs.roboschool.camera import Camera, view_of
 
-            # Bullet's camera is asked through the Python API: compiled worlds are seen through a double's pose.
-            self._filmed: Any = self.robot
+            # Bullet renders through the Python API only: a Python robot takes the pose of a compiled one.
+            self._rendered: Any = self.robot
             if isinstance(self.robot, NativeRobot):
-                self._filmed = build_robot(self.robot_name, as_port=self._as_port)
-            self._camera = Camera(self._filmed.world, view_of(self.robot_name), self.render_size)
+                self._rendered = build_robot(self.robot_name, as_port=self._as_port)
+            self._camera = Camera(self._rendered.world, view_of(self.robot_name), self.render_size)
         if isinstance(self.robot, NativeRobot):
-            self.robot.pose_double(self._filmed)
-        frame: NDArray[np.uint8] = self._camera.take(self._filmed.camera_target())
+            self.robot.pose_double(self._rendered)
+        frame: NDArray[np.uint8] = self._camera.take(self._rendered.camera_target())
         return frame
 
     def close(self) -> None:
         """Frees the worlds; harmless when called again."""
         self.robot.close()
         if self._camera is not None:
-            self._filmed.close()
+            self._rendered.close()
 
 
 def _build(name: str, *, as_port: bool) -> Robot:
-    """Compiled where it may be."""
-    from envs.roboschool.native import NativeRobot, why_no_native
+    """Builds a compiled robot, or the Python one where compiled code cannot be used."""
+    from envs.roboschool.native import NativeRobot, native_fallback_reason
 
-    if why_no_native(name, as_port=as_port) is None:
+    if native_fallback_reason(name, as_port=as_port) is None:
         return NativeRobot(name, as_port=as_port)
     return build_robot(name, as_port=as_port)

@@ -1,18 +1,15 @@
-"""The hardest course: flags, lying starts, and a cube thrown at whoever stands."""
+"""Course of HumanoidFlagrunHarder: flags, starts from the ground, and cubes thrown at the robot."""
 
 from __future__ import annotations
 
 import collections
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from envs.roboschool.courses import FlagRun
+from envs.roboschool.walker import Walker
 from envs.roboschool.world import data_file
-
-if TYPE_CHECKING:
-    from envs.roboschool.walker import Walker
 
 _WALK, _STAND_UP, _ROLL_OVER = range(3)
 _TASKS_REMEMBERED = 10
@@ -26,7 +23,7 @@ _LEAK_TO_POTENTIAL = 100.0  # 1 / (1 - gamma) for the gamma of 0.99 that Robosch
 
 
 class FlagRunHarder:
-    """Flags under attack; the alive reward is a leak of a potential, so that getting up pays at once.
+    """Flags under attack; the alive reward is the leak of a potential, so that getting up is rewarded at once.
 
     With `as_port`: no lying starts, the port's leak (z / 0.8 + 1) and undivided electricity cost.
     Not reproducible from its seed once the cube has touched the robot: that contact depends on memory that Bullet
@@ -42,11 +39,11 @@ class FlagRunHarder:
         self._begin()
 
     def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
-        """Puts the ball there."""
+        """Moves the ball to the target."""
         self._flags.show_target(walker, target)
 
     def forget(self) -> None:
-        """Drops the record of which tasks failed."""
+        """Clears the record of which tasks failed."""
         self._task, self._steps = _WALK, 0
         self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
 
@@ -131,7 +128,7 @@ class FlagRunHarder:
         p.resetBaseVelocity(self._cube, velocity.tolist(), (0, 0, 0), physicsClientId=client)
 
     def potential(self, walker: Walker, distance_m: float) -> float:
-        """Progress to the flag that was not crawled, plus what the alive reward leaks from."""
+        """Progress to the flag made on foot, plus the potential that the alive reward leaks from."""
         progress = self._flags.potential(walker, distance_m)
         if walker.torso_xyz[2] < _STANDING_Z_M:
             if self._crawl_start is None:
@@ -144,7 +141,7 @@ class FlagRunHarder:
         return progress + _LEAK_TO_POTENTIAL * self._leak(walker)
 
     def potential_before(self, walker: Walker, remembered: float) -> float:
-        """Anew after a move of the flag, so that the move itself is worth nothing."""
+        """Recomputed after a move of the flag, so that the move itself gives no reward."""
         if self._flags.has_moved:
             return self.potential(walker, walker.target_distance)
         return remembered

@@ -1,4 +1,4 @@
-"""The robots' rules compiled: what `reacher`, `pendulum` and `walker` do, on Bullet's C API, bit for bit.
+"""Compiled steps and rewards of all robots, on Bullet's C API: bit-equal to `reacher`, `pendulum` and `walker`.
 
 The Python classes are the reference; `native` copies their numbers into `WORLD` records and compares both before the
 compiled ones are used.
@@ -13,8 +13,8 @@ import numpy as np
 
 from envs.compiled import without_gil
 from envs.roboschool import bullet
+from envs.roboschool.native_world import DOUBLE_PENDULUM, REACHER, SWING_UP, WALKER, draw, pose_at_random, push
 from envs.roboschool.walker_kernels import reset_walker, step_walker
-from envs.roboschool.world_record import DOUBLE_PENDULUM, REACHER, SWING_UP, WALKER, draw, pose_at_random, push
 
 
 @without_gil
@@ -28,14 +28,14 @@ def _reset_reacher(world: Any, observation: Any) -> None:
     bullet.read_state(world.client, world.target_body, 0, world.found)
     for i in range(3):
         world.target[i] = bullet.link_pose(world.found, world.torso, i)
-    for i in range(2):  # what the joints themselves say, is observed
+    for i in range(2):  # observed are the joints' own positions
         observation[i] = bullet.position(world.found, 7 + i)
     _observe_reacher(world, observation)
 
 
 @without_gil
 def _observe_reacher(world: Any, observation: Any) -> None:
-    """All but the target's place, which stays; and the potential."""
+    """Updates the potential, and the observation except for the target's place, which is constant."""
     bullet.read_state(world.client, world.body, 0, world.found)
     squares = 0.0
     for i in range(3):
@@ -124,7 +124,7 @@ def reset_one(world: Any, observation: Any) -> None:
 
 @without_gil
 def step_one(world: Any, action: Any, observation: Any) -> tuple[float, bool]:
-    """One step of one world: its observation is written over the last; reward, and whether the rules end it."""
+    """Steps one world in place; returns the reward, and whether the episode has terminated."""
     if world.kind == WALKER:
         return step_walker(world, action, observation)
     if world.kind == REACHER:
@@ -169,19 +169,19 @@ def advance(
     lengths: Any,
     max_steps: int,
 ) -> None:
-    """A step of every world, and at once a new episode where one ends.
+    """Steps every world; where an episode ends, the next one begins at once.
 
     Args:
         worlds: (N,) of `WORLD`.
         actions: (N, A) float32.
-        observations: (N, O) float32; becomes what the next action is for.
-        last_observations: (N, O) float32; where an episode ends, what it ended with.
+        observations: (N, O) float32; receives the observations for the next actions.
+        last_observations: (N, O) float32; receives the final observation of each episode that ends.
         rewards: (N,) float32.
-        terminated: (N,) bool, ended by the rules.
-        truncated: (N,) bool, cut after `max_steps`.
-        returns: (N,) float64; where an episode ends, the sum of its rewards.
-        lengths: (N,) int64; where an episode ends, its steps.
-        max_steps: Of an episode.
+        terminated: (N,) bool; true where the rules end the episode.
+        truncated: (N,) bool; true where the step limit ends the episode.
+        returns: (N,) float64; receives the return of each episode that ends.
+        lengths: (N,) int64; receives the length in steps of each episode that ends.
+        max_steps: Step limit of an episode.
     """
     for i in range(len(worlds)):
         world = worlds[i]

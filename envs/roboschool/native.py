@@ -1,4 +1,4 @@
-"""Worlds that compiled code steps: built through Bullet's C API after the Python robot, and checked against it."""
+"""Bullet worlds that compiled code steps: built through Bullet's C API, and checked against a Python robot's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool import bullet, kernels, world_record
+from envs.roboschool import bullet, kernels, native_world
 from envs.roboschool.courses import FlagRun, StraightAhead
 from envs.roboschool.pendulum import DOUBLE_FORCE_N, SINGLE_FORCE_N, DoublePendulum, SinglePendulum
 from envs.roboschool.reacher import TORQUE_NM, Reacher
-from envs.roboschool.robots import FilmedRobot, Robot, build_robot
+from envs.roboschool.robots import RenderedRobot, Robot, build_robot
 from envs.roboschool.walker import Walker
 from envs.roboschool.walker_specs import WALKERS
 from envs.roboschool.world import (
@@ -35,16 +35,16 @@ from envs.roboschool.world import (
     mjcf_flags,
 )
 
-# Its cube has no compiled rules: with it, Bullet does not even agree with itself.
+# Its cube has no compiled rules: with the cube, two worlds of Bullet differ even from equal seeds.
 PYTHON_ONLY = ("HumanoidFlagrunHarder",)
-# The second of two episodes is short; the first is long enough for every robot to come down on its feet.
+# The second of two episodes is short; the first is long enough for every robot to land on its feet.
 _CHECKED_STEPS, _FIRST_EPISODE = 70, 60
 _ALIVE_RULES = {
-    "hopper": world_record.HOPS,
-    "walker2d": world_record.HOPS,
-    "halfcheetah": world_record.RUNS_ON_PAWS,
-    "ant": world_record.KEEPS_BELLY_UP,
-    "humanoid": world_record.STANDS,
+    "hopper": native_world.HOPS,
+    "walker2d": native_world.HOPS,
+    "halfcheetah": native_world.RUNS_ON_PAWS,
+    "ant": native_world.KEEPS_BELLY_UP,
+    "humanoid": native_world.STANDS,
 }
 
 
@@ -52,18 +52,18 @@ class NativeWorlds:
     """Bullet worlds of one robot, each in a client of its own.
 
     Attributes:
-        worlds: (N,) records of `world_record.WORLD`.
-        theirs: The same of the Python robot, whose bodies may have other numbers.
-        rngs: The generators that the worlds draw from.
+        worlds: (N,) records of `native_world.WORLD`.
+        theirs: The record of the Python robot, whose bodies may have other numbers.
+        rngs: Random generator of each world.
 
     Args:
-        name: The robot's, as in its env id.
-        count: N.
-        as_port: Whether rules are those of pybullet_envs_gymnasium.
+        name: Name of the robot, as in its env id.
+        count: Number of worlds N.
+        as_port: Whether to use the rules of pybullet_envs_gymnasium.
     """
 
     def __init__(self, name: str, count: int, *, as_port: bool) -> None:
-        described = _described(name, as_port=as_port)
+        described = _describe_robot(name, as_port=as_port)
         self.theirs = described["record"]
         self.worlds = np.repeat(described["record"][None], count)
         self.observation_size, self.action_size = described["sizes"]
@@ -72,7 +72,7 @@ class NativeWorlds:
         for world in self.worlds:
             client = library.b3ConnectPhysicsDirect()
             self._clients.append(client)
-            numbers = _furnish(client, described)
+            numbers = _fill_world(client, described)
             world["client"], world["body"] = client, numbers[int(world["body"])]
             world["target_body"] = numbers.get(int(world["target_body"]), -1)
             world["saved"] = library.b3GetStatusGetStateId(
@@ -81,13 +81,13 @@ class NativeWorlds:
         self.seed([None] * count)
 
     def seed(self, seeds: Sequence[int | np.random.Generator | None]) -> None:
-        """Gives each world a generator of its own."""
+        """Gives each world its own random generator."""
         self.rngs = [np.random.default_rng(seed) for seed in seeds]
         # The kernels draw from NumPy's own C structure, which lives as long as the generator.
         self.worlds["bit_generator"] = [rng.bit_generator.ctypes.bit_generator.value for rng in self.rngs]
 
     def require_open(self) -> None:
-        """To be called before compiled code is, which does not look.
+        """Checks that the worlds are open; compiled code does not.
 
         Raises:
             RuntimeError: The worlds are closed.
@@ -106,8 +106,8 @@ class NativeRobot:
     """One robot, stepped by compiled code.
 
     Args:
-        name: As in its env id.
-        as_port: Whether rules are those of pybullet_envs_gymnasium.
+        name: Name of the robot, as in its env id.
+        as_port: Whether to use the rules of pybullet_envs_gymnasium.
     """
 
     def __init__(self, name: str, *, as_port: bool) -> None:
@@ -129,11 +129,11 @@ class NativeRobot:
         reward, has_ended = kernels.step_first(self._native.worlds, action, self._observations)
         return self._observations[0].copy(), reward, has_ended
 
-    def pose_double(self, double: FilmedRobot) -> None:
-        """Puts the bodies of a Python robot of the same name where these are."""
+    def pose_double(self, double: RenderedRobot) -> None:
+        """Moves the bodies of a Python robot of the same name to where these are."""
         self._native.require_open()
         mine, theirs = self._native.worlds[0], self._native.theirs
-        names = ["body", "target_body"] if mine["kind"] == world_record.REACHER else ["body"]
+        names = ["body", "target_body"] if mine["kind"] == native_world.REACHER else ["body"]
         bodies = {}
         for name in names:
             body = int(theirs[name])
@@ -156,10 +156,10 @@ class NativeRobot:
 
 
 @functools.cache
-def why_no_native(name: str, *, as_port: bool) -> str | None:
-    """Why a robot cannot be stepped by compiled code in this process, or None where it can.
+def native_fallback_reason(name: str, *, as_port: bool) -> str | None:
+    """Reason why Python has to step a robot in this process, or None where compiled code can.
 
-    Its first steps are compared with the Python robot's, once a process.
+    Compiled code is compared with the Python robot over its first steps, once per process.
     """
     if name in PYTHON_ONLY:
         return "it has no compiled rules"
@@ -173,7 +173,7 @@ def why_no_native(name: str, *, as_port: bool) -> str | None:
 
 
 def _compare(name: str, *, as_port: bool) -> str | None:
-    """How the first steps differ between compiled and Python rules; None if they do not."""
+    """Describes how the first steps of compiled and Python rules differ; None if they agree."""
     reference = build_robot(name, as_port=as_port)
     native = NativeWorlds(name, 1, as_port=as_port)
     observation = np.empty((1, native.observation_size), np.float32)
@@ -198,12 +198,12 @@ def _compare(name: str, *, as_port: bool) -> str | None:
 
 
 @functools.cache
-def _described(name: str, *, as_port: bool) -> dict[str, Any]:
-    """A robot's record and sizes, and what its world is furnished with, read off the Python robot."""
+def _describe_robot(name: str, *, as_port: bool) -> dict[str, Any]:
+    """Reads a robot's record and sizes, and the contents of its world, from the Python robot."""
     robot = build_robot(name, as_port=as_port)
     world = robot.world
     try:
-        record = np.zeros((), world_record.WORLD)
+        record = np.zeros((), native_world.WORLD)
         record["as_port"], record["is_first_episode"], record["floor"] = as_port, 1, world.floor
         record["tip"] = record["torso"] = -1
         motors = _describe_rules(record, robot, name)
@@ -231,20 +231,20 @@ def _described(name: str, *, as_port: bool) -> dict[str, Any]:
 
 
 def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
-    """What differs between robots; returns the joints that motors drive."""
+    """Fills in what differs between robots; returns the joints that motors drive."""
     if isinstance(robot, Walker):
         _describe_walker(record, robot)
         return robot.motors
     if isinstance(robot, Reacher):
-        record["kind"], record["body"], record["target_body"] = world_record.REACHER, robot.arm, robot.target
+        record["kind"], record["body"], record["target_body"] = native_world.REACHER, robot.arm, robot.target
         record["tip"], record["torso"] = robot.arm_links["fingertip"], robot.target_links["target"]
         record["torques"] = TORQUE_NM
         return robot.joints
     if isinstance(robot, SinglePendulum):
-        record["kind"] = world_record.SWING_UP if robot.swing_up else world_record.PENDULUM
+        record["kind"] = native_world.SWING_UP if robot.swing_up else native_world.PENDULUM
         record["torques"] = SINGLE_FORCE_N
     elif isinstance(robot, DoublePendulum):
-        record["kind"], record["tip"] = world_record.DOUBLE_PENDULUM, robot.cart.links["pole2"]
+        record["kind"], record["tip"] = native_world.DOUBLE_PENDULUM, robot.cart.links["pole2"]
         record["torques"] = DOUBLE_FORCE_N
     else:
         raise NotImplementedError(name)
@@ -257,7 +257,7 @@ def _describe_walker(record: Any, walker: Walker) -> None:
     straight = course.straight if isinstance(course, FlagRun) else course
     if not isinstance(straight, StraightAhead):
         raise NotImplementedError(type(course).__name__)
-    record["kind"], record["body"], record["torso"] = world_record.WALKER, walker.body, walker.torso
+    record["kind"], record["body"], record["torso"] = native_world.WALKER, walker.body, walker.torso
     record["is_flagrun"], record["never_falls"] = isinstance(course, FlagRun), walker.never_falls
     record["has_float32_torques"] = walker.torques.dtype == np.float32
     record["alive_rule"] = _ALIVE_RULES[next(key for key, known in WALKERS.items() if known is spec)]
@@ -276,11 +276,11 @@ def _fill(record: Any, name: str, values: Sequence[float] | NDArray[Any]) -> Non
     record[name][: len(values)] = values
 
 
-def _furnish(client: int, described: dict[str, Any]) -> dict[int, int]:
+def _fill_world(client: int, described: dict[str, Any]) -> dict[int, int]:
     """Loads floor and robot into an empty world, in the order of `World`.
 
     Returns:
-        The number here of each body that the Python API numbered; scenery that is left out has none.
+        The body's number here by its number in the Python API; omitted scenery has none.
     """
     library, world = bullet.load(), described["world"]
     command = library.b3InitPhysicsParamCommand(client)
@@ -314,7 +314,7 @@ def _furnish(client: int, described: dict[str, Any]) -> dict[int, int]:
 
 @contextlib.contextmanager
 def _without_scenery(path: str) -> Iterator[str]:
-    """A file of the same robot without the walls and planes that touch nothing, and take a third of the arm's time."""
+    """Yields a file of the robot without walls and planes that touch nothing but cost a third of Reacher's time."""
     tree = ElementTree.parse(path)
     place = tree.find("worldbody")
     scenery = [] if place is None else place.findall("geom")

@@ -76,7 +76,7 @@ class SinglePendulum:
         return np.array((x, vx, math.cos(self._theta), math.sin(self._theta), theta_dot), np.float32)
 
     def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
-        """Puts the bodies where those of another world are."""
+        """Moves the bodies to where those of another world are."""
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
@@ -124,7 +124,7 @@ class DoublePendulum:
         return np.array((x, vx, self._pole_x, *angles), np.float32)
 
     def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
-        """Puts the bodies where those of another world are."""
+        """Moves the bodies to where those of another world are."""
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:

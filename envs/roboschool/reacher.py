@@ -103,7 +103,7 @@ class Reacher:
         )
 
     def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
-        """Puts the bodies where those of another world are."""
+        """Moves the bodies to where those of another world are."""
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Robots by name, as Python classes on pybullet's own API: the reference, and what films."""
+"""Builds robots by name, as Python classes on pybullet's own API: the reference rules, and the ones that render."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPATS = ("roboschool", "bullet")
 
 
 class Robot(Protocol):
-    """What every robot can do, however it is stepped."""
+    """Interface of every robot, stepped by Python or by compiled code."""
 
     observation_size: int
     action_size: int
@@ -35,30 +35,30 @@ class Robot(Protocol):
         """Frees the world."""
 
 
-class FilmedRobot(Robot, Protocol):
-    """A robot on pybullet's own API, whose world a camera can look into."""
+class RenderedRobot(Robot, Protocol):
+    """A robot on pybullet's own API, whose world a camera can render."""
 
     world: World
 
     def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
-        """Puts bodies, and a flag where there is one, where those of another world are."""
+        """Moves the bodies, and the flag if there is one, to where those of another world are."""
 
     def camera_target(self) -> tuple[float, float, float]:
-        """Where a camera should look, in m."""
+        """Point that a camera follows, in m."""
 
 
 def check_compat(compat: str) -> str:
-    """`compat` itself.
+    """Checks `compat` and returns it.
 
     Raises:
-        ValueError: It is neither of its values.
+        ValueError: `compat` is not one of COMPATS.
     """
     if compat not in COMPATS:
         raise ValueError(f"compat: got {compat!r}; expected one of {', '.join(COMPATS)}.")
     return compat
 
 
-def build_robot(name: str, *, as_port: bool) -> FilmedRobot:
+def build_robot(name: str, *, as_port: bool) -> RenderedRobot:
     """Builds a robot by its name in the env id, as `Hopper` in `RoboschoolHopper-v1`."""
     match name:
         case "Reacher":

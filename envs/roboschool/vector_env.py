@@ -1,4 +1,4 @@
-"""Many copies of a robot stepped by one call, without the GIL, on as many threads as are asked for."""
+"""Gymnasium vector environment: steps many copies of a robot in one call, without the GIL, on several threads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from envs.roboschool.registration import ROBOSCHOOL_IDS, robot_of
 from envs.roboschool.robots import COMPATS, Robot, build_robot, check_compat
 
-_MOST_THREADS = 16  # Bullet counts threads to 64, and never forgets one
+_MOST_THREADS = 16  # Bullet numbers at most 64 threads, and never reuses a number
 
 
 class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """N robots of one kind, each in a world of its own (about 29 MB), new episodes begun in the step that ends one.
 
-    Where compiled code may not step them (see `native.why_no_native`), Python does, one after the other.
+    Where compiled code cannot step them (see `native.native_fallback_reason`), Python steps them one after another.
 
     Args:
         robot: Its name in the env id.
         num_envs: N.
-        compat: As of `RoboschoolEnv`.
-        max_episode_steps: Where episodes are cut; Roboschool's own limit if None.
-        threads: How many share the worlds among them.
+        compat: As in `RoboschoolEnv`.
+        max_episode_steps: Step limit of an episode; Roboschool's own limit if None.
+        threads: Number of threads that step the worlds.
 
     Raises:
-        ValueError: `compat` is neither of its values.
+        ValueError: `compat` or `render_mode` has another value.
     """
 
     native: Any = None
@@ -49,10 +49,10 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     @staticmethod
     def is_compiled(env_id: str, settings: Mapping[str, Any]) -> bool:
         """Whether compiled code steps an environment that `make` knows."""
-        from envs.roboschool.native import why_no_native
+        from envs.roboschool.native import native_fallback_reason
 
         compat = settings.get("compat", COMPATS[0])
-        return compat in COMPATS and why_no_native(robot_of(env_id), as_port=compat == "bullet") is None
+        return compat in COMPATS and native_fallback_reason(robot_of(env_id), as_port=compat == "bullet") is None
 
     @classmethod
     def make(
@@ -81,7 +81,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         threads: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        from envs.roboschool.native import NativeWorlds, why_no_native
+        from envs.roboschool.native import NativeWorlds, native_fallback_reason
 
         as_port = check_compat(compat) == "bullet"
         if render_mode is not None:
@@ -89,7 +89,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         limit = ROBOSCHOOL_IDS[f"Roboschool{robot}-v1"].max_episode_steps
         self.max_steps = limit if max_episode_steps is None else max_episode_steps
         self.num_envs, self.slices = num_envs, list(_slices(num_envs, threads))
-        if why_no_native(robot, as_port=as_port) is None:
+        if native_fallback_reason(robot, as_port=as_port) is None:
             self.native = NativeWorlds(robot, num_envs, as_port=as_port)
             sizes = self.native.observation_size, self.native.action_size
         else:
@@ -110,10 +110,10 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begins an episode in every world; world i draws from seed + i, or from the seed of its own.
+        """Begins an episode in every world; world i draws from seed + i, or from its own seed of a list.
 
         Raises:
-            ValueError: There are several seeds, and not N of them.
+            ValueError: The list does not hold N seeds.
         """
         if seed is not None:
             seeds = list(seed) if isinstance(seed, list) else [int(seed) + i for i in range(self.num_envs)]
@@ -159,7 +159,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         """One step of every world, into this object's own arrays, which the next step overwrites.
 
         Args:
-            actions: (N, A), contiguous; it is not looked at whether they are.
+            actions: (N, A) contiguous float32; not checked.
         """
         if self.native is None:
             self._advance_in_python(actions)
@@ -206,14 +206,14 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
 
 
 def _slices(count: int, threads: int) -> Iterator[slice]:
-    """Cuts `count` worlds into as many parts as there are threads for."""
+    """Splits `count` worlds into a slice for each thread."""
     parts = max(1, min(threads, count, _MOST_THREADS))
     for begin, end in itertools.pairwise(np.linspace(0, count, parts + 1).astype(int).tolist()):
         yield slice(begin, end)
 
 
 def in_threads(calls: Sequence[Callable[[], None]]) -> None:
-    """Makes calls that do not hold the GIL, each on a thread of its own; the first on this one."""
+    """Runs calls that release the GIL, each on its own thread; the first one on the caller's."""
     waiting = [_threads().submit(call) for call in calls[1:]]
     try:
         calls[0]()
@@ -224,9 +224,9 @@ def in_threads(calls: Sequence[Callable[[], None]]) -> None:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """The process's own: Bullet gives each thread a number for good."""
+    """Thread pool of the process, created once: Bullet never reuses the number of a thread."""
     return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="roboschool")
 
 
-# A child has the pool but not its threads.
+# A forked child inherits the pool without its threads.
 os.register_at_fork(after_in_child=_threads.cache_clear)

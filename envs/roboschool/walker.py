@@ -1,4 +1,6 @@
-"""The walking robots' loop: torques in, one Bullet step, observation and reward out.
+"""Step and observation of the walking robots: Hopper, Walker2d, HalfCheetah, Ant and Humanoid.
+
+`walker_rewards` has their rewards, `walker_specs` their differences, `courses` their targets.
 
 Source of the numbers: openai/roboschool 1.0.49. With `as_port` they are those of pybullet_envs_gymnasium 0.6.0,
 whose differences from Roboschool are marked "port" below.
@@ -8,23 +10,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool.courses import Course
+from envs.roboschool.walker_rewards import joint_at_limit_cost, motor_cost, walker_reward
 from envs.roboschool.walker_specs import WalkerSpec
 from envs.roboschool.world import BodyPose, World
 
 FloatArray = NDArray[np.float32]
 
-_ELECTRICITY_COST = -2.0
-_STALL_TORQUE_COST = -0.1
-_JOINT_AT_LIMIT_COST = -0.2
-_PORT_JOINT_AT_LIMIT_COST = -0.1
-_FEET_COLLISION_COST = -1.0
 _PORT_RESTITUTION = 0.5  # Roboschool's floor has Bullet's default of 0
+
+
+class Course(Protocol):
+    """A walker's target, and the parts of the reward that depend on it."""
+
+    target: tuple[float, float]
+
+    def place(self, walker: Walker) -> None:
+        """Adds the course's bodies to the robot's world, once."""
+
+    def show_target(self, walker: Walker, target: tuple[float, float]) -> None:
+        """Moves the marker of the target to where it is in another world."""
+
+    def forget(self) -> None:
+        """Clears the state of earlier episodes, before an episode with a new seed."""
+
+    def start(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Begins an episode: poses the robot and sets the target."""
+
+    def tick(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Moves the target if the rules require it, before the observation is built."""
+
+    def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
+        """The alive reward at torso height `z` (m); negative ends the episode."""
+
+    def potential(self, walker: Walker, distance_m: float) -> float:
+        """Potential whose increase over a step is the progress reward."""
+
+    def potential_before(self, walker: Walker, remembered: float) -> float:
+        """Potential before the step: `remembered`, or recomputed where the target has just moved."""
+
+    def electricity_factor(self, walker: Walker) -> float:
+        """Factor on the cost of mechanical work."""
 
 
 class Walker:
@@ -44,7 +74,7 @@ class Walker:
         self._name_joints()
         self.world.disable_motors(self.body)
         self._feet_flags = [0.0] * len(spec.feet)
-        self.joint_limit_cost = _PORT_JOINT_AT_LIMIT_COST if as_port else _JOINT_AT_LIMIT_COST
+        self.joint_limit_cost = joint_at_limit_cost(as_port=as_port)
         self.never_falls = as_port and spec.port_never_ends
         self._first_episode = True
         course.place(self)
@@ -108,21 +138,21 @@ class Walker:
         alive = course.alive(self, float(observation[0]) + self.standing_z, rng)
         before = self._potential if self._as_port else course.potential_before(self, self._potential)
         self._potential = course.potential(self, self.target_distance)
-        collisions = self._feel_feet()
-        reward = alive + (self._potential - before) + self._effort(action) + self._joints_cost()
-        if not self._as_port:  # port: the feet collision cost is switched off
-            reward += _FEET_COLLISION_COST * collisions
+        collisions = self._update_foot_contacts()
+        reward = walker_reward(
+            alive=alive,
+            progress=self._potential - before,
+            motors=motor_cost(
+                action,
+                self._joint_speeds,
+                effort_scale=self.spec.effort_scale,
+                electricity_factor=course.electricity_factor(self),
+            ),
+            joints_at_limits=self.joint_limit_cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99)),
+            feet_collisions=0 if self._as_port else collisions,  # port: the feet collision cost is switched off
+        )
         fallen = (alive < 0 and not self.never_falls) or not math.isfinite(float(observation.sum()))
         return observation, float(reward), fallen
-
-    def _effort(self, action: NDArray[Any]) -> float:
-        scale = self.spec.effort_scale
-        electricity = self.course.electricity_factor(self) * _ELECTRICITY_COST * scale
-        mechanical = float(np.abs(action * self._joint_speeds).mean())
-        return electricity * mechanical + _STALL_TORQUE_COST * scale * float((action * action).mean())
-
-    def _joints_cost(self) -> float:
-        return self.joint_limit_cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99))
 
     @property
     def standing_z(self) -> float:
@@ -134,7 +164,7 @@ class Walker:
         self._read_joints()
         self._read_parts()
         self.course.tick(self, rng)
-        return self._describe()
+        return self._build_observation()
 
     def _read_joints(self) -> None:
         states = self.world.api.getJointStates(self.body, self.joints, physicsClientId=self.world.client)
@@ -168,7 +198,7 @@ class Walker:
         x, y = target_x - self.mean_x, target_y - self.mean_y
         return math.sqrt(x * x + y * y)
 
-    def _describe(self) -> FloatArray:
+    def _build_observation(self) -> FloatArray:
         z = self.torso_xyz[2]
         if self._standing_z is None:
             self._standing_z = z
@@ -195,8 +225,8 @@ class Walker:
         np.minimum(observation, 5.0, out=observation)
         return observation
 
-    def _feel_feet(self) -> int:
-        """Notes which feet touch the floor; returns how many touch anything else."""
+    def _update_foot_contacts(self) -> int:
+        """Updates which feet touch the floor; returns how many feet touch anything else."""
         p, world = self.world.api, self.world
         on_floor, on_other = set(), set()
         if self._as_port:
@@ -225,13 +255,13 @@ class Walker:
         p.resetBasePositionAndOrientation(self.body, (0.0, 0.0, height_m), turn, physicsClientId=client)
 
     def pose(self, bodies: Mapping[int, BodyPose], target: tuple[float, float]) -> None:
-        """Puts the bodies, and the flag where there is one, where those of another world are."""
+        """Moves the bodies, and the flag if there is one, to where those of another world are."""
         self.world.pose(bodies)
         self.course.show_target(self, target)
         self._read_parts()
 
     def camera_target(self) -> tuple[float, float, float]:
-        """What a camera should follow, in m: the torso, at a fixed height so that the picture does not bob."""
+        """Point that a camera follows, in m: the torso, at a fixed height, so that the picture does not bob."""
         return self.torso_xyz[0], self.torso_xyz[1], 0.8
 
     def close(self) -> None:

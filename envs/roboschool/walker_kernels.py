@@ -1,4 +1,4 @@
-"""The walkers' rules compiled: what `walker`, `walker_specs` and `courses` do, on Bullet's C API, bit for bit."""
+"""Compiled step and reward of the walking robots: bit-equal to `walker`, `walker_rewards` and `courses`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from envs.compiled import without_gil
 from envs.roboschool import bullet
-from envs.roboschool.world import STEP_S
-from envs.roboschool.world_record import (
+from envs.roboschool.native_world import (
     HOPS,
     KEEPS_BELLY_UP,
     MOST_FEET,
@@ -20,6 +19,7 @@ from envs.roboschool.world_record import (
     pose_at_random,
     push,
 )
+from envs.roboschool.world import STEP_S
 
 
 @without_gil
@@ -80,7 +80,7 @@ def _read_joints(world: Any) -> None:
 
 @without_gil
 def _flag_has_moved(world: Any) -> bool:
-    """Counts down and moves the flag where it is reached or too old."""
+    """Counts down, and moves the flag when it is reached or has timed out."""
     if not world.is_flagrun:
         return False
     world.flag_steps_left -= 1
@@ -92,7 +92,7 @@ def _flag_has_moved(world: Any) -> bool:
 
 @without_gil
 def _observe_walker(world: Any, observation: Any) -> bool:
-    """Reads joints and parts, moves the flag, and describes it all.
+    """Reads joints and parts, moves the flag, and writes the observation.
 
     Returns:
         Whether the flag has moved.
@@ -163,11 +163,11 @@ def reset_walker(world: Any, observation: Any) -> None:
     _observe_walker(world, observation)
     world.potential = -_target_distance(world) / STEP_S
     if world.as_port and world.is_first_episode:
-        world.part_count += 1  # the floor counts as a part of the robot, says the port
+        world.part_count += 1  # port: the floor counts as a part of the robot
 
 
 @without_gil
-def _is_alive(world: Any, z: float) -> float:
+def _alive_reward(world: Any, z: float) -> float:
     feet = world.foot_flags
     if world.alive_rule == HOPS:
         return 1.0 if z > 0.8 and abs(world.pitch) < 1.0 else -1.0
@@ -180,8 +180,8 @@ def _is_alive(world: Any, z: float) -> float:
 
 
 @without_gil
-def _feel_feet(world: Any) -> int:
-    """Notes which feet touch the floor; returns how many touch anything else."""
+def _update_foot_contacts(world: Any) -> int:
+    """Updates which feet touch the floor; returns how many feet touch anything else."""
     other = world.floor if world.as_port else -1
     count = bullet.read_contacts(world.client, world.body, other, world.found)
     touching = np.zeros(MOST_FEET, np.int64)
@@ -199,7 +199,7 @@ def _feel_feet(world: Any) -> int:
 
 @without_gil
 def _sum_float32(values: Any, count: int) -> float:
-    """The sum of float32 numbers as NumPy takes it."""
+    """Sum of float32 numbers in NumPy's order of additions."""
     total = np.zeros(8, np.float32)
     blocked = count - count % 8
     for i in range(blocked):
@@ -211,8 +211,8 @@ def _sum_float32(values: Any, count: int) -> float:
 
 
 @without_gil
-def _walkers_costs(world: Any, action: Any) -> tuple[float, float]:
-    """Electricity, and joints at their limits."""
+def _walker_costs(world: Any, action: Any) -> tuple[float, float]:
+    """Cost of the motors, and of joints at their limits."""
     count = world.motors
     works, squares = np.empty(MOST_JOINTS, np.float32), np.empty(MOST_JOINTS, np.float32)
     for i in range(count):
@@ -230,19 +230,26 @@ def _walkers_costs(world: Any, action: Any) -> tuple[float, float]:
 
 
 @without_gil
+def _walker_reward(world: Any, action: Any, alive: float, progress: float, collisions: int) -> float:
+    """Reward of a step: `walker_rewards.walker_reward`, with its costs."""
+    effort, limits = _walker_costs(world, action)
+    reward = alive + progress + effort + limits
+    if not world.as_port:
+        reward += -1.0 * collisions
+    return reward
+
+
+@without_gil
 def step_walker(world: Any, action: Any, observation: Any) -> tuple[float, bool]:
-    """One step: reward, and whether the robot has fallen."""
+    """Steps a walker; returns the reward, and whether the robot has fallen."""
     push(world, action)
     has_moved = _observe_walker(world, observation)
-    alive = _is_alive(world, np.float64(observation[0]) + world.standing_z)
+    alive = _alive_reward(world, np.float64(observation[0]) + world.standing_z)
     after = -_target_distance(world) / STEP_S
     before = after if has_moved and not world.as_port else world.potential
     world.potential = after
-    collisions = _feel_feet(world)
-    effort, limits = _walkers_costs(world, action)
-    reward = alive + (after - before) + effort + limits
-    if not world.as_port:
-        reward += -1.0 * collisions
+    collisions = _update_foot_contacts(world)
+    reward = _walker_reward(world, action, alive, after - before, collisions)
     total = np.float32(0.0)
     for i in range(8 + 2 * world.joints + world.feet):
         total += observation[i]

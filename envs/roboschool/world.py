@@ -35,11 +35,11 @@ def import_pybullet() -> Any:
 
 
 class BodyPose(NamedTuple):
-    """Where a body is.
+    """Pose of a body.
 
     Attributes:
-        base: Position in m and quaternion.
-        joints: Of each joint that moves, sensed or not, in order, in rad or m.
+        base: Position in m and quaternion of the base.
+        joints: Position in rad or m of each joint that moves, sensed or not, in order.
     """
 
     base: Sequence[float]
@@ -51,10 +51,10 @@ class World:
 
     Args:
         xml: The robot's file among those of the pybullet wheel.
-        gravity: In m/s², downwards.
+        gravity: Downward acceleration in m/s².
         substeps: Bullet's own steps in a step of 0.0165 s.
-        has_floor: Whether there is one.
-        restitution: Of the floor.
+        has_floor: Whether to load a floor.
+        restitution: Restitution of the floor.
 
     Attributes:
         client: Bullet's number of this DIRECT client.
@@ -67,7 +67,7 @@ class World:
         self.xml, self.gravity, self.substeps, self.restitution = xml, gravity, substeps, restitution
         self.torque_driven: list[int] = []
         p = self.api = import_pybullet()
-        # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a stranger's server.
+        # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a foreign server.
         self.client: int = p.connect(p.DIRECT)
         client = {"physicsClientId": self.client}
         p.setPhysicsEngineParameter(deterministicOverlappingPairs=1, **client)
@@ -118,7 +118,7 @@ class World:
         return float(info[8]), float(info[9])
 
     def disable_motors(self, body: int) -> None:
-        """Takes the force from Bullet's default position motors, so that torque alone drives the joints."""
+        """Disables Bullet's default position motors, so that torques alone drive the joints."""
         self.torque_driven.append(body)
         p, count = self.api, self.api.getNumJoints(body, physicsClientId=self.client)
         for i in range(count):
@@ -137,7 +137,7 @@ class World:
         )
 
     def pose(self, bodies: Mapping[int, BodyPose]) -> None:
-        """Puts bodies, at rest, where those of another world are."""
+        """Moves bodies, at rest, to where those of another world are."""
         for body, pose in bodies.items():
             base = pose.base[:3], pose.base[3:]
             self.api.resetBasePositionAndOrientation(body, *base, physicsClientId=self.client)

@@ -1,4 +1,4 @@
-"""Gymnasium's face of a scene with one agent."""
+"""Gymnasium environment of a Unity scene with one agent."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SHORTEST_SIDE = 240
 
 
 class UnityEnv(gymnasium.Env[Any, Any]):
-    """A scene's only agent. `info["action_mask"]` tells which discrete actions are allowed.
+    """The only agent of a Unity scene. `info["action_mask"]` is true where a discrete action is allowed.
 
-    `render` shows the agent's first picture; Unity's own screen cannot be had from here. An episode that is cut because
-    its player failed is truncated, with `info["lost"]`.
+    `render` returns the agent's first camera picture; Unity's own screen is not available. An episode whose player
+    failed is truncated, with `info["lost"]`.
 
     Args:
         render_mode: None or `rgb_array`.
-        settings: As `read_options` takes them: env_name or file_name, and what goes with them.
+        settings: Keyword arguments of `read_options`: env_name or file_name, and others.
 
     Raises:
         ValueError: The settings are wrong, or the scene has more agents.
@@ -48,11 +48,11 @@ class UnityEnv(gymnasium.Env[Any, Any]):
 
     @property
     def restarts(self) -> int:
-        """How often the player was started anew."""
+        """Number of restarts of the player."""
         return self._rows.restarts
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begins an episode. After an episode's end Unity has begun the next one by itself, and that one is it."""
+        """Begins an episode; after an episode's end it is the one that Unity has begun by itself."""
         super().reset(seed=seed)
         if self._next is None:
             observations, info = self._rows.reset()
@@ -61,7 +61,7 @@ class UnityEnv(gymnasium.Env[Any, Any]):
         return self._seen, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One decision."""
+        """Takes one action and returns at the agent's next request, or at the episode's end."""
         is_hybrid = isinstance(self.action_space, gymnasium.spaces.Tuple)
         actions: Any = tuple(np.asarray(part)[None] for part in action) if is_hybrid else np.asarray(action)[None]
         observations, rewards, terminated, truncated, info = self._rows.step(actions)
@@ -85,7 +85,7 @@ class UnityEnv(gymnasium.Env[Any, Any]):
         return np.kron(colours * 255, np.ones((times, times, 1))).astype(np.uint8)
 
     def close(self) -> None:
-        """Ends the player."""
+        """Stops the player."""
         self._rows.close()
 
 

@@ -1,4 +1,4 @@
-"""What a user says about a Unity scene, read and checked before any player starts."""
+"""Settings of a Unity scene, checked before any player starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.unity.child import check_executable
+from envs.unity.player_process import check_executable
 from envs.unity.registry import BUILD_SUFFIXES, MANIFEST_URL, Registry, find_builds
 
 _SUFFIXES = ("", *BUILD_SUFFIXES)
@@ -17,24 +17,24 @@ _LARGEST_FLOAT32, _MOST_AGENTS = 3.4e38, 10_000
 _PLACES = ("file_name", "registry_url", "cache_folder", "log_folder")
 OBSERVATIONS = ("flat", "dict")
 # Restarts of a player without an episode that ended in between.
-RESTARTS_AT_MOST = 3
+MAX_RESTARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A scene and how to run it.
+    """A Unity scene and how to run it.
 
     Attributes:
-        executable: The player.
-        arguments: More of its command line.
-        behavior_name: Which agents learn; None where there is one behaviour.
-        seed: Of the player; players of one program add their number.
-        time_scale: How many seconds of the scene pass in one of ours.
+        executable: The player's file.
+        arguments: Additional command-line arguments.
+        behavior_name: Behaviour whose agents learn; None where there is only one.
+        seed: Seed of the first player; other players of the process add their number.
+        time_scale: Simulated seconds per second of wall-clock time.
         no_graphics: Whether the player needs no display.
-        timeout_s: Longest wait for a message, the first one among them.
-        parameters: Environment parameters, sent before every reset.
+        timeout_s: Longest wait for a message in seconds, the first one included.
+        parameters: Environment parameters by name, sent before every reset.
         base_port: First port to try, or None for any.
-        log_folder: Where players write their logs, or None for a temporary one.
+        log_folder: Folder of the players' logs, or None for a temporary one.
         observations: `flat` for one array, `dict` for one a sensor.
         num_agents: Most agents at a time, or None for as many as there are at the start.
     """
@@ -65,21 +65,21 @@ def read_options(
     log_folder: str | Path | None = None,
     **settings: Any,
 ) -> Options:
-    """Options from what a user writes; a scene of the registry is downloaded.
+    """Reads a user's settings into Options; downloads a scene of the registry.
 
     Args:
-        env_name: Of the registry; or the path of an executable.
-        file_name: The executable; wins over `env_name`.
-        folder: Where the executable is that `env_name` names, as the channel `train`; its only one if None.
+        env_name: Name of a scene in the registry, or the path of an executable.
+        file_name: Path of the executable; takes precedence over `env_name`.
+        folder: Folder to search for the executable, as the channel `train`; where `env_name` is None, for its only one.
         registry_url: A manifest in the form of Unity's, at a URL or in a file.
-        cache_folder: For downloads; a folder of the user's own if None.
-        additional_args: For the player's command line.
-        environment_parameters: Of the scene, as Unity's float side channel has them.
+        cache_folder: Folder of downloads; one in the user's home folder if None.
+        additional_args: Additional command-line arguments of the player.
+        environment_parameters: Numbers by name, for Unity's float side channel.
         log_folder: As in Options.
-        settings: Others of Options.
+        settings: Other attributes of Options.
 
     Raises:
-        ValueError: Something is wrong; every problem that can be found is listed.
+        ValueError: A setting is wrong; the message lists every problem found.
     """
     wrong: list[str] = []
     known = {field.name for field in dataclasses.fields(Options)} - {"executable", "arguments", "parameters"}
@@ -125,7 +125,7 @@ def _names(known: set[str]) -> list[str]:
 
 
 def _find_wrong_values(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with settings of Options that need no more than a look."""
+    """Describes each setting whose type or range is wrong."""
     rules: dict[str, tuple[str, Any]] = {
         "behavior_name": ("a name, as Basic", lambda value: value is None or isinstance(value, str)),
         "seed": ("a whole number of at least 0", lambda value: _is_whole(value) and value >= 0),
@@ -153,7 +153,7 @@ def _find_wrong_values(settings: dict[str, Any]) -> list[str]:
 
 
 def _find_player(env_name: Any, file_name: Any, registry: Registry) -> tuple[Path, tuple[str, ...]]:
-    """The executable, ready to run, and what the registry adds to its command line."""
+    """Finds the executable, and the arguments that the registry adds to its command line."""
     if file_name is not None:
         return find_executable(Path(file_name), where="file_name"), ()
     if env_name is None:
@@ -168,20 +168,20 @@ def _find_player(env_name: Any, file_name: Any, registry: Registry) -> tuple[Pat
 
 
 def is_of_registry(env_name: Any, file_name: Any) -> bool:
-    """Whether a scene is to be looked for in the registry, and not in a file."""
+    """Whether the settings name a scene of the registry rather than a file."""
     is_name = isinstance(env_name, str) and "/" not in env_name and not env_name.endswith(_SUFFIXES[1:])
     return file_name is None and is_name
 
 
 def find_executable(path: Path, *, where: str) -> Path:
-    """The player's file: the path itself, or with the suffix of Unity's Linux builds; made executable.
+    """Finds the player's file, with or without the suffix of Unity's Linux builds, and makes it executable.
 
     Args:
-        path: As the user wrote it.
-        where: What the user wrote it for.
+        path: Path as the user wrote it.
+        where: Setting that holds the path, for messages.
 
     Raises:
-        ValueError: There is none, or it cannot run here.
+        ValueError: There is no such file, or it cannot run here.
     """
     path = path.expanduser()
     try:
@@ -196,15 +196,15 @@ def find_executable(path: Path, *, where: str) -> Path:
 
 
 def find_in_folder(folder: Path, name: Any) -> Path:
-    """A player in a folder, as the channel `train`.
+    """Finds a player's file in a folder, as the channel `train`.
 
     Args:
-        folder: Searched with all below it.
-        name: Of the file, with or without its suffix. Where it is None, or names a scene of the registry and no file,
-            it is the only `.x86_64` there.
+        folder: Folder to search, subfolders included.
+        name: Name of the file, with or without its suffix. Where it is None, or names a scene of the registry and no
+            file, the folder's only `.x86_64` file is returned.
 
     Raises:
-        ValueError: There is none of that name, or several.
+        ValueError: The folder holds no such file, or several.
     """
     builds = find_builds(folder)
     wanted = {Path(str(name)).name + suffix for suffix in _SUFFIXES}

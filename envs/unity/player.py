@@ -1,4 +1,4 @@
-"""A running scene: mlagents-envs' UnityEnvironment, with our own process, wire and reading of messages below it."""
+"""A running Unity player: mlagents-envs' UnityEnvironment on our own process, connection and message decoding."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from envs.unity import exits
-from envs.unity.behaviour import Behaviour, Steps
-from envs.unity.child import Child
-from envs.unity.link import Link
-from envs.unity.messages import VERSION, wire_class
+from envs.unity import exit_hooks
+from envs.unity.agent_messages import Steps, decode_agents, encode_idle_action
+from envs.unity.behaviour import Behaviour
+from envs.unity.message_classes import VERSION, wire_class
 from envs.unity.options import Options
+from envs.unity.player_connection import PlayerConnection
+from envs.unity.player_process import PlayerProcess
 from envs.unity.protocol import (
     ERROR,
     BehaviorSpec,
@@ -33,11 +34,11 @@ _numbers = itertools.count()
 
 
 class PlayerError(RuntimeError):
-    """A player did not start, ended, fell silent, or said what it must not; the message tells where its log is.
+    """A player did not start, exited, timed out, or sent an invalid message.
 
     Attributes:
-        is_start: Whether it never got as far as its first state.
-        log: Where it is.
+        is_start: Whether the player failed before its first state.
+        log: The player's log file.
     """
 
     def __init__(self, message: str, *, is_start: bool = False, log: Path | None = None) -> None:
@@ -46,51 +47,51 @@ class PlayerError(RuntimeError):
 
 
 class SceneError(ValueError):
-    """A scene says what cannot be learned from; it would say so again after a restart."""
+    """A scene sends observations or rewards that cannot be learned from; a restart would not help."""
 
 
 class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not typed for strict mode
     """One player and its scene.
 
     Attributes:
-        behaviour: Of the agents that learn.
-        log: Where Unity writes.
+        behaviour: Sensors and actions of the agents that learn.
+        log: Log file of Unity.
 
     Args:
-        options: Which scene, and how.
-        number: Of this player among those of its program; it shifts the seed.
-        worker: Of this process among those of its job, likewise.
-        restart: How often this player was started before, likewise.
+        options: The scene and how to run it.
+        number: Index of this player in its process; it shifts the seed.
+        worker: Index of this process among the job's processes; it shifts the seed.
+        restart: Number of earlier starts of this player; it shifts the seed.
 
     Raises:
-        PlayerError: It does not start.
-        ValueError: Its behaviours are not those of the options, or its logs cannot be written.
+        PlayerError: The player does not start.
+        ValueError: The options name a behaviour that the scene lacks, or the logs cannot be written.
     """
 
     def __init__(self, options: Options, *, number: int = 0, worker: int = 0, restart: int = 0) -> None:
         self._options, self._is_closed = options, False
-        set_log_level(ERROR)  # it would print among the metric lines
+        set_log_level(ERROR)  # its log lines would mix with the metric lines
         self._scratch = None if options.log_folder else tempfile.TemporaryDirectory(prefix="smrl-unity-")
         folder = options.log_folder or Path(self._scratch.name if self._scratch else "")
         self.log = (folder / f"Player-{worker}-{number}-{next(_numbers)}.log").absolute()
-        self._link = Link(options.base_port, timeout_s=options.timeout_s)
+        self._connection = PlayerConnection(options.base_port, timeout_s=options.timeout_s)
         self._parameters, engine = EnvironmentParametersChannel(), EngineConfigurationChannel()
         engine.set_configuration_parameters(time_scale=options.time_scale, capture_frame_rate=60)
         graphics = ["-nographics", "-batchmode"] if options.no_graphics else []
-        words = [*graphics, self._PORT_COMMAND_LINE_ARG, str(self._link.port), "-logFile", str(self.log)]
+        words = [*graphics, self._PORT_COMMAND_LINE_ARG, str(self._connection.port), "-logFile", str(self.log)]
         try:
-            self._child = Child(options.executable, [*words, *options.arguments], self.log)
+            self._player_process = PlayerProcess(options.executable, [*words, *options.arguments], self.log)
         except OSError as error:
-            self._link.close()
+            self._connection.close()
             raise ValueError(
                 f"log_folder: got {str(folder)!r}, where no log can be written ({error.strerror}); expected a folder."
             ) from None
         self._rl_output: Any = None
-        exits.register(self._close)
+        exit_hooks.register(self._close)
         try:
             super().__init__(
-                file_name=None,  # it is started already
-                base_port=self._link.port,
+                file_name=None,  # PlayerProcess has started it
+                base_port=self._connection.port,
                 seed=(options.seed + 1_000_000 * worker + 10_000 * number + restart) % 2**31,
                 no_graphics=options.no_graphics,
                 timeout_wait=math.ceil(options.timeout_s),
@@ -109,17 +110,17 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             self.close()
             raise
 
-    def _get_communicator(self, *ignored: Any) -> Link:
-        return self._link
+    def _get_communicator(self, *ignored: Any) -> PlayerConnection:
+        return self._connection
 
     def _choose_behaviour(self) -> tuple[str, BehaviorSpec]:
-        """The behaviour that learns; a name may be given without its team."""
+        """Returns the name and specification of the behaviour that learns; the name may omit its team."""
         wanted = self._options.behavior_name
-        for _ in range(_LATE_AT_MOST):  # agents may come after the scene's first steps
+        for _ in range(_LATE_AT_MOST):  # agents may appear after the scene's first steps
             specs = dict(self.behavior_specs)
             if specs and (wanted is None or any(wanted in (name, name.partition("?")[0]) for name in specs)):
                 break
-            self._pass_by()
+            self._step_idle()
         found = [name for name in specs if wanted in (None, name, name.partition("?")[0])]
         if len(found) != 1:
             raise ValueError(
@@ -128,8 +129,8 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             )
         return found[0], specs[found[0]]
 
-    def _pass_by(self) -> None:
-        """Goes on with every agent doing nothing, until the learning ones have come."""
+    def _step_idle(self) -> None:
+        """Steps the scene once while every agent idles."""
         self.name = ""
         self.send([])
         try:
@@ -138,13 +139,13 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             raise self._fault(error, is_start=True) from error
 
     def reset(self) -> None:
-        """Every agent begins an episode."""
+        """Begins an episode of every agent."""
         for name, value in self._options.parameters.items():
             self._parameters.set_float_parameter(name, value)
         super().reset()
 
     def begin(self) -> Steps:
-        """Resets the scene; its first steps.
+        """Resets the scene and returns its first steps.
 
         Raises:
             PlayerError: The player failed.
@@ -156,10 +157,10 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             raise self._fault(error) from error
 
     def send(self, actions: list[Any]) -> None:
-        """Sends the actions of the agents that asked for one, in their order, and goes on.
+        """Sends the actions of the agents that requested one; the player then steps.
 
         Args:
-            actions: One AgentActionProto each, of `Behaviour.to_wire`.
+            actions: An AgentActionProto for each of these agents, in their order, from `encode_actions`.
         """
         message = wire_class("UnityMessageProto")()
         command = message.unity_input.rl_input
@@ -169,10 +170,10 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         for name, asked in self._others().items():
             command.agent_actions[name].value.extend([self._idle(name)] * asked)
         command.side_channel = bytes(self._side_channel_manager.generate_side_channel_messages())
-        self._link.send(message)
+        self._connection.send(message)
 
     def receive(self) -> Steps:
-        """The steps that follow what was sent.
+        """Waits for the steps that follow the actions sent.
 
         Raises:
             PlayerError: The player failed.
@@ -184,7 +185,7 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             raise self._fault(error) from error
 
     def _receive(self) -> None:
-        output = self._link.receive(self._poll_process)
+        output = self._connection.receive(self._poll_process)
         if output is None:
             raise UnityException("it said goodbye")
         if output.rl_initialization_output.brain_parameters:
@@ -196,69 +197,69 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         self._side_channel_manager.process_side_channel_message(output.side_channel)
 
     def steps(self) -> Steps:
-        """What the last message said of the agents that learn.
+        """Decodes the last message's report of the agents that learn.
 
         Raises:
-            SceneError: It says what cannot be learned from.
+            SceneError: It holds observations or rewards that cannot be learned from.
         """
         infos = self._rl_output.agentInfos
         try:
-            return self.behaviour.read(infos[self.name].value if self.name in infos else ())
+            return decode_agents(self.behaviour, infos[self.name].value if self.name in infos else ())
         except ValueError as error:
             self.close()
-            raise SceneError(f"{self._options.executable}: behaviour {self.name!r}: {error}. Mend the scene.") from None
+            raise SceneError(f"{self._options.executable}: behaviour {self.name!r}: {error}. Fix the scene.") from None
 
     def _others(self) -> dict[str, int]:
-        """How many agents of behaviours that do not learn asked for an action."""
+        """Number of action requests of each behaviour that does not learn."""
         infos = self._rl_output.agentInfos
         return {name: sum(not one.done for one in infos[name].value) for name in infos if name != self.name}
 
     def _idle(self, name: str) -> Any:
         spec = self._env_specs[name]
-        return Behaviour.of_spec(spec).idle()
+        return encode_idle_action(Behaviour.of_spec(spec))
 
     def _poll_process(self) -> None:
-        ending = self._child.ending
+        ending = self._player_process.ending
         if ending is not None:
             raise UnityException(f"it {ending}")
 
     def _fault(self, error: Exception, *, is_start: bool = False) -> PlayerError:
-        """Ends the player; the error to raise, with what is known of the cause."""
-        told, hint = str(error).splitlines()[0], ""
+        """Stops the player and returns the error to raise, with the cause and the end of the log."""
+        cause, hint = str(error).splitlines()[0], ""
         if is_start and isinstance(error, UnityTimeOutException):
-            told = f"it did not connect within {self._options.timeout_s:g} s"
+            cause = f"it did not connect within {self._options.timeout_s:g} s"
             hint = " One that waits for a user, or is set to Heuristic or Inference, never does; timeout_s allows more."
-        elif is_start and ("API version" in told or isinstance(error, ValueError)):
-            told = _tell_versions(str(error))
+        elif is_start and ("API version" in cause or isinstance(error, ValueError)):
+            cause = _describe_versions(str(error))
         if is_start and not self._options.no_graphics:
             hint += " It was started with graphics: without a display, run under `xvfb-run -a`, or set no_graphics."
         self._close(0)
         what = "did not start" if is_start else "failed"
         return PlayerError(
-            f"Unity player {self._options.executable}: {what}: {told}.{hint}\n{self._last_lines}",
+            f"Unity player {self._options.executable}: {what}: {cause}.{hint}\n{self._last_lines}",
             is_start=is_start,
             log=self.log,
         )
 
     def _close(self, timeout: float | None = None) -> None:
-        """Ends the player; called by UnityEnvironment in several places."""
+        """Stops the player; called by UnityEnvironment in several places."""
         if self._is_closed:
             return
         self._is_closed, self._loaded = True, False
-        exits.unregister(self._close)
+        exit_hooks.unregister(self._close)
         atexit.unregister(self._close)  # of UnityEnvironment
-        self._link.close()
-        self._child.end(grace_s=_GRACE_S if timeout is None else timeout)
-        self._last_lines = self._child.last_lines()
+        self._connection.close()
+        self._player_process.end(grace_s=_GRACE_S if timeout is None else timeout)
+        self._last_lines = self._player_process.last_lines()
         if self._scratch is not None:
             self._scratch.cleanup()
 
     def close(self) -> None:
-        """Tells the player to stop, and sees to it that it does; a second call does nothing."""
+        """Asks the player to stop, and kills it if it does not; a second call does nothing."""
         self._close()
 
 
-def _tell_versions(text: str) -> str:
+def _describe_versions(text: str) -> str:
     versions = text.partition("Unity API:")[2].split()
     theirs = versions[0].rstrip(".") if versions else "a version that is none"
     return (

@@ -1,8 +1,8 @@
-"""What we use of mlagents-envs, imported once its messages can be."""
+"""Names of mlagents-envs that we use, imported after its message classes are made importable."""
 
 from __future__ import annotations
 
-from envs.unity.messages import allow_messages
+from envs.unity.message_classes import allow_messages
 
 allow_messages()
 

@@ -1,4 +1,4 @@
-"""The id `Unity-v0`, for scenes with one agent and for vectors of many."""
+"""Registers the id `Unity-v0`, for scenes with one agent and for vectors of many."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ _REMEDY = "mount the executable as the train channel, or give file_name"
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene that is here.
+    """A downloaded scene.
 
     Attributes:
-        executable: Its player.
-        arguments: What the manifest adds to its command line.
+        executable: The player's file.
+        arguments: Command-line arguments that the manifest adds.
     """
 
     executable: Path
@@ -47,12 +47,12 @@ class Scene:
 
 
 class Registry:
-    """Scenes by name.
+    """Downloads scenes by name.
 
     Args:
-        url: Of the manifest; a path serves as well.
-        cache_folder: Where downloads are kept; `~/.cache/smrl/unity` if None, or a temporary folder where that cannot
-            be written.
+        url: URL or path of the manifest.
+        cache_folder: Folder of downloads; if None, `~/.cache/smrl/unity`, or a temporary folder where that is not
+            writable.
     """
 
     def __init__(self, url: str = MANIFEST_URL, cache_folder: str | Path | None = None) -> None:
@@ -78,7 +78,7 @@ class Registry:
                     "expected a URL, and a checksum in quotes or none."
                 )
             target = self._folder / f"{name.replace('/', '-')}-{_digest(url + (sha256 or ''))}"
-            if not target.is_dir():  # whose cache may be another user's, to be read alone
+            if not target.is_dir():  # the cache may be another user's, and read-only
                 with _locked(_beside(target, "lock")):
                     if not target.is_dir():
                         self._download(name, url, target, sha256=sha256)
@@ -91,7 +91,7 @@ class Registry:
         return Scene(_find_player(target, name), arguments)
 
     def _read_manifest(self, name: str) -> dict[str, dict[str, Any]]:
-        """Entries by name; the last one that was read serves where the network does not."""
+        """Reads the manifest's entries by name; falls back to the cached manifest without a network."""
         kept = self._folder / f"manifest-{_digest(self._url)}.yaml"
         try:
             if "://" not in self._url:
@@ -107,7 +107,7 @@ class Registry:
                     f"env_name: {name} cannot be downloaded: {self._url}: {_reason(error)}; {_REMEDY}."
                 ) from None
             raise
-        with contextlib.suppress(OSError):  # of a cache that can be read alone
+        with contextlib.suppress(OSError):  # the cache may be read-only
             _write_whole(kept, text)
         return found
 
@@ -122,7 +122,7 @@ class Registry:
         )
 
     def _download(self, name: str, url: str, target: Path, *, sha256: str | None) -> None:
-        """Downloads and unpacks; a download that was cut short is gone on with."""
+        """Downloads and unpacks a scene; resumes a download that was interrupted."""
         part = _beside(target, "part")
         for left in reversed(range(_TRIES)):
             try:
@@ -149,7 +149,7 @@ class Registry:
 
 
 def _resume(url: str, part: Path) -> str | None:
-    """Downloads what is missing of a file; the server's MD5 of the whole, where it says one."""
+    """Downloads the missing rest of a file; returns the server's MD5 of the whole file, if it sends one."""
     tag_file = _beside(part, "tag")
     begin = part.stat().st_size if part.is_file() and tag_file.is_file() else 0
     request = urllib.request.Request(url)
@@ -159,7 +159,7 @@ def _resume(url: str, part: Path) -> str | None:
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:  # all of it is here already, or too much
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:  # the file is complete already, or too long
             tag_file.unlink(missing_ok=True)
             return _resume(url, part)
         raise
@@ -182,10 +182,10 @@ def _resume(url: str, part: Path) -> str | None:
 
 
 def _check(part: Path, url: str, md5: str | None, sha256: str | None) -> None:
-    """Refuses a download that is not what was announced; it is dropped, as no rest of it would mend it.
+    """Rejects and deletes a download whose checksum or archive is wrong, as resuming it would not repair it.
 
     Raises:
-        ValueError: A checksum is another one, or the archive is damaged.
+        ValueError: A checksum differs, or the archive is damaged.
     """
     why_not = None
     with part.open("rb") as file:
@@ -217,7 +217,7 @@ def _find_player(folder: Path, name: str) -> Path:
 
 
 def find_builds(folder: Path) -> list[Path]:
-    """Unity's Linux builds in a folder and below, sorted; not what macOS puts into archives beside them."""
+    """Returns Unity's Linux builds in a folder and its subfolders, sorted, without macOS's `._` files."""
     files = (path for suffix in BUILD_SUFFIXES for path in folder.rglob(f"*{suffix}") if path.is_file())
     return sorted(path for path in files if not path.name.startswith("._"))
 
@@ -239,7 +239,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes; it goes with its holder, however that ends."""
+    """Holds a lock between processes, which the kernel releases when the holder exits."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

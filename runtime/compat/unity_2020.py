@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from envs.unity import exits
+from envs.unity import exit_hooks
 
 
 class _Unconnected:
@@ -16,6 +16,6 @@ class _Unconnected:
 
 def patch(module: ModuleType) -> None:
     """Has players ended before Python waits, for ever, for their threads."""
-    module.atexit = exits  # type: ignore[attr-defined]
+    module.atexit = exit_hooks  # type: ignore[attr-defined]
     # Its constructor registers _close before it has one, and raises where the port is taken.
     module.UnityEnvironment._communicator = _Unconnected()

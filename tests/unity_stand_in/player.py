@@ -22,7 +22,7 @@ from typing import Any
 
 import grpc
 
-from envs.unity.messages import allow_messages
+from envs.unity.message_classes import allow_messages
 
 allow_messages()
 

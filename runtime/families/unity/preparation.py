@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envs.unity.options import RESTARTS_AT_MOST, Options, is_of_registry, read_options
+from envs.unity.options import MAX_RESTARTS, Options, is_of_registry, read_options
 from runtime.container.layout import Container
 from runtime.errors import Problems, UserError
 from runtime.interfaces.family import PreparedEnv
@@ -70,7 +70,7 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
 def sample_timeout_s(settings: Mapping[str, Any]) -> float:
     """Least timeout of an env runner's sample, in seconds, which allows for restarts of unresponsive players."""
     timeout_s = settings.get("timeout_s", Options.timeout_s)
-    return float(timeout_s) * 2 * (RESTARTS_AT_MOST + 1) if isinstance(timeout_s, int | float) else 0.0
+    return float(timeout_s) * 2 * (MAX_RESTARTS + 1) if isinstance(timeout_s, int | float) else 0.0
 
 
 def find_scene(settings: Mapping[str, Any], channels: Mapping[str, Path], *, where: str = _WHERE) -> dict[str, Any]:

@@ -121,14 +121,14 @@ def test_equal_seeds_give_equal_numbers_in_another_process() -> None:
 
 def test_a_library_that_differs_is_not_used() -> None:
     """As if Bullet's contacts were laid out otherwise: feet that never feel the floor."""
-    native._described("Walker2d", as_port=False)["record"]["foot_links"] = 99
-    native.why_no_native.cache_clear()
+    native._describe_robot("Walker2d", as_port=False)["record"]["foot_links"] = 99
+    native.native_fallback_reason.cache_clear()
     with pytest.warns(RuntimeWarning, match="step .* differs from the Python API's"):
         env: Any = gymnasium.make("RoboschoolWalker2d-v1").unwrapped
     assert not isinstance(env.robot, native.NativeRobot)
     assert env.reset(seed=0)[0].shape == (22,)
-    native.why_no_native.cache_clear()
-    native._described.cache_clear()
+    native.native_fallback_reason.cache_clear()
+    native._describe_robot.cache_clear()
 
 
 @pytest.mark.parametrize("name", COMPILED)

@@ -76,7 +76,7 @@ def test_seven_steps_to_the_right_pay_the_best_return_of_basic(one: Any) -> None
         assert sum(rewards) == pytest.approx(0.93)
 
 
-def test_a_reset_amid_an_episode_begins_anew(one: Any) -> None:
+def test_a_reset_amid_an_episode_begins_another(one: Any) -> None:
     env = one()
     env.reset()
     env.step(2)
@@ -120,7 +120,7 @@ def test_make_vec_gives_every_agent_of_every_player_a_row(tmp_path: Path) -> Non
         env.close()
 
 
-def test_twelve_balls_fall_and_begin_anew_in_the_same_step(rows: Opener) -> None:
+def test_twelve_balls_fall_and_begin_another_episode_in_the_same_step(rows: Opener) -> None:
     env = rows("3DBall", seed=3)
     env.reset()
     fallen = 0
@@ -223,7 +223,7 @@ def test_masks_are_there_from_the_start_though_players_send_none_until_they_need
     assert info["lost"].tolist() == [False]
 
 
-def test_a_player_that_crashes_is_started_anew_and_the_others_go_on(rows: Opener, tmp_path: Path) -> None:
+def test_a_player_that_crashes_is_restarted_and_the_others_continue(rows: Opener, tmp_path: Path) -> None:
     env = rows(players=2, mode=f"crash=6,once={tmp_path / 'once'}")
     observations, _ = env.reset()
     lost = []
@@ -241,7 +241,7 @@ def test_a_player_that_crashes_is_started_anew_and_the_others_go_on(rows: Opener
     assert env.take_faults() == []
 
 
-def test_a_player_that_falls_silent_is_started_anew(rows: Opener, tmp_path: Path) -> None:
+def test_a_player_that_falls_silent_is_restarted(rows: Opener, tmp_path: Path) -> None:
     env = rows(mode=f"hang=3,once={tmp_path / 'once'}", timeout_s=5)
     env.reset()
     lost = [bool(env.step(np.array([2]))[4]["lost"][0]) for _ in range(4)]
@@ -251,7 +251,7 @@ def test_a_player_that_falls_silent_is_started_anew(rows: Opener, tmp_path: Path
 def test_a_player_that_always_crashes_is_given_up(rows: Opener) -> None:
     env = rows(mode="crash=3")
     env.reset()
-    told = r"SIGSEGV[\s\S]*started anew 3 times before, and no episode ended in between"
+    told = r"SIGSEGV[\s\S]*restarted 3 times before, and no episode ended in between"
     with pytest.raises(PlayerError, match=told):
         _stand_still(env, 20)
 
@@ -261,7 +261,7 @@ def _stand_still(env: UnityVectorEnv, steps: int) -> None:
         env.step(np.array([0]))
 
 
-def test_a_player_is_started_anew_with_another_seed(rows: Opener, tmp_path: Path) -> None:
+def test_a_player_is_restarted_with_another_seed(rows: Opener, tmp_path: Path) -> None:
     env = rows(mode=f"crash=3,once={tmp_path / 'once'}", seed=40)
     env.reset()
     _stand_still(env, 3)

@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 import pytest
 
-from envs.unity.messages import allow_messages, message_modules, wire_class
+from envs.unity.agent_messages import encode_actions, encode_idle_action
+from envs.unity.message_classes import allow_messages, message_modules, wire_class
 from envs.unity.options import read_options
 from envs.unity.player import Player, PlayerError, SceneError
 from tests.conftest import ROOT
@@ -75,7 +76,10 @@ def test_another_version_is_refused_politely(tmp_path: Path) -> None:
     described = tmp_path / "mlagents_envs-1.1.0.dist-info"
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: mlagents-envs\nVersion: 1.1.0\n")
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import envs.unity.messages as m; m.allow_messages()"
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from envs.unity import message_classes as m; "
+        "m.allow_messages()"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     told = (
         r"ImportError: mlagents-envs: got version 1\.1\.0; expected 0\.28\.0, .*pip install mlagents-envs==0\.28\.0\n$"
@@ -136,7 +140,7 @@ def test_a_player_reads_what_the_packages_own_environment_reads(scene: str, star
                 action.add_discrete(discrete.astype(np.int32))
             theirs.set_actions(ours.name, action)
             theirs.step()
-            ours.send(ours.behaviour.to_wire(continuous, discrete))
+            ours.send(encode_actions(ours.behaviour, continuous, discrete))
             steps = ours.receive()
     finally:
         theirs.close()
@@ -158,7 +162,7 @@ def test_eight_players_start_at_once_on_ports_of_their_own(start: Any) -> None:
         players = list(pool.map(lambda number: Player(options, number=number), range(8)))
     for player in players:
         player.close()
-    assert len({player._link.port for player in players}) == 8
+    assert len({player._connection.port for player in players}) == 8
     assert len({player.log for player in players}) == 8
 
 
@@ -168,11 +172,11 @@ def test_a_port_that_is_taken_is_passed_over(start: Any) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         player = start(base_port=port)
-        assert port < player._link.port < port + 1000
+        assert port < player._connection.port < port + 1000
 
 
 def test_a_player_listens_on_this_machine_alone(start: Any) -> None:
-    port = start()._link.port
+    port = start()._connection.port
     addresses = {one.laddr.ip for one in psutil.Process().net_connections("inet") if one.laddr.port == port}
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
@@ -187,14 +191,14 @@ def test_settings_reach_the_player(start: Any) -> None:
     assert "parameter small_goal 0.25\n" in log
     one, zero = np.ones((1, 1), np.int64), np.zeros((1, 0), np.float32)
     for _ in range(3):
-        player.send(player.behaviour.to_wire(zero, one))
+        player.send(encode_actions(player.behaviour, zero, one))
         steps = player.receive()
     assert steps.last_rewards.tolist() == pytest.approx([0.24])
 
 
 def test_closing_ends_the_player_and_says_goodbye(start: Any) -> None:
     player = start()
-    process = psutil.Process(player._child._process.pid)
+    process = psutil.Process(player._player_process._process.pid)
     family = [process, *process.children(recursive=True)]
     player.close()
     _, alive = psutil.wait_procs(family, timeout=5)
@@ -208,7 +212,7 @@ from pathlib import Path
 from envs.unity.options import read_options
 from envs.unity.player import Player
 player = Player(read_options(file_name=sys.argv[1], log_folder=sys.argv[2]))
-print(player._child._process.pid, flush=True)
+print(player._player_process._process.pid, flush=True)
 time.sleep(120)
 """
 
@@ -225,8 +229,8 @@ def test_a_player_does_not_outlive_a_killed_parent(tmp_path: Path, wrapper: bool
         [sys.executable, "-c", _PARENT, str(path), str(tmp_path / "logs")], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        keeper = psutil.Process(int(parent.stdout.readline()))
-        family = [keeper, *keeper.children(recursive=True)]
+        supervisor = psutil.Process(int(parent.stdout.readline()))
+        family = [supervisor, *supervisor.children(recursive=True)]
         assert len(family) == (5 if wrapper else 2)
         os.kill(parent.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=10)
@@ -243,10 +247,10 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> No
     assert not psutil.pid_exists(int(done.stdout))
 
 
-def test_a_player_does_not_outlive_its_killed_keeper(start: Any) -> None:
-    keeper = psutil.Process(start()._child._process.pid)
-    children = keeper.children(recursive=True)
-    keeper.kill()
+def test_a_player_does_not_outlive_its_killed_supervisor(start: Any) -> None:
+    supervisor = psutil.Process(start()._player_process._process.pid)
+    children = supervisor.children(recursive=True)
+    supervisor.kill()
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
 
@@ -276,7 +280,7 @@ def test_a_slow_start_is_waited_for(start: Any) -> None:
 
 def test_a_player_that_died_is_noticed_long_before_the_time_out(start: Any) -> None:
     player = start(mode="crash=3", timeout_s=60)
-    action = player.behaviour.idle()
+    action = encode_idle_action(player.behaviour)
     player.send([action])
     player.receive()
     began = time.monotonic()
@@ -288,7 +292,7 @@ def test_a_player_that_died_is_noticed_long_before_the_time_out(start: Any) -> N
 
 def test_a_reward_that_is_no_number_is_the_scenes_fault(start: Any) -> None:
     player = start(mode="nan=2")
-    player.send([player.behaviour.idle()])
+    player.send([encode_idle_action(player.behaviour)])
     with pytest.raises(
         SceneError, match=r"Basic\.x86_64: behaviour 'Basic\?team=0': reward: got one that is no finite"
     ):
@@ -299,7 +303,9 @@ def test_a_reward_that_is_no_number_is_the_scenes_fault(start: Any) -> None:
 def test_a_behaviour_is_chosen_with_or_without_its_team(start: Any, wanted: str) -> None:
     player = start("Two", behavior_name=wanted)
     assert player.name.startswith(wanted)
-    player.send([player.behaviour.idle()])  # the stand-in refuses a message that leaves the other one's action out
+    player.send(
+        [encode_idle_action(player.behaviour)]
+    )  # the stand-in refuses a message that leaves the other one's action out
     assert len(player.receive().ids) == 1
 
 

@@ -1,4 +1,4 @@
-"""A player and the rows of its agents, through restarts."""
+"""Maps one player's agents to rows of the vector environment, and restarts a player that failed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.unity.behaviour import Behaviour, Steps
-from envs.unity.options import RESTARTS_AT_MOST, Options
+from envs.unity.agent_messages import Steps, encode_actions, encode_idle_action
+from envs.unity.behaviour import Behaviour
+from envs.unity.options import MAX_RESTARTS, Options
 from envs.unity.player import Player, PlayerError, SceneError
 
 _NOBODY = -1
 
 
 class Result:
-    """What a step says of every row, filled in as messages arrive."""
+    """Result of a vector step, filled in row by row as the players' messages arrive."""
 
     def __init__(self, behaviour: Behaviour, rows: int) -> None:
         space, masks = behaviour.observation_space, sum(behaviour.branches)
@@ -25,7 +26,7 @@ class Result:
         self.masks = np.ones((rows, masks), np.bool_)
 
     def info(self) -> dict[str, Any]:
-        """As the vector environment gives it."""
+        """Returns the `info` of the vector environment."""
         found = {"acting": self.acting, "stepped": self.stepped, "lost": self.lost}
         if self.masks.size:
             found["action_mask"] = self.masks
@@ -33,29 +34,29 @@ class Result:
         return {**found, "final_obs": self.last, "_final_obs": ended} if ended.any() else found
 
 
-class Crew:
-    """A player and the rows of its agents.
+class PlayerRows:
+    """A player and the rows of its agents; a player that fails is restarted.
 
     Attributes:
-        player: The player, started anew when it fails.
-        size: How many rows.
-        restarts: How often that happened.
-        faults: Why, as far as nobody has asked yet.
+        player: The running player.
+        size: Number of rows.
+        restarts: Number of restarts so far.
+        faults: Reason of each restart since `take_faults` was last called.
     """
 
     def __init__(self, options: Options, *, number: int, worker: int, begin: int) -> None:
         self._options, self._number, self._worker = options, number, worker
         self.restarts, self._in_a_row, self.faults = 0, 0, list[str]()
         self.player = self._start()
-        # Agents that begin at once; others may come when some have left.
+        # Agents present at the start; others may appear when some have left.
         self.size = options.num_agents or max(1, len(self.player.steps().ids))
         self._rows = range(begin, begin + self.size)
         self._row_of: dict[int, int] = {}
         self._asking: list[int] = []
         self._is_fresh = True
 
-    def begin_anew(self, result: Result) -> None:
-        """Every agent begins an episode; a player that was just started has done so already."""
+    def begin_episodes(self, result: Result) -> None:
+        """Begins an episode of every agent; a player that has just started has done so already."""
         try:
             steps = self.player.steps() if self._is_fresh else self.player.begin()
         except PlayerError as error:
@@ -64,15 +65,15 @@ class Crew:
         self._take(steps, result)
 
     def send(self, continuous: NDArray[np.float32], discrete: NDArray[np.int64]) -> None:
-        """Sends the actions (N, …) of the rows that asked; agents without a row do nothing."""
+        """Sends the actions (N, …) of the rows that requested one; agents without a row idle."""
         self._is_fresh = False
         rows = [row for row in self._asking if row != _NOBODY]
-        wires = iter(self.player.behaviour.to_wire(continuous[rows], discrete[rows]) if rows else ())
-        idle = self.player.behaviour.idle() if len(rows) < len(self._asking) else None
+        wires = iter(encode_actions(self.player.behaviour, continuous[rows], discrete[rows]) if rows else ())
+        idle = encode_idle_action(self.player.behaviour) if len(rows) < len(self._asking) else None
         self.player.send([idle if row == _NOBODY else next(wires) for row in self._asking])
 
     def receive(self, result: Result) -> None:
-        """Takes the player's next message; one that failed is started anew."""
+        """Receives the player's next message; restarts a player that failed."""
         try:
             steps = self.player.receive()
         except PlayerError as error:
@@ -82,16 +83,16 @@ class Crew:
         self._take(steps, result)
 
     def _restart(self, error: PlayerError) -> Steps:
-        """A new player's first steps.
+        """Restarts the player and returns its first steps.
 
         Raises:
-            PlayerError: That happens too often.
+            PlayerError: The player has failed too often in a row.
         """
         while True:
             self.faults.append(f"{str(error).splitlines()[0]} Its log: {error.log}")
-            if self._in_a_row == RESTARTS_AT_MOST:
+            if self._in_a_row == MAX_RESTARTS:
                 raise PlayerError(
-                    f"{error}\nIt was started anew {RESTARTS_AT_MOST} times before, and no episode ended in between.",
+                    f"{error}\nIt was restarted {MAX_RESTARTS} times before, and no episode ended in between.",
                     log=error.log,
                 ) from error
             self.restarts, self._in_a_row = self.restarts + 1, self._in_a_row + 1
@@ -102,13 +103,13 @@ class Crew:
                 error = another
 
     def _start(self) -> Player:
-        """A player; with another seed after each restart, as the same one would lead to the same end."""
+        """Starts a player, with another seed after each restart: the same seed might crash again."""
         return Player(self._options, number=self._number, worker=self._worker, restart=self.restarts)
 
     def _take(self, steps: Steps, result: Result) -> None:
         for number, agent in enumerate(steps.ended_ids.tolist()):
             row = self._row_of.pop(agent, None)
-            if row is None:  # it ended before it ever asked
+            if row is None:  # its episode ended before it requested an action
                 continue
             self._in_a_row = 0
             result.stepped[row], result.rewards[row] = True, steps.last_rewards[number]
@@ -120,7 +121,7 @@ class Crew:
             row = self._row_of.get(agent, _NOBODY)
             if row != _NOBODY:
                 result.stepped[row], result.rewards[row] = True, steps.rewards[number]
-            elif agent not in steps.ended_ids:  # an agent that ended in the same message is told to do nothing
+            elif agent not in steps.ended_ids:  # an agent whose episode ended in the same message idles
                 row = self._row_of[agent] = self._find_free_row(len(steps.ids))
             self._asking.append(row)
             if row != _NOBODY:

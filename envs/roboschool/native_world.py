@@ -1,4 +1,4 @@
-"""What compiled code knows of a world, and what it does in all of them: draw, push, and pose."""
+"""The record of a world that compiled code steps, and what all robots share: random draws, torques and poses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REACHER, PENDULUM, SWING_UP, DOUBLE_PENDULUM, WALKER = range(5)
 HOPS, RUNS_ON_PAWS, KEEPS_BELLY_UP, STANDS = range(4)
 MOST_JOINTS, MOST_FEET = 20, 6
 
-# One world of its own: which (handles and numbers in Bullet), its robot's rules, and its episode so far.
+# One world: its handles and numbers in Bullet, its robot's rules, and the state of its episode.
 WORLD = np.dtype(
     [
         ("client", np.int64),
@@ -68,19 +68,19 @@ WORLD = np.dtype(
 
 @without_gil
 def clip(value: float) -> float:
-    """Within ±1."""
+    """Clips a number to ±1."""
     return min(max(value, -1.0), 1.0)
 
 
 @without_gil
 def draw(world: Any, low: float, high: float) -> float:
-    """A uniform number of the world's own generator."""
+    """Draws a uniform number from the world's own generator."""
     return bullet.uniform(world.bit_generator, low, high)
 
 
 @without_gil
 def push(world: Any, action: Any) -> None:
-    """Clipped torques, and one step of the world."""
+    """Applies clipped torques and steps the world."""
     torques = np.empty(MOST_JOINTS)
     for i in range(world.motors):
         if world.has_float32_torques:
@@ -92,7 +92,7 @@ def push(world: Any, action: Any) -> None:
 
 @without_gil
 def pose_at_random(world: Any, low: float, high: float, first: int, middle: float) -> None:
-    """Joints from `first` on at random around `middle`; the others stay."""
+    """Puts the joints from `first` on at random positions around `middle`; the others stay."""
     positions = np.empty(MOST_JOINTS)
     count = world.joints - first
     for i in range(count):

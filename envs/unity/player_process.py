@@ -1,4 +1,4 @@
-"""A player's process: checked before it starts, kept from outliving us, and heard when it fails."""
+"""Starts a Unity player under its supervisor, stops it, and reads its log when it fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-_KEEPER = Path(__file__).with_name("keeper.py")
+_SUPERVISOR = Path(__file__).with_name("player_supervisor.py")
 _LAST_LINES, _TAIL_BYTES = 8, 4000
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _OTHER_MACHINES = {3: "32-bit x86", 40: "32-bit ARM", **{number: name for name, number in _MACHINES.items()}}
@@ -20,34 +20,34 @@ _FORMATS = {b"MZ": "Windows", b"\xcf\xfa\xed\xfe": "macOS", b"\xca\xfe\xba\xbe":
 _READ_EXECUTE = 0o555
 
 
-class Child:
-    """A running player.
+class PlayerProcess:
+    """The process of a running player, and of the supervisor that kills it if we die.
 
     Attributes:
-        log: Where Unity writes.
+        log: Log file of Unity.
 
     Args:
-        executable: Checked by `check_executable`.
-        arguments: Of its command line.
-        log: Unity's own log file; what the program prints goes beside it.
+        executable: The player's file, checked by `check_executable`.
+        arguments: Command-line arguments of the player.
+        log: Log file that Unity writes; the program's standard output goes to a file beside it.
     """
 
     def __init__(self, executable: Path, arguments: Sequence[str], log: Path) -> None:
         self.log, self._console = log, log.with_suffix(".out")
         log.parent.mkdir(parents=True, exist_ok=True)
         with self._console.open("wb") as console:
-            # -I -S: nothing of ours is imported, and a start takes 20 ms.
+            # -I -S: skips site packages, so that the supervisor starts in 20 ms.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_KEEPER), str(executable.absolute()), *arguments],
+                [sys.executable, "-I", "-S", str(_SUPERVISOR), str(executable.absolute()), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C at a terminal is for us, who end the player in our own time
+                start_new_session=True,  # Ctrl-C at a terminal must reach us alone; we stop the player ourselves
             )
 
     @property
     def ending(self) -> str | None:
-        """How it ended, in words; None while it runs."""
+        """How the player exited, in words; None while it runs."""
         status = self._process.poll()
         if status is None:
             return None
@@ -58,7 +58,11 @@ class Child:
         return f"was ended by signal {-status}"
 
     def end(self, *, grace_s: float) -> None:
-        """Waits for a player that was told to stop, then kills it and everything it started."""
+        """Waits for a player that was asked to stop, then kills its process tree.
+
+        Args:
+            grace_s: Longest wait in seconds before the kill.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
         stdin: IO[bytes] | None = self._process.stdin
@@ -71,7 +75,7 @@ class Child:
                 self._console.unlink()
 
     def last_lines(self) -> str:
-        """Where the log is, and the end of it, for a message."""
+        """Last lines of the player's log, with its path, for an error message."""
         parts = []
         for path in (self.log, self._console):
             lines = _tail(path)
@@ -91,10 +95,10 @@ def _tail(path: Path) -> list[str]:
 
 
 def check_executable(path: Path) -> None:
-    """Makes a player's file executable, as a download from S3 is not, and refuses what cannot run here.
+    """Makes a player's file executable, as a download from S3 is not, and rejects one that cannot run here.
 
     Raises:
-        ValueError: It is no program, or one for another machine, or its mode cannot be changed.
+        ValueError: The file is no program, is built for another machine, or its mode cannot be changed.
     """
     with path.open("rb") as file:
         head = file.read(20)

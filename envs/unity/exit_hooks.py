@@ -1,7 +1,7 @@
-"""What is done when the program ends, before Python waits for the threads of its thread pools.
+"""Runs functions at the interpreter's exit, before Python joins the threads of its thread pools.
 
-`atexit` comes after that wait since Python 3.9, and a thread of a gRPC server that waits for a player's next message
-never ends by itself: a program that forgot to close its environment would hang.
+Since Python 3.9 `atexit` runs after that join, and a gRPC thread that waits for a player's next message never ends by
+itself: a program that forgot to close its environment would hang.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _is_registered = False
 
 
 def register(function: Callable[[], object]) -> Callable[[], object]:
-    """Has a function called when the program ends, as `atexit.register`, but earlier."""
+    """Registers a function to call at exit, as `atexit.register`, but earlier."""
     global _is_registered
     if not _is_registered:
         threading._register_atexit(_run)  # type: ignore[attr-defined]  # what concurrent.futures itself uses
@@ -25,7 +25,7 @@ def register(function: Callable[[], object]) -> Callable[[], object]:
 
 
 def unregister(function: Callable[[], object]) -> None:
-    """Takes it back."""
+    """Removes a registered function."""
     while function in _functions:
         _functions.remove(function)
 
@@ -34,5 +34,5 @@ def _run() -> None:
     while _functions:
         try:
             _functions.pop()()
-        except Exception:  # the others are called all the same
+        except Exception:  # the other functions must still run
             traceback.print_exc()

@@ -1,7 +1,7 @@
-"""The messages of mlagents-envs 0.28.0, loaded by a protobuf that is newer than its generated code.
+"""Protobuf message classes of mlagents-envs 0.28.0, built for a protobuf newer than its generated code.
 
-Protobuf from 4 on refuses to import those modules. Each holds its serialized file descriptor as a literal, and that is
-all that protobuf needs to make the same classes.
+Protobuf 4 and later refuse to import those modules. Each of them holds its serialized file descriptor as a literal,
+from which protobuf builds the same classes. `agent_messages` decodes and encodes them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AS_BYTES = {
 
 
 class MessageFinder:
-    """Finds the generated modules; every other name is left to other finders."""
+    """Import hook that finds the generated modules and ignores every other name."""
 
     @staticmethod
     def find_spec(
@@ -51,10 +51,10 @@ class MessageFinder:
 
 
 def allow_messages() -> None:
-    """Lets `mlagents_envs` be imported; a second call changes nothing.
+    """Makes `mlagents_envs` importable; a second call changes nothing.
 
     Raises:
-        ImportError: Another version of it is installed, or none.
+        ImportError: Another version of mlagents-envs is installed, or none.
     """
     if MessageFinder in sys.meta_path:
         return
@@ -77,10 +77,10 @@ def message_modules() -> list[str]:
 
 @cache
 def wire_class(name: str) -> type[Any]:
-    """A message class of the package whose lists of numbers are bytes: the same on the wire, and quick to read.
+    """Returns a message class whose packed lists of numbers are bytes fields: the same on the wire, faster to read.
 
     Args:
-        name: Of the message, as `UnityMessageProto`.
+        name: Name of the message, as `UnityMessageProto`.
     """
     found: type[Any] = message_factory.GetMessageClass(
         _wire_pool().FindMessageTypeByName(f"communicator_objects.{name}")
@@ -129,7 +129,7 @@ class _MessageLoader(Loader):
         self._file = file
 
     def exec_module(self, module: ModuleType) -> None:
-        """Makes the module's classes and enums from its descriptor."""
+        """Builds the module's classes and enums from its descriptor."""
         serialized = _read_descriptor(self._file)
         for needed in descriptor_pb2.FileDescriptorProto.FromString(serialized).dependency:
             importlib.import_module(needed.removesuffix(".proto").replace("/", ".") + _SUFFIX)
@@ -148,7 +148,7 @@ def _folder() -> Path:
 
 
 def _read_descriptor(file: Path) -> bytes:
-    """The descriptor that a generated module holds as `serialized_pb=_b('…')`, without running it."""
+    """Reads the descriptor that a generated module holds as `serialized_pb=_b('…')`, without running the module."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.keyword) and node.arg == "serialized_pb" and isinstance(node.value, ast.Call):
             literal = node.value.args[0]

@@ -1,4 +1,4 @@
-"""Our end of the wire to one player: a gRPC server on this machine's own address, on a port nobody else has."""
+"""Connection to one Unity player: a gRPC server on 127.0.0.1 that sends and receives its messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from envs.unity.messages import wire_class
+from envs.unity.message_classes import wire_class
 from envs.unity.protocol import Communicator, UnityCommunicationException, UnityTimeOutException
 
 _SERVICE, _METHOD = "communicator_objects.UnityToExternalProto", "Exchange"
@@ -21,19 +21,19 @@ _WORKERS, _GRACE_S = 2, 0.5
 _OK = 200
 
 
-class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed for strict mode
-    """Exchanges messages with a player, in the place of mlagents-envs' own communicator.
+class PlayerConnection(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed for strict mode
+    """Exchanges messages with a player; replaces mlagents-envs' own communicator.
 
-    Unlike that one it lets the system choose the port, so that no two processes ask for the same one; listens on this
-    machine alone; takes messages of any size; does not pickle them through a pipe on their way; and notices within a
-    tenth of a second that a player has died.
+    Unlike that one, it lets the system choose the port, so that two processes never collide; listens on this machine
+    alone; accepts messages of any size; does not pickle them through a pipe; and notices a dead player within a tenth
+    of a second.
 
     Attributes:
-        port: For the player's `--mlagents-port`.
+        port: Port to pass as the player's `--mlagents-port`.
 
     Args:
         base_port: The first port to try, or None for any that is free.
-        timeout_s: Longest wait for a message.
+        timeout_s: Longest wait for a message, in seconds.
     """
 
     def __init__(self, base_port: int | None, *, timeout_s: float) -> None:
@@ -62,17 +62,17 @@ class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed fo
         raise ValueError(f"base_port: got {base_port}, from which on no port is free; expected a lower one, or none.")
 
     def _take(self, request: bytes, context: Any) -> bytes:
-        """A message of the player; its answer is what we say next."""
+        """Handles a request of the player; the response is our next message."""
         if not self._is_open:
             return _goodbye()
         self._received.put(request)
         return self._answers.get()
 
     def initialize(self, inputs: Any, poll_callback: Callable[[], None] | None = None) -> Any:
-        """Takes the player's parameters and answers with ours; called by UnityEnvironment.
+        """Receives the player's parameters and answers with ours; called by UnityEnvironment.
 
         Raises:
-            UnityTimeOutException: No player came.
+            UnityTimeOutException: No player connected in time.
         """
         parameters = self.receive(poll_callback)
         self.send_input(inputs)
@@ -91,16 +91,16 @@ class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed fo
         self.send(message)
 
     def send(self, message: Any) -> None:
-        """Sends a wire message, as one that asks the player to go on."""
+        """Sends a message with the status OK, on which the player continues."""
         message.header.status = _OK
         self._answers.put(message.SerializeToString())
 
     def receive(self, poll_callback: Callable[[], None] | None = None) -> Any:
-        """The output of the player's next message; None when it says goodbye.
+        """Receives the player's next message and returns its output; None when the player quits.
 
         Raises:
-            UnityTimeOutException: There was none in time.
-            UnityCommunicationException: It is no message.
+            UnityTimeOutException: No message arrived in time.
+            UnityCommunicationException: What arrived is not a message of ML-Agents.
         """
         deadline = time.monotonic() + self._timeout_s
         while True:
@@ -119,10 +119,10 @@ class Link(Communicator):  # type: ignore[misc]  # mlagents_envs is not typed fo
         return message.unity_output if message.header.status == _OK else None
 
     def close(self) -> None:
-        """Tells the player to stop, and frees the port; a second call does nothing."""
+        """Asks the player to stop, and frees the port; a second call does nothing."""
         if self._is_open:
             self._is_open = False
-            for _ in range(_WORKERS):  # whoever waits for an answer; a thread that still did would hold up our exit
+            for _ in range(_WORKERS):  # releases the threads that wait for an answer; one of them would block our exit
                 self._answers.put(_goodbye())
             self._server.stop(grace=_GRACE_S)
 

@@ -1,9 +1,9 @@
-"""Runs a player and ends it, and everything it started, when its own parent is gone, however that came.
+"""Supervises a Unity player and kills its process tree when the parent process exits, SIGKILL included.
 
-A program of its own, `python keeper.py COMMAND…`, because nothing inside a process outlives its SIGKILL. The parent
-holds the other end of standard input; when that closes, the player is killed with all that descends from it. If the
-keeper itself is killed, the kernel kills the player, though not what a wrapper script started beside it. The player's
-exit status becomes its own.
+Runs as a separate program, `python player_supervisor.py COMMAND…`, because no code inside a process runs after its
+SIGKILL. The parent holds the other end of standard input; when that closes, the player and all its descendants are
+killed. If the supervisor itself is killed, the kernel kills the player, but not what a wrapper script started beside
+it. The supervisor exits with the player's exit status.
 """
 
 import contextlib
@@ -19,17 +19,18 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CANNOT_RUN = 126
 
 
-def _die_with_keeper() -> None:
+def _die_with_supervisor() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Runs the command until it ends, or until standard input closes."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # its death repeats the player's, which had its own chance
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the player leaves behind becomes ours
+    """Runs the command until it exits, or until standard input closes."""
+    # This process ends by the player's signal; the player itself may have dumped core before.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the player become our children
     try:
         # The hook is safe here: this process has one thread.
-        player = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_keeper)
+        player = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_die_with_supervisor)
     except OSError as error:
         sys.stderr.write(
             f"{sys.argv[1]} cannot be run: {error.strerror}, of the file or of the program that it names\n"
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def _kill_descendants() -> None:
-    """Kills our children until there are none: those of a killed one become ours."""
+    """Kills our children until none is left; the children of a killed one become ours."""
     while True:
         for child in _children():
             with contextlib.suppress(ProcessLookupError):
@@ -61,7 +62,7 @@ def _kill_descendants() -> None:
 
 
 def _children() -> list[int]:
-    """By their parents: the kernel's own list of children is empty in some containers."""
+    """Process ids whose parent is this process: the kernel's own list of children is empty in some containers."""
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:

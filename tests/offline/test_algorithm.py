@@ -255,13 +255,13 @@ def test_a_log_without_probabilities_or_an_environment(folder: Path, few: str) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--preset", "cartpole-bcq"), "data: got no data; expected logged episodes. Name them by --data"),
+        (("--preset", "cartpole-bcq"), "data: got no data; expected logged episodes. Name them with --data"),
         (("--data", "none.csv"), "data: got 'none.csv', which does not exist"),
         (("--data", "data/cartpole.csv", "rl.training.run=IQL"), "got 'IQL' for data with discrete actions"),
         (("--data", "data/cartpole.csv", "rl.training.run=PPO"), "expected an algorithm that learns from data"),
         (
             ("--data", "data/cartpole.csv", "rl.training.config.kl_coeff=1", "rl.training.stop.timesteps_total=5"),
-            "rl.training.config.kl_coeff: got 1.0 from the command line; expected a setting of BCQ: train_batch_size",
+            "rl.training.config.kl_coeff: got 1.0 from the command line; expected a setting of BCQ: seed, horizon",
         ),
         (
             ("--data", "data/cartpole.csv", "rl.training.config.gamma=1"),

@@ -47,7 +47,7 @@ def train_deepracer(argv: Sequence[str]) -> int:
     from runtime.jobs.deepracer_training_worker import run_worker
     from runtime.report.report_command import finish
 
-    return run_job(lambda container, stop: finish(run_worker(container, stop, _settings(argv, container))))
+    return run_job(lambda container, stop: run_worker(container, stop, _settings(argv, container), finish))
 
 
 def evaluate_deepracer(argv: Sequence[str]) -> int:

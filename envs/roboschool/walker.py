@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.roboschool.walker_rewards import joint_at_limit_cost, motor_cost, walker_reward
+from envs.roboschool.walker_rewards import joint_at_limit_cost, joints_at_limits_cost, motor_cost, walker_reward
 from envs.roboschool.walker_specs import WalkerSpec
 from envs.roboschool.world import BodyPose, World
 
@@ -148,7 +148,7 @@ class Walker:
                 effort_scale=self.spec.effort_scale,
                 electricity_factor=course.electricity_factor(self),
             ),
-            joints_at_limits=self.joint_limit_cost * int(np.count_nonzero(np.abs(self._joint_positions) > 0.99)),
+            joints_at_limits=joints_at_limits_cost(self._joint_positions, each=self.joint_limit_cost),
             feet_collisions=0 if self._as_port else collisions,  # port: the feet collision cost is switched off
         )
         fallen = (alive < 0 and not self.never_falls) or not math.isfinite(float(observation.sum()))

@@ -59,6 +59,16 @@ def joint_at_limit_cost(*, as_port: bool) -> float:
     return _PORT_JOINT_AT_LIMIT_COST if as_port else _JOINT_AT_LIMIT_COST
 
 
+def joints_at_limits_cost(joint_positions: NDArray[np.float32], *, each: float) -> float:
+    """Cost of all joints that are within 1 % of their range from a limit.
+
+    Args:
+        joint_positions: (A,) positions in their range, -1 to 1.
+        each: Cost of each, from `joint_at_limit_cost`.
+    """
+    return each * int(np.count_nonzero(np.abs(joint_positions) > 0.99))
+
+
 def alive_hopper(z: float, pitch: float, feet: Sequence[float]) -> float:
     """Alive reward of Hopper and Walker2d: above 0.8 m and upright."""
     return 1.0 if z > 0.8 and abs(pitch) < 1.0 else -1.0

@@ -24,7 +24,7 @@ from runtime.families.deepracer.places import PLACES, Places
 from runtime.families.deepracer.storage import Bucket, Uploads
 from runtime.jobs.training import Request, run_training
 from runtime.outputs.console import Reporter
-from runtime.outputs.result import JobResult
+from runtime.outputs.result import Finish
 from runtime.settings.schema import StopCriteria
 from runtime.settings.types import Setting, coerce
 
@@ -58,13 +58,14 @@ _PLACES = (
 )
 
 
-def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any]) -> JobResult | None:
+def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, Any], finish: Finish) -> None:
     """Runs the notebook's training job, and uploads its files if a bucket is given.
 
     Args:
         container: The container that the job runs in.
         stop: The stop request.
         settings: Settings of the command line, which override the container's hyperparameters.
+        finish: Ends the training as its command does.
 
     Raises:
         UserError: A hyperparameter or a file is invalid.
@@ -92,12 +93,11 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
         bare = dataclasses.replace(container, hyperparameters={})
         results = None if container.base is not None else layout.root
         request = Request(overrides, results=results, family=DeepRacerFamily(records))
-        result = run_training(bare, stop, request)
+        finish(run_training(bare, stop, request))  # before uploads, which may fail
         if uploads is not None:
             uploads.send()
             assert places.bucket is not None
             Uploads(layout.model, {"": (places.bucket, f"{places.prefix}/model/")}).send()
-    return result
 
 
 def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:

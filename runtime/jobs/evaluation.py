@@ -67,8 +67,8 @@ def run_evaluation(
     with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         context = RunContext(container, layout, reporter, stop, Path(scratch))
         evaluation, family = _open(asked, place, context)
+        result = family.evaluate(evaluation, context)
         with _writing(layout.data):
-            result = family.evaluate(evaluation, context)
             write_json(layout.data / FILE, result.report)
     summary = replace(result.summary, facts={"results": str(layout.data / FILE), **result.summary.facts})
     return JobResult(summary, reporter, _find_training(container, place, out))

@@ -111,6 +111,7 @@ def run_training(
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
         ):
+            write_config(layout, config)
             context = RunContext(
                 container=container,
                 layout=layout,
@@ -122,11 +123,12 @@ def run_training(
                 ray_options=request.ray_options,
             )
             summary = _train(algorithm, training, context)
+        exports = _describe_exports(layout.model)
     except BaseException:
         reporter.close()
         raise
     seconds = f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"
-    facts = {**summary.facts, "seconds": seconds, "exports": _describe_exports(layout.model)}
+    facts = {**summary.facts, "seconds": seconds, "exports": exports}
     return JobResult(replace(summary, facts=facts), reporter, layout)
 
 
@@ -141,7 +143,6 @@ def find_parts(config: JobConfig, request: Request) -> tuple[Algorithm, EnvFamil
 def _train(algorithm: Algorithm, training: Training, context: RunContext) -> Summary:
     """Notes what the job is and resumes from, and trains."""
     config = training.prepared.config
-    write_config(context.layout, config)
     starting = RESUMING if context.start.is_same_job else STARTING
     context.stop.begin(starting if algorithm.acts_in_environment else WORKING)
     for note in config.notes:

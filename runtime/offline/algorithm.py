@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from runtime.environments.recording import Episode
 from runtime.interfaces.algorithm import Training
 from runtime.interfaces.context import RunContext
 from runtime.offline import rules
-from runtime.offline.settings import ALGORITHMS, STOP_CRITERIA, OfflineSettings
+from runtime.offline.settings import ALGORITHMS, STOP_CRITERIA, TRAINING_ITERATIONS, OfflineSettings
 from runtime.outputs.console import Summary
 from runtime.policies.acting import ActingPolicy
 from runtime.settings.catalog import Draft
@@ -25,6 +26,7 @@ class OfflineLearning:
     settings = OfflineSettings
     stop_criteria = STOP_CRITERIA
     inputs = ("data",)
+    general: Mapping[str, object] = {"stop.training_iteration": TRAINING_ITERATIONS}
     chooses_preset = False
     uses_cluster = False
     acts_in_environment = False

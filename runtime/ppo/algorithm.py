@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ class PPO:
     settings = PPOSettings
     stop_criteria = tuple(StopCriteria.settings())
     inputs: tuple[str, ...] = ()
+    general: Mapping[str, object] = {}
     chooses_preset = True
     uses_cluster = True
     acts_in_environment = True
@@ -52,7 +54,7 @@ class PPO:
 
         config, family = training.prepared.config, training.family
         env = family.describe_env(training.prepared, training.creator, context.layout)
-        job = TrainingJob(config, env, family, context)
+        job = TrainingJob(config, env, family, context, family.callbacks(config, env, context))
         try:
             with ray_hosts(
                 context.container,

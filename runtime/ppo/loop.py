@@ -25,7 +25,7 @@ from runtime.environments.recording import Recorder
 from runtime.environments.spec import EnvSpec
 from runtime.errors import JobError, UserError, find_cause
 from runtime.interfaces.context import RunContext
-from runtime.interfaces.family import EnvFamily
+from runtime.interfaces.family import AfterIteration, EnvFamily
 from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
@@ -57,6 +57,7 @@ class TrainingJob:
         env: Its environment.
         family: The environment's family.
         context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+        after_iteration: The family's callback, or None.
         hosts: What it may use now; hosts come and go.
     """
 
@@ -64,6 +65,7 @@ class TrainingJob:
     env: EnvSpec
     family: EnvFamily
     context: RunContext
+    after_iteration: AfterIteration | None = None
     hosts: Hosts = field(default_factory=Hosts)
 
 
@@ -132,7 +134,6 @@ class Training:
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
         self._metrics.describe(job.config.values(), objective="episode_reward_mean")
         self._recorder = Recorder(env, why_not=probed.why_no_video)
-        self._after_iteration = job.family.callbacks(job.config, env, context)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._has_advised = False
@@ -260,7 +261,7 @@ class Training:
             **to_row(result, state.recent_episodes),
         }
         state.timesteps_total, state.episode_reward_mean = int(row["timesteps_total"]), row.get("episode_reward_mean")
-        after_iteration = self._after_iteration
+        after_iteration = self._job.after_iteration
         if after_iteration is not None:
             row |= _with_causes(lambda: after_iteration(self._algorithm, result, state))
         state.faults = dict(self._watch.counts)

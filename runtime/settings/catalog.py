@@ -52,6 +52,7 @@ class AlgorithmRules(Protocol):
         settings: Type of its settings below `rl.training.config`.
         stop_criteria: Names below `rl.training.stop` that it takes.
         inputs: Settings below `rl.training` that it alone takes; one of them chooses it where `run` is not set.
+        general: Settings for a job that no preset is for, where `chooses_preset` is false.
         chooses_preset: Whether the environment's own preset, or the default one, applies where none is named.
     """
 
@@ -63,6 +64,8 @@ class AlgorithmRules(Protocol):
     def stop_criteria(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def inputs(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def general(self) -> Mapping[str, object]: ...  # noqa: D102
     @property
     def chooses_preset(self) -> bool: ...  # noqa: D102
 

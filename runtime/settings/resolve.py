@@ -143,6 +143,7 @@ class _Resolver:
             algorithm = next(taking, algorithm)
             self._draft.values["run"] = algorithm.names[0]
         if not algorithm.chooses_preset:
+            self._draft.set_missing(algorithm.general, "default for any log")
             return None
         prefix = f"{_ENV_CONFIG}."
         env_config = {path.removeprefix(prefix): value for path, value in named.items() if path.startswith(prefix)}

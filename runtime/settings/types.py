@@ -152,7 +152,7 @@ def _schedule(value: Any) -> float | list[list[float]]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError
     return value
 

@@ -16,7 +16,7 @@ from runtime.artifacts.checkpoint import JobState, read_state
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.policy_file import read_policy
 from runtime.container.layout import Layout
-from runtime.errors import UserError
+from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, run_race, write_results
@@ -51,7 +51,13 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     data = context.layout.data
     records = Layout.of_results(evaluation.place).deepracer  # of a training, where log tools find both
     traces = records if records.is_dir() and data.is_relative_to(evaluation.place) else data
-    return race(checkpoints, chosen, context, traces=traces)
+    try:
+        return race(checkpoints, chosen, context, traces=traces)
+    except OSError as error:
+        where = error.filename or data
+        raise PlatformError(
+            f"{where}: could not be written: {error.strerror or error}. Choose another --out."
+        ) from error
 
 
 def race(

@@ -16,6 +16,7 @@ from gymnasium.utils.env_checker import check_env
 import envs
 from envs.roboschool.registration import ROBOSCHOOL_IDS
 from envs.roboschool.robots import build_robot
+from envs.roboschool.walker_rewards import joints_at_limits_cost
 
 ROOT = Path(__file__).resolve().parents[3]
 # openai/roboschool 1.0.49: observations, actions, step limit, threshold.
@@ -167,14 +168,13 @@ def test_a_walkers_progress_is_what_its_parts_gain_without_the_floor() -> None:
 
 
 def test_joints_at_their_limit_cost_twice_the_ports() -> None:
-    env, ported = make_in_python("Hopper"), make_in_python("Hopper", compat="bullet")
-    for e in (env, ported):
-        e.reset(seed=0)
-        e.robot._joint_positions = np.array([1.0, -1.0, 0.0], np.float32)
-    assert env.robot._joints_cost() == pytest.approx(-0.4)
-    assert ported.robot._joints_cost() == pytest.approx(-0.2)
-    for e in (env, ported):
-        e.close()
+    positions = np.array([1.0, -1.0, 0.0], np.float32)
+    costs = {}
+    for compat in ("roboschool", "bullet"):
+        env = make_in_python("Hopper", compat=compat)
+        costs[compat] = joints_at_limits_cost(positions, each=env.robot.joint_limit_cost)
+        env.close()
+    assert costs == {"roboschool": pytest.approx(-0.4), "bullet": pytest.approx(-0.2)}
 
 
 def test_a_cheetah_on_its_knees_is_done_but_not_in_the_port() -> None:

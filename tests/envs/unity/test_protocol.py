@@ -294,7 +294,7 @@ def test_a_reward_that_is_no_number_is_the_scenes_fault(start: Any) -> None:
     player = start(mode="nan=2")
     player.send([encode_idle_action(player.behaviour)])
     with pytest.raises(
-        SceneError, match=r"Basic\.x86_64: behaviour 'Basic\?team=0': reward: got one that is no finite"
+        SceneError, match=r"Basic\.x86_64: behaviour 'Basic\?team=0': reward: got a value that is not a finite number"
     ):
         player.receive()
 

@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
 
-.PHONY: train deepracer test test-system test-image image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity clean
+.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -19,35 +19,37 @@ deepracer: install
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: install
-	$(MAKE) --jobs 2 lint $(PEERS)/.installed
+test: $(PEERS)/.installed
 	$(PYTEST) -m "not system" $(PYTEST_ARGS)
 
 # What takes minutes or machines of its own: several hosts, notebooks, learning to a threshold, SageMaker's whole jobs.
 test-system: install
 	$(MAKE) --jobs 2 $(PEERS)/.installed $(SDK3)/.installed
-	$(PYTEST) -m system $(PYTEST_ARGS)
+	$(PYTEST) -m system --ignore tests/docker $(PYTEST_ARGS)
+	$(MAKE) test-docker
 
-# Runs the CPU image's own build steps in Debian roots, as root, with debootstrap; no container engine is needed.
-test-image: install
-	IMAGE_TESTS=$${IMAGE_TESTS:-$$(mktemp -d)} $(BIN)/pytest tests/image -s
+# The images, by the Docker daemon that runs; where none does, root starts one for the tests. tests/docker/engine.py says
+# what it takes, and which variables save time. Without all that they skip, and say why.
+test-docker: install
+	$(MAKE) --jobs 2 $(PEERS)/.installed $(SDK3)/.installed
+	$(BIN)/pytest tests/docker $(PYTEST_ARGS)
 
 # TORCH_INDEX is the URL of PyTorch's CPU wheels; PyTorch's installation page has it.
 image:
-	@test -n "$(TORCH_INDEX)" || { echo "make image: TORCH_INDEX is missing, the URL of PyTorch's CPU wheels"; exit 2; }
-	docker build --file Dockerfile.cpu --build-arg TORCH_INDEX=$(TORCH_INDEX) --tag smrl:cpu .
+	@TORCH_INDEX="$(TORCH_INDEX)" $(PYTHON) images/build.py cpu $(IMAGE_ARGS)
 
-# A bill of materials (CycloneDX), and known vulnerabilities, of what the CPU image ships.
+# A bill of materials (CycloneDX), which the image has as /opt/smrl/sbom.cdx.json too.
 sbom: install
-	$(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet cyclonedx-bom pip-audit
-	.venv/audit/bin/cyclonedx-py requirements images/cpu.txt --output-file sbom.cpu.json
+	$(BIN)/python images/sbom.py cpu sbom.cpu.json
 
-audit: sbom
+# Known vulnerabilities of what the CPU image ships.
+audit: install
+	$(BIN)/python -m venv .venv/audit && .venv/audit/bin/pip install --quiet pip-audit
 	sed 's/+cpu//; s/ --hash.*//' images/cpu.txt > .venv/audit/packages.txt
 	.venv/audit/bin/pip-audit --requirement .venv/audit/packages.txt --no-deps --disable-pip
 
 image-gpu:
-	docker build --file Dockerfile.gpu --tag smrl:gpu .
+	@TORCH_INDEX="$(TORCH_INDEX)" $(PYTHON) images/build.py gpu $(IMAGE_ARGS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -85,6 +87,10 @@ bench-tuning: install
 bench-unity: install
 	$(BIN)/python -m benchmarks.unity
 
+# Writes benchmarks/image.md; on an idle machine with a Docker daemon.
+bench-image: install
+	$(BIN)/python -m benchmarks.image
+
 install: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
@@ -95,15 +101,16 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	$(BIN)/python -m runtime.ppo.compiled.compile_ahead
 	touch $(STAMP)
 
-# TensorFlow and the SageMaker SDK, which tests run against our files and our server.
+# TensorFlow and the SageMaker SDK, which tests run against our files and our server. Most of their modules are never
+# imported, so none is compiled here.
 $(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
 	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt
 	touch $@
 
 $(SDK3)/.installed: tests/peers/sdk3.txt $(STAMP)
 	test -x $(SDK3)/bin/python || $(BIN)/python -m venv $(SDK3)
-	$(SDK3)/bin/pip install --quiet --requirement tests/peers/sdk3.txt
+	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
 	touch $@
 
 clean:

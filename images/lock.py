@@ -25,7 +25,8 @@ def lock(kind: str) -> str:
     done = subprocess.run(
         [*command, "--constraint", "constraints.txt", "."], cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
-    lines, torch = [], ""
+    lines = []
+    torch = ""
     for found in json.loads(done.stdout)["install"]:
         name, version = found["metadata"]["name"], found["metadata"]["version"]
         if name == "smrl":

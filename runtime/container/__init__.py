@@ -1,1 +1,1 @@
-"""Where a job runs: paths, signals, exit codes, and the platform's hooks."""
+"""The container a job runs in: paths, signals, exit codes, and the platform's hooks."""

@@ -16,7 +16,7 @@ def setdefault_environment(defaults: Mapping[str, str]) -> None:
 
 
 def find_ray_root() -> Path | None:
-    """The folder for Ray's files, as RAY_TMPDIR names it; None if it is not set."""
+    """Returns the folder for Ray's files that RAY_TMPDIR names; None if it is not set."""
     root = os.environ.get("RAY_TMPDIR")
     return Path(root).absolute() if root else None
 

@@ -18,10 +18,10 @@ _NVIDIA_SMI_TIMEOUT_S = 20
 
 
 def count_cpus(cgroup: Path = _CGROUP) -> int:
-    """CPUs by affinity and cgroup quota; SM_NUM_CPUS counts the host's and is wrong in a limited container.
+    """Counts CPUs by affinity and cgroup quota; SM_NUM_CPUS counts the host's and is wrong in a limited container.
 
     Args:
-        cgroup: Where the cgroup file system is mounted.
+        cgroup: Mount point of the cgroup file system.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota, _, period = _read(cgroup / "cpu.max").partition(" ")
@@ -33,7 +33,7 @@ def count_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def count_gpus() -> int:
-    """GPUs that SageMaker's toolkit counted (SM_NUM_GPUS), or that NVIDIA's driver lists without a toolkit."""
+    """Counts GPUs: as SageMaker's toolkit did (SM_NUM_GPUS), or as NVIDIA's driver lists them without a toolkit."""
     counted = os.environ.get("SM_NUM_GPUS")
     if counted is not None:
         return int(counted) if counted.isdigit() else 0
@@ -45,22 +45,33 @@ def count_gpus() -> int:
 
 
 def measure_memory(cgroup: Path = _CGROUP) -> float:
-    """Bytes that this process may use, by the machine and by the cgroup's limit.
+    """Measures the memory in bytes that this process may use, limited by the machine and the cgroup.
 
     Args:
-        cgroup: Where the cgroup file system is mounted.
+        cgroup: Mount point of the cgroup file system.
     """
     return min(float(psutil.virtual_memory().total), _memory_limit(cgroup))
 
 
 def measure_free_memory(cgroup: Path = _CGROUP) -> float:
-    """Bytes that are still free, by the machine and by the cgroup's limit.
+    """Measures the memory in bytes that is still free, limited by the machine and the cgroup.
+
+    Args:
+        cgroup: Mount point of the cgroup file system.
+    """
+    used = _read(cgroup / "memory.current") or _read(cgroup / "memory/memory.usage_in_bytes")
+    return min(float(psutil.virtual_memory().available), _memory_limit(cgroup) - float(used or 0))
+
+
+def count_oom_kills(cgroup: Path = _CGROUP) -> int:
+    """Processes of this cgroup that the kernel has killed as they needed more memory than the limit.
 
     Args:
         cgroup: Where the cgroup file system is mounted.
     """
-    used = _read(cgroup / "memory.current") or _read(cgroup / "memory/memory.usage_in_bytes")
-    return min(float(psutil.virtual_memory().available), _memory_limit(cgroup) - float(used or 0))
+    text = _read(cgroup / "memory.events") or _read(cgroup / "memory/memory.oom_control")
+    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return int(counts.get("oom_kill", 0))
 
 
 def _memory_limit(cgroup: Path) -> float:
@@ -69,7 +80,7 @@ def _memory_limit(cgroup: Path) -> float:
 
 
 def _read(path: Path) -> str:
-    """The text of a cgroup's file; empty where this version of cgroups has none."""
+    """Reads a cgroup's file; empty if this version of cgroups does not have it."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError:

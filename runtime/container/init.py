@@ -15,6 +15,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 COMMANDS = (
@@ -46,18 +47,61 @@ _OK = 200
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what a container was asked for; returns its exit code."""
     held = _hold_signals()
+    from runtime.container.hardware import count_oom_kills
     from runtime.container.serving_settings import serving_port
     from runtime.errors import UserError
 
     words = list(sys.argv[1:] if argv is None else argv)
     if words == ["health"]:
         return check_health(serving_port(), is_server=_is_server())
+    provide_home()
     try:
         command = find_command(words)
     except UserError as error:
         sys.stderr.write(f"smrl: error: {error}\n")
         return error.exit_code
-    return run(command, held)
+    killed_before, began = count_oom_kills(), time.time()
+    code = run(command, held)
+    if code and (killed := count_oom_kills() - killed_before) > 0:
+        report_out_of_memory(killed, since=began)
+    return code
+
+
+def provide_home() -> None:
+    """Has Ray and matplotlib keep their files in the temporary folder where the user's own cannot be written.
+
+    A user that the image does not know (`docker run --user`) has `/`, and a read-only root has no writable one.
+    """
+    import tempfile
+
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        with contextlib.suppress(FileNotFoundError):  # no folder at all can be written to
+            os.environ["HOME"] = tempfile.gettempdir()
+
+
+def report_out_of_memory(killed: int, *, since: float) -> None:
+    """Says on stderr and on the failure file's first line that memory ran out, as a killed process cannot.
+
+    Args:
+        killed: Number of processes that the kernel has killed for it.
+        since: When the command started, in seconds since 1970; an older failure file is another job's.
+    """
+    from runtime.container.hardware import measure_memory
+    from runtime.container.layout import Container, find_base
+
+    reason = (
+        f"memory: got {killed} process(es) killed by the kernel's out-of-memory killer; expected all of this container "
+        f"to fit into {measure_memory() / 1e9:.1f} GB. Give it more memory, or use fewer env runners or a smaller "
+        "train_batch_size."
+    )
+    sys.stderr.write(f"smrl: error: {reason}\n")
+    container = Container(base=find_base())
+    told = ""
+    if container.base is not None:
+        with contextlib.suppress(OSError, UnicodeError):
+            file = container.base / "output" / "failure"
+            told = file.read_text(encoding="utf-8") if file.stat().st_mtime >= since else ""
+    container.write_failure(f"{reason}\n{told}".rstrip())
 
 
 def _hold_signals() -> set[int]:
@@ -68,7 +112,7 @@ def _hold_signals() -> set[int]:
 
 
 def find_command(words: Sequence[str]) -> list[str]:
-    """The program and its arguments for the words after the image's name.
+    """Returns the program and its arguments for the words after the image's name.
 
     Raises:
         UserError: There is no such command.
@@ -135,7 +179,7 @@ def _become(command: Sequence[str]) -> None:
 
 
 def _reap() -> tuple[int, int] | None:
-    """A child that has ended and its exit code, negative for a signal; None where there is none."""
+    """Reaps an ended child; returns it and its exit code (negative for a signal), or None if no child has ended."""
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
@@ -151,7 +195,7 @@ def _is_server() -> bool:
 
 
 def check_health(port: int, *, is_server: bool) -> int:
-    """0 where nothing is to be served, as in training, or what is served answers /ping; else 1."""
+    """Returns 0 if the server answers /ping or the container does not serve, as in training; else 1."""
     if not is_server:
         return 0
     import http.client

@@ -1,4 +1,4 @@
-"""The frame around every job: exit codes, the failure file, and signals from the first moment on."""
+"""Runs every job inside one frame: exit codes, the failure file, and signal handling from the start."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_job(
 
     Args:
         work: The job.
-        phase: What it does at first.
+        phase: Phase in which the job starts.
         ends_process: Whether the process ends with it, so that no later signal may change how.
 
     Returns:

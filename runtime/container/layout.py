@@ -1,4 +1,4 @@
-"""A job's place in its container: what the platform tells it, and where it reads and writes.
+"""A job's container: the platform's settings, and the folders that the job reads and writes.
 
 Source: sagemaker-training 5.1.4 and the SageMaker training contract.
 """
@@ -29,7 +29,7 @@ PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_mod
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a job writes.
+    """The folders that a job writes to.
 
     Attributes:
         root: Folder that the last screen shows; the base folder in a container.
@@ -37,7 +37,7 @@ class Layout:
         data: metrics.jsonl, learning curve, TensorBoard events, evaluation.json.
         videos: mp4 files.
         checkpoints: Checkpoints.
-        intermediate: What notebooks read while a job runs.
+        intermediate: Folder that notebooks read while a job runs.
     """
 
     root: Path
@@ -49,28 +49,29 @@ class Layout:
 
     @property
     def deepracer(self) -> Path:
-        """What DeepRacer's tools read, in their own layout."""
+        """Folder of the files that DeepRacer's tools read, in their own layout."""
         return self.data / "deepracer"
 
     @classmethod
     def of_results(cls, root: Path) -> Layout:
-        """The layout of a results folder on a laptop."""
+        """Returns the layout of a results folder on a laptop."""
         return cls(root, root / "model", root, root / "videos", root / "checkpoints", root)
 
 
 @dataclass(frozen=True)
 class Container:
-    """What the platform tells a job.
+    """The platform's settings of a job.
 
     Attributes:
         base: `/opt/ml` or its replacement; None on a laptop.
         hyperparameters: Raw values as they arrived, without the platform's own.
-        hyperparameters_source: Where they were read, for messages.
+        hyperparameters_source: Source of the hyperparameters, for messages.
         channels: Input channels by name.
         hosts: Sorted names of all hosts.
         current_host: This host's name.
         num_cpus: CPUs that this process may use.
         num_gpus: GPUs of this host.
+        is_for_gpus: Whether this is the image for GPUs, or another container that is to get some.
         memory_bytes: Memory that this process may use, including what it uses already.
         s3_endpoint: URL of the S3 service, None for AWS's own.
         user_args: Arguments that the toolkit made from the hyperparameters; they repeat them and are not parsed.
@@ -87,6 +88,7 @@ class Container:
     current_host: str = "localhost"
     num_cpus: int = 1
     num_gpus: int = 0
+    is_for_gpus: bool = False
     memory_bytes: float = math.inf
     s3_endpoint: str | None = None
     user_args: tuple[str, ...] = ()
@@ -101,7 +103,7 @@ class Container:
 
     @property
     def layout(self) -> Layout | None:
-        """Where a job in this container writes; None on a laptop."""
+        """The folders that a job in this container writes to; None on a laptop."""
         if self.base is None:
             return None
         output = self.base / "output"
@@ -128,8 +130,9 @@ class Container:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(reason[:_FAILURE_USEFUL_CHARS] + "\n", encoding="utf-8")
         except OSError as error:
-            # The disk may be what failed; the reason is on stderr as well.
-            sys.stderr.write(f"output/failure: could not be written: {error}\n")
+            # The reason is on stderr as well, and may be that this very folder cannot be written to.
+            if f"{self.base}/" not in reason.partition("\n")[0]:
+                sys.stderr.write(f"output/failure: could not be written: {error}\n")
 
 
 def read_container() -> Container:
@@ -159,6 +162,7 @@ def read_container() -> Container:
         current_host=resources.get("current_host") or env.get("SM_CURRENT_HOST") or hosts[0],
         num_cpus=count_cpus(),
         num_gpus=count_gpus(),
+        is_for_gpus=env.get("NVIDIA_VISIBLE_DEVICES", "void") not in ("", "void", "none"),
         memory_bytes=measure_memory(),
         s3_endpoint=env.get("S3_ENDPOINT_URL"),
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
@@ -203,7 +207,7 @@ def _read_hyperparameters(base: Path, env: Mapping[str, str]) -> tuple[dict[str,
 
 
 def _derive_token(env: Mapping[str, str], hosts: tuple[str, ...], values: Mapping[str, Any]) -> str:
-    """A token that every host of this job derives and no other job does: 64 hexadecimal digits.
+    """Derives a token of 64 hexadecimal digits that all hosts of this job share and no other job has.
 
     Anyone who knows the job's ARN and hyperparameters can derive it; set RAY_AUTH_TOKEN to use a secret instead.
     """

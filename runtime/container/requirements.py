@@ -1,4 +1,4 @@
-"""Takes out of a source folder's requirements.txt what the container brings itself, before pip reads it.
+"""Removes from a user's requirements.txt what the container already provides, before pip reads it.
 
 gym-unity alone asks for gym 0.20, which does not build on today's Python. A line that is taken out stays in the file as
 a comment.
@@ -36,14 +36,16 @@ def leave_out_served(requirements: Path) -> list[str]:
         The requirements that were taken out, as they were written.
     """
     taken: list[str] = []
-    waiting, seen, root = [requirements], set[Path](), requirements.parent.resolve()
+    waiting = [requirements]
+    seen = set[Path]()
+    root = requirements.parent.resolve()
     while waiting:
         file = waiting.pop(0).resolve()
         if file in seen or not file.is_file() or not file.is_relative_to(root):
             continue
         seen.add(file)
         text, encoding = _read(file)
-        kept, served, included = _sort_out(text)
+        kept, served, included = _comment_out(text)
         if served:
             file.write_bytes(kept.encode(encoding, "surrogateescape"))
         taken += served
@@ -51,8 +53,8 @@ def leave_out_served(requirements: Path) -> list[str]:
     return taken
 
 
-def _sort_out(text: str) -> tuple[str, list[str], list[str]]:
-    """A file's text with comments for what is served, what that is, and the files that it includes."""
+def _comment_out(text: str) -> tuple[str, list[str], list[str]]:
+    """Comments out the requirements that the container provides; returns the text, those, and the included files."""
     kept: list[str] = []
     served: list[str] = []
     included: list[str] = []
@@ -69,7 +71,7 @@ def _sort_out(text: str) -> tuple[str, list[str], list[str]]:
 
 
 def _read(file: Path) -> tuple[str, str]:
-    """Text and encoding of a file, by its byte order mark as pip has it: PowerShell writes UTF-16."""
+    """Reads a file and its encoding from its byte order mark, as pip does: PowerShell writes UTF-16."""
     content = file.read_bytes()
     encoding = "utf-8"
     if content.startswith(codecs.BOM_UTF8):
@@ -80,7 +82,7 @@ def _read(file: Path) -> tuple[str, str]:
 
 
 def _logical_lines(text: str) -> Iterator[list[str]]:
-    """The lines of each entry, with their ends; a backslash joins a line to the next one, but not a comment's."""
+    """Groups lines into entries, line ends included; a backslash continues a line unless it is in a comment."""
     entry: list[str] = []
     for line in text.splitlines(keepends=True):
         entry.append(line)
@@ -92,13 +94,13 @@ def _logical_lines(text: str) -> Iterator[list[str]]:
 
 
 def _entry_of(lines: list[str]) -> str:
-    """One line without its comment."""
+    """Joins an entry's lines into one, without its comment."""
     whole = "".join(line.rstrip("\r\n").removesuffix("\\") for line in lines)
     return _COMMENT.sub("", whole).strip()
 
 
 def _name_of(entry: str) -> str | None:
-    """The normalized name of what an entry asks for; None for an option, and for a path or URL that names nothing."""
+    """Returns an entry's normalized package name; None for an option, and for a path or URL without a name."""
     entry = _EDITABLE.sub("", entry)
     egg = _EGG.search(entry)
     if egg is not None and "://" in entry:

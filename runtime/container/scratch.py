@@ -15,19 +15,21 @@ from runtime.container.environment_variables import find_ray_root
 from runtime.errors import PlatformError
 from runtime.files import lock_open_file
 
-_PREFIX, _LOCK, _MARK = "smrl-", ".lock", "scratch folder of smrl\n"
+_PREFIX = "smrl-"
+_LOCK = ".lock"
+_MARK = "scratch folder of smrl\n"
 _held: dict[tuple[int, Path], tuple[Path, IO[str]]] = {}  # by process, as forks inherit it, and by the folder above
 # Of a socket's path 107 bytes; below its root Ray adds "/session_<26 digits>_<process>/sockets/plasma_store".
 _LONGEST_RAY_FOLDER = 107 - 66
 
 
 def scratch_folder(root: Path | None = None) -> Path:
-    """This process's folder for temporary files, made when it is first asked for and removed when the process ends.
+    """Returns this process's folder for temporary files, created at the first call and removed at exit.
 
     What processes that were killed have left is removed when a folder is made.
 
     Args:
-        root: Where to make it; None for the system's temporary folder.
+        root: Parent folder; None for the system's temporary folder.
     """
     root = Path(tempfile.gettempdir()) if root is None else root
     key = os.getpid(), root
@@ -39,7 +41,7 @@ def scratch_folder(root: Path | None = None) -> Path:
 
 
 def ray_folder() -> Path:
-    """Where Ray keeps its sessions; not in a temporary folder whose path is too long for its sockets."""
+    """Returns the folder for Ray's sessions, whose path must be short enough for Unix sockets."""
     root = find_ray_root()
     folder = scratch_folder(root) / "ray"
     if root is None and len(os.fsencode(folder)) > _LONGEST_RAY_FOLDER:

@@ -1,4 +1,4 @@
-"""How the platform wants models served, as environment variables tell."""
+"""The platform's settings for serving, read from environment variables."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from runtime.container.layout import find_base
 from runtime.errors import Problems
 
 _DEFAULT_PORT = 8080
-_TRUE, _FALSE = ("1", "true"), ("", "0", "false")
+_TRUE = ("1", "true")
+_FALSE = ("", "0", "false")
 RESPONSE_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
 
 
 @dataclass(frozen=True)
 class ServingSettings:
-    """How the platform wants models served.
+    """The platform's settings for serving.
 
     Attributes:
         model: Model directory; None on a laptop.
@@ -49,7 +50,9 @@ def read_serving_settings() -> ServingSettings:
     Raises:
         UserError: Variables have invalid values; all of them are listed.
     """
-    env, base, problems = os.environ, find_base(), Problems()
+    env = os.environ
+    base = find_base()
+    problems = Problems()
 
     def number(name: str, default: float, *, low: float, high: float = math.inf, whole: bool = False) -> float:
         text = env.get(name) or str(default)
@@ -58,7 +61,8 @@ def read_serving_settings() -> ServingSettings:
         except ValueError:
             value = math.nan
         if not low <= value <= high or math.isinf(value) or (whole and value % 1):
-            kind, most = "a whole number" if whole else "a number", "" if math.isinf(high) else f" and at most {high:g}"
+            kind = "a whole number" if whole else "a number"
+            most = "" if math.isinf(high) else f" and at most {high:g}"
             problems.add(name, text, "the environment", expected=f"{kind} of at least {low:g}{most}")
             return default
         return value
@@ -96,6 +100,6 @@ def read_serving_settings() -> ServingSettings:
 
 
 def serving_port() -> int:
-    """The port that this container's server listens on."""
+    """Returns the port that this container's server listens on."""
     port = os.environ.get("SAGEMAKER_BIND_TO_PORT", "")
     return int(port) if port.isdigit() else _DEFAULT_PORT

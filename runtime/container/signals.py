@@ -22,7 +22,7 @@ _SHOW_CURSOR = b"\x1b[?25h"  # which a live display hides
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread where a stop request ends what is under way.
+    """Raised in the main thread when a stop request interrupts the current work.
 
     A KeyboardInterrupt, so that no library's `except Exception` swallows it, and because Ray's calls into C++ let no
     other exception of a signal handler out.
@@ -31,10 +31,10 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Phase:
-    """What a job is doing, as far as a stop request is concerned.
+    """Phase of a job, which decides how it responds to a stop request.
 
     Attributes:
-        answer: What a stop does now; the first signal is answered with it at once.
+        answer: Text about what a stop request does now, shown at the first signal.
         has_grace: Whether a part that may be interrupted may still run for the grace.
         is_interruptible: Whether a stop interrupts everywhere, not only in the parts that say so.
     """
@@ -79,7 +79,7 @@ class StopRequest:
         tell: Shows a line at once, from within a signal handler; on stderr, unless a display does it.
 
     Args:
-        phase: What the job does at first.
+        phase: Phase in which the job starts.
         grace_s: Seconds that a part may still run after a signal.
         one_ctrl_c_s: Seconds within which two SIGINTs count as one.
     """
@@ -90,8 +90,12 @@ class StopRequest:
     def __init__(
         self, phase: Phase = WORKING, *, grace_s: float = _GRACE_S, one_ctrl_c_s: float = _ONE_CTRL_C_S
     ) -> None:
-        self._phase, self._grace_s, self._one_ctrl_c_s = phase, grace_s, one_ctrl_c_s
-        self._may_interrupt, self._insists, self._deferrals = False, False, 0
+        self._phase = phase
+        self._grace_s = grace_s
+        self._one_ctrl_c_s = one_ctrl_c_s
+        self._may_interrupt = False
+        self._insists = False
+        self._deferrals = 0
         self._signaled_at = 0.0
         self._before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGALRM)}
         # `nohup smrl train` has SIGHUP ignored on purpose.
@@ -115,7 +119,8 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if not self.is_set:
-            self.signal_name, self._signaled_at = signal.Signals(number).name, time.monotonic()
+            self.signal_name = signal.Signals(number).name
+            self._signaled_at = time.monotonic()
             again = "; a second Ctrl-C ends at once" if number == signal.SIGINT else ""
             self.tell(f"{self.signal_name}: {self._phase.answer}{again}")
             if self._may_interrupt:
@@ -128,7 +133,8 @@ class StopRequest:
     def _insist(self) -> None:
         if self._insists or self._deferrals:  # the exception has not ended it yet, or would crash Ray's C++ code
             end_now()
-        self._insists, self._signaled_at = True, time.monotonic()
+        self._insists = True
+        self._signaled_at = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, _AT_ONCE_S, _AT_ONCE_S)
         raise KeyboardInterrupt
 
@@ -168,7 +174,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """A part that no exception of a signal may cut, as Ray's C++ code crashes of it; a stop ends the job after it.
+        """Defers signals' exceptions, which would crash Ray's C++ code; a stop request takes effect after the block.
 
         Raises:
             Interrupted: A stop was requested meanwhile, and ends this phase.

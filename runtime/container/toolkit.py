@@ -52,7 +52,7 @@ def train() -> None:
             runner_type=runner.RunnerType.MPI if spreads else runner.RunnerType.Process,
         )
     finally:
-        # The script has ended: how it ended is for the toolkit to report, whatever is asked for from now on.
+        # The script has ended: the toolkit reports how, even if a stop is requested from now on.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # A helper of a shell script may have failed on the way to success.
     with contextlib.suppress(OSError):
@@ -70,7 +70,7 @@ def _prepare_requirements(requirements: Path) -> None:
 
 
 def find_script(entry_point: str) -> psutil.Process | None:
-    """The child that runs the user's entry point; the toolkit's S3 uploader (a fork of it) and pip are children too."""
+    """Finds the child that runs the user's script; the toolkit's S3 uploader (its fork) and pip are children too."""
     forks = {child.pid for child in multiprocessing.active_children()}
     path = Path(entry_point)
     for child in psutil.Process().children():

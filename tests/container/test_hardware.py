@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.container.hardware import count_cpus, count_gpus, measure_free_memory, measure_memory
+from runtime.container.hardware import count_cpus, count_gpus, count_oom_kills, measure_free_memory, measure_memory
 
 TOTAL = psutil.virtual_memory().total
 ALL_CPUS = len(os.sched_getaffinity(0))
@@ -36,6 +36,19 @@ def make_cgroup(folder: Path, files: dict[str, str]) -> Path:
 )
 def test_cpus_are_limited_by_the_quota(files: dict[str, str], cpus: int, tmp_path: Path) -> None:
     assert count_cpus(make_cgroup(tmp_path, files)) == cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "kills"),
+    [
+        ({"memory.events": "low 0\nhigh 0\nmax 31\noom 2\noom_kill 2\noom_group_kill 0"}, 2),
+        ({"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3"}, 3),
+        ({"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0"}, 0),  # kernels before 4.13
+        ({}, 0),
+    ],
+)
+def test_kills_for_memory_are_counted(files: dict[str, str], kills: int, tmp_path: Path) -> None:
+    assert count_oom_kills(make_cgroup(tmp_path, files)) == kills
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.container.init import COMMANDS, check_health, find_command
+from runtime.container.init import COMMANDS, check_health, find_command, report_out_of_memory
 from runtime.errors import UserError
 from tests.conftest import BIN, ROOT, TINY, clean_environment
 from tests.servers import started
@@ -170,7 +170,7 @@ def test_a_containers_health_is_its_servers(tmp_path: Path) -> None:
 
 @needs_namespace
 def test_a_job_has_the_terminal_and_a_stop_reaches_one_that_was_suspended() -> None:
-    """As `docker run -it`: what is typed comes to the job; Ctrl-Z suspends it, and SIGTERM ends it all the same."""
+    """As in `docker run -it`, the job reads what is typed; Ctrl-Z suspends it, and SIGTERM still ends it."""
     ours, theirs = os.openpty()
     command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(BIN / "smrl-init"), "cat"]
     process = subprocess.Popen(
@@ -203,7 +203,8 @@ def test_a_job_has_the_terminal_and_a_stop_reaches_one_that_was_suspended() -> N
 def test_a_signal_that_comes_while_it_starts_is_not_lost() -> None:
     for wait_s in (0.0, 0.02, 0.05):
         process = start("bash", "-c", "trap 'exit 3' TERM; sleep 20 & wait")
-        init, deadline = _process_1(process.pid), time.monotonic() + 20
+        init = _process_1(process.pid)
+        deadline = time.monotonic() + 20
         while not _holds(init, signal.SIGTERM):  # until then it is Python's own start, whose process 1 no signal ends
             assert time.monotonic() < deadline
         time.sleep(wait_s)  # before, while and after the job starts; bash itself needs a moment for its trap
@@ -226,11 +227,41 @@ def test_the_commands_are_smrls() -> None:
     assert sorted(COMMANDS) == sorted([*named, "smrl"])
 
 
+def test_a_home_that_cannot_be_written_is_replaced(tmp_path: Path) -> None:
+    ask = ("python3", "-c", "import os; print(os.path.expanduser('~'))")
+    for home, expected in (("/proc/none", str(tmp_path / "tmp")), (str(tmp_path), str(tmp_path))):
+        (tmp_path / "tmp").mkdir(exist_ok=True)
+        environment = {**clean_environment(), "HOME": home, "TMPDIR": str(tmp_path / "tmp")}
+        done = subprocess.run(
+            [BIN / "smrl-init", *ask], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout == f"{expected}\n"
+
+
+def test_a_kill_for_memory_is_the_failures_first_line_and_the_jobs_own_words_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    report_out_of_memory(2, since=0)
+    reason = "memory: got 2 process(es) killed by the kernel's out-of-memory killer; expected all"
+    failure = tmp_path / "output" / "failure"
+    assert failure.read_text().startswith(reason)
+    assert capsys.readouterr().err.startswith(f"smrl: error: {reason}")
+    failure.write_text("ActorDiedError: the env runner is gone\n")
+    report_out_of_memory(2, since=0)
+    first, second = failure.read_text().splitlines()
+    assert first.startswith(reason)
+    assert second == "ActorDiedError: the env runner is gone"
+    report_out_of_memory(2, since=time.time() + 1)  # an earlier job's file
+    (only,) = failure.read_text().splitlines()
+    assert only.startswith(reason)
+
+
 def test_health_is_good_while_nothing_is_served_and_what_ping_says_else(exported_results: Path, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
-        assert check_health(free, is_server=False) == 0  # as in training, whatever has the port
+        assert check_health(free, is_server=False) == 0  # as in training, even if another program has the port
         assert check_health(free, is_server=True) == 1
         probe.listen()  # something that never answers
         assert check_health(free, is_server=True) == 1
@@ -275,7 +306,7 @@ def test_the_list_of_licences_is_that_of_the_image() -> None:
     locked = re.findall(r"^([\w.-]+)==(\S+) ", (ROOT / "images" / "cpu.txt").read_text(), re.M)
     assert [(name, version) for name, version, _ in rows] == locked, "run images/licences.py"
     assert {"pybullet": "zlib/libpng License", "ray": "Apache 2.0"}.items() <= {
-        name: told for name, _, told in rows
+        name: message for name, _, message in rows
     }.items()
 
 
@@ -283,10 +314,11 @@ def test_both_images_are_made_alike() -> None:
     """Beside names, comments and NVIDIA's variables, the two files say the same."""
 
     def gist(kind: str) -> list[str]:
-        text = (ROOT / f"Dockerfile.{kind}").read_text().replace(f"images/{kind}.txt", "images/KIND.txt")
-        lines = [line.rstrip(" \\") for line in text.splitlines() if not line.startswith("#")]
+        text = re.sub(rf"\b{kind}(?=\.txt| /code)", "KIND", (ROOT / f"Dockerfile.{kind}").read_text())
+        lines = [line.rstrip(" \\") for line in text[text.index("ARG BASE") :].splitlines()]
         return [line for line in lines if "NVIDIA" not in line and "CPUs" not in line]
 
     assert gist("cpu") == gist("gpu")
     assert sys.version_info[:2] == (3, 11)
-    assert "python:3.11-" in (ROOT / "Dockerfile.cpu").read_text()
+    base = r"^ARG BASE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$"
+    assert re.search(base, (ROOT / "Dockerfile.cpu").read_text(), re.M)

@@ -45,6 +45,18 @@ def test_hyperparameters_come_from_the_environment_where_there_is_no_file(
     assert container.hyperparameters_source == "SM_HPS"
 
 
+@pytest.mark.parametrize(("devices", "expected"), [("all", True), ("0,1", True), ("void", False), (None, False)])
+def test_the_image_for_gpus_is_known_by_nvidias_variable(
+    devices: str | None, expected: bool, opt_ml: OptMl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opt_ml.write({})
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(opt_ml.base))
+    monkeypatch.delenv("NVIDIA_VISIBLE_DEVICES", raising=False)
+    if devices is not None:
+        monkeypatch.setenv("NVIDIA_VISIBLE_DEVICES", devices)
+    assert read_container().is_for_gpus == expected
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
 def test_corrupt_hyperparameters_are_the_platforms_fault(
     text: str, opt_ml: OptMl, monkeypatch: pytest.MonkeyPatch
@@ -92,8 +104,8 @@ def _of_an_env_runner() -> None:
     try:
         raise IndexError("list index out of range")
     except IndexError:
-        told = pickle.dumps(RemoteError("OSError: no display", "Traceback of the runner\n"))
-        raise pickle.loads(told) from None
+        message = pickle.dumps(RemoteError("OSError: no display", "Traceback of the runner\n"))
+        raise pickle.loads(message) from None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the container brings is taken out of a script's requirements.txt; all else reaches pip as it was written."""
+"""Requirements that the container provides are removed from requirements.txt; pip gets all others unchanged."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_is_served_and_has_a_distribution_today_is_installed() -> None:
 
 
 def test_the_requirements_of_rl_unity_ray_do_not_fail_a_job(opt_ml: OptMl) -> None:
-    """Under the real toolkit, with pip cut off from any index: it installs nothing that the container brings."""
+    """The real toolkit, with pip cut off from any index, installs nothing that the container provides."""
     opt_ml.environment |= {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     opt_ml.write({"sagemaker_program": "train.py"})
     code = opt_ml.base / "code"
@@ -112,7 +112,7 @@ def test_the_requirements_of_rl_unity_ray_do_not_fail_a_job(opt_ml: OptMl) -> No
 
 
 def test_a_file_of_nothing_but_what_is_served_leaves_pip_nothing_to_do(opt_ml: OptMl, tmp_path: Path) -> None:
-    """In an archive, as SageMaker's SDK uploads it."""
+    """The source folder is an archive, as SageMaker's SDK uploads it."""
     source = tmp_path / "source"
     source.mkdir()
     (source / "requirements.txt").write_text("gym==0.20.0\nray[rllib]==1.6.0\n")

@@ -136,7 +136,7 @@ def test_a_signal_is_answered_at_once_with_what_the_job_does(
 
 
 def test_two_ctrl_c_in_one_moment_are_one() -> None:
-    """As `timeout -s INT` sends them: to the job, and to its group."""
+    """`timeout -s INT` signals both the job and its process group."""
     patient = StopRequest(one_ctrl_c_s=60)
     try:
         signal.raise_signal(signal.SIGINT)
@@ -278,6 +278,7 @@ def test_a_start_that_is_stopped_says_that_nothing_was_trained(tmp_path: Path, f
     assert not (out / "model" / "manifest.json").exists()
 
 
+@pytest.mark.system
 def test_a_start_that_would_resume_writes_the_model_of_its_last_checkpoint(
     tiny_results: Path, tmp_path: Path, folder: Path
 ) -> None:

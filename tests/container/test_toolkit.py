@@ -27,7 +27,7 @@ def iterations(log: str) -> list[int]:
 
 
 def test_a_job_trains_from_the_source_folder(opt_ml: OptMl) -> None:
-    """With the whole package as its source; jobs below have the entry point alone, and the image's package."""
+    """The source is the whole package; jobs below have only the entry point, and use the image's package."""
     opt_ml.write(
         {
             **TINY,
@@ -54,6 +54,7 @@ def test_a_job_trains_from_the_source_folder(opt_ml: OptMl) -> None:
     assert (opt_ml.base / "model" / "manifest.json").exists()
 
 
+@pytest.mark.system
 def test_a_stopped_job_saves_what_it_has_and_succeeds(opt_ml: OptMl) -> None:
     opt_ml.write({**TINY, "sagemaker_program": "train.py", "preset": "reacher"})
     opt_ml.add_code(ROOT / "entrypoints" / "train.py")
@@ -91,7 +92,7 @@ def test_the_script_is_told_apart_from_the_uploader(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
-def test_a_killed_job_goes_on_with_its_counters(opt_ml: OptMl) -> None:
+def test_a_killed_job_resumes_with_its_counters(opt_ml: OptMl) -> None:
     opt_ml.write(
         {
             **TINY,
@@ -163,6 +164,7 @@ def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: 
     assert len(list((evaluation.base / "output" / "intermediate").glob("*.mp4"))) == 2
 
 
+@pytest.mark.system
 def test_our_evaluation_entry_point_reads_the_model_channel(opt_ml: OptMl, tiny_results: Path) -> None:
     opt_ml.write(
         {"sagemaker_program": "evaluate.py", "evaluate_episodes": "2", "algorithm": '"PPO"'}, channels=("model",)
@@ -217,6 +219,7 @@ def test_a_model_channel_with_the_archive_that_sagemaker_delivers_is_trained_on(
     assert iterations(done.log) == [9, 10]
 
 
+@pytest.mark.system
 def test_a_launchers_hooks_are_called(opt_ml: OptMl) -> None:
     opt_ml.write({**TINY, "sagemaker_program": "train-mine.py", "rl.training.stop.training_iteration": "1"})
     script = opt_ml.base / "code" / "train-mine.py"

@@ -1,145 +1,143 @@
-"""The head node of a job with several hosts: it accepts the worker nodes and notices when one is lost.
+"""The head node of a job with several hosts: it waits for the worker nodes and notices when one is lost or rejoins.
 
-SageMaker starts the same program on every host and does no more. The first of the sorted names is the head node; the
-others connect to it by name, get Ray's address from it, and stay connected (worker_node.py).
+Both are read from Ray's list of nodes. runtime/cluster/hosts.py says how the hosts of a job work together.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any
 
-from runtime.cluster.connection import PORT, SILENCE_S, Connection
+from runtime.cluster.address import PORT, Presence
 from runtime.cluster.machines import Machines
 from runtime.container.layout import Container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError
 
+GROUP = "group"  # label of a node: its instance group
 _POLL_S = 0.1
 _PROGRESS_S = 15.0
-_GOODBYE_S = 10.0
+_VERDICT_S = 90.0  # Ray's takes at most 5 health checks of 10 s, 3 s apart
+_PRESENCE_EVERY_S = 1.0
+_ABSENT_AT_MOST_S = 30.0
+_ANSWERS_WITHIN_S = 2.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Worker:
-    """A connected worker node."""
+    """A worker node that is alive."""
 
+    node_id: str
+    address: tuple[str, int]
     cpus: int
     gpus: int
-    connection: Connection
-    has_acknowledged_end: threading.Event = field(default_factory=threading.Event)
+    group: str
+
+    @property
+    def answers(self) -> bool:
+        """Whether its Ray accepts a connection."""
+        try:
+            socket.create_connection(self.address, timeout=_ANSWERS_WITHIN_S).close()
+        except OSError:
+            return False
+        return True
 
 
-class Head:
-    """Waits for the worker nodes, tracks which of them are alive, and tells them when training has ended.
-
-    They stay connected until this process exits, which is when the job has really ended: model, exports, video and
-    report are written after the training.
-
-    A context manager; entering it starts a thread that listens. Start Ray first: it forks, which threads would break.
+class HeadNode:
+    """Waits for the worker nodes, and tracks which of them are alive.
 
     Args:
         container: This host's container.
-        address: IPv4 address of this host, to listen on.
-        ray_address: Address of Ray, which the workers join.
+        stop: The request to stop, which ends every wait.
         note: Prints a line.
-        list_nodes: Returns the names of Ray's nodes that are alive.
+        list_nodes: Returns Ray's nodes, those that are dead included, as `ray.nodes` does.
+        read_failures: Returns the hosts that could not join, each with the reason.
     """
 
     def __init__(
         self,
         container: Container,
-        address: str,
-        ray_address: str,
+        stop: StopRequest,
         note: Callable[[str], None],
-        list_nodes: Callable[[], set[str]],
+        list_nodes: Callable[[], list[dict[str, Any]]],
+        read_failures: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        self._container, self._ray_address, self._note, self._list_nodes = container, ray_address, note, list_nodes
+        self._container, self._stop, self._note = container, stop, note
+        self._list_nodes, self._read_failures = list_nodes, read_failures
         self._others = container.hosts[1:]
         self._workers: dict[str, _Worker] = {}
-        self._faults: dict[str, str] = {}
         self._lost: set[str] = set()
         self._events: list[tuple[str, str]] = []
-        self._changed = threading.Lock()
-        self._has_ended = False
-        try:
-            self._listener = socket.create_server((address, PORT), backlog=len(container.hosts))
-        except OSError as error:
-            raise PlatformError(
-                f"{container.current_host}: port {PORT} of {address} cannot be listened on ("
-                f"{error.strerror or error}); expected a free port for the worker nodes to connect to."
-            ) from None
 
-    def __enter__(self) -> Head:
-        threading.Thread(target=self._accept, name="hosts", daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Tells every worker that training has ended, and waits up to 10 s until they have acknowledged it."""
-        self._has_ended = True
-        why = "done" if error is None else f"failed: {_headline(error)}"
-        if isinstance(error, Interrupted):
-            why = "stopped"
-        with self._changed:
-            workers = list(self._workers.values())
-        for worker in workers:
-            with contextlib.suppress(OSError):  # the host is lost
-                worker.connection.send(end=why)
-        deadline = time.monotonic() + _GOODBYE_S
-        for worker in workers:
-            worker.has_acknowledged_end.wait(max(0.0, deadline - time.monotonic()))
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone does not wake accept()
-        self._listener.close()
-
-    def wait_for_workers(self, timeout_s: float, stop: StopRequest) -> None:
+    def wait_for_workers(self, timeout_s: float) -> None:
         """Waits until every worker node has joined Ray's cluster.
 
         Args:
             timeout_s: How long to wait.
-            stop: The request to stop, which ends the wait.
 
         Raises:
-            PlatformError: Workers did not join in time, or could not start Ray; all of them are named.
+            PlatformError: Workers did not join in time, have ended, or could not start Ray; all of them are named.
             Interrupted: A stop was requested.
         """
         started = reported = time.monotonic()
-        while missing := sorted(set(self._others) - self._alive().keys()):
-            if stop.is_set:
+        looked = 0.0
+        presence, noted = Presence(), set[str]()
+        while missing := sorted(set(self._others) - self._refresh().keys()):
+            if self._stop.is_set:
                 raise Interrupted
-            if self._faults:
-                faults = "; ".join(f"{host}: {why}" for host, why in sorted(self._faults.items()))
-                raise PlatformError(f"hosts that could not join: {faults}")
-            waited = time.monotonic() - started
-            if waited > timeout_s:
-                found = [f"{host} (which has connected)" if host in self._workers else host for host in missing]
+            self._note_joined(noted)
+            now = time.monotonic()
+            if failures := self._read_failures():
+                raise _could_not_join(failures)
+            if now - looked > _PRESENCE_EVERY_S:
+                looked = now
+                absent = [host for host in missing if presence.absent_s(host, now) > _ABSENT_AT_MOST_S]
+                if absent:
+                    raise _could_not_join(dict.fromkeys(absent, "it has ended; its log says why"))
+            if now - started > timeout_s:
                 raise PlatformError(
-                    f"{', '.join(found)}: not in Ray's cluster after {timeout_s:g} s; expected every host of "
+                    f"{', '.join(missing)}: not in Ray's cluster after {timeout_s:g} s; expected every host of "
                     f"resourceconfig.json ({', '.join(self._container.hosts)}) to connect to "
                     f"{self._container.current_host}, port {PORT}, and to join. See their logs, the security group's "
                     "rules between hosts, or raise rl.training.cluster_timeout_s."
                 )
-            if time.monotonic() - reported > _PROGRESS_S:
-                reported = time.monotonic()
-                self._note(f"waiting for {', '.join(missing)}: {waited:.0f} of {timeout_s:g} s")
+            if now - reported > _PROGRESS_S:
+                reported = now
+                self._note(f"waiting for {', '.join(missing)}: {now - started:.0f} of {timeout_s:g} s")
             time.sleep(_POLL_S)
+        self._note_joined(noted)
         self._events.clear()
         machines = self.machines
         self._note(f"{machines.hosts} hosts, {machines.cpus} CPUs, {machines.gpus} GPUs")
 
+    def _note_joined(self, noted: set[str]) -> None:
+        for host in sorted(self._workers.keys() - noted):
+            noted.add(host)
+            worker = self._workers[host]
+            of_group = f" of group {worker.group}" if worker.group else ""
+            joined = f"{worker.cpus} CPUs, {worker.gpus} GPUs ({len(noted)} of {len(self._others)})"
+            self._note(f"{host}{of_group} connected: {joined}")
+
     @property
     def machines(self) -> Machines:
-        """What the hosts that are alive have."""
-        own, workers = self._container, self._alive().values()
+        """What the hosts that are alive have.
+
+        Ray lists a host that is gone as alive until several health checks have failed. This waits for its verdict, as a
+        training that counts on such a host would wait for it in vain. A host that Ray has as alive for longer than that
+        takes, and that still does not answer, is not counted.
+        """
+        deadline = time.monotonic() + _VERDICT_S
+        while silent := sorted(host for host, worker in self._refresh().items() if not worker.answers):
+            if self._stop.is_set:
+                break
+            if time.monotonic() > deadline:
+                self._note(f"{', '.join(silent)}: no answer for {_VERDICT_S:g} s; continuing without")
+                break
+            time.sleep(_POLL_S)
+        own, workers = self._container, [one for host, one in self._workers.items() if host not in silent]
         cpus, gpus = tuple(worker.cpus for worker in workers), sum(worker.gpus for worker in workers)
         return Machines(
             own.num_cpus + sum(cpus),
@@ -151,86 +149,43 @@ class Head:
             are_fewer=len(workers) < len(self._others),
         )
 
-    def _alive(self) -> dict[str, _Worker]:
-        """Workers that are connected and whose Ray node is alive."""
-        nodes = self._list_nodes()
-        with self._changed:
-            return {host: self._workers[host] for host in self._others if host in self._workers and host in nodes}
-
     def take_events(self) -> list[tuple[str, str]]:
         """What happened since the last call: "host_lost" or "host_rejoined", and the host with the reason."""
-        with self._changed:
-            events, self._events = self._events, []
+        self._refresh()
+        events, self._events = self._events, []
         return events
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                accepted, (address, _) = self._listener.accept()
-            except OSError:  # closed: training has ended
-                return
-            threading.Thread(
-                target=self._serve, args=(Connection(accepted), address), name=address, daemon=True
-            ).start()
+    def _refresh(self) -> dict[str, _Worker]:
+        """Compares the worker nodes with those of the last call, and returns them.
 
-    def _serve(self, connection: Connection, address: str) -> None:
-        """Handles the messages of one worker until its connection closes."""
-        host, why = "", "its connection was closed"
-        try:
-            connection.authenticate_as_head(self._container.token.encode())
-            hello = connection.receive(SILENCE_S)
-            if hello.get("host") not in self._others:
-                self._note(f"rejected {address}: {hello.get('host')!r} is no host of this job")
-                return
-            self._admit(hello, connection)
-            host = hello["host"]
-            while True:
-                self._handle(host, connection.receive())
-                connection.send_heartbeat()
-        except AuthenticationError:
-            self._note(f"rejected {address}: it has another job's token or other hyperparameters")
-        except TimeoutError as error:
-            why = str(error)
-        except (KeyError, TypeError, ValueError) as error:
-            self._note(f"rejected {address}: got an invalid message ({type(error).__name__}: {error})")
-        except (EOFError, OSError):
-            pass  # the host is lost
-        finally:
-            connection.close()
-            self._remove(host, connection, why)
-
-    def _admit(self, hello: Mapping[str, Any], connection: Connection) -> None:
-        host, cpus, gpus, group = str(hello["host"]), int(hello["cpus"]), int(hello["gpus"]), hello.get("group")
-        connection.send(ray=self._ray_address)
-        with self._changed:
-            self._workers[host] = _Worker(cpus, gpus, connection)  # an earlier connection of the host times out
-            count = len(self._workers)
-            if host in self._lost:
-                self._lost.remove(host)
-                self._events.append(("host_rejoined", f"{host}: it reconnected"))
-        of_group = f" of group {group}" if group else ""
-        self._note(f"{host}{of_group} connected: {cpus} CPUs, {gpus} GPUs ({count} of {len(self._others)})")
-
-    def _handle(self, host: str, message: Mapping[str, Any]) -> None:
-        if "failed" in message:
-            self._faults[host] = str(message["failed"])
-        elif "acknowledged" in message:
-            with self._changed:
-                self._workers[host].has_acknowledged_end.set()
-        elif "rejoined" in message:
-            with self._changed:
-                self._events.append(("host_rejoined", f"{host}: {message['rejoined']}"))
-
-    def _remove(self, host: str, connection: Connection, why: str) -> None:
-        with self._changed:
-            if host not in self._workers or self._workers[host].connection is not connection:
-                return  # it was rejected, or has reconnected since
-            self._workers.pop(host).has_acknowledged_end.set()
-            if self._has_ended:
-                return
+        A host whose Ray has been restarted is another node of the same name.
+        """
+        nodes = self._list_nodes()
+        by_id = {node["NodeID"]: node for node in nodes}
+        found = {node["NodeName"]: _read_worker(node) for node in nodes if node["Alive"]}
+        for host, worker in self._workers.items():
+            node = by_id.get(worker.node_id)
+            if node is not None and node["Alive"]:
+                found[host] = worker
+                continue
             self._lost.add(host)
-            self._events.append(("host_lost", f"{host}: {self._faults.pop(host, why)}"))
+            why = node["DeathReasonMessage"] if node is not None else ""
+            self._events.append(("host_lost", f"{host}: {why or 'its node has ended'}"))
+        workers = {host: found[host] for host in self._others if host in found}
+        for host in sorted(self._lost & workers.keys()):
+            self._lost.remove(host)
+            self._events.append(("host_rejoined", f"{host}: it joined again"))
+        self._workers = workers
+        return workers
 
 
-def _headline(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _read_worker(node: Mapping[str, Any]) -> _Worker:
+    has, labels = node["Resources"], node["Labels"]
+    address = node["NodeManagerAddress"], node["NodeManagerPort"]
+    return _Worker(node["NodeID"], address, int(has.get("CPU", 0)), int(has.get("GPU", 0)), labels.get(GROUP, ""))
+
+
+def _could_not_join(failures: Mapping[str, str]) -> PlatformError:
+    return PlatformError(
+        "hosts that could not join: " + "; ".join(f"{h}: {why}" for h, why in sorted(failures.items()))
+    )

@@ -1,22 +1,51 @@
-"""The hosts of a training job: Ray on the head node, which the worker nodes join."""
+"""The hosts of a training job: Ray on the head node, which the worker nodes join.
+
+SageMaker starts the same program on every host and does no more. The first of the sorted names is the head node. Its
+first act is to start Ray at a fixed port (session.py), which then runs until its process ends. Each worker node retries
+`ray start` at that port (worker_node.py, ray_process.py), and ends with exit code 0 once the head node is gone: how the
+job has ended is for the head node's exit code to say.
+
+What happens when something is lost, and where:
+- An env runner: RLlib continues without it and Ray restarts it; ppo/faults.py counts both, and sends it the weights.
+- A worker node: head_node.py reads it from Ray's list of nodes and ppo/faults.py counts it; its env runners are
+  restarted on the others, where they have CPUs left. The worker node itself restarts Ray, and so joins again, for as
+  long as it finds the head node.
+- The learner's process, or all env runners: ppo/loop.py raises LostError, and ppo/restart.py starts the training again
+  from its last checkpoint, on the hosts that are there at this moment.
+- The head node: the worker nodes end. A job that is started again resumes from the last checkpoint.
+- A host before all have met: a worker node that fails says so in Ray's key-value store, by `reporting_failure`. The
+  port of a head node that fails is closed again. A container whose name no longer resolves has ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from runtime.cluster.connection import find_own_address
-from runtime.cluster.head_node import Head
+from runtime.cluster.address import PORT, find_own_address
+from runtime.cluster.head_node import HeadNode
 from runtime.cluster.machines import Machines
-from runtime.cluster.session import OBJECT_STORE_BYTES, list_nodes, prepare_environment, ray_session, require_token
-from runtime.cluster.worker_node import run_worker_node
+from runtime.cluster.session import (
+    OBJECT_STORE_BYTES,
+    list_nodes,
+    prepare_environment,
+    ray_session,
+    read_failures,
+    require_token,
+    start_until_exit,
+    write_failure,
+)
+from runtime.cluster.worker_node import connect_to_head, run_worker_node
 from runtime.container.layout import Container
-from runtime.container.signals import SUPPORTING, StopRequest
+from runtime.container.signals import SUPPORTING, Interrupted, StopRequest
 from runtime.errors import UserError
 from runtime.outputs.console import Reporter
+
+_RESERVED_CPUS = 1  # of the head node's, for learning
+_REPORT_WITHIN_S = 60.0
 
 
 def refuse_several_hosts(container: Container, what: str) -> None:
@@ -53,6 +82,54 @@ def is_secondary(extras: Mapping[str, Any]) -> bool:
     return kind == "secondary"
 
 
+def start_head_node(container: Container, stop: StopRequest, ray_options: Mapping[str, Any] | None) -> None:
+    """Starts Ray for the worker nodes to join; it runs until this process ends.
+
+    Args:
+        container: This host's container, that of the head node.
+        stop: The request to stop.
+        ray_options: Arguments of ray.init that a launcher script asked for.
+
+    Raises:
+        PlatformError: This host has no address that the others reach, or Ray's port is taken.
+        UserError: The script has started Ray itself.
+    """
+    prepare_environment()
+    require_token(container.token)
+    start_until_exit(
+        address=find_own_address(container),
+        num_cpus=container.num_cpus - _RESERVED_CPUS,
+        num_gpus=container.num_gpus,
+        overrides=ray_options,
+        stop=stop,
+    )
+
+
+@contextlib.contextmanager
+def reporting_failure(container: Container, stop: StopRequest) -> Iterator[None]:
+    """Tells the head node when this worker node fails in a block, so that it does not wait for this host.
+
+    Args:
+        container: This host's container.
+        stop: The request to stop, which ends the search for the head node.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not container.is_master:
+            _report_failure(container, stop, str(error) or type(error).__name__)
+        raise
+
+
+def _report_failure(container: Container, stop: StopRequest, reason: str) -> None:
+    prepare_environment()
+    require_token(container.token)
+    # Whatever fails here, the host fails for the reason that it has already.
+    with contextlib.suppress(Exception, Interrupted):
+        connect_to_head(container, stop, _REPORT_WITHIN_S, lambda line: None).close()
+        write_failure(f"{container.hosts[0]}:{PORT}", container.current_host, reason)
+
+
 def support_head_node(container: Container, stop: StopRequest, *, timeout_s: float) -> None:
     """Lends this worker node's CPUs and GPUs to the head node until its job has ended.
 
@@ -62,13 +139,16 @@ def support_head_node(container: Container, stop: StopRequest, *, timeout_s: flo
         timeout_s: How long to try to connect to the head node.
 
     Raises:
-        PlatformError: The head node was not found, or is lost.
+        PlatformError: The head node was not found or runs another job, or Ray does not stay up here.
+        Interrupted: A stop was requested before the head node was found.
     """
     stop.begin(SUPPORTING)
     prepare_environment()
     require_token(container.token)
     note = Reporter().note
-    run_worker_node(container, stop, timeout_s=timeout_s, object_store_bytes=OBJECT_STORE_BYTES, note=note)
+    connection = connect_to_head(container, stop, timeout_s, note)
+    with reporting_failure(container, stop):
+        run_worker_node(container, stop, connection, object_store_bytes=OBJECT_STORE_BYTES, note=note)
 
 
 @dataclass(frozen=True)
@@ -94,7 +174,7 @@ def ray_hosts(
     timeout_s: float,
     ray_options: Mapping[str, Any] | None,
 ) -> Iterator[Hosts]:
-    """Runs Ray on this host, joined by the worker nodes if there are any, for the length of a block.
+    """Runs Ray on this host for the length of a block; with several hosts it runs already, and the others join.
 
     Args:
         container: This host's container.
@@ -107,20 +187,14 @@ def ray_hosts(
         PlatformError: A worker node did not join.
         Interrupted: A stop was requested before all of them had joined.
     """
-    own, address = Machines(container.num_cpus, container.num_gpus), None
     if len(container.hosts) > 1:
-        own = replace(own, reserved_cpus=1)
-        require_token(container.token)
-        address = find_own_address(container)
-    # Ray ends before the worker nodes do: it would take their exit for processes that died.
-    with contextlib.ExitStack() as last, contextlib.ExitStack() as first:
-        cpus = own.free_cpus[0]
-        session = ray_session(num_cpus=cpus, num_gpus=own.gpus, overrides=ray_options, address=address, stop=stop)
-        with stop:
-            ray_address = first.enter_context(session)
-        if address is None:
-            yield Hosts(lambda: own)
-            return
-        head = last.enter_context(Head(container, address, ray_address, reporter.note, list_nodes))
-        head.wait_for_workers(timeout_s, stop)
+        others = container.hosts[1:]
+        head = HeadNode(container, stop, reporter.note, list_nodes, lambda: read_failures(others))
+        head.wait_for_workers(timeout_s)
         yield Hosts(lambda: head.machines, head.take_events)
+        return
+    own = Machines(container.num_cpus, container.num_gpus)
+    with contextlib.ExitStack() as session:
+        with stop:
+            session.enter_context(ray_session(num_cpus=own.cpus, num_gpus=own.gpus, overrides=ray_options, stop=stop))
+        yield Hosts(lambda: own)

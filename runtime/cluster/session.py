@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+from runtime.cluster.address import PORT
 from runtime.container.environment_variables import setdefault_environment
 from runtime.container.scratch import ray_folder
 from runtime.container.signals import StopRequest
-from runtime.errors import UserError
+from runtime.errors import PlatformError, UserError
 from runtime.outputs.console import quiet_ray
 
 OBJECT_STORE_BYTES = 512 * 1024 * 1024
@@ -50,11 +53,35 @@ def require_token(token: str) -> None:
     setdefault_environment({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
 
 
-def list_nodes() -> set[str]:
-    """Names of Ray's nodes that are alive."""
+def list_nodes() -> list[dict[str, Any]]:
+    """Ray's nodes, those that are dead included."""
     import ray
 
-    return {node["NodeName"] for node in ray.nodes() if node["Alive"]}
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return nodes
+
+
+def read_failures(hosts: Iterable[str]) -> dict[str, str]:
+    """The hosts that have said that they could not join, each with the reason."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    found = {host: _internal_kv_get(host.encode(), namespace=_FAILURES) for host in hosts}
+    return {host: reason.decode() for host, reason in found.items() if reason is not None}
+
+
+def write_failure(address: str, host: str, reason: str) -> None:
+    """Tells the head node why this host could not join; Ray need not run here.
+
+    Args:
+        address: Host and port of the head node's Ray.
+        host: This host's name.
+        reason: Why it could not.
+    """
+    from ray import _raylet
+
+    _read_token()
+    raylet: Any = _raylet  # compiled, and not typed
+    raylet.GcsClient(address=address).internal_kv_put(host.encode(), reason.encode(), True, _FAILURES)
 
 
 def _read_token() -> None:
@@ -78,26 +105,23 @@ def _spared(options: Mapping[str, Any]) -> list[str]:
 
 # Waits until its input ends, as the process has that started it, and then ends its process group.
 _GUARD = "trap '' HUP INT TERM; read -r _; kill -KILL 0"
+_kept: list[subprocess.Popen[bytes]] = []  # guards whose input ends with this process
+_FAILURES = b"smrl-failures"  # namespace in Ray's key-value store: hosts that could not join, and why
 
 
-@contextmanager
-def _process_group() -> Iterator[int]:
-    """A process group for Ray's processes; what is left of it ends with the block, or with this process.
+def _start_guard() -> subprocess.Popen[bytes]:
+    """Starts the leader of a process group for Ray's processes; they end when its input does, or with this process.
 
     A signal for the job's own group (`timeout`, a terminal that closes) is not for them: the job ends them once it has
     saved. Ray has no setting for it; its own for process groups are about what its workers start.
     """
-    guard = subprocess.Popen(
+    return subprocess.Popen(
         ["sh", "-c", _GUARD],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         process_group=0,
     )
-    try:
-        yield guard.pid
-    finally:
-        guard.communicate()
 
 
 @contextmanager
@@ -134,31 +158,84 @@ def _do_nothing(*args: Any, **kwargs: Any) -> None:
 
 @contextmanager
 def ray_session(
-    *,
-    num_cpus: int,
-    num_gpus: int,
-    overrides: Mapping[str, Any] | None = None,
-    address: str | None = None,
-    stop: StopRequest | None = None,
+    *, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None = None, stop: StopRequest | None = None
 ) -> Iterator[str]:
-    """Runs Ray for the length of a block, and gives the address that other hosts can join it at.
+    """Runs Ray for the length of a block, and gives its address.
 
     Args:
         num_cpus: CPUs that Ray may hand out; it would count the host's.
         num_gpus: GPUs likewise.
         overrides: Arguments of ray.init that a launcher's script asks for.
-        address: Of this host, where others are to join; None keeps Ray to this machine.
         stop: Holds back what it would interrupt while Ray starts or ends.
 
     Raises:
         Interrupted: A stop was requested while Ray started, and ends what the job was doing.
-        UserError: The script has started Ray itself, where others are to join.
     """
     prepare_environment()
     import ray
 
+    if ray.is_initialized():  # a script of 2020 may have called ray.init itself
+        yield str(ray.get_runtime_context().gcs_address)
+        return
+    with ExitStack() as ending:
+        guard = _start_guard()
+        ending.callback(guard.communicate)
+        ending.callback(_shut_down, stop)
+        _init(_options(num_cpus, num_gpus) | dict(overrides or {}), guard, stop)
+        yield str(ray.get_runtime_context().gcs_address)
+
+
+def start_until_exit(
+    *, address: str, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None, stop: StopRequest
+) -> None:
+    """Starts Ray where other hosts can join it, for as long as this process lives.
+
+    It ends with the process and not before, because the other hosts take its end for the job's.
+
+    Args:
+        address: IPv4 address of this host.
+        num_cpus: CPUs of this host that Ray may hand out.
+        num_gpus: GPUs likewise.
+        overrides: Arguments of ray.init that a launcher's script asks for.
+        stop: Holds back what it would interrupt while Ray starts.
+
+    Raises:
+        UserError: The script has started Ray itself.
+        PlatformError: Ray's port is taken.
+    """
+    _require_free_port()
+    prepare_environment()
+    setdefault_environment({"RAY_GCS_SERVER_PORT": str(PORT)})  # ray.init has no argument for it
+    import ray
+    from ray._private import worker
+
+    if ray.is_initialized():
+        raise UserError(
+            "ray.init: called by the script before the training; expected it left out on several hosts, as Ray is "
+            "started for the others to join."
+        )
+    _read_token()
+    options = _options(num_cpus, num_gpus) | {"_node_ip_address": address}
+    _kept.append(_start_guard())
+    _init(options | dict(overrides or {}), _kept[-1], stop)
+    # Ray would end its node at the interpreter's exit, seconds before the process; now it only disconnects.
+    atexit.register(setattr, worker, "_global_node", None)
+
+
+def _require_free_port() -> None:
+    try:
+        socket.create_server(("", PORT)).close()
+    except OSError as error:
+        raise PlatformError(
+            f"port {PORT}: cannot be listened on ({error.strerror or error}); expected a free port for the worker "
+            "nodes to connect to."
+        ) from None
+
+
+def _options(num_cpus: int, num_gpus: int) -> dict[str, Any]:
+    """Arguments of ray.init."""
     quiet_ray()
-    options: dict[str, Any] = {
+    return {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "object_store_memory": OBJECT_STORE_BYTES,
@@ -168,25 +245,13 @@ def ray_session(
         "log_to_driver": False,
         "_temp_dir": str(ray_folder()),
     }
-    if address is not None:
-        options["_node_ip_address"] = address
-        _read_token()
-    was_running = ray.is_initialized()  # a script of 2020 may have called ray.init itself
-    if was_running and address is not None:
-        raise UserError(
-            "ray.init: called by the script before the training; expected it left out on several hosts, as Ray is "
-            "started for the others to join."
-        )
-    if was_running:
-        yield str(ray.get_runtime_context().gcs_address)
-        return
-    options |= dict(overrides or {})
-    with ExitStack() as ending:
-        group = ending.enter_context(_process_group())
-        ending.callback(_shut_down, stop)
-        with _deferring(stop), _as_we_start_it(_spared(options), group):
-            ray.init(**options)
-        yield str(ray.get_runtime_context().gcs_address)
+
+
+def _init(options: Mapping[str, Any], guard: subprocess.Popen[bytes], stop: StopRequest | None) -> None:
+    import ray
+
+    with _deferring(stop), _as_we_start_it(_spared(options), guard.pid):
+        ray.init(**options)
 
 
 def _deferring(stop: StopRequest | None) -> AbstractContextManager[None]:

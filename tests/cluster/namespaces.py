@@ -22,7 +22,7 @@ import pytest
 
 from tests.conftest import BIN, ROOT, clean_environment
 
-_NETWORK = "10.213.77"
+NETWORK = "10.213.77"
 # Of a host: its own names, the 64 MB that Docker gives to /dev/shm, and its /opt/ml at one place for all.
 _SETUP = """
 set -e
@@ -177,10 +177,6 @@ class Host:
         """Runs a command in its network."""
         return _run("ip", "netns", "exec", self.namespace, *words)
 
-    def set_link(self, state: str) -> None:
-        """Puts its network up or down."""
-        self.run("ip", "link", "set", "eth0", state)
-
 
 @dataclass
 class Hosts:
@@ -209,18 +205,6 @@ class Hosts:
         for host in self.hosts:
             host.start("train")
 
-    def end_as_compose(self, timeout_s: float = 180) -> list[int]:
-        """Waits until one has ended and stops the others, as `--abort-on-container-exit` does; their exit codes."""
-
-        def ended() -> bool:
-            return any(host.process is not None and host.process.poll() is not None for host in self.hosts)
-
-        self.wait_for(ended, timeout_s)
-        for host in self.hosts:
-            if host.process is not None and host.process.poll() is None:
-                host.send(signal.SIGTERM)
-        return [host.wait() for host in self.hosts]
-
     def wait_for(self, condition: Callable[[], Any], timeout_s: float = 180) -> None:
         """Waits until something is so."""
         deadline = time.monotonic() + timeout_s
@@ -238,24 +222,31 @@ def hosts(folder: Path, count: int, environment: Mapping[str, str] | None = None
     """Makes hosts, and takes away every process, namespace and link of them."""
     tag = uuid.uuid4().hex[:6]
     bridge = f"smrl{tag}"
+    # Docker's daemon, where it runs, drops what bridges forward that are not its own.
+    forwards = ["FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT"]
+    has_firewall = shutil.which("iptables") is not None
     made = Hosts(folder)
     try:
         _run("ip", "link", "add", bridge, "type", "bridge")
         _run("ip", "link", "set", bridge, "up")
-        names = "127.0.0.1 localhost\n" + "".join(f"{_NETWORK}.{i} algo-{i}\n" for i in range(1, count + 1))
+        if has_firewall:
+            _run("iptables", "-I", *forwards)
+        names = "127.0.0.1 localhost\n" + "".join(f"{NETWORK}.{i} algo-{i}\n" for i in range(1, count + 1))
         for number in range(1, count + 1):
             base = folder / f"algo-{number}"
             host = Host(f"algo-{number}", f"{bridge}-{number}", base, environment or {}, some_cpus(2))
             (host.base / "ml").mkdir(parents=True)
             (host.base / "hosts").write_text(names)
             made.hosts.append(host)
-            _join(host, bridge, f"s{tag}{number}", f"{_NETWORK}.{number}/24")
+            _join(host, bridge, f"s{tag}{number}", f"{NETWORK}.{number}/24")
         yield made
     finally:
         for host in made.hosts:
             if host.process is not None and host.process.poll() is None:
                 host.kill()
             _run("ip", "netns", "del", host.namespace, must=False)
+        if has_firewall:
+            _run("iptables", "-D", *forwards, must=False)
         _run("ip", "link", "del", bridge, must=False)
 
 

@@ -1,4 +1,4 @@
-"""Hosts that find each other: who is let in, what is said of those that stay away, what a learner's death costs."""
+"""Hosts that find each other: who is counted, what is said of those that stay away, what a learner's death costs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import AuthenticationError
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from runtime.cluster.connection import HEARTBEAT_S, PORT, Connection, find_own_address
-from runtime.cluster.head_node import Head
+from runtime.cluster.address import PORT, Presence, find_own_address
+from runtime.cluster.head_node import HeadNode
+from runtime.cluster.hosts import start_head_node
 from runtime.cluster.machines import Machines
-from runtime.cluster.worker_node import run_worker_node
+from runtime.cluster.worker_node import connect_to_head, run_worker_node
 from runtime.container.layout import Container, read_container
 from runtime.container.signals import Interrupted, StopRequest
 from runtime.errors import PlatformError, UserError
@@ -35,9 +35,7 @@ HOST = Container(
     token="ab" * 32,
     num_cpus=4,
 )
-
-
-NODES = {"127.0.0.1", "second", "third"}.copy
+SECOND = replace(HOST, current_host="second")
 
 
 @pytest.fixture
@@ -61,21 +59,13 @@ def notes() -> list[str]:
     return []
 
 
-def call(host: str, *, token: str = HOST.token, cpus: int = 2) -> Connection:
-    """What a host does to come."""
-    connection = Connection(socket.create_connection(("127.0.0.1", PORT), timeout=5))
-    connection.authenticate_as_worker(token.encode())
-    connection.send(host=host, cpus=cpus, gpus=1, group="runners")
-    return connection
-
-
-def wait_for_end(connection: Connection) -> str:
-    """What a host is told of the end; it stays."""
-    while True:
-        message = connection.receive(5)
-        if "end" in message:
-            connection.send(acknowledged=True)
-            return str(message["end"])
+def node(host: str, node_id: str, *, cpus: int = 2, why_dead: str = "", port: int = 0) -> dict[str, Any]:
+    """A node as Ray lists it: dead ones have no resources."""
+    has = {} if why_dead else {"CPU": float(cpus), "GPU": 1.0, "memory": 1e9}
+    labels = {"ray.io/node-id": node_id, "group": "runners"}
+    place = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+    known = {"NodeID": node_id, "NodeName": host, "Resources": has, "Labels": labels}
+    return {**known, **place, "Alive": not why_dead, "DeathReasonMessage": why_dead}
 
 
 def wait_until(condition: Any, timeout_s: float = 10) -> None:
@@ -86,123 +76,106 @@ def wait_until(condition: Any, timeout_s: float = 10) -> None:
         time.sleep(0.02)
 
 
-def test_hosts_are_let_in_counted_lost_and_told_of_the_end(
+def test_worker_nodes_are_counted_lost_and_join_again(notes: list[str], stop: StopRequest) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as raylet:
+        port = raylet.getsockname()[1]
+        nodes = [node("10.0.0.1", "head"), node("second", "a", port=port), node("third", "b", cpus=8, port=port)]
+        nodes.append(node("stranger", "s"))
+        head = HeadNode(HOST, stop, notes.append, lambda: nodes)
+        head.wait_for_workers(5)
+        assert head.machines == Machines(14, 2, 3, cpus_elsewhere=(2, 8), gpus_elsewhere=2, reserved_cpus=1)
+        assert notes == [
+            "second of group runners connected: 2 CPUs, 1 GPUs (1 of 2)",
+            "third of group runners connected: 8 CPUs, 1 GPUs (2 of 2)",
+            "3 hosts, 14 CPUs, 2 GPUs",
+        ]
+        assert head.take_events() == []
+        nodes[2] = node("third", "b", why_dead="received SIGTERM")
+        left = Machines(6, 1, 2, cpus_elsewhere=(2,), gpus_elsewhere=1, reserved_cpus=1, are_fewer=True)
+        assert head.machines == left
+        assert head.take_events() == [("host_lost", "third: received SIGTERM")]
+        nodes.append(node("third", "c", cpus=8, port=port))
+        assert head.take_events() == [("host_rejoined", "third: it joined again")]
+        # Its Ray ended, and was restarted before anybody looked.
+        nodes[1] = node("second", "a", why_dead="health check failed")
+        nodes.append(node("second", "d", port=port))
+        assert head.take_events() == [
+            ("host_lost", "second: health check failed"),
+            ("host_rejoined", "second: it joined again"),
+        ]
+        assert head.machines.hosts == 3
+
+
+def test_machines_wait_until_ray_has_noticed_that_a_host_is_gone(
     notes: list[str], stop: StopRequest, in_background: ThreadPoolExecutor
 ) -> None:
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
-        second, third = call("second"), call("third", cpus=8)
-        assert second.receive(5) == {"ray": "10.0.0.1:7"}
-        head.wait_for_workers(5, stop)
-        assert head.machines == Machines(14, 2, 3, cpus_elsewhere=(2, 8), gpus_elsewhere=2, reserved_cpus=1)
-        assert notes[-1] == "3 hosts, 14 CPUs, 2 GPUs"
-        assert any("third of group runners connected: 8 CPUs, 1 GPUs" in note for note in notes)
-        third.close()
-        wait_until(lambda: head.machines.hosts == 2)
-        assert head.take_events() == [("host_lost", "third: its connection was closed")]
-        again = call("third")
-        wait_until(lambda: head.machines.hosts == 3)
-        assert head.take_events() == [("host_rejoined", "third: it reconnected")]
-        again.send(rejoined="Ray had ended there with exit code -9")
-        deadline = time.monotonic() + 10
-        while not (events := head.take_events()):
-            assert time.monotonic() < deadline
-        assert events == [("host_rejoined", "third: Ray had ended there with exit code -9")]
-        ends = [in_background.submit(wait_for_end, connection) for connection in (second, again)]
-    assert [one.result(10) for one in ends] == ["done", "done"]
-    for connection in (second, again):  # as long as the head's process lives, which still writes its results
-        until = time.monotonic() + 2 * HEARTBEAT_S
-        while time.monotonic() < until:
-            assert connection.receive(0.1) == {}
-        connection.close()
+    nodes = [node("second", "a", port=1)]  # nothing listens there
+    machines = in_background.submit(lambda: HeadNode(HOST, stop, notes.append, lambda: nodes).machines)
+    assert not wait([machines], timeout=1.0).done
+    nodes[0] = node("second", "a", why_dead="health check failed")
+    assert machines.result(10).hosts == 1
 
 
-def test_a_failed_job_tells_its_hosts_why(notes: list[str], in_background: ThreadPoolExecutor) -> None:
-    head = Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES)
-    with head:
-        heard = in_background.submit(wait_for_end, call("second"))
-        wait_until(lambda: notes)
-        fault = PlatformError("the disk is full\nand more")
-        head.__exit__(PlatformError, fault, None)
-    assert heard.result(10) == "failed: the disk is full"
+def test_hosts_that_do_not_come_are_all_named_and_so_are_those_that_fail(notes: list[str], stop: StopRequest) -> None:
+    head = HeadNode(HOST, stop, notes.append, lambda: [node("second", "a")])
+    with pytest.raises(PlatformError, match=r"^third: not in Ray's cluster after 0\.3 s; expected every host of"):
+        head.wait_for_workers(0.3)
+    head = HeadNode(HOST, stop, notes.append, list, lambda: {"third": "no player", "second": "the disk is full"})
+    with pytest.raises(PlatformError, match="hosts that could not join: second: the disk is full; third: no player"):
+        head.wait_for_workers(20)
 
 
-def test_a_host_stays_until_the_heads_process_is_gone(
+def test_a_host_whose_name_has_gone_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    presence = Presence()
+    assert presence.absent_s("no-such-host.invalid", 5.0) == 0.0  # it may yet start
+    assert presence.absent_s("localhost", 7.0) == 0.0
+    resolve = socket.gethostbyname
+    monkeypatch.setattr(socket, "gethostbyname", lambda host: resolve("no-such-host.invalid"))  # as Docker ends it
+    assert presence.absent_s("localhost", 45.0) == 38.0
+
+
+def test_a_worker_node_stays_until_the_heads_process_closes_its_port(
     notes: list[str], stop: StopRequest, in_background: ThreadPoolExecutor
 ) -> None:
     """The SDK's local mode stops every host as soon as one has ended."""
     listener = socket.create_server(("127.0.0.1", PORT))
-    with listener:
-        second = replace(HOST, current_host="second")
-        staying = in_background.submit(
-            run_worker_node, second, stop, timeout_s=20, object_store_bytes=1, note=notes.append
-        )
-        connection = Connection(listener.accept()[0])
-        connection.authenticate_as_head(HOST.token.encode())
-        assert connection.receive(5)["host"] == "second"
-        connection.send(end="done")
-        while "acknowledged" not in connection.receive(5):
-            pass
-        connection.send()  # a heartbeat
-        assert connection.receive(5) == {}
-        assert not staying.done()
-        assert notes[-1] == "training has ended; waiting until localhost has written its results"
-        connection.close()
-        staying.result(20)
-        assert notes[-1] == "localhost has ended: done"
-
-
-@pytest.mark.parametrize(
-    ("host", "token", "message"),
-    [("second", "cd" * 32, "it has another job's token"), ("eighth", HOST.token, "'eighth' is no host of this job")],
-)
-def test_strangers_are_turned_away(host: str, token: str, message: str, notes: list[str]) -> None:
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
-        # By the head before the end of the greeting, or after it.
-        with pytest.raises((EOFError, OSError, AuthenticationError)):
-            call(host, token=token).receive(5)
-        wait_until(lambda: any(message in note for note in notes))
-        assert head.machines.hosts == 1
-
-
-def test_hosts_that_do_not_come_are_all_named_and_so_are_those_that_fail(notes: list[str], stop: StopRequest) -> None:
-    message = r"second \(which has connected\), third: not in Ray's cluster after 1 s; expected every host"
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, set) as head:
-        second = call("second")
-        wait_until(lambda: notes)
-        with pytest.raises(PlatformError, match=message):
-            head.wait_for_workers(1.0, stop)
-        second.close()
-    message = "hosts that could not join: third: Ray has ended 6 times"
-    with Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
-        third = call("third")
-        third.send(failed="Ray has ended 6 times")
-        with pytest.raises(PlatformError, match=message):
-            head.wait_for_workers(20, stop)
-        third.close()
+    connection = connect_to_head(SECOND, stop, 20, notes.append)
+    staying = in_background.submit(
+        run_worker_node, SECOND, stop, connection, object_store_bytes=10**8, note=notes.append
+    )
+    first, _ = listener.accept()
+    first.close()  # as Ray does with connections that send nothing
+    second, _ = listener.accept()
+    second.send(b"settings of HTTP/2")
+    assert not staying.done()
+    listener.close()
+    second.close()
+    staying.result(30)
+    assert notes[0] == "second: connecting to the head node localhost"
+    assert notes[-1] == "localhost has ended"
 
 
 def test_a_stop_ends_the_waiting_on_both_sides(notes: list[str], stop: StopRequest) -> None:
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(Interrupted), Head(HOST, "127.0.0.1", "10.0.0.1:7", notes.append, NODES) as head:
-        head.wait_for_workers(20, stop)
-    second = replace(HOST, current_host="second")
     with pytest.raises(Interrupted):
-        run_worker_node(second, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
+        HeadNode(HOST, stop, notes.append, list).wait_for_workers(20)
+    with pytest.raises(Interrupted):
+        connect_to_head(SECOND, stop, 20, notes.append)
 
 
-def test_a_port_that_is_taken_is_named(notes: list[str]) -> None:
-    message = rf"localhost: port {PORT} of 127\.0\.0\.1 cannot be listened on"
-    with Head(HOST, "127.0.0.1", "", notes.append, NODES), pytest.raises(PlatformError, match=message):
-        Head(HOST, "127.0.0.1", "", notes.append, NODES)
+def test_a_head_node_that_is_not_found_is_named(notes: list[str], stop: StopRequest) -> None:
+    with pytest.raises(PlatformError, match=rf"localhost: not found within 0.5 s at port {PORT}: Connection refused"):
+        connect_to_head(SECOND, stop, 0.5, notes.append)
 
 
-def test_a_host_of_another_job_says_so(notes: list[str], stop: StopRequest) -> None:
-    with Head(HOST, "127.0.0.1", "", notes.append, NODES):
-        other = replace(HOST, current_host="second", token="cd" * 32)
-        with pytest.raises(
-            PlatformError, match="localhost: it runs another job, or this one with other hyperparameters"
-        ):
-            run_worker_node(other, stop, timeout_s=20, object_store_bytes=10**8, note=notes.append)
+def test_a_port_that_is_taken_is_named(stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # which Ray would read in later tests
+        monkeypatch.setenv(name, "")
+    with (
+        socket.create_server(("127.0.0.1", PORT)),
+        pytest.raises(PlatformError, match=f"port {PORT}: cannot be listened on"),
+    ):
+        start_head_node(HOST, stop, None)
 
 
 def test_an_address_is_of_the_named_interface_or_of_the_name() -> None:
@@ -251,6 +224,7 @@ def test_what_several_hosts_are_not_for(values: dict[str, str], code: int, messa
     assert message in (opt_ml.failure if code else done.log)
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_learner_that_dies_is_replaced_and_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:

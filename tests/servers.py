@@ -1,4 +1,7 @@
-"""Servers as tests start them, real processes over real HTTP, and what they are asked."""
+"""Starts real server processes, and sends them requests over real HTTP.
+
+Shared by the tests of serving, containers, hosts, images and Unity, so it lies beside them all.
+"""
 
 from __future__ import annotations
 

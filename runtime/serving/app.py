@@ -112,7 +112,8 @@ class App:
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
         # Separate threads for computing and loading, so that neither waits for the other.
-        self._computing, self._loaders = ThreadPoolExecutor(max_workers=1), ThreadPoolExecutor(max_workers=1)
+        self._computing = ThreadPoolExecutor(max_workers=1)
+        self._loaders = ThreadPoolExecutor(max_workers=1)
         self._counters = Counters(self.settings.shared)
         self._registry = Registry(
             self.settings.shared, workers=self.settings.workers, memory_mb=self.settings.models_mb
@@ -142,10 +143,14 @@ class App:
             shape = ", ".join(map(str, self.policy.observation_shape))
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
 
+    def _said(self, name: str) -> Path:
+        """The file that exists once a worker has printed the line of this name."""
+        return self.settings.shared / f"said-{name}"
+
     def _say_once(self, name: str, text: str) -> None:
         """Prints a line once, from the first worker that gets here."""
         try:
-            os.close(os.open(self.settings.shared / f"said-{name}", os.O_CREAT | os.O_EXCL))
+            os.close(os.open(self._said(name), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
         except OSError:  # the disk is full: better printed twice than never
@@ -198,7 +203,13 @@ class App:
         return await handler(self, headers, body)
 
     async def _ping(self, _: Headers, __: bytes) -> Answer:
-        return Answer(200 if self.policy is not None or self.settings.model is None else 503)
+        # While this worker loads, it answers as one that is ready already: its 503 would take back the other's 200, and
+        # an invocation waits for the policy.
+        if self._loading.done():
+            is_ready = self.policy is not None or self.settings.model is None
+        else:
+            is_ready = self._said("ready").exists()
+        return Answer(200 if is_ready else 503)
 
     async def _execution_parameters(self, _: Headers, __: bytes) -> Answer:
         parameters = {

@@ -20,7 +20,9 @@ BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _PREFIX = "counters-"
 # Requests by class, observations, seconds, then the histogram's buckets.
-_OBSERVATIONS, _SECONDS, _FIRST_BUCKET = len(STATUS_CLASSES), len(STATUS_CLASSES) + 1, len(STATUS_CLASSES) + 2
+_OBSERVATIONS = len(STATUS_CLASSES)
+_SECONDS = len(STATUS_CLASSES) + 1
+_FIRST_BUCKET = len(STATUS_CLASSES) + 2
 _SIZE = _FIRST_BUCKET + len(BUCKETS_S) + 1
 
 
@@ -52,7 +54,7 @@ class Counters:
         counts[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
 
     def text(self) -> str:
-        """The sums over all workers, in Prometheus' text format."""
+        """Returns the sums over all workers, in Prometheus' text format."""
         total = sum((_read(path) for path in self._folder.glob(f"{_PREFIX}*")), np.zeros(_SIZE))
         lines = [
             "# HELP smrl_invocations_total Invocations by class of status.",

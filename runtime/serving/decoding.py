@@ -22,14 +22,17 @@ from runtime.serving.observations import (
     JSON_TYPES,
     RequestError,
     check_observations,
-    find_strange,
+    find_disallowed,
     short,
     to_array,
     to_observations,
 )
 from runtime.serving.served_policy import ServedPolicy
 
-JSON, JSON_LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
+JSON = "application/json"
+JSON_LINES = "application/jsonlines"
+CSV = "text/csv"
+NPY = "application/x-npy"
 SAME_TYPES = {
     "application/jsons": JSON_LINES,
     "application/x-jsonlines": JSON_LINES,
@@ -111,7 +114,7 @@ def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
 
 @cache
 def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int) -> Any:
-    """A parser of `{"inputs": {…}}`: observations nested to a depth, the other inputs a value or a list."""
+    """Returns a parser of `{"inputs": {…}}`: observations nested to a depth, the other inputs a value or a list."""
     observations: Any = float
     for _ in range(depth):
         observations = list[observations]
@@ -188,7 +191,7 @@ def _read_lines(body: bytes, policy: ServedPolicy) -> Call:
 
 
 def _split(body: bytes) -> tuple[list[bytes], list[int]]:
-    """The lines that are not blank, and their numbers."""
+    """Returns the lines that are not blank, and their numbers."""
     lines = body.splitlines()
     kept = [(line.strip(), number) for number, line in enumerate(lines, start=1) if line.strip()]
     return [line for line, _ in kept], [number for _, number in kept]
@@ -221,7 +224,7 @@ def lines_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequenc
 def _joined(lines: Sequence[bytes], policy: ServedPolicy) -> Call:
     """Parses all lines in one call, which is several times faster than one call per line.
 
-    A line whose brackets do not balance could otherwise merge with its neighbour.
+    A line whose brackets do not balance could otherwise merge with its neighbor.
     """
     if len(lines) > 1 and not all(map(_is_balanced, lines)):
         raise RequestError(400, "got lines that are not each a JSON value.")
@@ -275,7 +278,7 @@ def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[
 
 
 def _plain_csv(lines: Sequence[bytes]) -> list[list[float]] | None:
-    """Rows by JSON's parser, ten times faster than cell by cell; None where they hold what JSON has not (.5, +1)."""
+    """Parses rows as JSON, ten times faster than cell by cell; None if they hold what JSON does not allow (.5, +1)."""
     if any(line.translate(None, _CSV_CHARACTERS) for line in lines):
         return None
     try:
@@ -321,7 +324,7 @@ def _npy_array(body: bytes) -> NDArray[Any]:
             raise ValueError(f"{len(body) - file.tell():,} bytes after a header that promises {size:,}")
         array = np.frombuffer(body, dtype, offset=file.tell())
         return array.reshape(shape, order="F" if is_fortran else "C")
-    except Exception as error:  # the header is parsed by numpy, which raises whatever its parser does
+    except Exception as error:  # the header is parsed by numpy, whose parser raises many types of errors
         raise RequestError(
             400, f"body: got no NumPy array ({str(error)[:100]}); expected what np.save writes."
         ) from None
@@ -332,10 +335,12 @@ def _observations_call(rows: Any, policy: ServedPolicy, *, field: str) -> Call:
 
 
 def _as_batch(data: Any, policy: ServedPolicy) -> Any:
-    """A bare list as a batch: one observation becomes a batch of one."""
-    depth, inner = 0, data
+    """Converts a bare list to a batch: one observation becomes a batch of one."""
+    depth = 0
+    inner = data
     while isinstance(inner, list) and inner:
-        depth, inner = depth + 1, inner[0]
+        depth = depth + 1
+        inner = inner[0]
     return [data] if depth == len(policy.observation_shape) else data
 
 
@@ -353,10 +358,10 @@ def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool
     if only:
         return
     for name, dtype in policy.unread:
-        strange = find_strange(inputs[name], JSON_TYPES[dtype], depth=_DEPTH)
-        if strange is not None:
+        disallowed = find_disallowed(inputs[name], JSON_TYPES[dtype], depth=_DEPTH)
+        if disallowed is not None:
             raise RequestError(
-                400, f"{where}.{name}: JSON Value: {short(strange.value)} is not of expected type: {dtype}."
+                400, f"{where}.{name}: JSON Value: {short(disallowed.value)} is not of expected type: {dtype}."
             )
 
 

@@ -61,7 +61,7 @@ def _write_json(outputs: Outputs, call: Call, _: ServedPolicy) -> bytes:
 
 
 def _rows(outputs: Outputs) -> Any:
-    """One entry per row: the bare value of a single output, or an object of several."""
+    """Yields one entry per row: the bare value of a single output, or an object of several."""
     if len(outputs) == 1:
         return next(iter(outputs.values()))
     # By way of text, which has a float32's shortest digits; tolist() would give those of a double.
@@ -70,14 +70,14 @@ def _rows(outputs: Outputs) -> Any:
 
 
 def _write_lines(outputs: Outputs, call: Call, policy: ServedPolicy) -> bytes:
-    """A line for each line of the request; one for a JSON request, as TF Serving has it."""
+    """Writes a line for each line of the request; a single one for a JSON request, as TF Serving does."""
     if call.source == "json":
         return _write_json(outputs, call, policy) + b"\n"
     return b"".join(prediction_lines(outputs))
 
 
 def prediction_lines(outputs: Outputs) -> list[bytes]:
-    """`{"predictions":[…]}` and a newline for each row, which batch transform joins with its input."""
+    """Writes `{"predictions":[…]}` and a newline for each row, which batch transform joins with its input."""
     rows = _rows(outputs)
     if isinstance(rows, np.ndarray):
         if rows.ndim == 2:  # one call for all rows: ten times faster than one a row

@@ -17,7 +17,8 @@ from runtime.errors import UserError
 from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
-_PREFIX, _SUFFIX = "model-", ".json"
+_PREFIX = "model-"
+_SUFFIX = ".json"
 _LONGEST_FILE = 200  # a file's name has 255 bytes
 _SESSION_COST = 4  # memory of a session by its file's size, about; 2-3 was measured for policies
 
@@ -38,7 +39,9 @@ class Registry:
     """
 
     def __init__(self, folder: Path, *, workers: int, memory_mb: float) -> None:
-        self._folder, self._workers, self._memory_mb = folder, workers, memory_mb
+        self._folder = folder
+        self._workers = workers
+        self._memory_mb = memory_mb
         self._loaded: dict[str, _Loaded] = {}
 
     def load(self, name: str, url: str) -> None:
@@ -90,7 +93,7 @@ class Registry:
             raise _no_such(name) from None
 
     def get(self, name: str) -> ServedPolicy:
-        """The policy of a model; loads it if this worker has not loaded it yet.
+        """Returns the policy of a model; loads it if this worker has not loaded it yet.
 
         Raises:
             RequestError: 404, there is none of that name.
@@ -99,7 +102,8 @@ class Registry:
             return policy
         try:
             path = self._path(name)
-            version, url = _version(path), json.loads(path.read_text())["url"]
+            version = _version(path)
+            url = json.loads(path.read_text())["url"]
             policy = load_policy(Path(url))
         except (UserError, FileNotFoundError) as error:
             raise RequestError(404, f"model {name!r}: {error}") from None
@@ -107,7 +111,7 @@ class Registry:
         return policy
 
     def find(self, name: str) -> ServedPolicy | None:
-        """The policy of a model if this worker has loaded it; drops those that other workers have unloaded.
+        """Returns the policy of a model if this worker has loaded it; drops those that other workers have unloaded.
 
         Raises:
             RequestError: 404, there is none of that name.
@@ -126,11 +130,11 @@ class Registry:
         return None
 
     def describe(self) -> list[dict[str, str]]:
-        """Name and url of every model, by name."""
+        """Returns the name and url of every model, by name."""
         return [{"modelName": name, "modelUrl": found["url"]} for name, found in sorted(self._files().items())]
 
     def _files(self) -> dict[str, Any]:
-        """The contents of every model's file, by name; models that are being unloaded are left out."""
+        """Returns the contents of every model's file, by name; models that are being unloaded are left out."""
         found: dict[str, Any] = {}
         for path in self._folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             try:

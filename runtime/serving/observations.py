@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from runtime.serving.served_policy import ServedPolicy
 
 _SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring = 2, 9, 6, 40
+_SHORT.maxlevel = 2
+_SHORT.maxlist = 9
+_SHORT.maxdict = 6
+_SHORT.maxstring = 40
 _LIST = frozenset({list})
 JSON_TYPES: dict[str, frozenset[type]] = {
     "float32": frozenset({int, float}),
@@ -37,9 +40,9 @@ def to_observations(value: Any, policy: ServedPolicy, *, field: str) -> NDArray[
     Raises:
         RequestError: A value is not a finite number, or the shape is not the policy's; the message names the field.
     """
-    strange = find_strange(value, JSON_TYPES["float32"], depth=len(policy.observation_shape) + 1)
-    if strange is not None:
-        raise RequestError(400, f"{field}: got {short(strange.value)}; expected numbers in nested lists.")
+    disallowed = find_disallowed(value, JSON_TYPES["float32"], depth=len(policy.observation_shape) + 1)
+    if disallowed is not None:
+        raise RequestError(400, f"{field}: got {short(disallowed.value)}; expected numbers in nested lists.")
     return check_observations(to_array(value, field=field), policy, field=field)
 
 
@@ -75,14 +78,14 @@ def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, 
 
 
 @dataclass(frozen=True)
-class Strange:
+class Disallowed:
     """A value of a type that is not allowed."""
 
     value: Any
 
 
-def find_strange(value: Any, allowed: frozenset[type], *, depth: int) -> Strange | None:
-    """The first value in nested lists whose type is not allowed; Python's bool does not count as a number."""
+def find_disallowed(value: Any, allowed: frozenset[type], *, depth: int) -> Disallowed | None:
+    """Returns the first value in nested lists whose type is not allowed; Python's bool does not count as a number."""
     if type(value) in allowed:
         return None
     level = [value]
@@ -91,11 +94,11 @@ def find_strange(value: Any, allowed: frozenset[type], *, depth: int) -> Strange
         if kinds <= allowed:
             return None
         if wrong := kinds - allowed - _LIST:
-            return Strange(next(item for item in level if type(item) in wrong))
+            return Disallowed(next(item for item in level if type(item) in wrong))
         level = list(chain.from_iterable(level if kinds == _LIST else (item for item in level if type(item) is list)))
     return None
 
 
 def short(value: Any) -> str:
-    """A value as text for a message, cut to a short length and depth."""
+    """Returns a value as text for a message, cut to a short length and depth."""
     return _SHORT.repr(value)

@@ -69,7 +69,9 @@ async def receive_body(headers: Headers, receive: Receive, *, most: int, deadlin
     """
     if int(headers.get(b"content-length", 0)) > most:
         raise _too_large(most)
-    parts, size, more = [], 0, True
+    parts = []
+    size = 0
+    more = True
     try:
         with deadlines:
             while more:

@@ -65,7 +65,7 @@ class ServedPolicy:
 
 @cache
 def _plan(outputs: tuple[str, ...]) -> tuple[list[str], list[tuple[str, int]]]:
-    """The names to compute for these outputs, and the position of each output in them."""
+    """Returns the names to compute for these outputs, and the position of each output in them."""
     wanted = list(dict.fromkeys(ALIASES.get(name, name) for name in outputs))
     return wanted, [(name, wanted.index(ALIASES.get(name, name))) for name in outputs]
 

@@ -87,19 +87,33 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
         listener.close()
         shutil.rmtree(shared, ignore_errors=True)
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
-        raise PlatformError("serve: the workers could not start; what they said is above.")
+        raise PlatformError("serve: the workers could not start; their output is above.")
 
 
 class _Supervisor(Multiprocess):
-    """Uvicorn's supervisor, which also closes its socket while workers drain: clients would hang in it otherwise."""
+    """Uvicorn's supervisor, with two differences.
+
+    It closes its socket while workers drain: clients would hang in it otherwise. And it closes its copy of a worker's
+    end of the health check's pipe: while it holds one, a worker that dies during a check is noticed only after _HUNG_S.
+    """
+
+    def init_processes(self) -> None:
+        """Starts the workers."""
+        super().init_processes()
+        self._close_workers_ends()
 
     def keep_subprocess_alive(self) -> None:
         """Replaces workers that have died, and prints a line for each, so that repeated failures are visible."""
         before = {worker.pid: worker for worker in self.processes}
         super().keep_subprocess_alive()
+        self._close_workers_ends()
         for pid in before.keys() - {worker.pid for worker in self.processes}:
             sys.stderr.write(f"serve: worker {pid} ended with code {before[pid].exitcode}; another takes its place\n")
             sys.stderr.flush()
+
+    def _close_workers_ends(self) -> None:
+        for worker in self.processes:
+            worker.child_conn.close()
 
     def terminate_all(self) -> None:
         """Closes the socket, then tells the workers to end."""

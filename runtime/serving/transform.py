@@ -147,7 +147,7 @@ def _batches(source: BinaryIO) -> Iterator[tuple[tuple[int, ...], tuple[bytes, .
 
 
 def _run(policy: ServedPolicy, call: Call, numbers: Sequence[int]) -> Outputs:
-    """The outputs of a batch.
+    """Returns the outputs of a batch.
 
     Raises:
         RequestError: The policy overflows on a record; its line is named.

@@ -93,8 +93,8 @@ def test_every_type_is_answered_in_every_type(server: Server, policy: Policy, ki
         "application/x-npy": written.getvalue(),
     }[kind]
     headers = {"Content-Type": f"{kind}; charset=utf-8", "Accept": f"*/*;q=0.1, image/png, {accept};q=0.9"}
-    status, told, answer = server.request("POST", "/invocations", body, headers)
-    assert (status, told["content-type"]) == (200, accept)
+    status, message, answer = server.request("POST", "/invocations", body, headers)
+    assert (status, message["content-type"]) == (200, accept)
     if accept == "application/x-npy":
         actions = np.load(io.BytesIO(answer))
     elif accept == "text/csv":
@@ -204,9 +204,9 @@ def test_gzip_both_ways_and_the_custom_attributes_come_back(server: Server) -> N
     attributes = "tfs-model-name=reacher,tfs-method=predict"
     headers = {**JSON, "Content-Encoding": "gzip", "Accept-Encoding": "gzip"}
     headers["X-Amzn-SageMaker-Custom-Attributes"] = attributes
-    status, told, answer = server.request("POST", "/invocations", body, headers)
-    assert (status, told["content-encoding"]) == (200, "gzip")
-    assert told["x-amzn-sagemaker-custom-attributes"] == attributes
+    status, message, answer = server.request("POST", "/invocations", body, headers)
+    assert (status, message["content-encoding"]) == (200, "gzip")
+    assert message["x-amzn-sagemaker-custom-attributes"] == attributes
     assert len(json.loads(gzip.decompress(answer))["predictions"]) == 150
     plain = {**JSON, "Content-Encoding": "gzip"}
     assert server.refusal(body[:-9], plain) == (400, "body: got gzip data that ends too early.")
@@ -214,8 +214,8 @@ def test_gzip_both_ways_and_the_custom_attributes_come_back(server: Server) -> N
     half = gzip.compress(json.dumps(ROWS[0].tolist()).encode() + b"\n")
     lines = server.request("POST", "/invocations", half + half, {**LINES, "Content-Encoding": "gzip"})[2]
     assert len(lines.splitlines()) == 2  # two members in a row are one content
-    status, told, _ = server.request("POST", "/invocations", body, {**plain, "Accept-Encoding": "gzip;q=0"})
-    assert (status, told.get("content-encoding")) == (200, None)
+    status, message, _ = server.request("POST", "/invocations", body, {**plain, "Accept-Encoding": "gzip;q=0"})
+    assert (status, message.get("content-encoding")) == (200, None)
 
 
 def test_ping_has_an_empty_body_and_metrics_add_up_over_workers(server: Server) -> None:
@@ -289,7 +289,10 @@ TYPES = ["application/json", "application/jsonlines", "text/csv", "application/x
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_no_request_is_an_error_of_ours(server: Server, body: bytes, kind: str, accept: str) -> None:
-    """Over real HTTP. For more of them: SMRL_FUZZ_EXAMPLES=10000 pytest tests/serving/test_app.py -k no_request."""
+    """Sends fuzzed requests over real HTTP.
+
+    For more of them: SMRL_FUZZ_EXAMPLES=10000 pytest tests/serving/test_app.py -k no_request.
+    """
     status, _, answer = server.request("POST", "/invocations", body, {"Content-Type": kind, "Accept": accept})
     assert status in (200, 400, 406, 415)
     if status != 200:

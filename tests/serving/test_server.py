@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 def test_large_batches_do_not_hold_up_the_health_check(exported_results: Path, tmp_path: Path, policy: Policy) -> None:
     rows = np.random.default_rng(0).normal(size=(500_000, 9)).astype(np.float32)
-    body, answers = npy(rows), []
+    body = npy(rows)
+    answers = []
     with started(tmp_path, str(exported_results), "--workers", "1") as server:
         server.wait_until(200)
 
@@ -62,12 +63,24 @@ def test_a_worker_that_dies_is_replaced(exported_results: Path, tmp_path: Path) 
     with started(tmp_path, str(exported_results), "--workers", "1") as server:
         server.wait_until(200)
         (worker,) = server.workers()
+        worker.suspend()
+        time.sleep(1)  # the supervisor waits for its answer now: it checks every half second
         worker.kill()
         worker.wait(10)
         server.wait_until(200)
         assert [w.pid for w in server.workers()] != [worker.pid]
         assert f"serve: worker {worker.pid} ended with code -9; another takes its place" in server.log
         assert len(server.invoke(ROWS.tolist())["predictions"]) == 3
+
+
+def test_once_a_worker_is_ready_ping_stays_200_while_others_load(exported_results: Path, tmp_path: Path) -> None:
+    with started(tmp_path, str(exported_results), "--workers", "6") as server:
+        server.wait_until(200)
+        deadline = time.monotonic() + 3  # by which the last of them has loaded
+        answers = set()
+        while time.monotonic() < deadline:
+            answers.add(server.request("GET", "/ping")[0])
+        assert answers == {200}
 
 
 def test_workers_end_with_their_parent(exported_results: Path, tmp_path: Path) -> None:
@@ -296,7 +309,7 @@ def test_a_request_waits_for_a_worker_that_is_still_loading(
                 await ended.wait()
             return {"type": "lifespan"}
 
-        async def told(_: dict[str, Any]) -> None:
+        async def note_start(_: dict[str, Any]) -> None:
             started.set()
 
         async def receive() -> dict[str, Any]:
@@ -305,7 +318,7 @@ def test_a_request_waits_for_a_worker_that_is_still_loading(
         async def send(message: dict[str, Any]) -> None:
             statuses.append(message.get("status"))
 
-        living = asyncio.create_task(app({"type": "lifespan"}, live, told))
+        living = asyncio.create_task(app({"type": "lifespan"}, live, note_start))
         await started.wait()
         request = asyncio.create_task(
             app({**scope, "headers": [(b"content-type", b"application/json")]}, receive, send)

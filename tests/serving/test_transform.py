@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 @pytest.fixture
 def actions(policy: Policy) -> np.ndarray:
-    """What the trained policy does in ROWS."""
+    """The trained policy's actions for ROWS."""
     found: np.ndarray = policy.outputs(ROWS)["actions"]
     return found
 
@@ -48,7 +48,8 @@ def test_records_are_joined_as_sagemaker_joins_them(
 ) -> None:
     """Arrays under SageMakerInput, objects with a key more, rows of CSV with columns more; a folder keeps its tree."""
     (tmp_path / "in" / "b").mkdir(parents=True)
-    lists, objects = ROWS[:3].tolist(), [{"observations": row} for row in ROWS[:3].tolist()]
+    lists = ROWS[:3].tolist()
+    objects = [{"observations": row} for row in ROWS[:3].tolist()]
     (tmp_path / "in" / "lists.jsonl").write_text("".join(json.dumps(row) + " \r\n" for row in lists))
     (tmp_path / "in" / "b" / "objects").write_text("".join(json.dumps(row) + "\n" for row in objects))
     (tmp_path / "in" / "rows.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in lists))
@@ -147,7 +148,8 @@ def test_an_archive_that_reaches_outside_is_refused(kind: str, tmp_path: Path) -
     archive = tmp_path / "model.tar.gz"
     member = tarfile.TarInfo({"above": "../taken", "absolute": "/smrl-taken", "link": "model"}[kind])
     if kind == "link":
-        member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+        member.type = tarfile.SYMTYPE
+        member.linkname = "/etc"
     with tarfile.open(archive, "w:gz") as tar:
         tar.addfile(member)
     scratch = tmp_path / "scratch"

@@ -65,7 +65,7 @@ def build_bcq_graph(
 
     Args:
         q_networks: Layers of each Q function, (B, O) to (B, A); their values are averaged.
-        imitator: Layers of the behaviour policy's logits, (B, O) to (B, A); None allows every action.
+        imitator: Layers of the behavior policy's logits, (B, O) to (B, A); None allows every action.
         action_flexibility: An action is allowed if it is more than this times as likely as the likeliest, 0..1.
         observation_shape: Shape of one observation.
         num_actions: Number A of actions.
@@ -97,7 +97,7 @@ def build_bcq_graph(
 
 
 def _allowed(graph: Graph, imitator: nn.Module, x: str, action_flexibility: float) -> str:
-    """1 for each action that the behaviour policy takes often enough."""
+    """1 for each action that the behavior policy takes often enough."""
     logits = add_layers(graph, imitator, x, where="imitator")
     # log p - max log p is the same of logits: the softmax's constant cancels.
     below = graph.add("subtract", logits, graph.add("max", logits))

@@ -43,7 +43,7 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
 
 
 def parity_table(exports: list[dict[str, Any]]) -> str:
-    """A row for each file, a column for the largest difference of each output."""
+    """Makes a table with a row for each file, and a column for the largest difference of each output."""
     outputs = list(exports[0]["parity"]["largest_difference"])
     rows = [["file", "bytes", *outputs]]
     for export in exports:

@@ -1,23 +1,18 @@
-"""Exports a policy: writes each format, runs it in a fresh process, and keeps the files only if outputs agree."""
+"""Exports a policy: writes each format, runs it in a process apart, and keeps the files only if outputs agree."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-import runtime
 from runtime.artifacts.checkpoint import is_whole
 from runtime.artifacts.exports import (
     DEFAULT_SIGNATURE,
@@ -38,6 +33,7 @@ from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_ob
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
+from runtime.export.verify import run_apart
 from runtime.files import folder_aside, replace_file, write_bytes
 from runtime.policies.network_policy import FILE, NetworkPolicy
 from runtime.policies.policy import Policy
@@ -45,9 +41,6 @@ from runtime.policies.spaces import read_box
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
-_ROOT = Path(runtime.__file__).resolve().parent.parent
-# SageMaker gives a stopped job 120 s, which the export must fit into.
-_CHECK_TIMEOUT_S = 90
 _ROWS = 32
 _CLEAR = 1e-5  # least gap between action values for a clear choice: float32 errors are smaller
 
@@ -76,11 +69,11 @@ class Subject:
 
     @classmethod
     def of_policy(cls, policy: Policy, space: gymnasium.spaces.Box) -> Subject:
-        """A PPO policy.
+        """Makes the subject from a PPO policy.
 
         Args:
             policy: The policy.
-            space: What one observation is, unfiltered.
+            space: Space of one unfiltered observation.
 
         Raises:
             UserError: It holds something that cannot be exported.
@@ -89,19 +82,20 @@ class Subject:
         rows = make_observations(space, policy.observation_filter)
         seen = rows if policy.observation_filter is None else policy.observation_filter(rows)
         scale = np.maximum(1.0, np.abs(seen.reshape(len(rows), -1)).max(axis=1))
-        trained, exact = _outputs(policy, rows), _outputs(policy.in_double(), rows)
+        trained = _outputs(policy, rows)
+        exact = _outputs(policy.in_double(), rows)
         return cls(graph, rows, trained, exact, scale, policy.action_space)
 
     @classmethod
     def of_network_policy(cls, policy: NetworkPolicy, space: gymnasium.spaces.Box) -> Subject:
-        """A policy that learned from a log.
+        """Makes the subject from a policy that learned from a log.
 
         Discrete choices are compared where they are clear: rounding may decide between two actions whose values agree
         to five digits.
 
         Args:
             policy: The policy.
-            space: What one observation is, unfiltered.
+            space: Space of one unfiltered observation.
 
         Raises:
             UserError: It cannot be exported.
@@ -110,7 +104,8 @@ class Subject:
         rows = make_observations(space, policy.observation_filter)
         exact = policy.in_double()
         if policy.kind != "greedy":
-            trained, true = {"actions": policy.actions(rows)}, {"actions": exact.actions(rows)}
+            trained = {"actions": policy.actions(rows)}
+            true = {"actions": exact.actions(rows)}
             box = gymnasium.spaces.Box(policy.low, policy.high, dtype=np.float32)
             return cls(graph, rows, trained, true, np.ones(len(rows)), box)
         clear = rows[policy.margins(rows) > _CLEAR]
@@ -160,7 +155,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
             # A kill in between leaves a manifest without exports, never one that describes other files.
             note_exports(folder, [], {}, checkpoint=checkpoint, not_exported="the export was interrupted")
             for name in _FORMATS:
-                _move(aside / _flat(name), folder / name)
+                _move(aside / _flatten_name(name), folder / name)
             note_exports(folder, exports, describe_signatures(subject.graph), checkpoint=checkpoint)
     except OSError as error:
         raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from None
@@ -183,66 +178,31 @@ def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """
     with _written_and_checked(subject, folder) as (aside, exports):
         for name in _FORMATS:
-            _move(aside / _flat(name), folder / name)
+            _move(aside / _flatten_name(name), folder / name)
     return exports
 
 
 @contextmanager
 def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """Writes and checks all formats in a temporary folder; yields it with the entries of the manifest."""
-    with folder_aside(folder, "export") as aside, _fresh_process() as checker:
+    with folder_aside(folder, "export") as aside:
         contents = {name: write(subject.graph) for name, write in _WRITERS.items()}
+        files = {name: aside / _flatten_name(name) for name in _FORMATS}
         for name, content in contents.items():
-            write_bytes(aside / _flat(name), content)
-        outputs = _run(checker, aside, subject.observations)
+            write_bytes(files[name], content)
+        outputs = run_apart(files, subject.observations, aside)
         differences = _check(subject, outputs)
         yield aside, [_describe(subject, name, contents[name], differences[name]) for name in _FORMATS]
 
 
-@contextmanager
-def _fresh_process() -> Iterator[subprocess.Popen[str]]:
-    """Starts the checker process, which imports its libraries while the formats are written, and ends it afterwards."""
-    # A session of its own, so that a Ctrl-C meant for the job does not reach it.
-    command = [sys.executable, "-m", "runtime.export.verify"]
-    process = subprocess.Popen(
-        command, cwd=_ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def _flat(name: str) -> str:
-    """A file's name in the temporary folder: TF Serving would load a second folder `1` left there by a kill."""
+def _flatten_name(name: str) -> str:
+    """Flattens a file's name for the temporary folder; TF Serving would load a folder `1` left by a killed job."""
     return name.replace("/", "-")
 
 
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(source, target)
-
-
-def _run(checker: subprocess.Popen[str], aside: Path, observations: NDArray[np.float32]) -> dict[str, dict[str, Any]]:
-    """Each format's outputs, as the fresh process computed them."""
-    np.save(aside / "observations.npy", observations)
-    # Absolute paths, as the checker runs in another folder.
-    aside = aside.resolve()
-    files = {name: aside / _flat(name) for name in _FORMATS}
-    request = {"files": files, "observations": aside / "observations.npy", "outputs": aside / "outputs.npz"}
-    try:
-        said, _ = checker.communicate(json.dumps(request, default=str) + "\n", timeout=_CHECK_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise JobError(f"export: the exported files were not loaded within {_CHECK_TIMEOUT_S} s.") from None
-    if checker.returncode != 0:
-        raise JobError(f"export: a fresh process could not load the exported files:\n{said.strip()[-2000:]}")
-    outputs: dict[str, dict[str, Any]] = {}
-    with np.load(aside / "outputs.npz") as arrays:
-        for key in arrays:
-            name, _, output = key.partition("|")
-            outputs.setdefault(name, {})[output] = arrays[key]
-    return outputs
 
 
 def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[str, float]]:
@@ -271,9 +231,10 @@ def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[s
 
 
 def _describe(subject: Subject, name: str, content: bytes, differences: Mapping[str, float]) -> dict[str, Any]:
-    """A format's entry in the manifest."""
+    """Describes a format for the manifest."""
     graph = subject.graph
-    inputs, outputs = {OBSERVATIONS: graph.input}, dict(graph.output_types)
+    inputs = {OBSERVATIONS: graph.input}
+    outputs = dict(graph.output_types)
     if name == SAVED_MODEL:
         inputs, outputs = signatures(graph)[DEFAULT_SIGNATURE]
     return {

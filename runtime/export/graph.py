@@ -60,7 +60,7 @@ class Tensor:
     shape: tuple[int | None, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The type as JSON for the manifest, where the batch axis is -1."""
+        """Returns the type as JSON for the manifest, where the batch axis is -1."""
         return {"dtype": str(self.dtype), "shape": [-1 if size is None else size for size in self.shape]}
 
 

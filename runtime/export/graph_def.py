@@ -17,31 +17,59 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, 10: np.bool_}
 
 
-def run_saved_model(path: Path, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Computes the outputs of a signature.
+class SavedModelReader:
+    """A SavedModel that was read once, and computes the outputs of its signatures.
 
     Args:
         path: `saved_model.pb`.
-        signature: Name of the signature.
-        feeds: A value for each of its inputs.
     """
-    meta = _read(path.read_bytes())
-    chosen = meta.signature_def[signature]
-    assert set(feeds) == set(chosen.inputs), (sorted(feeds), sorted(chosen.inputs))
-    tensors: dict[str, NDArray[Any]] = {_node(chosen.inputs[name].name): value for name, value in feeds.items()}
-    for node in meta.graph_def.node:
-        if node.op == "Const":
-            tensors[node.name] = _constant(node.attr["value"].tensor)
-        elif node.op != "Placeholder":
-            with np.errstate(over="ignore"):  # exp of a large negative number is 0 in every framework
-                tensors[node.name] = _OPERATIONS[node.op]([tensors[_node(name)] for name in node.input], node.attr)
-    return {name: tensors[_node(info.name)] for name, info in chosen.outputs.items()}
+
+    def __init__(self, path: Path) -> None:
+        meta = _read(path.read_bytes())
+        self._signatures = meta.signature_def
+        self._nodes = {node.name: node for node in meta.graph_def.node}
+        self._constants = {
+            name: _constant(node.attr["value"].tensor) for name, node in self._nodes.items() if node.op == "Const"
+        }
+
+    def zeros(self, signature: str) -> dict[str, NDArray[Any]]:
+        """A zero of the right dtype for each input of a signature, as a client sends for inputs that are not read."""
+        inputs = self._signatures[signature].inputs
+        return {name: np.zeros((), _DTYPES[info.dtype]) for name, info in inputs.items()}
+
+    def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes the outputs of a signature, and of the graph no more than they depend on.
+
+        Args:
+            signature: Its name.
+            feeds: A value for each of its inputs.
+        """
+        chosen = self._signatures[signature]
+        assert set(feeds) == set(chosen.inputs), (sorted(feeds), sorted(chosen.inputs))
+        tensors = self._constants | {_node(chosen.inputs[name].name): value for name, value in feeds.items()}
+        outputs = {name: _node(info.name) for name, info in chosen.outputs.items()}
+        with np.errstate(over="ignore"):  # exp of a large negative number is 0 in every framework
+            for output in outputs.values():
+                self._compute(output, tensors)
+        return {name: tensors[node] for name, node in outputs.items()}
+
+    def _compute(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
+        """Adds a node's tensor, and first those that it is computed from."""
+        if name in tensors:
+            return
+        node = self._nodes[name]
+        inputs = [_node(tensor) for tensor in node.input]
+        for tensor in inputs:
+            self._compute(tensor, tensors)
+        tensors[name] = _OPERATIONS[node.op]([tensors[tensor] for tensor in inputs], node.attr)
 
 
 def _read(data: bytes) -> MetaGraphDef:
-    """The one meta graph: the message's second field, after the schema version."""
+    """Reads the only meta graph: the message's second field, after the schema version."""
     assert data[:3] == b"\x08\x01\x12"
-    position, size, shift = 3, 0, 0
+    position = 3
+    size = 0
+    shift = 0
     while True:
         byte = data[position]
         size |= (byte & 0x7F) << shift
@@ -75,7 +103,8 @@ def _convolve(x: list[Any], attr: Any) -> Any:
     image, kernel = x
     _, down, across, _ = attr["strides"].list.i
     windows = sliding_window_view(image, kernel.shape[:2], axis=(1, 2))[:, ::down, ::across]
-    return np.einsum("bhwcij,ijcd->bhwd", windows, kernel, optimize=True)
+    rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(*windows.shape[:3], -1)
+    return rows @ kernel.reshape(-1, kernel.shape[3])
 
 
 def _sigmoid(x: Any) -> Any:
@@ -109,9 +138,3 @@ _OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
     "Pad": lambda x, _: np.pad(x[0], x[1].tolist()),
     "Conv2D": _convolve,
 }
-
-
-def zeros_for(path: Path, signature: str) -> dict[str, NDArray[Any]]:
-    """A zero of the right dtype for each input of a signature, as a client sends for inputs that are not read."""
-    inputs = _read(path.read_bytes()).signature_def[signature].inputs
-    return {name: np.zeros((), _DTYPES[info.dtype]) for name, info in inputs.items()}

@@ -38,7 +38,7 @@ def add_layers(graph: Graph, layers: nn.Module, x: str, *, where: str) -> str:
 
 
 def refuse(where: str, module: nn.Module, expected: str) -> UserError:
-    """The error for a module that cannot be exported."""
+    """Returns the error for a module that cannot be exported."""
     return UserError(
         f"export: got the module {type(module).__name__} at {where}; expected {expected}. Train with another network, "
         "or add the module to runtime/export/layers.py: one function from the module to graph operations."
@@ -52,7 +52,7 @@ def add_linear(graph: Graph, x: str, weight: NDArray[Any], bias: NDArray[Any] | 
 
 
 def to_numpy(tensor: torch.Tensor | None) -> Any:
-    """A parameter's numbers; None stays None."""
+    """Converts a parameter to an array; None stays None."""
     return None if tensor is None else tensor.detach().cpu().numpy()
 
 
@@ -80,10 +80,10 @@ def _zero_padding(graph: Graph, layer: Any, x: str) -> str:
 def _layer_norm(graph: Graph, layer: Any, x: str) -> str:
     if len(layer.normalized_shape) != 1:
         raise refuse("a layer norm", layer, "one over the last axis alone")
-    centred = graph.add("subtract", x, graph.add("mean", x))
-    variance = graph.add("mean", graph.add("multiply", centred, centred))
+    centered = graph.add("subtract", x, graph.add("mean", x))
+    variance = graph.add("mean", graph.add("multiply", centered, centered))
     deviation = graph.add("sqrt", graph.add("add", variance, graph.constant(layer.eps)))
-    x = graph.add("divide", centred, deviation)
+    x = graph.add("divide", centered, deviation)
     if layer.weight is not None:
         x = graph.add("multiply", x, graph.constant(to_numpy(layer.weight)))
     return x if layer.bias is None else graph.add("add", x, graph.constant(to_numpy(layer.bias)))

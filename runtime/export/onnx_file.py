@@ -15,7 +15,8 @@ from onnx import helper, numpy_helper
 from runtime.artifacts.exports import OBSERVATIONS
 from runtime.export.graph import Graph, Operation, Tensor
 
-_OPSET, _IR_VERSION = 17, 8
+_OPSET = 17
+_IR_VERSION = 8
 
 _SIMPLE = {
     "matmul": "MatMul",
@@ -37,7 +38,7 @@ _SIMPLE = {
 
 
 def write_onnx(graph: Graph) -> bytes:
-    """The bytes of an ONNX model that takes `observations` and returns every output."""
+    """Returns the bytes of an ONNX model that takes `observations` and returns every output."""
     nodes: list[Any] = []
     constants = [numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
     for operation in graph.operations:
@@ -67,14 +68,15 @@ def _describe(name: str, tensor: Tensor) -> Any:
 
 
 def _nodes(operation: Operation, constants: list[Any]) -> list[Any]:
-    """The ONNX nodes of one operation; axes and shapes join the constants."""
+    """Returns the ONNX nodes of one operation; axes and shapes join the constants."""
 
     def constant(value: Any) -> str:
         name = f"{operation.output}_argument_{len(constants)}"
         constants.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
         return name
 
-    inputs, output = list(operation.inputs), operation.output
+    inputs = list(operation.inputs)
+    output = operation.output
     if operation.kind in _SIMPLE:
         return [helper.make_node(_SIMPLE[operation.kind], inputs, [output])]
     return _FORMS[operation.kind](inputs, output, operation.attributes, constant)
@@ -106,7 +108,7 @@ def _pad(x: list[str], out: str, a: dict[str, Any], constant: _Constant) -> list
 
 
 def _convolve(x: list[str], out: str, a: dict[str, Any], _: _Constant) -> list[Any]:
-    """ONNX convolves (B, C, H, W) with (D, C, H, W); runtimes fold the kernel's transposition at load."""
+    """Adds a convolution of (B, C, H, W) with (D, C, H, W); runtimes fold the kernel's transposition at load."""
     image, kernel, done = f"{out}_image", f"{out}_kernel", f"{out}_done"
     return [
         helper.make_node("Transpose", [x[0]], [image], perm=[0, 3, 1, 2]),

@@ -93,7 +93,7 @@ def _hybrid_difference(
     scale: NDArray[Any],
     space: spaces.Tuple,
 ) -> float:
-    """The larger one of the difference of the numbers and of that of the choices, each as it is without the other."""
+    """Compares the continuous and the discrete part of hybrid actions separately; returns the larger difference."""
     numbers, choices = space.spaces
     size = (numbers.shape or (0,))[0]
     approximate, true = (values["actions"][usable, :size] for values in (trained, exact))
@@ -106,7 +106,7 @@ def _hybrid_difference(
 
 
 def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:
-    """Rows on which the policy itself stays finite; an unfiltered network may overflow at the ends of float32.
+    """Selects rows on which the policy is finite; a network without a filter may overflow at the ends of float32.
 
     A probability density may be infinite.
     """
@@ -117,7 +117,7 @@ def _finite_rows(trained: Outputs) -> NDArray[np.bool_]:
 
 
 def _budget(trained: NDArray[Any], exact: NDArray[Any], scale: NDArray[Any]) -> NDArray[np.float64]:
-    """(B, N) what rounding may change: a few times the policy's own rounding, which grows with the observation."""
+    """Returns (B, N) tolerances: a few times the policy's own rounding error, which grows with the observation."""
     rows = len(trained)
     own = np.abs(trained.astype(np.float64) - exact).reshape(rows, -1)
     return np.asarray(_ROUNDING * scale[:, None] * (own / scale[:, None]).max(axis=0))
@@ -136,11 +136,14 @@ def _less_likely(
 ) -> float:
     rows = np.arange(len(logits))
     if isinstance(space, spaces.MultiDiscrete):
-        counts, chosen = space.nvec.tolist(), actions
+        counts = space.nvec.tolist()
+        chosen = actions
     else:
         assert isinstance(space, spaces.Discrete)
-        counts, chosen = [int(space.n)], actions[:, None]
-    worst, start = 0.0, 0
+        counts = [int(space.n)]
+        chosen = actions[:, None]
+    worst = 0.0
+    start = 0
     for column, count in enumerate(counts):
         block = logits[:, start : start + count].astype(np.float64)
         if chosen[:, column].min() < 0 or chosen[:, column].max() >= count:
@@ -148,5 +151,6 @@ def _less_likely(
         best = block.max(axis=1)
         gap = best - block[rows, chosen[:, column]]
         gap /= np.maximum(1.0, np.abs(best)) + 2 * budget / TOLERANCE
-        worst, start = max(worst, float(gap.max())), start + count
+        worst = max(worst, float(gap.max()))
+        start = start + count
     return worst

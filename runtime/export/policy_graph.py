@@ -25,7 +25,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
-    """The graph of a PPO policy.
+    """Builds the graph of a PPO policy.
 
     Outputs, for B observations: `actions` in the environment's own units, `action_logp` and `action_prob` (B,) of that
     action, `behaviour_logits` (B, L) and `vf_preds` (B,), the names of RLlib's old SavedModels.
@@ -59,7 +59,8 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
 
 
 def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
-    encoder, where = getattr(encoders, name), f"encoder.{name}"
+    encoder = getattr(encoders, name)
+    where = f"encoder.{name}"
     if isinstance(encoder, TorchMLPEncoder):
         return add_layers(graph, encoder.net.mlp, x, where=f"{where}.net.mlp")
     if isinstance(encoder, TorchCNNEncoder):
@@ -70,7 +71,7 @@ def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
 
 
 def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
-    """The inputs of the action distribution, and how many they are."""
+    """Returns the inputs of the action distribution, and how many they are."""
     if isinstance(head, StateDependentNoiseHead):
         return _noise_head(graph, head, x)
     layers = head.net.mlp if isinstance(head, (TorchMLPHead, TorchFreeLogStdMLPHead)) else None
@@ -96,7 +97,7 @@ def _policy_head(graph: Graph, head: Any, x: str) -> tuple[str, int]:
 
 
 def _noise_head(graph: Graph, head: StateDependentNoiseHead, x: str) -> tuple[str, int]:
-    """As its own `distribution_inputs`."""
+    """Adds a state-dependent noise head, as its `distribution_inputs` computes it."""
     layers = head.net.mlp
     features = add_layers(graph, layers[:-1], x, where="pi.net.mlp")
     mean = add_layers(graph, layers[-1:], features, where="pi.net.mlp")
@@ -108,7 +109,7 @@ def _noise_head(graph: Graph, head: StateDependentNoiseHead, x: str) -> tuple[st
 
 
 def _act(graph: Graph, logits: str, size: int, policy: Policy) -> tuple[tuple[str, Any, tuple[int, ...]], str]:
-    """The most likely action as (tensor, dtype, shape of one), and its log probability (B,)."""
+    """Returns the most likely action as (tensor, dtype, shape of one), and its log probability (B,)."""
     space = policy.action_space
     if isinstance(space, spaces.Discrete):
         action, logp = _categorical(graph, logits)
@@ -151,7 +152,7 @@ def _act_hybrid(
 
 
 def _categorical(graph: Graph, logits: str) -> tuple[str, str]:
-    """Index (B,) of the largest logit, and its log probability (B,): -log(sum(exp(logits - largest)))."""
+    """Returns the index (B,) of the largest logit, and its log probability (B,): -log(sum(exp(logits - largest)))."""
     away = graph.add("subtract", logits, graph.add("max", logits))
     total = graph.add("log", graph.add("sum", graph.add("exp", away)))
     logp = graph.add("subtract", graph.constant(0.0), total)
@@ -161,7 +162,9 @@ def _categorical(graph: Graph, logits: str) -> tuple[str, str]:
 def _multi_categorical(
     graph: Graph, logits: str, space: spaces.MultiDiscrete
 ) -> tuple[tuple[str, Any, tuple[int, ...]], str]:
-    actions, logps, start = [], [], 0
+    actions = []
+    logps = []
+    start = 0
     for count in space.nvec.tolist():
         action, logp = _categorical(graph, graph.add("columns", logits, start=start, count=count))
         actions.append(graph.add("reshape", action, shape=(-1, 1)))
@@ -174,25 +177,26 @@ def _multi_categorical(
 
 
 def _scale(graph: Graph, mean: str, space: spaces.Box, policy: Policy, dtype: np.dtype[Any]) -> str:
-    """The network's action (B, A) in the environment's units, as `Policy.to_environment` has it."""
+    """Returns the network's action (B, A) in the environment's units, as `Policy.to_environment` has it."""
     low, high = space.low.ravel().astype(dtype), space.high.ravel().astype(dtype)
     if dtype == np.float64:
         mean = graph.add("cast", mean, dtype=np.float64)
     if policy.normalize_actions:
         if not _is_bounded(space):
             return mean
-        mean = _widen(graph, mean, low, high)
+        mean = _scale_to_bounds(graph, mean, low, high)
     elif not policy.clip_actions:
         return mean
     return add_clip(graph, mean, low, high)
 
 
-def _widen(graph: Graph, mean: str, low: NDArray[Any], high: NDArray[Any]) -> str:
+def _scale_to_bounds(graph: Graph, mean: str, low: NDArray[Any], high: NDArray[Any]) -> str:
     """±1 to low..high: low + (a + 1)(high - low) / 2 as one factor and one offset.
 
     One row at a time, the number of operations is what a policy costs.
     """
-    factor, offset = high / 2 - low / 2, high / 2 + low / 2
+    factor = high / 2 - low / 2
+    offset = high / 2 + low / 2
     if np.any(factor != 1):
         mean = graph.add("multiply", mean, graph.constant(factor, low.dtype))
     return graph.add("add", mean, graph.constant(offset, low.dtype)) if np.any(offset) else mean

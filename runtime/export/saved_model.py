@@ -38,7 +38,7 @@ OLD_INPUTS = {
 
 @dataclass(frozen=True)
 class _Form:
-    """How TensorFlow spells an operation: its op, constants that follow the inputs, attributes, dtype of the result."""
+    """TensorFlow's form of an operation: op name, constants after the inputs, attributes, dtype of the result."""
 
     op: str
     constants: tuple[Any, ...] = ()
@@ -82,7 +82,7 @@ _FORMS: dict[str, Callable[[dict[str, Any]], _Form]] = {
 
 
 def write_saved_model(graph: Graph) -> bytes:
-    """The bytes of `saved_model.pb`.
+    """Returns the bytes of `saved_model.pb`.
 
     `serving_default` takes the observations and, for a PPO policy, what RLlib 0.8.2 took beside them; it returns every
     output, `actions` under the later name `actions_0` too. `observations_only` returns
@@ -104,7 +104,8 @@ def signatures(graph: Graph) -> dict[str, tuple[dict[str, Tensor], dict[str, Ten
 
     A graph with one output, as of a BCQ policy, has one input: what reads it takes the bare list.
     """
-    observations, outputs = {OBSERVATIONS: graph.input}, dict(graph.output_types)
+    observations = {OBSERVATIONS: graph.input}
+    outputs = dict(graph.output_types)
     main = {graph.main_output: outputs[graph.main_output]}
     if len(outputs) == 1:
         return {DEFAULT_SIGNATURE: (observations, main), OBSERVATIONS_ONLY: (observations, main)}

@@ -64,7 +64,7 @@ class _Program(nn.Module):
 
 
 def write_torch(graph: Graph) -> bytes:
-    """The bytes of a .pt2 file; its module takes `observations` and returns a dict of every output."""
+    """Returns the bytes of a .pt2 file; its module takes `observations` and returns a dict of every output."""
     example = torch.zeros(2, *(size for size in graph.input.shape if size is not None))
     batch: Any = torch.export.Dim("batch", min=1)
     program = torch.export.export(_Program(graph).eval(), (example,), dynamic_shapes={OBSERVATIONS: {0: batch}})

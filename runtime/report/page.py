@@ -1,4 +1,4 @@
-"""The report as one HTML page: no network, no scripts; pictures and videos are inside it.
+"""Renders the report as one HTML page without network access or scripts; pictures and videos are embedded.
 
 This file chooses what a page shows; the HTML is in templates/.
 """
@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from runtime.outputs.learning_curve import smooth
-from runtime.report.figures import draw_comparison, draw_curve, draw_small, draw_trials
+from runtime.report.figures import draw_comparison, draw_curve, draw_trials, small_charts
 from runtime.report.results import Results
 from runtime.tuning.records import best_trial
 
@@ -53,8 +53,8 @@ class Picture:
     """A picture, or a video.
 
     Attributes:
-        caption: What it shows.
-        url: Where it is; a video that is too large for the page has none.
+        caption: Caption of the picture or video.
+        url: URL of the video; empty if it is too large for the page.
     """
 
     caption: str
@@ -72,7 +72,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluation.json says."""
+    """The content of evaluation.json."""
 
     returns: Table
     races: Sequence[Race]
@@ -80,10 +80,10 @@ class Evaluation:
 
 
 def render_report(results: Results, *, embed: Embed | None = None) -> str:
-    """A job's page.
+    """Renders the report of one job.
 
     Args:
-        results: What the job left.
+        results: Contents of the results folder.
         embed: The URL of a video; None puts videos inside.
     """
     heading = results.env or ("tuning" if results.tuning else "logged data")
@@ -103,7 +103,7 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
         pictures=[Picture(caption, _data_url(path, "image/png")) for caption, path in results.pictures.items()],
         videos=_videos(results, embed),
         evaluation=_evaluation(results.evaluation),
-        small_curves=_svg(draw_small(results.rows), "losses, KL and steps per second"),
+        small_charts=small_charts(results.rows),
         exports=_exports(results),
         not_exported=results.manifest.get("not_exported"),
         settings=settings,
@@ -113,7 +113,7 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
 
 
 def render_comparison(runs: Sequence[Results]) -> str:
-    """Several jobs on one page: their curves, their results, and where their settings differ."""
+    """Renders several jobs on one page: their curves, results, and differing settings."""
     names = _distinct_names(runs)
     rows = [[name, *_summary_cells(run)] for name, run in zip(names, runs, strict=True)]
     curves = dict(zip(names, (run.rows for run in runs), strict=True))
@@ -152,7 +152,7 @@ def _about(results: Results) -> list[str]:
 
 
 def _facts(results: Results) -> dict[str, str]:
-    """The numbers at the head of the page, by name."""
+    """Returns the numbers at the head of the page, by name."""
     last = results.rows[-1] if results.rows else {}
     facts = _tuning_facts(results)
     if "episode_reward_mean" in last:
@@ -183,7 +183,7 @@ def _tuning_facts(results: Results) -> dict[str, str]:
 
 
 def _objective(value: float | None, spread: float | None) -> str:
-    """A trial's objective, with its standard deviation over seeds."""
+    """Returns a trial's objective, with its standard deviation over seeds."""
     if value is None:
         return ""
     return f"{value:.4g}" if spread is None else f"{value:.4g} ± {spread:.2g}"
@@ -203,7 +203,7 @@ def _estimates(results: Results) -> Table | None:
 
 
 def _trials(results: Results) -> Table | None:
-    """The trials of a tuning, best first."""
+    """Returns the trials of a tuning, best first."""
     job, trials = results.tuning, results.trials
     if job is None or not trials:
         return None
@@ -288,7 +288,7 @@ def _exports(results: Results) -> Table | None:
 
 
 def _settings(results: Results) -> tuple[Table | None, Table | None]:
-    """The settings that somebody chose, and the defaults."""
+    """Returns the settings that somebody chose, and the defaults."""
     values, sources = results.config.get("values", {}), results.config.get("sources", {})
     if not values:
         return None, None

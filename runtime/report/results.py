@@ -112,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _find_videos(layout: Layout, evaluated: list[Path]) -> tuple[Video, ...]:
-    """The evaluation's first, then the training's from its end backwards; the middle is left out."""
+    """Finds videos: the evaluation's, then the training's from the latest back; omits those in the middle."""
     found = [Video(path, _describe(path, "evaluation")) for place in evaluated for path in sorted(place.glob("*.mp4"))]
     found += [
         Video(path, _describe(path, "race")) for place in evaluated for path in sorted(place.glob("mp4/**/*.mp4"))

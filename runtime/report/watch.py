@@ -16,7 +16,7 @@ from runtime.report.results import read_results
 PORT = 8081
 _EVERY_S = 3
 _PART = 1 << 20
-# Swaps the page's body when there is a newer one; videos that play are left alone until one of them changes.
+# Swaps the page's body when there is a newer one; videos keep playing until one of them changes.
 _SCRIPT = """<script>
 let seen = document.body.dataset.version;
 setInterval(async () => {
@@ -76,7 +76,7 @@ class Watcher(http.server.ThreadingHTTPServer):
         return f"http://{self.server_address[0]!s}:{self.server_address[1]}/"
 
     def version(self) -> str:
-        """A text that changes when a file changes that the page is made from."""
+        """Returns a text that changes when a file changes that the page is made from."""
         stamps = []
         for pattern in _PARTS:
             try:
@@ -86,7 +86,7 @@ class Watcher(http.server.ThreadingHTTPServer):
         return f"{max(stamps, default=0)}-{len(stamps)}"
 
     def page(self) -> tuple[str, str]:
-        """The version and the page."""
+        """Returns the version and the page."""
         with self.lock:
             version = self.version()
             if self.cached[0] != version:

@@ -101,7 +101,7 @@ def test_the_batch_notebooks_lines_are_answered_with_probabilities(trained: Any,
 
 
 def test_actions_that_the_data_lacks_are_not_chosen_and_equals_share() -> None:
-    """Q prefers action 2, which the data's policy takes in a hundredth of the cases; 0 and 1 are worth the same."""
+    """Q prefers action 2, which the data's policy takes in a hundredth of the cases; 0 and 1 have equal values."""
 
     def constant(*numbers: float) -> nn.Module:
         layer = nn.Linear(1, len(numbers))

@@ -27,7 +27,7 @@ from runtime.errors import JobError, UserError
 from runtime.export.exporter import Subject, export, export_model
 from runtime.export.filters import add_filter
 from runtime.export.graph import Graph
-from runtime.export.graph_def import run_saved_model, zeros_for
+from runtime.export.graph_def import SavedModelReader
 from runtime.export.onnx_file import write_onnx
 from runtime.export.parity import TOLERANCE, make_observations, measure
 from runtime.export.policy_graph import build_graph
@@ -127,6 +127,7 @@ def test_tensorflow_serves_every_saved_model(tmp_path: Path) -> None:
         np.testing.assert_array_equal(outputs["observations_only/actions"], outputs["actions"])
 
 
+@pytest.mark.system
 def test_saved_model_cli_shows_the_signatures_of_rllib_0_8(tmp_path: Path) -> None:
     policy, space = make_policy("tanh, two networks")
     export(Subject.of_policy(policy, space), tmp_path)
@@ -178,13 +179,13 @@ def test_our_reader_computes_what_onnxruntime_computes(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(write_saved_model(graph))
     session = onnxruntime.InferenceSession(write_onnx(graph))
     observations = make_observations(space, None)[:8]
-    feeds = zeros_for(tmp_path / "saved_model.pb", "serving_default") | {OBSERVATIONS: observations}
-    ours = run_saved_model(tmp_path / "saved_model.pb", "serving_default", feeds)
+    model = SavedModelReader(tmp_path / "saved_model.pb")
+    ours = model.run("serving_default", model.zeros("serving_default") | {OBSERVATIONS: observations})
     for name, theirs in zip(graph.outputs, session.run(list(graph.outputs), {OBSERVATIONS: observations}), strict=True):
         np.testing.assert_allclose(ours[name], theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_normalisation_keeps_the_digits_of_a_large_mean() -> None:
+def test_normalization_keeps_the_digits_of_a_large_mean() -> None:
     """A mean of 123,456.7 with a deviation of 0.01: in float32 the difference would be off by half a deviation."""
     graph = Graph((1,))
     seen = ObservationFilter(np.array([123456.7]), np.array([0.01]), 10.0)
@@ -244,7 +245,7 @@ def test_observations_hold_the_extremes() -> None:
 
 
 def difference(expected: Any, found: Any, exact: Any = None, scale: Any = None) -> float:
-    """Of 64 rows of one output."""
+    """Measures the difference of 64 rows of one output."""
     trained, exported = np.resize(expected, (64, 2)), np.resize(found, (64, 2))
     sizes = np.ones(64) if scale is None else np.resize(scale, 64)
     exacts = trained if exact is None else np.resize(exact, (64, 2))
@@ -260,7 +261,8 @@ def test_differences_are_absolute_below_1_and_relative_above() -> None:
 
 def test_the_policys_own_rounding_is_allowed_for_where_the_observation_is_as_large() -> None:
     """The policy loses 0.001 on observations of size 1000: so may a format there, and no more than 1e-6 at size 1."""
-    expected, exact = [[7.0, 7.0], [7.0, 7.0]], [[7.0, 7.0], [7.001, 7.0]]
+    expected = [[7.0, 7.0], [7.0, 7.0]]
+    exact = [[7.0, 7.0], [7.001, 7.0]]
     sizes = [1.0, 1000.0]
     assert difference(expected, [[7, 7], [7.002, 7]], exact, sizes) < TOLERANCE
     assert difference(expected, [[7, 7], [7.006, 7]], exact, sizes) > TOLERANCE
@@ -363,6 +365,7 @@ def test_a_network_that_cannot_be_exported_does_not_fail_the_training(tmp_path: 
     assert "TorchStatefulActorCriticEncoder" in manifest["not_exported"]
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_kill_in_mid_export_leaves_one_model_for_tf_serving(exported_results: Path, tmp_path: Path) -> None:
@@ -395,7 +398,7 @@ def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
 
 
 def test_actions_that_do_not_start_at_0_are_refused() -> None:
-    """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in other units than it learnt."""
+    """RLlib's runner steps Discrete(3, start=5) with 0, 1 and 2; the policy would act in units it never learned."""
     from runtime.cluster.machines import Machines
     from runtime.jobs.catalog import PLAIN, resolve
     from runtime.ppo.rllib_config import fit_to_resources

@@ -23,7 +23,7 @@ import pytest
 from runtime.errors import PlatformError, UserError
 from runtime.outputs.learning_curve import smooth
 from runtime.report import page as page_module
-from runtime.report.figures import thin, with_speed
+from runtime.report.figures import small_charts, thin, with_speed
 from runtime.report.report_command import run_report
 from runtime.report.watch import Watcher
 from tests.conftest import ROOT, run_smrl
@@ -69,15 +69,26 @@ def test_a_training_ends_with_its_page(exported_results: Path) -> None:
     rows = [json.loads(line) for line in (exported_results / "metrics.jsonl").read_text().splitlines()]
     assert f"{rows[-1]['episode_reward_mean']:.2f}" in page
     assert f"{rows[-1]['timesteps_total']:,}" in page
-    curve, small = pictures(page)
+    (curve,) = pictures(page)
     assert "return of an episode" in curve
-    assert "steps per second" in small
-    assert "policy loss" in small
+    assert "<figcaption>steps per second <b>" in page
+    losses = [row["policy_loss"] for row in rows]
+    assert f'aria-label="policy loss: from {min(losses):.4g} to {max(losses):.4g}, at last {losses[-1]:.4g}"' in page
     video = re.search(r'src="data:video/mp4;base64,([^"]+)"', page)
     assert video is not None
     assert base64.b64decode(video[1]) == (exported_results / "videos" / "last.mp4").read_bytes()
     assert "tensorflow-savedmodel" in page
     assert re.search(r"rl.training.config.seed</code></td><td><code>8</code></td><td><code>the command line", page)
+
+
+def test_a_small_chart_spans_its_values_and_leaves_out_what_is_not_finite() -> None:
+    rows = [{"training_iteration": n, "kl": value} for n, value in ((3, 1.0), (4, float("nan")), (5, 5.0), (7, 3.0))]
+    (chart,) = small_charts(rows)
+    assert chart.points == "0,100 50,0 100,50"
+    assert (chart.name, chart.low, chart.high, chart.last) == ("kl", "1", "5", "3")
+    assert (chart.first_iteration, chart.last_iteration) == (3, 7)
+    (level,) = small_charts([{"training_iteration": 1, "kl": 2.0}])
+    assert level.points == "0,50"
 
 
 def test_tensorboard_has_the_video(exported_results: Path) -> None:
@@ -118,7 +129,7 @@ def test_a_browser_shows_every_picture_and_video_without_a_network(results: Path
     found = re.search(r'data-seen="([^"]+)"', done.stdout)
     assert found is not None, done.stderr
     seen = json.loads(html.unescape(found[1]))
-    assert len(seen["pictures"]) == 2
+    assert len(seen["pictures"]) == 1
     assert all(width > 100 for width in seen["pictures"])
     assert seen["videos"] == 2
     assert seen["loaded"] == []

@@ -1,9 +1,9 @@
 """Provides the modules that scripts of 2020 import, in a SageMaker job and under `smrl run` only.
 
-`smrl-scripts-of-2020.pth`, which every start of Python in the environment reads, imports this module there. It imports
-nothing of ours, or of anybody else's, before a script asks for one of the names.
+`smrl-scripts-of-2020.pth`, which Python reads whenever it starts, imports this module. It imports
+no other module of ours or of a library before a script asks for one of the names.
 
-In a job it also writes the failure reason for SageMaker when the script fails, whatever the script imports.
+In a job it also writes the failure reason for SageMaker when the script fails, no matter which modules it imports.
 """
 
 import os
@@ -36,10 +36,12 @@ _MESSAGES = "mlagents_envs.communicator_objects."
 _OURS = ("runtime", "envs", "presets")
 _A_FILE_OF_OURS = os.path.join("runtime", "compat", "stand_ins.py")
 
-# SageMaker's toolkit, and SDK 3's driver, set the first one for a script and whatever it starts; `smrl run` the second.
-_JOB, _LAUNCHED = "SM_TRAINING_ENV", "SMRL_USERS_SCRIPT"
+# SageMaker's toolkit and SDK 3's driver set the first for a script and its child processes; `smrl run` sets the second.
+_JOB = "SM_TRAINING_ENV"
+_LAUNCHED = "SMRL_USERS_SCRIPT"
 _SCRIPTS_PID = "SMRL_SCRIPT_PID"
-_FAILURE_CHARS, _TRACE_CHARS = 1024, 800
+_FAILURE_CHARS = 1024
+_TRACE_CHARS = 800
 
 
 class ShadowError(Exception):
@@ -116,7 +118,8 @@ def _refuse_shadows() -> None:
     for name in _OURS:
         found = _find_shadow(name)
         if found is not None:
-            kind, folder = "folder" if os.path.isdir(found) else "file", os.path.dirname(found)
+            kind = "folder" if os.path.isdir(found) else "file"
+            folder = os.path.dirname(found)
             raise ShadowError(
                 f"{name}: got a {kind} of that name in {folder}; expected none, because it is a package of the "
                 f"container. Rename it, and its imports, to something else, as my_{name}."

@@ -22,7 +22,10 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 SMRL = Path(sys.executable).parent / "smrl"
-SEED, LONGEST_S, ITERATIONS, EPISODES = 1, 14.0, 60, 200
+SEED = 1
+LONGEST_S = 14.0
+ITERATIONS = 60
+EPISODES = 200
 JOB = [
     *("train", "--preset", "reacher", f"rl.training.config.seed={SEED}", "rl.training.checkpoint_freq=1"),
     *("rl.training.config.train_batch_size=32768", "rl.training.config.minibatch_size=1024"),
@@ -41,7 +44,7 @@ class Kill:
         whole: Whether every process was killed.
         at: What the job was doing.
         reached: Iterations that it had reported.
-        resumed: Iteration that the next start went on from.
+        resumed: Iteration that the next start resumed from.
         steps: Environment steps of that.
         leftover: Whether a half-written checkpoint lay there.
     """
@@ -56,7 +59,7 @@ class Kill:
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl, without a last line that a kill has cut."""
+    """Reads metrics.jsonl, without a last line that a kill has cut off."""
     path = out / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return [json.loads(line) for line in lines]
@@ -80,7 +83,7 @@ def kill(process: subprocess.Popen[bytes], *, whole: bool) -> None:
 
 
 def watch_resume(process: subprocess.Popen[bytes], log: Path, until: float) -> tuple[int, int]:
-    """Iteration and steps that a start goes on from, as it says; zeros if it has not said by then."""
+    """Reads from a start's log the iteration and steps that it resumes from; zeros if it has not logged them yet."""
     while time.monotonic() < until and process.poll() is None:
         found = re.search(r"resuming from .*: iteration (\d+), (\d+) steps", log.read_text(errors="replace"))
         if found:
@@ -90,18 +93,21 @@ def watch_resume(process: subprocess.Popen[bytes], log: Path, until: float) -> t
 
 
 def run_chaos(out: Path, kills: int) -> list[Kill]:
-    """The killed training, until it is done."""
-    dice, log = random.Random(0), out.with_suffix(".log")
+    """Runs the training until it completes, and kills it at random instants."""
+    dice = random.Random(0)
+    log = out.with_suffix(".log")
     suffered: list[Kill] = []
     while True:
-        process, begun = start(out, log), time.monotonic()
+        process = start(out, log)
+        begun = time.monotonic()
         is_last = len(suffered) == kills
         after_s = 3600.0 if is_last else dice.uniform(0.0, LONGEST_S)
         resumed, steps = watch_resume(process, log, begun + after_s)
         for before in reversed(suffered):  # a start that was killed before it could say has found the same
             if before.resumed or before.reached == 0:
                 break
-            before.resumed, before.steps = resumed, steps
+            before.resumed = resumed
+            before.steps = steps
         if is_last:
             assert process.wait() == 0, log.read_text()[-3000:]
             return suffered
@@ -120,7 +126,7 @@ def run_chaos(out: Path, kills: int) -> list[Kill]:
 
 
 def check_rows(rows: list[dict[str, Any]]) -> None:
-    """No iteration twice, none left out, no counter backwards."""
+    """Checks that no iteration is repeated or missing, and that no counter decreases."""
     assert [row["training_iteration"] for row in rows] == list(range(1, len(rows) + 1)), rows
     for name in ("timesteps_total", "episodes_total", "time_total_s"):
         values = [row[name] for row in rows]
@@ -128,7 +134,7 @@ def check_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def evaluate(out: Path) -> tuple[float, float]:
-    """Mean return of the final policy, and its standard error."""
+    """Evaluates the final policy; returns its mean return and the standard error."""
     subprocess.run(
         [SMRL, "evaluate", out, f"evaluate_episodes={EPISODES}", f"seed={SEED}"],
         cwd=ROOT,
@@ -146,12 +152,13 @@ def main(kills: int) -> None:
         alone, killed = Path(scratch, "alone"), Path(scratch, "killed")
         begun = time.monotonic()
         assert start(alone, Path(scratch, "alone.log")).wait() == 0
-        alone_s, begun = time.monotonic() - begun, time.monotonic()
+        alone_s = time.monotonic() - begun
+        begun = time.monotonic()
         suffered = run_chaos(killed, kills)
         killed_s = time.monotonic() - begun
         rows = read_rows(killed)
         check_rows(rows)
-        print("\n| kill | after s | processes | while | iterations | goes on from | repeated | half checkpoint |")
+        print("\n| kill | after s | processes | while | iterations | resumes from | repeated | half checkpoint |")
         print("|--:|--:|---|---|--:|--:|--:|---|")
         for number, one in enumerate(suffered, 1):
             print(

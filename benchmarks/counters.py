@@ -18,7 +18,8 @@ from pathlib import Path
 
 from runtime.serving.counters import BUCKETS_S, STATUS_CLASSES, Counters
 
-_ROUNDS, _REQUESTS = 100, 2_000
+_ROUNDS = 100
+_REQUESTS = 2_000
 _US = 1e6
 
 Count = Callable[[int, int, float], None]

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.result_page import write_sections
 from envs.deepracer.racing import Racing, read_options
 
 _PAGE = Path(__file__).with_suffix(".md")
@@ -37,7 +38,8 @@ def _per_second(step: Callable[[], int]) -> float:
     step()
     rates = []
     for _ in range(5):
-        count, started = 0, time.process_time()
+        count = 0
+        started = time.process_time()
         while time.process_time() - started < _SECONDS / 5:
             count += step()
         rates.append(count / (time.process_time() - started))
@@ -91,7 +93,7 @@ def _measure(options: dict[str, Any], *, watches: bool) -> float:
 
 
 def measure_update() -> list[str]:
-    """Where the time of a minibatch goes, for the choices that were to be made."""
+    """Measures the time of each part of a minibatch update, with and without each optimization."""
     rows = []
     threads = sorted({1, os.cpu_count() or 1})
     pictures = torch.randint(0, 255, (64, 120, 160, 1), dtype=torch.uint8)
@@ -152,7 +154,8 @@ def measure_laps(seeds: int = 3) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            out, smrl = str(Path(folder) / "results"), [sys.executable, "-m", "runtime.cli"]
+            out = str(Path(folder) / "results")
+            smrl = [sys.executable, "-m", "runtime.cli"]
             words = ["train", "--preset", "deepracer", "--out", out, f"rl.training.config.seed={seed}"]
             started = time.perf_counter()
             subprocess.run([*smrl, *words], check=True, capture_output=True, cwd=_ROOT, env=environment)
@@ -170,7 +173,7 @@ def measure_laps(seeds: int = 3) -> list[str]:
         )
         print(rows[-1], flush=True)
     return [
-        "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, centre-line reward. "
+        "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, center-line reward. "
         "*First* is the first in-training evaluation with five complete laps, *end* is where the preset stops; *in "
         "all* is with start-up, exports and video. Then `smrl evaluate`.",
         "",
@@ -186,21 +189,13 @@ _PARTS: dict[str, Callable[[], list[str]]] = {"steps": measure_steps, "update": 
 
 def main(words: list[str]) -> None:
     """Measures some parts and rewrites them in the page; the others stay as they were measured."""
-    parts = {}
-    if _PAGE.exists():
-        for part in _PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
-            title, _, body = part.partition("\n")
-            parts[title] = body.strip()
+    head = (
+        "# DeepRacer, measured\n\n"
+        f"`python -m benchmarks.deepracer` on {os.cpu_count()} CPUs ({platform.machine()}), "
+        f"Python {platform.python_version()}, shared with other work."
+    )
     for name in words or list(_PARTS):
-        parts[_TITLES[name]] = "\n".join(_PARTS[name]())
-        head = (
-            "# DeepRacer, measured\n\n"
-            f"`python -m benchmarks.deepracer` on {os.cpu_count()} CPUs ({platform.machine()}), "
-            f"Python {platform.python_version()}, shared with other work."
-        )
-        ordered = [title for title in _TITLES.values() if title in parts]
-        body = "\n".join(f"\n## {title}\n\n{parts[title]}" for title in ordered)
-        _PAGE.write_text(f"{head}\n{body}\n", encoding="utf-8")
+        write_sections(_PAGE, head, _TITLES.values(), {_TITLES[name]: "\n".join(_PARTS[name]())})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from benchmarks.ppo_peers.counting import PORT_IDS, quiet, rate_of
 from envs.roboschool.robots import build_robot
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 
-_STEPS, _ROUNDS, _WORLDS = 2000, 5, 8
+_STEPS = 2000
+_ROUNDS = 5
+_WORLDS = 8
 # Robots that are alike; MuJoCo's joints, masses and time steps are their own.
 MUJOCO_IDS = {
     "RoboschoolReacher-v1": "Reacher-v5",
@@ -68,7 +70,8 @@ class _Python:
     """A robot stepped by pybullet's own API."""
 
     def __init__(self, name: str, action_space: Any) -> None:
-        self.action_space, self._robot = action_space, build_robot(name, as_port=True)
+        self.action_space = action_space
+        self._robot = build_robot(name, as_port=True)
         self._rng = np.random.default_rng(0)
 
     def reset(self, *, seed: int | None = None) -> None:
@@ -91,7 +94,7 @@ def _rate_of_eight(env: RoboschoolVectorEnv) -> float:
 
 
 def table(found: dict[str, dict[str, float]]) -> list[str]:
-    """As Markdown."""
+    """Formats the rates as a Markdown table."""
     lines = [
         "| env | ours, 8 worlds | ours, one env | ours, Python API | port | ours / port | MuJoCo | ours / MuJoCo |",
         "|---|---|---|---|---|---|---|---|",

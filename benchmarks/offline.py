@@ -27,7 +27,8 @@ import structlog
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.offline_problems import CARTPOLE, PLAYED, PROBLEMS, Problem, as_policy, collect, play
+from benchmarks.offline_problems import CARTPOLE, PROBLEMS, TRUTH_EPISODES, Problem, as_policy, collect, measure_truth
+from benchmarks.result_page import write_sections
 from runtime.offline.bcq import Learner
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import bound_returns
@@ -38,15 +39,15 @@ _PAGE = Path(__file__).with_suffix(".md")
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one log.
+    """Result of learning from one log.
 
     Attributes:
-        returns: True mean return of each iteration's policy; minus infinity where it was not played.
+        returns: True mean return of each iteration's policy; minus infinity where it was not measured.
         chosen: Which was chosen, from 0.
         covered: Whether the interval holds the true discounted return.
         estimate: The interval in words, and the truth.
         logged: Mean return of the log.
-        cloned: True mean return of behaviour cloning.
+        cloned: True mean return of behavior cloning.
         seconds: Of learning and judging, the last interval included.
     """
 
@@ -60,13 +61,13 @@ class Run:
 
     @property
     def regret(self) -> float:
-        """What the choice lost against the best iteration, as a share of that."""
+        """Regret of the chosen iteration against the best one, as a share of the best return."""
         best = max(self.returns)
         return (best - self.returns[self.chosen]) / abs(best)
 
 
 def run(problem: Problem, seed: int, folder: Path) -> Run:
-    """Logs, learns and chooses, as the training job does; then plays every iteration's policy to know the truth."""
+    """Logs, learns and chooses as the training job does; then runs every iteration's policy for its true return."""
     data = collect(problem, seed, folder / "log.csv")
     started = time.perf_counter()
     learn, held_out = data.split(0.7, seed=seed)
@@ -75,7 +76,8 @@ def run(problem: Problem, seed: int, folder: Path) -> Run:
         draw_evaluation_episodes(held_out, seed=seed), gamma=gamma, seed=seed, bounds=bound_returns(data, gamma)
     )
     learner = Learner(learn, replace(problem.recipe, seed=seed))
-    policies, values = [], []
+    policies = []
+    values = []
     for _ in range(problem.iterations):
         learner.run(problem.updates)
         values.append(evaluator.score(learner.policy())["estimated_return"])
@@ -83,14 +85,14 @@ def run(problem: Problem, seed: int, folder: Path) -> Run:
     chosen = choose(values, logged=evaluator.logged)
     value = evaluator.report(policies[chosen]).value
     seconds = time.perf_counter() - started
-    wanted = {*range(len(policies))} if problem.plays_all else {chosen, len(policies) - 1}
-    played = {i: play(problem, as_policy(policies[i]), seed=seed) for i in sorted(wanted)}
-    truth = played[chosen]
+    wanted = {*range(len(policies))} if problem.runs_all else {chosen, len(policies) - 1}
+    measured = {i: measure_truth(problem, as_policy(policies[i]), seed=seed) for i in sorted(wanted)}
+    truth = measured[chosen]
     return Run(
-        returns=[played[i].mean_return if i in played else -np.inf for i in range(len(policies))],
+        returns=[measured[i].mean_return if i in measured else -np.inf for i in range(len(policies))],
         chosen=chosen,
         covered=value.low - truth.error <= truth.discounted <= value.high + truth.error,
-        estimate=f"{value.text()}, played {truth.discounted:.2f}",
+        estimate=f"{value.text()}, true {truth.discounted:.2f}",
         logged=float(data.returns.mean()),
         cloned=_clone(learn, problem, seed),
         seconds=seconds,
@@ -131,7 +133,7 @@ def fit(algorithm: Any, data: Any, steps: int) -> None:
 
 
 def _clone(learn: Transitions, problem: Problem, seed: int) -> float:
-    """True mean return of d3rlpy's behaviour cloning."""
+    """True mean return of d3rlpy's behavior cloning."""
     import d3rlpy
 
     d3rlpy.seed(seed)
@@ -146,12 +148,14 @@ def _clone(learn: Transitions, problem: Problem, seed: int) -> float:
         chosen = algorithm.predict(states)
         return np.asarray(np.eye(learn.num_actions)[chosen] if learn.num_actions else chosen, np.float64)
 
-    return play(problem, act, seed=seed).mean_return
+    return measure_truth(problem, act, seed=seed).mean_return
 
 
 def measure_runs(name: str, seeds: range) -> list[str]:
     """A row a seed, and what they say together."""
-    problem, runs, rows = PROBLEMS[name], [], []
+    problem = PROBLEMS[name]
+    runs = []
+    rows = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
             one = run(problem, seed, Path(folder))
@@ -159,18 +163,19 @@ def measure_runs(name: str, seeds: range) -> list[str]:
         true = one.returns
         cells = [
             *(str(seed), f"{one.logged:.1f}", f"{one.cloned:.1f}", f"{true[one.chosen]:.1f}"),
-            *(f"{one.chosen + 1} of {len(true)}", f"{max(true):.1f}" if problem.plays_all else "", f"{true[-1]:.1f}"),
-            f"{one.regret:.1%}" if problem.plays_all else "",
+            *(f"{one.chosen + 1} of {len(true)}", f"{max(true):.1f}" if problem.runs_all else "", f"{true[-1]:.1f}"),
+            f"{one.regret:.1%}" if problem.runs_all else "",
             *(one.estimate, "yes" if one.covered else "no", f"{one.seconds:.0f}"),
         ]
         rows.append(f"| {' | '.join(cells)} |")
         print(name, rows[-1], flush=True)
     chosen = [one.returns[one.chosen] for one in runs]
-    count, better = len(runs), sum(v > max(one.logged, one.cloned) for v, one in zip(chosen, runs, strict=True))
+    count = len(runs)
+    better = sum(v > max(one.logged, one.cloned) for v, one in zip(chosen, runs, strict=True))
     facts = [
         f"Chosen: mean {np.mean(chosen):.1f}, least {min(chosen):.1f}",
         *([f"{sum(value >= 195 for value in chosen)} of {count} at 195 or more"] if "CartPole" in problem.env else []),
-        *([f"regret {np.mean([one.regret for one in runs]):.2%} on average"] if problem.plays_all else []),
+        *([f"regret {np.mean([one.regret for one in runs]):.2%} on average"] if problem.runs_all else []),
         f"better than the log and the clone: {better} of {count}",
         f"interval covers: {sum(one.covered for one in runs)} of {count}",
         f"{np.mean([one.seconds for one in runs]):.0f} s a run",
@@ -196,7 +201,8 @@ def measure_updates(seed: int = 0) -> list[str]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         data = collect(PROBLEMS["seeds"], seed, Path(folder) / "log.csv")
-    dataset, rows = as_d3rlpy(data), []
+    dataset = as_d3rlpy(data)
+    rows = []
     for hidden in ((128, 128), (256, 256)):
         recipe = replace(CARTPOLE, hidden=hidden)
         learner = Learner(data, recipe)
@@ -265,7 +271,9 @@ def _write_large(path: Path, megabytes: int) -> int:
         file.write("state_feature_0,state_feature_1,state_feature_2,state_feature_3\n")
         while path.stat().st_size < megabytes * 1e6:
             count = 20_000
-            p, states, actions = rng.uniform(0.1, 0.9, count), rng.normal(size=(count, 4)), rng.integers(2, size=count)
+            p = rng.uniform(0.1, 0.9, count)
+            states = rng.normal(size=(count, 4))
+            actions = rng.integers(2, size=count)
             lines = [
                 f'{a},"[{q:.6f}, {1 - q:.6f}]",{(rows + i) // 20},1.0,{20.0 if i % 20 == 19 else 0.0},'
                 f"{s[0]:.6f},{s[1]:.6f},{s[2]:.6f},{s[3]:.6f}\n"
@@ -295,7 +303,7 @@ def measure_memory(millions: int = 10) -> list[str]:
         took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     line = (
-        f"{rows:,} transitions: read, 4,000 updates, 4 judgements and the export in {took:.0f} s, at most "
+        f"{rows:,} transitions: read, 4,000 updates, 4 evaluations and the export in {took:.0f} s, at most "
         f"{peak / 1e9:.1f} GB."
     )
     print(line, flush=True)
@@ -338,19 +346,12 @@ def _write(name: str, lines: list[str]) -> None:
     head = (
         f"# Batch RL, measured\n\n`python -m benchmarks.offline` on {os.cpu_count()} CPUs ({platform.machine()}), "
         f"Python {platform.python_version()}, one thread, shared with other work. *Logged*, *cloned*, *chosen*, *best* "
-        f"and *last* are mean returns, those of policies over {PLAYED} episodes that were played once everything was "
-        "chosen without playing; *cloned* is d3rlpy's behaviour cloning. *Regret* is what *chosen* lost to *best*. "
-        "*Estimate* is the discounted return with its 95 % interval, and what was played; it is *covered* if that "
-        "agrees, give or take two standard errors of the played mean and what a time limit cut off."
+        f"and *last* are mean returns; those of policies over {TRUTH_EPISODES} episodes, measured after everything was "
+        "chosen without running one; *cloned* is d3rlpy's behavior cloning. *Regret* is what *chosen* lost to *best*. "
+        "*Estimate* is the discounted return with its 95 % interval, and the true one; it is *covered* if they agree, "
+        "within two standard errors of the true mean and what a time limit cut off."
     )
-    parts = {}
-    if _PAGE.exists():
-        for part in _PAGE.read_text(encoding="utf-8").split("\n## ")[1:]:
-            title, _, body = part.partition("\n")
-            parts[title] = body.strip()
-    parts[_TITLES[name]] = "\n".join(lines)
-    sections = [f"## {title}\n\n{parts[title]}" for title in _TITLES.values() if title in parts]
-    _PAGE.write_text("\n\n".join([head, *sections]) + "\n", encoding="utf-8")
+    write_sections(_PAGE, head, _TITLES.values(), {_TITLES[name]: "\n".join(lines)})
 
 
 if __name__ == "__main__":

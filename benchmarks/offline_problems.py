@@ -1,4 +1,4 @@
-"""The problems of benchmarks/offline.py: what logs them, how they are learned, and how a policy is played to know."""
+"""The problems of benchmarks/offline.py: their logging policies, hyperparameters, and true returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.offline.data.rollouts import Policy, VectoredGymEnvironment
 from runtime.offline.data.transitions import Transitions
 from runtime.policies.network_policy import NetworkPolicy
 
-PLAYED = 100  # episodes that tell what a policy really does
+TRUTH_EPISODES = 100  # episodes that measure a policy's true return
 CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 0.999, 0)
 _PENDULUM = replace(CARTPOLE, algorithm="IQL", gamma=0.95)
 _COLLAPSING = replace(CARTPOLE, algorithm="DDQN", hidden=(64, 64), lr=1e-3, target_update=100, loss="huber")
@@ -31,10 +31,10 @@ class Problem:
         episodes: Of each copy.
         behave: Makes the policy that acts in the log, from a seed.
         recipe: Hyperparameters of the algorithm.
-        iterations: How often to judge.
-        updates: Between two judgements.
-        plays_all: Whether every iteration's policy is played, to know the best; else the chosen and the last.
-        played: Where policies are played to know the truth: the same without a time limit, or with a later one.
+        iterations: Number of off-policy evaluations.
+        updates: Number of updates between two evaluations.
+        runs_all: Whether every iteration's policy is measured, to find the best one; else only the chosen and the last.
+        true_env: Environment in which true returns are measured: without a time limit, or with a later one.
         limit: Steps that count in the undiscounted return.
     """
 
@@ -45,8 +45,8 @@ class Problem:
     recipe: Recipe
     iterations: int
     updates: int
-    plays_all: bool
-    played: str
+    runs_all: bool
+    true_env: str
     limit: int
 
 
@@ -85,10 +85,10 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Truth:
-    """What a policy does in the environment.
+    """A policy's true return in the environment.
 
     Attributes:
-        mean_return: Over PLAYED episodes.
+        mean_return: Over TRUTH_EPISODES episodes.
         discounted: Mean discounted return.
         error: How far that may be from the truth: two standard errors, and what followed after a time limit.
     """
@@ -98,15 +98,15 @@ class Truth:
     error: float
 
 
-def play(problem: Problem, policy: Policy, *, seed: int) -> Truth:
-    """Plays a policy."""
+def measure_truth(problem: Problem, policy: Policy, *, seed: int) -> Truth:
+    """Runs a policy in the environment to measure its true return."""
     gamma = problem.recipe.gamma
-    frame = VectoredGymEnvironment(problem.played, PLAYED, seed=1000 + seed).collect(policy, num_episodes=1)
+    frame = VectoredGymEnvironment(problem.true_env, TRUTH_EPISODES, seed=1000 + seed).collect(policy, num_episodes=1)
     episodes, steps = frame["episode_id"], frame["transition_number"]
     discounted = (frame["reward"] * gamma**steps).groupby(episodes).sum()
     beyond = gamma ** (steps[frame["truncated"]] + 1) * frame["reward"].abs().max() / (1 - gamma)
     counted = frame["reward"].where(steps < problem.limit, 0).groupby(episodes).sum()
-    error = 2 * float(discounted.std() / np.sqrt(len(discounted))) + float(beyond.sum() / PLAYED)
+    error = 2 * float(discounted.std() / np.sqrt(len(discounted))) + float(beyond.sum() / TRUTH_EPISODES)
     return Truth(float(counted.mean()), float(discounted.mean()), error)
 
 

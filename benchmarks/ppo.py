@@ -40,7 +40,9 @@ _GOALS = {
 # Steps after which returns of the presets are compared.
 _LEARNED = {"CartPole-v1": 40_000, "RoboschoolReacher-v1": 100_000}
 _NAMES = {"ours": "ours", "rllib": "RLlib", "sb3": "Stable-Baselines3", "single_file": "one file"}
-_SEEDS, _GOAL_SEEDS, _STARTS = 3, 5, 5
+_SEEDS = 3
+_GOAL_SEEDS = 5
+_STARTS = 5
 _EQUAL = {
     "num_envs_per_env_runner": 8,
     "train_batch_size": 4096,
@@ -101,8 +103,8 @@ def _take_turns(seeds: int, jobs: list[_Job]) -> list[dict[str, Any]]:
         for env_id, implementation, steps, goal in jobs:
             run = _run(implementation, env_id, seed, steps, goal=goal)
             runs.append({"env": env_id, "implementation": implementation, "seed": seed, **run})
-            told = {key: round(value, 1) if isinstance(value, float) else value for key, value in runs[-1].items()}
-            print(told, flush=True)
+            printed = {key: round(value, 1) if isinstance(value, float) else value for key, value in runs[-1].items()}
+            print(printed, flush=True)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""What one core could do at most: stepping the environments, and the matrix products and Adam of PPO, nothing else."""
+"""Measures the limit of one core: only the environments' steps, PPO's matrix products, and Adam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import threadpoolctl
 from envs import ROBOSCHOOL_IDS
 from envs.roboschool.vector_env import RoboschoolVectorEnv
 
-_WORLDS, _STEPS, _MINIBATCH, _EPOCHS, _WIDTH, _ROUNDS = 8, 512, 128, 10, 64, 3
+_WORLDS = 8
+_STEPS = 512
+_MINIBATCH = 128
+_EPOCHS = 10
+_WIDTH = 64
+_ROUNDS = 3
 
 
 def limit(env_id: str) -> float:
@@ -47,7 +52,7 @@ def _stepping(env_id: str) -> float:
 
 
 def _products(env_id: str) -> float:
-    """Policy for each step of all worlds; both networks forwards and backwards, and Adam, for each minibatch."""
+    """Runs the matrix products: the policy for each step; both networks' passes and Adam for each minibatch."""
     env: Any = gymnasium.make(env_id, disable_env_checker=True)
     inputs = int(np.prod(env.observation_space.shape))
     outputs = int(np.prod(env.action_space.shape)) if env.action_space.shape else int(env.action_space.n)
@@ -59,7 +64,8 @@ def _products(env_id: str) -> float:
         shapes = [*sizes[:2], (_WIDTH, last)]
         return [tuple(rng.normal(size=s).astype(np.float32) for s in ((rows, a), (a, b), (rows, b))) for a, b in shapes]
 
-    acting, learning = chains(_WORLDS, outputs), chains(_MINIBATCH, outputs) + chains(_MINIBATCH, 1)
+    acting = chains(_WORLDS, outputs)
+    learning = chains(_MINIBATCH, outputs) + chains(_MINIBATCH, 1)
     buffers = [(np.empty_like(y), np.empty_like(w), np.empty_like(x)) for x, w, y in learning]
     count = sum(w.size + w.shape[1] for _, w, _ in learning)
     flat = [rng.random(count).astype(np.float32) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""What each preset reaches: seeds, steps and seconds to its goal, into benchmarks/presets.md.
+"""Measures each preset's seeds, steps and seconds to its goal; writes benchmarks/presets.md.
 
 Run: .venv/bin/python benchmarks/presets.py [PRESET:SEEDS[:SECONDS] …]; without words, all presets as below; cartpole,
 reacher and hopper are in `make bench`. A preset's

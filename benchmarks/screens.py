@@ -1,4 +1,4 @@
-"""What the README's commands print: runs them, and writes the end of their output into screens.md and README.md.
+"""Runs the README's commands, and writes the end of their output into screens.md and README.md.
 
 Run: make bench-screens (about a minute on two idle cores). In README.md the block of code after
 `<!-- screen: NAME -->` is that screen. `--readme` updates README.md from screens.md without running anything.
@@ -86,7 +86,7 @@ def with_screens(text: str, screens: dict[str, str]) -> str:
 
 
 def _run(screen: Screen, folder: Path) -> str:
-    """The command, and the lines between the first and the last that are shown."""
+    """Runs the command; returns it with the lines of its output that are shown."""
     for command in screen.setup:
         _call(command, folder)
     lines = _call(screen.command, folder, exit_code=screen.exit_code).splitlines()

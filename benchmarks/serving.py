@@ -29,8 +29,10 @@ from runtime.serving.served_policy import load_policy
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
-_ROUNDS, _REQUESTS = 7, 1000
-_LOAD, _CONNECTIONS = 1_000_000, 64
+_ROUNDS = 7
+_REQUESTS = 1000
+_LOAD = 1_000_000
+_CONNECTIONS = 64
 _RECORDS = 10_000_000
 _BODY = json.dumps(
     {
@@ -163,7 +165,7 @@ def _free_port() -> int:
 
 
 def _command(name: str, results: Path, port: int) -> list[str]:
-    """What starts a server."""
+    """Returns the command that starts a server."""
     if name == "serve":
         return [str(_BIN / "serve"), str(results), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     peers = str(_ROOT / "benchmarks" / "serving_peers.py")
@@ -209,7 +211,7 @@ def _beside(results: Path, peer: str) -> tuple[dict[str, list[float]], dict[str,
             if name != "rayserve":
                 server.pin(1)
         for name, server in [*servers.items()] * _ROUNDS:
-            with server.connect() as connection:  # anew each round, as some close one that was idle
+            with server.connect() as connection:  # a new one each round, as some servers close idle connections
                 _time(connection, _REQUESTS // 5)
                 times.setdefault(name, []).extend(_time(connection, _REQUESTS))
         return times, {name: server.rss_mb() for name, server in servers.items()}
@@ -233,7 +235,8 @@ def _batch(results: Path) -> list[str]:
     served = load_policy(folder)
     policy = read_policy(folder / "checkpoint", settings=json.loads((folder / "manifest.json").read_text()))
     rows = np.random.default_rng(0).normal(size=(1024, 9)).astype(np.float32)
-    ours, eager = [], []
+    ours = []
+    eager = []
     for _ in range(200):
         start = time.perf_counter()
         served.run(rows, (served.main_output,))
@@ -261,7 +264,8 @@ def _load(results: Path, requests: int) -> list[str]:
         before = server.rss_mb()
         start = time.perf_counter()
         errors = _hammer(server, requests)
-        seconds, after = time.perf_counter() - start, server.rss_mb()
+        seconds = time.perf_counter() - start
+        after = server.rss_mb()
     return [
         f"## {requests:,} requests over {_CONNECTIONS} connections",
         "",
@@ -274,7 +278,9 @@ def _load(results: Path, requests: int) -> list[str]:
 
 def _hammer(server: _Served, requests: int) -> int:
     """Sends requests, one at a time on each connection; returns how many were not answered with 200."""
-    left, done, errors = requests, 0, 0
+    left = requests
+    done = 0
+    errors = 0
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         answers: dict[int, bytes] = {}
         for _ in range(_CONNECTIONS):

@@ -57,7 +57,8 @@ def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
 def stop_once(folder: Path, after_s: float, number: signal.Signals, *, of_group: bool) -> Stop:
     """Runs the job, signals it, and waits for its end."""
     out, log = folder / "results", folder / "log.txt"
-    process, begun = start(out, log), time.monotonic()
+    process = start(out, log)
+    begun = time.monotonic()
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:

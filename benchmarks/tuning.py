@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMRL = Path(sys.executable).parent / "smrl"
 STEPS = 61_440
 FRESH_SEEDS = 8
-SEARCHES, TRIALS = ("Random", "Bayesian"), 30
+SEARCHES = ("Random", "Bayesian")
+TRIALS = 30
 CONTINUOUS = {
     "lr": (1e-5, 1e-2, "Logarithmic"),
     "gamma": (0.9, 0.995, "ReverseLogarithmic"),
@@ -77,8 +78,8 @@ def search(strategy: str, seed: int) -> tuple[dict[str, Any], int]:
     return point, steps
 
 
-def judge(point: dict[str, Any], seed: int) -> float:
-    """Mean return over seeds that no search has seen."""
+def score(point: dict[str, Any], seed: int) -> float:
+    """Measures the mean return over seeds that no search has used."""
     fixed = {name: str(value) for name, value in point.items()} or {f"{PREFIX}clip_param": "0.2"}  # the preset's own
     name = next(iter(fixed))  # a range of one value
     grid = {"CategoricalParameterRanges": [{"Name": name, "Values": [fixed.pop(name)]}]}
@@ -96,9 +97,10 @@ def main() -> None:
     rows = []
     for repeat in range(1, repeats + 1):
         found = {name: search(name, repeat) for name in SEARCHES}
-        row = [judge({}, repeat), *(judge(point, repeat) for point, _ in found.values())]
+        row = [score({}, repeat), *(score(point, repeat) for point, _ in found.values())]
         rows.append(row)
-        returns, steps = " | ".join(f"{value:.2f}" for value in row), " | ".join(f"{n:,}" for _, n in found.values())
+        returns = " | ".join(f"{value:.2f}" for value in row)
+        steps = " | ".join(f"{n:,}" for _, n in found.values())
         print(f"| {repeat} | {returns} | {steps} |", flush=True)
     means = [statistics.fmean(column) for column in zip(*rows, strict=True)]
     for name, mean in zip(SEARCHES, means[1:], strict=True):

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.result_page import write_sections
 from envs.unity.protocol import ActionTuple, UnityEnvironment
 from envs.unity.vector_env import UnityVectorEnv
 from tests.unity_stand_in import build_player
@@ -33,7 +34,9 @@ _PAGE = Path(__file__).with_suffix(".md")
 _ROOT = _PAGE.parent.parent
 # A step, what ends it all, and how many agents it is of.
 Measured = tuple[Callable[[], object], Callable[[], None], int]
-_STEPS, _ROUNDS, _SEEDS = 1000, 7, 5
+_STEPS = 1000
+_ROUNDS = 7
+_SEEDS = 5
 
 
 def _wrapped(folder: Path) -> Measured:
@@ -168,14 +171,11 @@ def main() -> None:
         f"what a scene of Unity's costs comes on top. {os.cpu_count()} cores, {machine}, Python "
         f"{platform.python_version()}; medians\nof rounds that take turns.\n"
     )
-    text = _PAGE.read_text() if _PAGE.exists() else ""
-    sections = dict(re.findall(r"^## (.+?)\n\n(.*?)(?=\n## |\Z)", text, re.M | re.S))
     for name in sys.argv[1:] or _PARTS:
         title, measure = _PARTS[name]
-        sections[title] = "\n".join(measure()) + "\n"
-        print(sections[title], flush=True)
-    titles = [title for title, _ in _PARTS.values() if title in sections]
-    _PAGE.write_text(head + "".join(f"\n## {title}\n\n{sections[title]}" for title in titles))
+        section = "\n".join(measure())
+        print(section, flush=True)
+        write_sections(_PAGE, head, (title for title, _ in _PARTS.values()), {title: section})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(hopper: Path, reacher: Path) -> None:
     """Writes the picture beside this file."""
     with av.open(str(hopper / "videos" / "last.mp4")) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    # From the second quarter on it is in full stride; neighbours show the phases of a hop.
+    # From the second quarter on it is in full stride; neighbors show the phases of a hop.
     first = len(frames) // 4
     chosen = [frames[first + 6 * number] for number in range(_FRAMES)]
     strip = np.concatenate([np.asarray(frame)[:, 50:270] for frame in chosen], axis=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _HERE = Path(__file__).resolve().parent
@@ -22,38 +22,64 @@ def exact(function: _Function) -> _Function:
 
 
 def fast(function: _Function) -> _Function:
-    """As `exact`, but sums may be reordered, so that the compiler can vectorize them; for pictures."""
+    """Compiles as `exact` does, but may reorder sums to vectorize them; for pictures."""
     return _compile(function, fastmath=True)
 
 
 def without_gil(function: _Function) -> _Function:
-    """As `exact`, for code that runs in several threads; a division by zero gives inf or NaN."""
+    """Compiles as `exact` does, for code that runs in several threads; a division by zero gives inf or NaN."""
     return _compile(function, nogil=True, error_model="numpy")
 
 
 def fused_without_gil(function: _Function) -> _Function:
-    """As `without_gil`, but with fused multiply-add; for networks."""
+    """Compiles as `without_gil` does, but with fused multiply-add; for networks."""
     return _compile(function, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 def is_kept(function: Callable[..., Any]) -> bool:
-    """Whether the disk cache holds the function as compiled from the current code."""
+    """Whether the disk cache has the function compiled from the current code."""
     cache = cast(Any, function)._cache
-    return isinstance(cache, FunctionCache) and bool(cache._cache_file._load_index())
+    return isinstance(cache, _DiskCache) and any(file._load_index() for file in cache.files)
+
+
+class _DiskCache(FunctionCache):  # type: ignore[misc]  # numba has no types
+    """numba's cache on disk, which also reads the folder of the code where only another can be written to.
+
+    An image's kernels are compiled when it is built. numba alone looks where it can write, which for a user other than
+    root, or with a read-only root, is not there.
+    """
+
+    _cache_file: IndexDataCacheFile
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        folder = Path(function.__code__.co_filename).parent
+        # numba checks only the modification time of the function's own file, and an image's layers round it.
+        self._cache_file._source_stamp = _stamp(folder)
+        self.files = [self._cache_file]
+        if (beside := str(folder / "__pycache__")) != self._cache_path:
+            self.files.append(IndexDataCacheFile(beside, self._impl.filename_base, _stamp(folder)))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The function as compiled for a signature; None if no file has it."""
+        for file in self.files:
+            self._cache_file = file
+            if (found := super().load_overload(sig, target_context)) is not None:
+                break
+        self._cache_file = self.files[0]  # which is written to
+        return found
 
 
 def _compile(function: _Function, **options: Any) -> _Function:
     dispatcher = numba.njit(**options)(function)
     with contextlib.suppress(RuntimeError):  # no writable folder for a cache
-        dispatcher.enable_caching()
-        # numba checks only the modification time of the function's own file, and an image's layers round it.
-        dispatcher._cache._cache_file._source_stamp = _stamp(Path(function.__code__.co_filename).parent)
+        dispatcher._cache = _DiskCache(function)
     return cast(_Function, dispatcher)
 
 
 @functools.cache
 def _stamp(folder: Path) -> str:
-    """Digest of every file that compiled code of a folder may come from: those that name this module."""
+    """Digests all files of a folder that may contain compiled code: those that import this module."""
     found = hashlib.sha256()
     for path in sorted({*folder.glob("*.py"), *_HERE.rglob("*.py")}):
         text = path.read_bytes()

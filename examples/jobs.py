@@ -59,16 +59,16 @@ class Job:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """A row an iteration."""
+        """Metrics, a row for each iteration."""
         return [json.loads(line) for line in (self.data / "metrics.jsonl").read_text().splitlines()]
 
     @property
     def videos(self) -> list[Path]:
-        """Films, the last one last."""
+        """The job's videos, oldest first."""
         return sorted(self.folder.glob("output/**/*.mp4"), key=lambda path: path.stat().st_mtime)
 
     def show(self, *names: str) -> None:
-        """Shows pictures of output/data by their names, the learning curve if none is named, and the last film."""
+        """Shows pictures of output/data by their names, the learning curve if none is named, and the latest video."""
         from IPython.display import Image, Video, display
 
         for name in names or ("learning_curve.png",):
@@ -187,6 +187,7 @@ class Docker:
 
     def __init__(self, image: str = "smrl:cpu", folder: str | Path = "results/notebooks") -> None:
         self.image, self.folder = image, Path(folder).resolve()
+        _find_image(image)
 
     def run(self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None) -> Job:
         """`docker run IMAGE train`, with the config files that SageMaker writes."""
@@ -230,6 +231,20 @@ class Docker:
         words = ["transform", "/model", "--input", f"/in/{records.name}", "--output", "/out", "--join", "input"]
         _follow(["docker", "run", "--rm", *itertools.chain(*(("-v", mount) for mount in mounts)), self.image, *words])
         return folder / f"{records.name}.out"
+
+
+def _find_image(image: str) -> None:
+    """Asks Docker for an image before a job wants it.
+
+    Raises:
+        RuntimeError: There is no Docker, no daemon, or no such image.
+    """
+    try:
+        done = subprocess.run(["docker", "image", "inspect", image], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise RuntimeError("where = 'docker': there is no program docker; install Docker, or use 'here'") from None
+    if done.returncode:
+        raise RuntimeError(f"where = 'docker': {done.stderr.strip()}; `make image` builds smrl:cpu")
 
 
 class LocalEndpoint:

@@ -1,4 +1,4 @@
-"""What runs inside the container: hyperparameters in, a trained, filmed and saved policy out.
+"""Runs reinforcement learning jobs in a container: from hyperparameters to a trained policy, its videos and exports.
 
 Outsiders start at `runtime.launcher` (what scripts subclass) and `runtime.cli` (the command `smrl`).
 """

@@ -112,7 +112,7 @@ def _add_collect(commands: Any) -> None:
     collect = commands.add_parser("collect", help="log episodes of an environment, as data for smrl train --data")
     collect.add_argument("--env", help="Gymnasium id, as CartPole-v0")
     collect.add_argument("--envs", type=_positive, help="copies of the environment; 1 if not given")
-    collect.add_argument("--episodes", type=_positive, help="whole episodes to play in each copy; 1 if not given")
+    collect.add_argument("--episodes", type=_positive, help="whole episodes to collect in each copy; 1 if not given")
     collect.add_argument("--steps", type=_positive, help="steps to take in each copy, instead of episodes")
     collect.add_argument("--policy", default="uniform", help="uniform, or the results folder of a training")
     collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniformly random actions, 0 to 1")
@@ -315,7 +315,7 @@ def _presets(arguments: argparse.Namespace) -> int:
 
 
 def serve() -> int:
-    """The command `serve`, with which SageMaker starts a hosting container."""
+    """Runs the command `serve`, by which SageMaker starts a hosting container."""
     return main(["serve", *sys.argv[1:]])
 
 

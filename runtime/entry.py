@@ -58,5 +58,5 @@ def evaluate_deepracer(argv: Sequence[str]) -> int:
 
 
 def _settings(argv: Sequence[str], container: Container) -> dict[str, str]:
-    """Settings of the command line, without the hyperparameters that the toolkit repeats there."""
+    """Returns the command line's settings, without the hyperparameters that the toolkit repeats there."""
     return {} if tuple(argv) == container.user_args else parse_settings(argv)

@@ -41,12 +41,12 @@ class RemoteError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        """The reason, and the traceback below it."""
+        """Formats the reason, with the traceback below it."""
         return "\n".join(self.args)
 
 
 def find_cause(error: BaseException, kind: type[T]) -> T | None:
-    """The first exception of a type in an exception's chain of causes, or None."""
+    """Returns the first exception of a type in an exception's chain of causes, or None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, kind):
@@ -56,7 +56,7 @@ def find_cause(error: BaseException, kind: type[T]) -> T | None:
 
 
 def describe_root(error: BaseException) -> str:
-    """Type and message of the root cause, as RLlib wraps an environment's exception in one without a message."""
+    """Describes the root cause by type and message, as RLlib wraps an environment's exception without its message."""
     while (cause := _cause_of(error)) is not None:
         error = cause
     if isinstance(error, RemoteError):
@@ -73,7 +73,7 @@ def _cause_of(error: BaseException) -> BaseException | None:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A sentence naming the closest known word, or nothing."""
+    """Returns a sentence that suggests the closest known word; empty if none is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

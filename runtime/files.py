@@ -24,9 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_WRITING, _REMOVING, _REPLACED = "writing", "removing", "replaced"
+_WRITING = "writing"
+_REMOVING = "removing"
+_REPLACED = "replaced"
 _POLL_S = 0.1
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2(2)
+# Arguments of Linux's renameat2(2).
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -148,7 +152,7 @@ def lock(path: Path, *, timeout_s: float = 0.0) -> Iterator[None]:
 
     Args:
         path: A folder, or a file, which is created if absent.
-        timeout_s: How long to wait while another process holds the lock.
+        timeout_s: Longest wait in seconds while another process holds the lock.
 
     Raises:
         BlockingIOError: Another process still holds it.
@@ -163,6 +167,20 @@ def lock(path: Path, *, timeout_s: float = 0.0) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def make_writable(folder: Path) -> None:
+    """Makes a folder if there is none, and finds out whether files can be written there.
+
+    Raises:
+        OSError: They cannot; its file name is the folder's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 def lock_open_file(file: IO[Any]) -> None:

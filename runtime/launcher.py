@@ -42,7 +42,7 @@ class SageMakerRayLauncher:
         """Calls `ray.tune.registry.register_env`; not needed for environments that Gymnasium knows."""
 
     def get_experiment_config(self) -> dict[str, Any]:
-        """The experiment as `{"training": {"env": …, "run": "PPO", "stop": {…}, "config": {…}}}`."""
+        """Returns the experiment as `{"training": {"env": …, "run": "PPO", "stop": {…}, "config": {…}}}`."""
         raise UserError(f"{type(self).__name__}.get_experiment_config: missing; expected a method of the subclass.")
 
     def customize_experiment_config(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class SageMakerRayLauncher:
 
 
 def registered_creator(name: str) -> EnvCreator | None:
-    """The environment creator that a script registered with Ray, its old environments wrapped as Gymnasium's."""
+    """Returns the environment creator that a script registered with Ray, with old environments wrapped."""
     if "ray" not in sys.modules:
         return None
     from ray.tune.registry import ENV_CREATOR, _global_registry

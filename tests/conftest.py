@@ -1,10 +1,11 @@
-"""What tests share: a temporary /opt/ml driven by the real toolkit, and the command smrl as a user runs it."""
+"""Fixtures of all tests: a temporary /opt/ml driven by the real toolkit, and the command smrl as a user runs it."""
 
 from __future__ import annotations
 
 import atexit
 import fcntl
 import functools
+import inspect
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from tests.warm_smrl import WarmSmrl
@@ -58,6 +60,27 @@ LONGEST_FIRST = (
 )
 
 
+# A shell ignores SIGINT in what it starts in the background, and so would all that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# The machines are shared: how long an example takes says nothing.
+hypothesis.settings.register_profile("without deadlines", deadline=None)
+hypothesis.settings.load_profile("without deadlines")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Says which modules xdist's frames belong to.
+
+    RLlib calls `inspect.stack()` for every connector, which searches all modules, several times, for each frame whose
+    file is no module's: three seconds of CPU time for every algorithm that a worker builds.
+    """
+    if hasattr(config, "workerinput"):
+        import xdist.remote  # what the worker runs, which is sent to it as text
+
+        inspect.modulesbyfile[os.path.abspath(xdist.remote.__file__)] = "xdist.remote"
+        inspect.modulesbyfile[os.path.abspath("<string>")] = "__main__"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that last longest first."""
     order = {name: at for at, name in enumerate(LONGEST_FIRST)}
@@ -73,7 +96,7 @@ def clean_environment() -> dict[str, str]:
 
 @functools.cache
 def warm_smrl() -> WarmSmrl:
-    """What runs this process's commands; it ends with it."""
+    """The warm process that runs this process's smrl commands, and ends with it."""
     warm = WarmSmrl(ROOT, clean_environment())
     atexit.register(warm.close)
     return warm
@@ -148,7 +171,7 @@ class OptMl:
 
     @property
     def failure(self) -> str:
-        """What SageMaker would show as FailureReason."""
+        """The text that SageMaker would show as FailureReason."""
         return (self.base / "output" / "failure").read_text()
 
     @property
@@ -167,7 +190,7 @@ class Running:
 
     @property
     def log(self) -> str:
-        """What it has printed so far."""
+        """The process's output so far."""
         return self.path.read_text(errors="replace")
 
     @property

@@ -23,7 +23,7 @@ def without_code(text: str) -> str:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """What a link into a page may name, as GitHub and MkDocs derive it from headings."""
+    """Returns the anchors of a page, as GitHub and MkDocs derive them from headings."""
     heads = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", path.read_text(), flags=re.S), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
@@ -67,10 +67,11 @@ def test_every_command_of_smrl_is_in_the_readme_or_the_docs() -> None:
         assert re.search(rf"(smrl|cpu) {command}\b|\b{command} (--|…)", text), command
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_documented_pendulum_learns(tmp_path: Path) -> None:
-    """With general settings alone it stayed at a mean return of -1,120."""
+    """With general settings, the mean return stayed at -1,120."""
     page = (ROOT / "docs" / "extending.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^smrl (train rl\.training\.env=Pendulum-v1 .*)$", page, flags=re.M)
     words = ("--out", "results", "rl.training.config.seed=1", "rl.training.export=false", "rl.training.video_freq=0")

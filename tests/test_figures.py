@@ -25,9 +25,9 @@ class Figure:
     """A sentence, or a row of a table, with figures in it.
 
     Attributes:
-        pages: That have it.
+        pages: Files that contain the sentence.
         sources: File and pattern of the numbers, in the order of the sentence's arguments.
-        sentence: As the pages have it, from the numbers.
+        sentence: Makes the sentence of the pages from the numbers.
     """
 
     pages: tuple[str, ...]
@@ -35,39 +35,53 @@ class Figure:
     sentence: Callable[..., str]
 
     def written(self) -> str:
-        """The sentence with its sources' numbers."""
+        """Makes the sentence from the numbers of its sources."""
         return self.sentence(*(number for source, pattern in self.sources for number in numbers(source, pattern)))
 
 
+def figure(page: str, source: str, pattern: str, sentence: Callable[..., str]) -> Figure:
+    """Makes a figure of one page whose numbers come from one place in a file."""
+    return Figure((page,), ((source, pattern),), sentence)
+
+
 def numbers(source: str, pattern: str) -> list[float]:
-    """The groups of the one place in a file where the pattern is, as numbers."""
+    """Returns the groups of a pattern, which occurs once in a file, as numbers."""
     found = re.findall(pattern, (ROOT / source).read_text(), flags=re.S)
     assert len(found) == 1, (source, pattern, len(found))
     return [float(text.replace(",", "")) for text in (found[0] if isinstance(found[0], tuple) else found)]
 
 
-README, PERFORMANCE, SCALING, BATCH = "README.md", "docs/performance.md", "docs/scaling.md", "docs/batch-rl.md"
-RESULTS, SERVING, OFFLINE = "benchmarks/RESULTS.md", "benchmarks/serving.md", "benchmarks/offline.md"
-CHAOS, HOSTS, RACES = "benchmarks/chaos.md", "benchmarks/scaling.md", "benchmarks/deepracer.md"
+README = "README.md"
+PERFORMANCE = "docs/performance.md"
+SCALING = "docs/scaling.md"
+BATCH = "docs/batch-rl.md"
+RESULTS = "benchmarks/RESULTS.md"
+SERVING = "benchmarks/serving.md"
+OFFLINE = "benchmarks/offline.md"
+CHAOS = "benchmarks/chaos.md"
+HOSTS = "benchmarks/scaling.md"
+RACES = "benchmarks/deepracer.md"
+IMAGE = "benchmarks/image.py"
 
 
 def covers(heading: str) -> tuple[str, str]:
-    """How many intervals of a section of offline.md contained the played return."""
+    """Returns where a section of offline.md says how many intervals contained the true return."""
     return OFFLINE, rf"## {heading}.*?Chosen:[^\n]*?interval covers: (\d+) of (\d+)"
 
 
 def speeds(env: str) -> Figure:
     """A row of the README's table of training speeds."""
     cells = r"\| ([\d,]+) \|" + r" ([\d,]+) \([^)]*\) \|" * 4
-    return Figure(
-        (README,),
-        ((RESULTS, rf"\| (?:Roboschool)?{env}-v1 {cells}"),),
+    return figure(
+        README,
+        RESULTS,
+        rf"\| (?:Roboschool)?{env}-v1 {cells}",
         lambda *found: f"| {env} | " + " | ".join(f"{rate:,.0f}" for rate in found) + " |",
     )
 
 
 def spans() -> str:
-    """How our robots' speeds compare with the port's and MuJoCo's, at least and at most."""
+    """Returns the least and largest ratio of our robots' speeds to the port's and to MuJoCo's."""
     table = (ROOT / RESULTS).read_text().split("\n## Env steps a second of CPU")[1]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if "Roboschool" in line]
     port = [float(row[5]) for row in rows if "FlagrunHarder" not in row[0]]
@@ -81,7 +95,7 @@ def spans() -> str:
 
 
 def races() -> str:
-    """How long the runs of the preset deepracer took at most, and how many laps each car completed."""
+    """Reads the longest time of a run of the preset deepracer, and the laps that each car completed."""
     runs = re.findall(r"\n\|(?: [\d.,]+ \|){5} ([\d.]+) \| \d+ \| (\d of \d) \|", (ROOT / RACES).read_text())
     (laps,) = {found[1] for found in runs}
     assert len(runs) == 3
@@ -93,12 +107,11 @@ FIGURES = [
     *(speeds(env) for env in ("CartPole", "Reacher", "Hopper", "Humanoid")),
     Figure((PERFORMANCE,), (), spans),
     Figure((README,), (), races),
-    Figure(
-        (README,), ((SERVING, r"echo of the body \|.*?\| (0\.\d+) \|"),), lambda r: f"a request takes {1 / r:.1f} times"
-    ),
-    Figure(
-        (PERFORMANCE,),
-        ((SERVING, r"echo of the body \|.*?\| (0\.\d+) \|"),),
+    figure(README, SERVING, r"echo of the body \|.*?\| (0\.\d+) \|", lambda r: f"a request takes {1 / r:.1f} times"),
+    figure(
+        PERFORMANCE,
+        SERVING,
+        r"echo of the body \|.*?\| (0\.\d+) \|",
         lambda r: f"The notebook's request takes {1 / r:.1f} times",
     ),
     Figure(
@@ -111,58 +124,65 @@ FIGURES = [
         ((SERVING, r"Ray Serve, RLModule \|[^\n]*?\| (\d+\.\d+) \|"),),
         lambda r: f"Ray Serve {r:.0f} times",
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((SERVING, r"## ([\d,]+) requests over (\d+) connections\n.*? (\d+) errors;.*?\(\+([\d.]+)%\)"),),
+    figure(
+        PERFORMANCE,
+        SERVING,
+        r"## ([\d,]+) requests over (\d+) connections\n.*? (\d+) errors;.*?\(\+([\d.]+)%\)",
         lambda n, c, e, m: (
             f"{'A million' if n == 1e6 else n} requests over {c:.0f} connections: "
             f"{'no error' if e == 0 else e}, memory up by {m:.0f} %"
         ),
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((SERVING, r"## ([\d,]+) observations a call.*?scaling \| ([\d,]+) \|"),),
+    figure(
+        PERFORMANCE,
+        SERVING,
+        r"## ([\d,]+) observations a call.*?scaling \| ([\d,]+) \|",
         lambda n, rate: f"{n:,.0f} observations a call in process: {rate / 1e6:.0f} million rows a second on one core",
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((SERVING, r"JSON lines\n.*?([\d,]+) records/s, one process; at most (\d+) MB"),),
+    figure(
+        PERFORMANCE,
+        SERVING,
+        r"JSON lines\n.*?([\d,]+) records/s, one process; at most (\d+) MB",
         lambda rate, mb: f"`smrl transform`: {round(rate, -4):,.0f} records a second in {mb:.0f} MB",
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((OFFLINE, r"## CartPole, ten logs.*?Chosen: mean ([\d.]+), least ([\d.]+);[^\n]*? (\d+) s a run"),),
+    figure(
+        PERFORMANCE,
+        OFFLINE,
+        r"## CartPole, ten logs.*?Chosen: mean ([\d.]+), least ([\d.]+);[^\n]*? (\d+) s a run",
         lambda mean, least, s: (
             f"balances the pole for {mean} of 200 steps on average (least: {least}), after {s:.0f} seconds of learning"
         ),
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((OFFLINE, r"([\d.]+) GB of CSV, [^\n]*?: ([\d.]+) s; [^\n]*\(([\d.]+) times the arrays"),),
+    figure(
+        PERFORMANCE,
+        OFFLINE,
+        r"([\d.]+) GB of CSV, [^\n]*?: ([\d.]+) s; [^\n]*\(([\d.]+) times the arrays",
         lambda gb, s, times: f"{gb:g} GB of CSV is read in {s:.0f} s in {times} times the memory of its arrays",
     ),
-    Figure(
-        (PERFORMANCE,),
-        ((OFFLINE, r"## Ten million transitions\n\n[^\n]*at most ([\d.]+) GB"),),
+    figure(
+        PERFORMANCE,
+        OFFLINE,
+        r"## Ten million transitions\n\n[^\n]*at most ([\d.]+) GB",
         lambda gb: f"learning from ten million transitions takes {gb} GB",
     ),
     Figure(
         (BATCH,),
         (covers("Acrobot, "), covers("The same from other logs"), covers("Pendulum, ")),
         lambda *n: (
-            "contained the played return in {:.0f} of {:.0f} logs of Acrobot, {:.0f} of {:.0f} further ones, and "
+            "contained the true return in {:.0f} of {:.0f} logs of Acrobot, {:.0f} of {:.0f} further ones, and "
             "{:.0f} of {:.0f} of Pendulum".format(*n)
         ),
     ),
     Figure(
         (BATCH,),
         (covers("A learner that collapses"),),
-        lambda held, logs: f"missed the played return in {'half' if held * 2 == logs else (held, logs)} of the logs",
+        lambda held, logs: f"missed the true return in {'half' if held * 2 == logs else (held, logs)} of the logs",
     ),
-    Figure(
-        (BATCH,),
-        ((OFFLINE, r"## CartPole, ten logs.*?, least ([\d.]+); 9 of 10 at (\d+) or more"),),
-        lambda least, good: f"played {least:.0f} steps where all others played {good:.0f} and more",
+    figure(
+        BATCH,
+        OFFLINE,
+        r"## CartPole, ten logs.*?, least ([\d.]+); 9 of 10 at (\d+) or more",
+        lambda least, good: f"lasted {least:.0f} steps where all others lasted {good:.0f} and more",
     ),
     Figure(
         ("docs/tuning.md",),
@@ -181,9 +201,10 @@ FIGURES = [
             f"was killed {kills:.0f} times at random instants, {training:.0f} of them while it trained"
         ),
     ),
-    Figure(
-        (SCALING,),
-        ((CHAOS, r"; (\d+) iterations repeated"),),
+    figure(
+        SCALING,
+        CHAOS,
+        r"; (\d+) iterations repeated",
         lambda repeated: f"repeated {'no iteration' if repeated == 0 else repeated} that it had reported",
     ),
     Figure(
@@ -216,9 +237,10 @@ FIGURES = [
             f"an iteration of {steps:,.0f} steps takes {one} s on one host and {three} s on three that share the same"
         ),
     ),
-    Figure(
-        (SCALING,),
-        ((HOSTS, r"Three hosts: (\d+) seconds to the first iteration, (\d+) of them"),),
+    figure(
+        SCALING,
+        HOSTS,
+        r"Three hosts: (\d+) seconds to the first iteration, (\d+) of them",
         lambda all_s, met_s: f"three hosts need {all_s:.0f} seconds to their first iteration, {met_s:.0f} of them",
     ),
     Figure(
@@ -229,55 +251,76 @@ FIGURES = [
         ),
         lambda peer, ours: f"in {peer} µs a request where this takes {ours} µs",
     ),
-    Figure(
-        ("benchmarks/image.md",),
-        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = (\d+)"),),
-        lambda size_mb: f"| the whole root | {size_mb:,.0f} MB |",
+    figure("benchmarks/image.md", IMAGE, r"\nSIZE_MB = (\d+)", lambda mb: f"| the image | {mb:,.0f} MB |"),
+    figure(
+        "benchmarks/image.md",
+        IMAGE,
+        r"\nREBUILD_S = (\d+)",
+        lambda s: f"| a rebuild after a change of smrl's code | {s:.0f} s |",
     ),
-    Figure(
-        ("benchmarks/image.md",),
-        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = \d+, (\d+)"),),
-        lambda first_step_s: f"| `train` to its first metrics | {first_step_s:.0f} s |",
+    figure(
+        "benchmarks/image.md",
+        IMAGE,
+        r"\nFIRST_METRICS_S = (\d+)",
+        lambda s: f"| `train` to its first metrics | {s:.0f} s |",
     ),
+    figure(
+        "benchmarks/image.md",
+        IMAGE,
+        r"\nREADY_S = (\d+)",
+        lambda s: f"| `serve` to its first 200, one worker | {s:.0f} s |",
+    ),
+    figure("benchmarks/image.md", IMAGE, r"\nSERVING_MB = (\d+)", lambda mb: f"| its memory | {mb:.0f} MB |"),
     Figure(
-        ("benchmarks/image.md",),
-        (("tests/image/test_image.py", r"_SIZE_MB, _FIRST_STEP_S, _READY_S, _SERVING_MB = \d+, \d+, (\d+), (\d+)"),),
-        lambda ready_s, serving_mb: f"one worker | {ready_s:.0f} s | 0.3 s | | its memory | {serving_mb:.0f} MB |",
+        ("docs/image.md",),
+        (
+            ("benchmarks/image.md", r"\| torch \| ([\d,]+) \|"),
+            ("benchmarks/image.md", r"\| llvmlite \| ([\d,]+) \|"),
+            ("benchmarks/image.md", r"\| ray \| ([\d,]+) \|"),
+        ),
+        lambda torch, llvmlite, ray: f"torch {torch:,.0f} MB, LLVM for numba {llvmlite:,.0f} MB, Ray {ray:,.0f} MB",
     ),
     # What the code sets.
-    Figure(
-        ("docs/operations.md",),
-        (("runtime/container/signals.py", r"_GRACE_S = ([\d.]+)"),),
+    figure(
+        "docs/operations.md",
+        "runtime/container/signals.py",
+        r"_GRACE_S = ([\d.]+)",
         lambda s: f"interrupts it after {s:.0f} seconds",
     ),
-    Figure(
-        ("docs/operations.md",),
-        (("runtime/container/signals.py", r"_GRACE_S = ([\d.]+)"),),
+    figure(
+        "docs/operations.md",
+        "runtime/container/signals.py",
+        r"_GRACE_S = ([\d.]+)",
         lambda s: f"ends the iteration within {s:.0f} s",
     ),
-    Figure(
-        ("docs/operations.md",),
-        (("runtime/cluster/session.py", r"OBJECT_STORE_BYTES = (\d+) \* 1024 \* 1024"),),
+    figure(
+        "docs/operations.md",
+        "runtime/cluster/session.py",
+        r"OBJECT_STORE_BYTES = (\d+) \* 1024 \* 1024",
         lambda mb: f"Ray's object store takes {mb:.0f} MB",
     ),
-    Figure(
-        (PERFORMANCE,),
-        (("runtime/ppo/compiled/learner.py", r"_TOLERANCE = (\S+)"),),
+    figure(
+        PERFORMANCE,
+        "runtime/ppo/compiled/learner.py",
+        r"_TOLERANCE = (\S+)",
         lambda share: f"by more than {100 * share:g} % of its norm",
     ),
-    Figure(
-        (BATCH,),
-        (("runtime/offline/selection.py", r"\nTOLERANCE = (\S+)"),),
+    figure(
+        BATCH,
+        "runtime/offline/selection.py",
+        r"\nTOLERANCE = (\S+)",
         lambda share: f"is within {100 * share:g} % of the best",
     ),
-    Figure(
-        (BATCH,),
-        (("runtime/offline/estimators/ope.py", r"resamples: int = (\d+), level: float = ([\d.]+)"),),
+    figure(
+        BATCH,
+        "runtime/offline/estimators/ope.py",
+        r"resamples: int = (\d+), level: float = ([\d.]+)",
         lambda resamples, level: f"{100 * level:g} % intervals (percentiles of {resamples:,.0f} resamples of episodes)",
     ),
-    Figure(
-        ("docs/deepracer.md",),
-        (("envs/deepracer/race.py", r"REAL_CAR = Dynamics\(latency_s=([\d.]+)"),),
+    figure(
+        "docs/deepracer.md",
+        "envs/deepracer/race.py",
+        r"REAL_CAR = Dynamics\(latency_s=([\d.]+)",
         lambda s: f"{s} s of latency",
     ),
     Figure(
@@ -288,51 +331,58 @@ FIGURES = [
         ),
         lambda most, larger: f"at most {most:,.0f} steps ({larger:,.0f} for the deeper networks)",
     ),
-    Figure(
-        *(
-            ("docs/metrics.md",),
-            (("runtime/ppo/settings.py", r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)"),),
-        ),
+    figure(
+        "docs/metrics.md",
+        "runtime/ppo/settings.py",
+        r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)",
         lambda episodes: f"return over the last {episodes:.0f} episodes",
     ),
-    Figure(
-        ("docs/reports.md",),
-        (("runtime/report/page.py", r"_MOST_VIDEO_BYTES = ([\d_]+)"),),
+    figure(
+        "docs/reports.md",
+        "runtime/report/page.py",
+        r"_MOST_VIDEO_BYTES = ([\d_]+)",
         lambda size: f"Videos of more than {size / 1e6:.0f} MB",
     ),
-    Figure(
-        ("docs/robots.md",),
-        (("envs/roboschool/robots.py", r"StraightAhead\(start_height_m=([\d.]+)"),),
+    figure(
+        "docs/robots.md",
+        "envs/roboschool/robots.py",
+        r"StraightAhead\(start_height_m=([\d.]+)",
         lambda height_m: f"{height_m} m up, heading",
     ),
-    Figure(
-        ("docs/robots.md",),
-        (("envs/roboschool/flagrun_harder.py", r"_STAND_UP: ([\d.]+), _ROLL_OVER: ([\d.]+)"),),
+    figure(
+        "docs/robots.md",
+        "envs/roboschool/flagrun_harder.py",
+        r"_STAND_UP: ([\d.]+), _ROLL_OVER: ([\d.]+)",
         lambda back, belly: f"{back} m up on the back and {belly} m on the belly",
     ),
-    Figure(
-        ("docs/robots.md",),
-        (("envs/roboschool/native.py", r"_CHECKED_STEPS, _FIRST_EPISODE = (\d+)"),),
+    figure(
+        "docs/robots.md",
+        "envs/roboschool/native.py",
+        r"_CHECKED_STEPS = (\d+)",
         lambda steps: f"{steps:.0f} steps of it are compared",
     ),
-    Figure(
-        ("docs/robots.md",),
-        (("envs/roboschool/env.py", r"render_width: int = (\d+),\s+render_height: int = (\d+)"),),
+    figure(
+        "docs/robots.md",
+        "envs/roboschool/env.py",
+        r"render_width: int = (\d+),\s+render_height: int = (\d+)",
         lambda width, height: f"{width:.0f}×{height:.0f} frames",
     ),
-    Figure(
-        (SCALING,),
-        (("runtime/settings/schema.py", r"cluster_timeout_s: [^\]]*\] = ([\d.]+)"),),
+    figure(
+        SCALING,
+        "runtime/settings/schema.py",
+        r"cluster_timeout_s: [^\]]*\] = ([\d.]+)",
         lambda s: f"`rl.training.cluster_timeout_s` ({s:.0f} seconds)",
     ),
-    Figure(
-        ("docs/scripts-of-2020.md",),
-        (("runtime/compat/gym_2020.py", r"LONGEST_EPISODE = ([\d_]+)"),),
+    figure(
+        "docs/scripts-of-2020.md",
+        "runtime/compat/gym_2020.py",
+        r"LONGEST_EPISODE = ([\d_]+)",
         lambda steps: f"ends an episode after {steps:,.0f} steps",
     ),
-    Figure(
-        ("docs/serving.md",),
-        (("runtime/serving/server.py", r"_DRAIN_S = (\d+)"),),
+    figure(
+        "docs/serving.md",
+        "runtime/serving/server.py",
+        r"_DRAIN_S = (\d+)",
         lambda s: f"takes longer than {s:.0f} s gets a 503",
     ),
 ]
@@ -347,6 +397,11 @@ CONSTANTS = {
         "SageMaker gives it 120 s": "SageMaker's time between SIGTERM and SIGKILL",
         "Docker 10 s unless": "docker stop's default",
         "On 2 cores": "the machine of the table",
+        "Docker's 64 MB of": "Docker's default for /dev/shm",
+    },
+    "docs/local-mode.md": {
+        "| 10 s, Docker's default | 120 s, as SageMaker does |": "docker stop's default, and SageMaker's time",
+        "| 64 MB | 1 GB |": "Docker's default for /dev/shm, and the session's",
     },
     "docs/operations.md": {"SageMaker gives it 120 seconds": "SageMaker's time between SIGTERM and SIGKILL"},
     "docs/performance.md": {"2 cores x86-64": "the machine of the figures"},

@@ -84,7 +84,8 @@ def set_up(path: Path, state: State) -> None:
         (path / name).write_text(text)
 
 
-OLD_FOLDER, NEW_FOLDER = {"a": "old", "below/b": "old", "gone": "old"}, {"a": "new", "below/b": "new"}
+OLD_FOLDER = {"a": "old", "below/b": "old", "gone": "old"}
+NEW_FOLDER = {"a": "new", "below/b": "new"}
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_a_second_writer_is_refused_and_told_why(kind: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_lock_goes_with_its_process(kind: str, tmp_path: Path) -> None:
-    """Even if it is killed, and though its child lives on."""
+    """The lock is released even if its process is killed and a child process survives."""
     path = tmp_path if kind == "folder" else tmp_path / ".lock"
     with holder(path) as process:
         process.kill()

@@ -30,6 +30,8 @@ LIGHT_MODULES = {
     "cluster.head_node",
     "cluster.machines",
     "cluster.worker_node",
+    "local_mode.docker",
+    "local_mode.training",
     "tuning.ranges",
     "tuning.records",
     "tuning.request",

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class NoFrames(gymnasium.Env[Any, Any]):
-    """Pays 1 for action 1 and 0 for action 0, 10 steps long; gives no frames."""
+    """Pays 1 for action 1 and 0 for action 0, 10 steps long; renders no frames."""
 
     observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(2)
@@ -107,7 +107,7 @@ class ManyButtons(NoFrames):
     action_space = gymnasium.spaces.MultiBinary(3)  # type: ignore[assignment]
 
 
-class RaisesWhileFilmed(NoFrames):
+class RaisesWhileRecorded(NoFrames):
     """Gives two frames, then fails."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  # Gymnasium declares it so
@@ -117,7 +117,7 @@ class RaisesWhileFilmed(NoFrames):
     def render(self) -> Any:
         self.taken += 1
         if self.taken > 2:
-            raise RuntimeError("no more film")
+            raise RuntimeError("no more frames")
         return np.zeros((24, 32, 3), np.uint8)
 
 
@@ -128,7 +128,8 @@ class OfOldGym:
     action_space = gymnasium.spaces.Box(-2, 2, (1,), np.float32)
 
     def __init__(self, steps: int = 5) -> None:
-        self._length, self._steps = steps, 0
+        self._length = steps
+        self._steps = 0
 
     def reset(self) -> Any:
         self._steps = 0
@@ -172,7 +173,8 @@ class Fragile(gymnasium.Env[Any, Any]):
 
     def __init__(self) -> None:
         type(self).made += 1
-        self._is_fragile, self._steps = self.made <= 4, 0
+        self._is_fragile = self.made <= 4
+        self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -196,12 +198,14 @@ class Smooth(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         np.random.seed(0)
-        self._last, self._steps = np.zeros(1), 0
+        self._last = np.zeros(1)
+        self._steps = 0
         return np.zeros(2), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert action.dtype == np.float64
         self.changes.append(float(np.abs(action - self._last).sum()))
         self.taken.append(float(action[0]))
-        self._last, self._steps = action, self._steps + 1
+        self._last = action
+        self._steps = self._steps + 1
         return np.zeros(2), 0.0, self._steps >= 20, False, {}

@@ -1,13 +1,15 @@
-"""A process that has imported what jobs import, and forks for each `smrl` that a test runs, beside one Ray for all.
+"""Runs `smrl` commands in forks of a process that has imported all libraries, beside one Ray for all.
 
-The imports are 10 s of a training's CPU time, and Ray's start is 2 s. What a command does is the same: its arguments,
-folder, environment and streams are its own, and it ends as Python does. Tests of the start itself, of Ray's start, of
-signals and of servers start `smrl` from the shell.
+The imports take 10 s of a training's CPU time, and Ray's start 2 s. A command behaves as from the shell: its arguments,
+folder, environment and streams are its own, and it ends as Python does. Tests of start-up, signals and servers start
+`smrl` from the shell. tests/conftest.py uses this module for every folder of tests, so it lies beside them all.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import importlib
 import json
 import os
@@ -21,9 +23,12 @@ from pathlib import Path
 from typing import IO, Any
 
 # What libraries import when they are used.
-_LATE_IMPORTS = ("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.figure")
+_LATE_IMPORTS = (
+    *("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
+    *("tensorboardX", "pydantic.v1"),
+)
 # Modules for scripts, whose own imports they change; and modules with ONNX Runtime, whose thread no fork outlives.
-_LEFT_OUT = ("runtime.compat.", "runtime.export.verify", "runtime.serving.")
+_LEFT_OUT = ("runtime.compat.", "runtime.local_mode.", "runtime.serving.")  # local_mode takes the SageMaker SDK
 _SERVER = [sys.executable, "-m", "tests.warm_smrl"]
 _RAY = [*_SERVER, "ray"]
 
@@ -96,6 +101,11 @@ def _import_all() -> None:
                 importlib.import_module(module.name)
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
+    from runtime.ppo.compiled.compile_ahead import main as load_kernels
+
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for answers
+        load_kernels()
+    gc.freeze()  # forks neither search nor copy what is imported
     assert "onnxruntime" not in sys.modules, "a module that imports ONNX Runtime is to be named in _LEFT_OUT"
 
 
@@ -130,7 +140,7 @@ def _run(request: dict[str, Any]) -> int:
 
 
 def _end(code: int) -> None:
-    """Ends as Python does, but frees nothing: of all that is imported, that would take 2 s of CPU time."""
+    """Ends as Python does, but frees nothing, as freeing all imported modules takes 2 s of CPU time."""
     threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls to wait for threads
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -139,7 +149,7 @@ def _end(code: int) -> None:
 
 
 def _join_ray(address: str) -> None:
-    """Has `ray.init` join the Ray that runs already, by whatever arguments it is called."""
+    """Makes `ray.init` join the Ray that is running, with any arguments."""
     import ray
 
     kept = ("configure_logging", "logging_level", "log_to_driver")
@@ -151,8 +161,10 @@ def _run_ray() -> None:
     """Runs Ray until the input ends."""
     from runtime.cluster.session import ray_session
 
-    with ray_session(num_cpus=len(os.sched_getaffinity(0)), num_gpus=0) as address:
-        print(address, flush=True)
+    with ray_session(num_cpus=len(os.sched_getaffinity(0)), num_gpus=0):
+        import ray
+
+        print(ray.get_runtime_context().gcs_address, flush=True)
         sys.stdin.read()
 
 

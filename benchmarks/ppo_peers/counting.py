@@ -22,7 +22,8 @@ class Counted(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any], returns: list[float]) -> None:
         super().__init__(env)
-        self._returns, self._sum = returns, 0.0
+        self._returns = returns
+        self._sum = 0.0
 
     def reset(self, **kwargs: Any) -> Any:
         """Starts an episode."""
@@ -42,7 +43,8 @@ class Clock:
     """Steps a second without what comes before the second iteration: compilation, warming up."""
 
     def __init__(self, returns: list[float], *, threshold: float | None) -> None:
-        self._returns, self._threshold = returns, threshold
+        self._returns = returns
+        self._threshold = threshold
         self._began = time.perf_counter()
         self._marks: list[tuple[int, float]] = []
 
@@ -99,8 +101,9 @@ def rate_of(env: Any, steps: int) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Bullet writes on the process's own stdout and stderr."""
-    kept, null = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
+    """Silences Bullet, which writes to the process's own stdout and stderr."""
+    kept = (os.dup(1), os.dup(2))
+    null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     try:

@@ -48,7 +48,9 @@ _OWN: dict[str, dict[str, Any]] = {
 class _Marks(BaseCallback):  # type: ignore[misc]  # types are where the peers are installed
     def __init__(self, clock: Clock, most_steps: int) -> None:
         super().__init__()
-        self._clock, self._most_steps, self._is_reached = clock, most_steps, False
+        self._clock = clock
+        self._most_steps = most_steps
+        self._is_reached = False
 
     def _on_rollout_start(self) -> None:
         self._is_reached = self._clock.mark(self.num_timesteps)
@@ -64,7 +66,8 @@ def main() -> None:
     returns: list[float] = []
     is_own = job.get("threshold") is not None
     settings = dict(_OWN[job["env"]] if is_own else _EQUAL)
-    total, is_normalized = settings.pop("total", job["steps"]), settings.pop("normalized", False)
+    total = settings.pop("total", job["steps"])
+    is_normalized = settings.pop("normalized", False)
     clock = Clock(returns, threshold=job.get("threshold"))
     with quiet():
         envs: Any = DummyVecEnv(makers(job["env"], settings.pop("envs", 8), returns))

@@ -12,30 +12,38 @@ from torch.distributions import Categorical, Normal
 
 from benchmarks.ppo_peers.counting import Clock, makers, quiet, read_job
 
-_ENVS, _STEPS, _MINIBATCH, _EPOCHS, _GAMMA, _LAMBDA, _CLIP = 8, 512, 128, 10, 0.99, 0.95, 0.2
+_ENVS = 8
+_STEPS = 512
+_MINIBATCH = 128
+_EPOCHS = 10
+_GAMMA = 0.99
+_LAMBDA = 0.95
+_CLIP = 0.2
 
 
-def _layer(inputs: int, outputs: int, gain: float) -> nn.Linear:
+def _layer(inputs: int, outputs: int, advantage: float) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.orthogonal_(layer.weight, advantage)
     nn.init.zeros_(layer.bias)
     return layer
 
 
-def _network(inputs: int, outputs: int, gain: float) -> nn.Sequential:
+def _network(inputs: int, outputs: int, advantage: float) -> nn.Sequential:
     root = float(np.sqrt(2))
     return nn.Sequential(
-        _layer(inputs, 64, root), nn.Tanh(), _layer(64, 64, root), nn.Tanh(), _layer(64, outputs, gain)
+        _layer(inputs, 64, root), nn.Tanh(), _layer(64, 64, root), nn.Tanh(), _layer(64, outputs, advantage)
     )
 
 
 class _Agent(nn.Module):
     def __init__(self, envs: Any) -> None:
         super().__init__()
-        inputs, space = int(np.prod(envs.single_observation_space.shape)), envs.single_action_space
+        inputs = int(np.prod(envs.single_observation_space.shape))
+        space = envs.single_action_space
         self.is_discrete = isinstance(space, gymnasium.spaces.Discrete)
         actions = int(space.n) if self.is_discrete else int(np.prod(space.shape))
-        self.actor, self.critic = _network(inputs, actions, 0.01), _network(inputs, 1, 1.0)
+        self.actor = _network(inputs, actions, 0.01)
+        self.critic = _network(inputs, 1, 1.0)
         self.log_std = nn.Parameter(torch.zeros(1, actions))
 
     def distribution(self, seen: torch.Tensor) -> Any:
@@ -74,7 +82,8 @@ def main() -> None:  # one function is what this stands for
             with torch.no_grad():
                 distribution = agent.distribution(seen)
                 actions = distribution.sample()
-                logp, value = agent.log_probability(distribution, actions), agent.critic(seen).flatten()
+                logp = agent.log_probability(distribution, actions)
+                value = agent.critic(seen).flatten()
             moves = actions.numpy()
             if not agent.is_discrete:
                 moves = np.clip(moves, envs.single_action_space.low, envs.single_action_space.high)
@@ -87,23 +96,24 @@ def main() -> None:  # one function is what this stands for
         steps += _ENVS * _STEPS
         table = {name: torch.stack(items) for name, items in rows.items()}
         with torch.no_grad():
-            following_value, running = agent.critic(seen).flatten(), torch.zeros(_ENVS)
-            gains = torch.zeros_like(table["rewards"])
+            following_value = agent.critic(seen).flatten()
+            running = torch.zeros(_ENVS)
+            advantages = torch.zeros_like(table["rewards"])
             for t in reversed(range(_STEPS)):
-                goes_on = 1 - (ended if t == _STEPS - 1 else table["ended"][t + 1])
+                bootstraps = 1 - (ended if t == _STEPS - 1 else table["ended"][t + 1])
                 after = following_value if t == _STEPS - 1 else table["values"][t + 1]
-                delta = table["rewards"][t] + _GAMMA * after * goes_on - table["values"][t]
-                running = delta + _GAMMA * _LAMBDA * goes_on * running
-                gains[t] = running
-        batch = {name: item.flatten(0, 1) for name, item in {**table, "gains": gains}.items()}
-        targets = batch["gains"] + batch["values"]
+                delta = table["rewards"][t] + _GAMMA * after * bootstraps - table["values"][t]
+                running = delta + _GAMMA * _LAMBDA * bootstraps * running
+                advantages[t] = running
+        batch = {name: item.flatten(0, 1) for name, item in {**table, "advantages": advantages}.items()}
+        targets = batch["advantages"] + batch["values"]
         for _ in range(_EPOCHS):
             for picked in torch.split(torch.randperm(len(targets)), _MINIBATCH):
                 distribution = agent.distribution(batch["seen"][picked])
                 ratio = (agent.log_probability(distribution, batch["actions"][picked]) - batch["logp"][picked]).exp()
-                gain = batch["gains"][picked]
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-                policy = -torch.min(gain * ratio, gain * ratio.clamp(1 - _CLIP, 1 + _CLIP)).mean()
+                advantage = batch["advantages"][picked]
+                advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+                policy = -torch.min(advantage * ratio, advantage * ratio.clamp(1 - _CLIP, 1 + _CLIP)).mean()
                 value = 0.5 * (agent.critic(batch["seen"][picked]).flatten() - targets[picked]).square().mean()
                 adam.zero_grad()
                 (policy + 0.5 * value - 0.0 * agent.entropy(distribution).mean()).backward()

@@ -1,4 +1,4 @@
-"""Pictures: the ground by inverse perspective mapping, boxes on it by ray casting, for any camera on a car or above.
+"""Renders pictures for any camera: the ground by inverse perspective mapping, boxes on it by ray casting.
 
 A camera that is fixed to a car sees each point of the flat ground at the same pixel for ever, so the ground under every
 pixel is worked out once, in the car's frame; a picture is a rotation and a look-up. Far pixels cover long strips of
@@ -27,7 +27,9 @@ from envs.deepracer.scenery import Ground
 
 _MOST_SAMPLES = 8
 _FARTHEST_M = 60.0
-_TOP_SHADE, _END_SHADE, _SIDE_SHADE = 1.0, 0.82, 0.66
+_TOP_SHADE = 1.0
+_END_SHADE = 0.82
+_SIDE_SHADE = 0.66
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Camera:
     Attributes:
         width: Pixels.
         height: Pixels.
-        position: (3,) in the frame that it is mounted to, metres.
+        position: (3,) in the frame that it is mounted to, meters.
         rays: (P, 3) direction of each pixel in that frame, row by row from the upper left.
         first: (P + 1,) where each pixel's ground samples begin.
-        samples: (M, 2) ground points in that frame, metres.
-        footprints: (M,) metres of ground that a sample stands for.
+        samples: (M, 2) ground points in that frame, meters.
+        footprints: (M,) meters of ground that a sample stands for.
     """
 
     width: int
@@ -62,7 +64,7 @@ def make_camera(
         width: Width in pixels.
         height: Height in pixels.
         field_of_view: Horizontal, in radians.
-        position: Position in the frame of its mount, in metres; z is above the ground.
+        position: Position in the frame of its mount, in meters; z is above the ground.
         pitch: Angle below the horizon, in radians.
     """
     focal = width / 2 / math.tan(field_of_view / 2)
@@ -85,7 +87,7 @@ def make_camera(
 def _sample_ground(
     shape: tuple[int, int], focal: float, position: NDArray[np.float64], turn: tuple[float, float]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """How many ground points each pixel averages, the points, and the size of what each stands for.
+    """Samples the ground behind each pixel; returns the count per pixel, the points, and their footprints.
 
     A filter is two pixels of the large picture's reduction high; all pixels of a row see equally far ahead.
     """
@@ -93,7 +95,8 @@ def _sample_ground(
     cosine, sine = turn
     left = -(np.arange(width) + 0.5 - width / 2) / focal
     counts = np.zeros(height, np.int64)
-    points, footprints = [], []
+    points = []
+    footprints = []
     for row in range(height):
         up = -(row + 0.5 - height / 2) / focal
         falls = (up + np.array([-0.75, 0.75]) / focal) * cosine - sine
@@ -117,11 +120,12 @@ class Renderer:
 
     Args:
         camera: Camera to draw with.
-        ground: The ground, in colour or grey.
+        ground: The ground, in color or gray.
     """
 
     def __init__(self, camera: Camera, ground: Ground) -> None:
-        self.camera, self._ground = camera, ground
+        self.camera = camera
+        self._ground = ground
         levels = np.log2(np.maximum(camera.footprints / ground.pixel_m, 1e-9))
         levels = np.clip(np.round(levels), 0, len(ground.sizes) - 1).astype(np.int64)
         scales = 1 / (ground.pixel_m * 2.0**levels)
@@ -173,7 +177,7 @@ class Renderer:
 
 @fast
 def _look_up(values: Any, pose: Any, samples: Any, sizes: Any, quads: Any, origin: Any) -> None:
-    """The ground at every sample, between the four nearest pixels of its picture.
+    """Looks up the ground at every sample by bilinear interpolation in its picture.
 
     No branch and one 32-bit load a sample and channel, so that the compiler makes vector instructions of it.
     """
@@ -200,7 +204,7 @@ def _look_up(values: Any, pose: Any, samples: Any, sizes: Any, quads: Any, origi
 
 @fast
 def _average(picture: Any, values: Any, first: Any, background: Any, rounding: float) -> None:
-    """The mean of each pixel's samples, or the background where it sees none."""
+    """Averages each pixel's samples; pixels without samples get the background."""
     for c in range(len(values)):
         found = values[c]
         for p in range(len(picture)):
@@ -258,7 +262,9 @@ def _draw_box(
             p = row * width + column
             dx, dy = c * rays[p, 0] - s * rays[p, 1], s * rays[p, 0] + c * rays[p, 1]
             dz = rays[p, 2]
-            entry, exit_, face = 0.0, np.inf, 2
+            entry = 0.0
+            exit_ = np.inf
+            face = 2
             for axis in range(3):
                 o, d = (bx, dx) if axis == 0 else (by, dy) if axis == 1 else (position[2] - height / 2, dz)
                 h = hx if axis == 0 else hy if axis == 1 else height / 2
@@ -268,7 +274,8 @@ def _draw_box(
                     continue
                 one, two = (-h - o) / d, (h - o) / d
                 if min(one, two) > entry:
-                    entry, face = min(one, two), axis
+                    entry = min(one, two)
+                    face = axis
                 exit_ = min(exit_, max(one, two))
             if exit_ <= entry or entry <= 0 or entry >= depths[p]:
                 continue
@@ -282,7 +289,7 @@ def _draw_box(
 def _find_pixels(
     bx: float, by: float, z: float, hx: float, hy: float, height: float, c: float, s: float, rays: Any, width: int
 ) -> tuple[int, int, int, int]:
-    """Rows and columns that a box can cover: its corners', all of them if some are behind, none if all are."""
+    """Finds the rows and columns that a box may cover: all if some corners are behind the camera, none if all are."""
     rows = len(rays) // width
     # Rays are linear in row and column: three of them give the camera's axes.
     origin, right, down = rays[0], rays[1], rays[width]
@@ -324,13 +331,13 @@ def cast_lidar(out: Any, poses: Any, boxes: Any, angles: Any, offset: float, nea
     """Distances to boxes around, as a flat scan; the ground and what is behind the range are not seen.
 
     Args:
-        out: (B, R) metres, overwritten; infinite where there is nothing.
+        out: (B, R) meters, overwritten; infinite where there is nothing.
         poses: (B, 3) of the cars.
         boxes: (B, K, OBJECT_COLUMNS).
         angles: (R,) of the rays in the car's frame, radians.
-        offset: Metres of the scanner ahead of the car's origin.
-        nearest: Least range in metres.
-        farthest: Greatest range in metres.
+        offset: Meters of the scanner ahead of the car's origin.
+        nearest: Least range in meters.
+        farthest: Greatest range in meters.
     """
     for i in range(len(out)):
         x0 = poses[i, 0] + offset * math.cos(poses[i, 2])

@@ -37,9 +37,11 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
     def __init__(self, *, render_mode: str | None = None, view: str = "race", **options: Any) -> None:
         if view not in VIEWS:
             raise ValueError(f"view: got {view!r}; expected one of {', '.join(VIEWS)}.")
-        self.render_mode, self._view = render_mode, view
+        self.render_mode = render_mode
+        self._view = view
         self.racing = Racing(read_options(**options), keeps_params=True)
-        self.observation_space, self.action_space = self.racing.observation_space, self.racing.action_space
+        self.observation_space = self.racing.observation_space
+        self.action_space = self.racing.action_space
         self._views: Views | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -51,7 +53,7 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
         return self._observe(), {"episode_status": "prepare"}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One control step of 1/15 s."""
+        """Takes one control step of 1/15 s."""
         racing = self.racing
         reward = float(racing.step(np.asarray(action)[None])[0])
         status = STATUS_NAMES[int(racing.measured[0, kernels.STATUS])]
@@ -64,7 +66,7 @@ class DeepRacerEnv(gymnasium.Env[Any, Any]):
         return {name: array[0] for name, array in found.items()} if isinstance(found, dict) else found[0]
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's type is for any renderer
-        """(480, 640, 3) of the chosen view; None without a render mode."""
+        """Renders a (480, 640, 3) picture of the chosen view; None without a render mode."""
         if self.render_mode is None:
             return None
         if self._views is None:
@@ -89,7 +91,8 @@ class DeepRacerVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(self, num_envs: int = 8, *, render_mode: str | None = None, **options: Any) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs: got {num_envs}; expected at least 1.")
-        self.num_envs, self.render_mode = num_envs, render_mode
+        self.num_envs = num_envs
+        self.render_mode = render_mode
         self.racing = Racing(read_options(**options), worlds=num_envs)
         self.single_observation_space = self.racing.observation_space
         self.single_action_space = self.racing.action_space
@@ -110,7 +113,7 @@ class DeepRacerVectorEnv(VectorEnv[Any, Any, Any]):
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One control step of every world; the last observation of those that ended is in `info["final_obs"]`."""
+        """Takes one control step in every world; final observations of ended episodes are in `info["final_obs"]`."""
         racing = self.racing
         info: dict[str, Any] = {}
         rewards = racing.step(actions)

@@ -1,4 +1,4 @@
-"""One control step of every car, compiled: where each is on the track, which rule it met, and where it drives next.
+"""Compiled control step of all cars: position on the track, the rule that ends the episode, and the next pose.
 
 A car is a row of float64; the names below are its columns. Source of every rule and constant: DeepRacer's simulation
 application 6.0.5 (`track_data.py`, `agent_ctrl`, `reset`, `urdf/deepracer`), and its physics of version 5 and later.
@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from envs.compiled import exact
 
 # State.
-X, Y, YAW, SPEED, STEERING = range(5)  # of the car's origin: metres, radians, m/s at the rear wheels, radians
-COMMAND_SPEED, COMMAND_STEERING = 5, 6  # as the policy wrote them: m/s, degrees; not clipped
+X, Y, YAW, SPEED, STEERING = range(5)  # of the car's origin: meters, radians, m/s at the rear wheels, radians
+COMMAND_SPEED = 5  # as the policy chose it: m/s, not clipped
+COMMAND_STEERING = 6  # as the policy chose it: degrees, not clipped
 EARLIER = 7  # six columns: the three commands before that, newest first
-PHASE, STEPS, TIME = 13, 14, 15  # time: of the simulation, in seconds
+PHASE = 13
+STEPS = 14
+TIME = 15  # of the simulation, in seconds
 START_SHARE, PREVIOUS_PROGRESS, LAST_X, LAST_Y, STILL_STEPS, BACKWARD_STEPS = range(16, 22)
 # Measured where the step found the car, before it drives on.
 FRONT_X, FRONT_Y, DISTANCE, CENTER_DISTANCE, IS_LEFT, WIDTH = range(22, 28)
 WHEELS_ON_TRACK, WAYPOINT_BEHIND, WAYPOINT_AHEAD, PROGRESS, HIT, STATUS = range(28, 34)  # HIT: object's number, or -1
 DIRECTION = 34  # state too: 1 where the car drives the track in reverse, else 0
-# State too: whether the nearest point of the centre line is of a part of the track where the car is not, and progress
+# State too: whether the nearest point of the center line is of a part of the track where the car is not, and progress
 # and front of the car before that.
 IS_ASTRAY, ROAD_PROGRESS, ROAD_X, ROAD_Y = range(35, 39)
 COLUMNS = 39
@@ -35,17 +38,27 @@ IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, P
 
 # Objects are rows of these.
 OBJECT_X, OBJECT_Y, OBJECT_YAW, OBJECT_LENGTH, OBJECT_WIDTH, OBJECT_HEIGHT = range(6)
-OBJECT_DISTANCE, OBJECT_MOVES = 6, 7  # metres along the centre line; 1 for a bot car
+OBJECT_DISTANCE = 6  # meters along the center line
+OBJECT_MOVES = 7  # 1 for a bot car
 OBJECT_COLUMNS = 8
 
 CONTROL_S = 1 / 15
 FRONT_M = 0.14  # from the car's origin to the point that counts as the car's position
-WHEELBASE_M, REAR_AXLE_M, FRONT_AXLE_M = 0.163974, -0.081663, 0.082311
-_HALF_REAR_TRACK_M, _HALF_FRONT_TRACK_M = 0.08105, 0.079601
-CAR_LENGTH_M, CAR_WIDTH_M, CAR_HEIGHT_M = 0.32352, 0.1961, 0.1944
-MAX_STEERING_DEG, MIN_SPEED, MAX_SPEED = 30.0, 0.1, 4.0
+WHEELBASE_M = 0.163974
+REAR_AXLE_M = -0.081663
+FRONT_AXLE_M = 0.082311
+_HALF_REAR_TRACK_M = 0.08105
+_HALF_FRONT_TRACK_M = 0.079601
+CAR_LENGTH_M = 0.32352
+CAR_WIDTH_M = 0.1961
+CAR_HEIGHT_M = 0.1944
+MAX_STEERING_DEG = 30.0
+MIN_SPEED = 0.1
+MAX_SPEED = 4.0
 MAX_STEPS = 100_000
-_STILL_M, _STILL_STEPS, _BACKWARD_STEPS = 0.0003, 15, 15
+_STILL_M = 0.0003
+_STILL_STEPS = 15
+_BACKWARD_STEPS = 15
 # A car drives 0.28 m in a step; two roads of a hairpin are about 1 m apart along the track at least.
 _SAME_ROAD_M = 0.6
 _GRAVITY = 9.81
@@ -65,7 +78,8 @@ def make_blocks(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     Returns:
         (B, 6): first segment, the one after the last, least and largest x, least and largest y.
     """
-    rows, begin = [], 0
+    rows = []
+    begin = 0
     for part in parts:
         for first in range(0, len(part) - 1, _BLOCK):
             last = min(first + _BLOCK, len(part) - 1)
@@ -78,14 +92,18 @@ def make_blocks(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 @exact
 def _nearest(line: Any, blocks: Any, x: float, y: float) -> tuple[float, int, float]:
-    """Squared distance to a polyline, the segment, and the share of it where the nearest point is."""
-    best, where, share = np.inf, 0, 0.0
-    start, least = 0, np.inf
+    """Returns the squared distance to a polyline, the nearest segment, and the nearest point's share of it."""
+    best = np.inf
+    where = 0
+    share = 0.0
+    start = 0
+    least = np.inf
     for b in range(len(blocks)):
         dx = max(blocks[b, 2] - x, 0.0, x - blocks[b, 3])
         dy = max(blocks[b, 4] - y, 0.0, y - blocks[b, 5])
         if dx * dx + dy * dy < least:
-            start, least = b, dx * dx + dy * dy
+            start = b
+            least = dx * dx + dy * dy
     for turn in range(-1, len(blocks)):
         b = start if turn < 0 else turn
         if turn == start:
@@ -125,7 +143,7 @@ def is_on_road(rings: Any, blocks: Any, x: float, y: float) -> bool:
 
 @exact
 def project(center: Any, blocks: Any, distances: Any, x: float, y: float) -> float:
-    """Metres along the centre line of the point nearest to x, y."""
+    """Meters along the center line of the point nearest to x, y."""
     _, where, share = _nearest(center, blocks, x, y)
     along: float = distances[where] + share * (distances[where + 1] - distances[where])
     return along
@@ -133,7 +151,7 @@ def project(center: Any, blocks: Any, distances: Any, x: float, y: float) -> flo
 
 @exact
 def _progress(car: Any, length: float) -> float:
-    """Per cent of the lap since the episode's start."""
+    """Returns the progress since the episode's start, in per cent of the lap."""
     share = car[DISTANCE] / length - car[START_SHARE]
     progress = 100 * share
     previous = car[PREVIOUS_PROGRESS]
@@ -150,12 +168,10 @@ def _progress(car: Any, length: float) -> float:
 def _locate(car: Any, lines: Any, blocks: Any, all_distances: Any, rings: Any, ring_blocks: Any, turn: int) -> None:
     """Fills the columns of where a car is on the track."""
     direction = int(car[DIRECTION])
-    center, inner, outer, distances = (
-        lines[direction, 0],
-        lines[direction, 1],
-        lines[direction, 2],
-        all_distances[direction],
-    )
+    center = lines[direction, 0]
+    inner = lines[direction, 1]
+    outer = lines[direction, 2]
+    distances = all_distances[direction]
     by_center, by_inner, by_outer = blocks[direction, 0], blocks[direction, 1], blocks[direction, 2]
     cosine, sine = math.cos(car[YAW]), math.sin(car[YAW])
     x, y = car[X] + FRONT_M * cosine, car[Y] + FRONT_M * sine
@@ -163,7 +179,8 @@ def _locate(car: Any, lines: Any, blocks: Any, all_distances: Any, rings: Any, r
     squared, where, share = _nearest(center, by_center, x, y)
     length = distances[-1]
     distance = distances[where] + share * (distances[where + 1] - distances[where])
-    car[DISTANCE], car[CENTER_DISTANCE] = distance, math.sqrt(squared)
+    car[DISTANCE] = distance
+    car[CENTER_DISTANCE] = math.sqrt(squared)
     # Waypoints: the last one that is not ahead of the projection, and the next.
     ahead = where + 1
     while ahead < len(center) - 1 and distances[ahead] <= distance:
@@ -219,7 +236,7 @@ def _overlaps(car: Any, other: Any) -> bool:
 
 @exact
 def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: int, length: float) -> int:
-    """The object that a car is in, or -1; other agents' cars are numbered after the objects, skipping the car's own."""
+    """Returns the object that a car touches, or -1; other agents' cars are numbered after the objects."""
     for i in range(len(objects)):
         # Of two that drive, it is the one behind that has crashed.
         is_behind_us = (
@@ -245,8 +262,8 @@ def _find_hit(car: Any, objects: Any, cars: Any, first: int, row: int, agents: i
 
 
 @exact
-def _judge(car: Any) -> int:
-    """The rule that a running car met, in the contract's order."""
+def _find_status(car: Any) -> int:
+    """Returns the status of a running car: the first rule that ends its episode, in the simulator's order."""
     moved = math.hypot(car[FRONT_X] - car[LAST_X], car[FRONT_Y] - car[LAST_Y])
     car[STILL_STEPS] = car[STILL_STEPS] + 1 if moved <= _STILL_M else 0
     car[BACKWARD_STEPS] = car[BACKWARD_STEPS] + 1 if car[PROGRESS] < car[PREVIOUS_PROGRESS] else 0
@@ -296,7 +313,9 @@ def _roll(car: Any, speed: float, steering: float, duration: float) -> None:
         x += speed * duration * math.cos(yaw)
         y += speed * duration * math.sin(yaw)
     yaw = (yaw + math.pi) % (2 * math.pi) - math.pi
-    car[X], car[Y], car[YAW] = x - REAR_AXLE_M * math.cos(yaw), y - REAR_AXLE_M * math.sin(yaw), yaw
+    car[X] = x - REAR_AXLE_M * math.cos(yaw)
+    car[Y] = y - REAR_AXLE_M * math.sin(yaw)
+    car[YAW] = yaw
 
 
 @exact
@@ -344,9 +363,9 @@ def measure(
         cars: (C, COLUMNS); `agents` rows in a row share a world.
         agents: Number of cars in each world.
         objects: (C / agents, K, OBJECT_COLUMNS) of each world.
-        lines: (2, 3, N, 2): in file order and in reverse, the centre, the inner and the outer line.
+        lines: (2, 3, N, 2): in file order and in reverse, the center, the inner and the outer line.
         blocks: (2, 3, B, 6) of those lines, as `make_blocks` makes them.
-        distances: (2, N) metres along those centre lines.
+        distances: (2, N) meters along those center lines.
         rings: (R, 2) points of the road's outline.
         ring_blocks: Blocks of the rings.
         turn: 1 where the road's file goes counter-clockwise, else 0.
@@ -367,7 +386,7 @@ def measure(
         elif car[PHASE] == PAUSE:
             car[STATUS] = PAUSED
         else:
-            car[STATUS] = _judge(car)
+            car[STATUS] = _find_status(car)
         _remember(car, rings, ring_blocks, distances[0, -1])
 
 

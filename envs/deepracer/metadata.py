@@ -23,9 +23,13 @@ NETWORKS = (
     "DEEP_CONVOLUTIONAL_NETWORK_DEEP",
 )
 ALGORITHMS = ("clipped_ppo", "sac")
-LIDAR_RAYS, SECTORS = 64, 8
-_NEAREST_M, _FARTHEST_M = 0.15, 12.0
-_SHARPEST_DEG, _FASTEST = 90.0, 20.0  # far beyond what a car does, which is cut, but no more than a slip of the pen
+LIDAR_RAYS = 64
+SECTORS = 8
+_NEAREST_M = 0.15
+_FARTHEST_M = 12.0
+# Limits that catch typing errors; a car clips smaller excesses.
+_SHARPEST_DEG = 90.0
+_FASTEST = 20.0
 
 
 class MetadataError(ValueError):
@@ -37,16 +41,16 @@ class Metadata:
     """Actions, sensors and network of a car's model, as its metadata has them.
 
     Attributes:
-        actions: (A, 2) steering in degrees and speed in metres a second of each discrete action; None if continuous.
+        actions: (A, 2) steering in degrees and speed in meters a second of each discrete action; None if continuous.
         low: (2,) least steering and speed of continuous actions; None if discrete.
         high: (2,) largest ones.
         sensors: Names, the camera first.
         network: One of NETWORKS.
         algorithm: One of ALGORITHMS.
         version: Version of the simulator that it was written for; it sets how fast wheels turn.
-        num_sectors: Sectors of the discretised LIDAR.
+        num_sectors: Sectors of the discretized LIDAR.
         values_per_sector: Values of each of these sectors.
-        clipping_m: Range of the LIDAR in metres.
+        clipping_m: Range of the LIDAR in meters.
         source: The JSON object that was read.
     """
 
@@ -117,7 +121,7 @@ def parse_metadata(found: Any, *, where: str = "model_metadata") -> Metadata:
 
     Args:
         found: The JSON object, or DEFAULT.
-        where: Where the object comes from, for messages.
+        where: Source of the object, for messages.
 
     Raises:
         MetadataError: It is wrong; every problem is listed.

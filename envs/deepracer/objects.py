@@ -20,18 +20,22 @@ class Objects:
 
     Attributes:
         rows: (W, K, OBJECT_COLUMNS) for the kernels.
-        distances: (W, K) metres along the centre line, in the direction of driving.
+        distances: (W, K) meters along the center line, in the direction of driving.
         is_inner: (W, K) whether in the inner lane: 1, the outer: 0, or between them.
     """
 
     def __init__(self, tracks: tuple[Track, Track], race: Race, worlds: int, random: np.random.Generator) -> None:
-        self._tracks, self._race, self._random = tracks, race, random
+        self._tracks = tracks
+        self._race = race
+        self._random = random
         self._bots = slice(race.obstacles, race.obstacles + race.number_of_bot_cars)
         count = race.obstacles + race.number_of_bot_cars
         self.rows = np.zeros((worlds, count, kernels.OBJECT_COLUMNS))
-        self.distances, self.is_inner = np.zeros((worlds, count)), np.zeros((worlds, count))
+        self.distances = np.zeros((worlds, count))
+        self.is_inner = np.zeros((worlds, count))
         self._direction = np.zeros(worlds, np.int64)
-        self._lane_target, self._next_change = np.zeros((worlds, count)), np.zeros((worlds, count))
+        self._lane_target = np.zeros((worlds, count))
+        self._next_change = np.zeros((worlds, count))
         self._stands_until = np.zeros((worlds, count))
         size = kernels.OBJECT_LENGTH
         self.rows[:, : race.obstacles, size : size + 3] = race.obstacle_size
@@ -43,7 +47,8 @@ class Objects:
 
     def place(self, world: int, *, direction: int) -> None:
         """Places a world's objects for a new episode."""
-        race, length = self._race, self._tracks[0].length
+        race = self._race
+        length = self._tracks[0].length
         self._direction[world] = direction
         if not len(self):
             return
@@ -59,7 +64,8 @@ class Objects:
         )
         self.distances[world] = np.concatenate([obstacles[0], bots[0]])
         self.is_inner[world] = np.concatenate([obstacles[1], bots[1]])
-        self._lane_target[world], self._stands_until[world] = self.is_inner[world], 0.0
+        self._lane_target[world] = self.is_inner[world]
+        self._stands_until[world] = 0.0
         self._next_change[world] = self._draw_change(0.0)
         self._set_rows(np.array([world]))
 
@@ -86,7 +92,9 @@ class Objects:
             times: (W,) seconds of each world.
             cars: (W, A, COLUMNS) the agents' cars, which a bot car does not drive into.
         """
-        race, bots, length = self._race, self._bots, self._tracks[0].length
+        race = self._race
+        bots = self._bots
+        length = self._tracks[0].length
         ahead = (cars[:, None, :, kernels.DISTANCE] - self.distances[:, bots, None]) % length
         sideways = np.hypot(
             cars[:, None, :, kernels.X] - self.rows[:, bots, None, kernels.OBJECT_X],

@@ -1,4 +1,4 @@
-"""Computes the 27 parameters that a reward function gets.
+"""Computes the 27 parameters of a reward function.
 
 Source: DeepRacer's simulation application 6.0.5, `agent_ctrl/constants.py::RewardParam` and `agent_ctrl/utils.py`.
 """
@@ -13,7 +13,8 @@ import numpy as np
 from envs.deepracer import kernels
 from envs.deepracer.simulation import Simulation
 
-_HALF_VIEW, _NEAR_M = 1.13 / 2, 0.2
+_HALF_VIEW = 1.13 / 2
+_NEAR_M = 0.2
 _CAMERA_M = 0.1453
 
 
@@ -66,7 +67,9 @@ def make_params(simulation: Simulation, row: int, *, speed: float, steering: flo
 
 def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> dict[str, Any]:
     """Parameters of the obstacles, the bot cars and the other agents, in this order."""
-    track, race, car = simulation.track_of(row), simulation.race, simulation.cars[row]
+    track = simulation.track_of(row)
+    race = simulation.race
+    car = simulation.cars[row]
     world = row // simulation.agents
     first = world * simulation.agents
     others = [other for other in range(first, first + simulation.agents) if other != row]

@@ -16,12 +16,13 @@ from envs.deepracer import kernels
 RACE_TYPES = ("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
 _WHEEL_RADIUS_M = 0.036
 _LARGEST_OF_DYNAMICS = 10.0
-_MOST_OBJECTS, _LARGEST = 100, 1e9
+_MOST_OBJECTS = 100
+_LARGEST = 1e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-    """How a car responds to commands; by default at once, as in DeepRacer's simulator.
+    """Dynamics of a car: its response to commands; by default immediate, as in DeepRacer's simulator.
 
     Attributes:
         version: Version of the model's metadata; it sets how fast wheels turn for a commanded speed.
@@ -66,7 +67,7 @@ class Dynamics:
         return {name: float(value) for name, value in dataclasses.asdict(self).items() if name != "version"}
 
     def as_array(self) -> Any:
-        """(5,) array for the kernels."""
+        """Returns (5,) array for the kernels."""
         # The angular speed of the wheels is the command by this radius; the wheel rolls on its own.
         radius = 0.035 if self.version >= 3 else 0.0277 if self.version >= 2 else 0.1
         factor = _WHEEL_RADIUS_M / radius
@@ -99,7 +100,7 @@ class Race:
         is_continuous: Whether laps follow each other in one episode.
         laps: Laps of a continuous episode.
         number_of_obstacles: Number of boxes or parked cars.
-        min_distance_between_obstacles: Metres from the track's start to the first one.
+        min_distance_between_obstacles: Meters from the track's start to the first one.
         randomize_obstacle_locations: Whether each episode draws new places for them.
         is_obstacle_bot_car: Whether the obstacles are parked cars instead of boxes.
         object_positions: Share of the lap and lane (+1 inner, -1 outer) of each obstacle; overrides the number.
@@ -108,11 +109,11 @@ class Race:
         is_lane_change: Whether they change lanes.
         lower_lane_change_time: Least seconds between lane changes.
         upper_lane_change_time: Most seconds between lane changes.
-        lane_change_distance: Length of a lane change in metres.
-        min_distance_between_bot_cars: Metres from the track's start to the first one.
+        lane_change_distance: Length of a lane change in meters.
+        min_distance_between_bot_cars: Meters from the track's start to the first one.
         randomize_bot_car_locations: Whether each episode draws new places for them.
         enable_domain_randomization: Whether each episode draws its own light.
-        dynamics: How the cars respond to commands.
+        dynamics: Dynamics of the cars.
     """
 
     race_type: str = "TIME_TRIAL"
@@ -191,7 +192,7 @@ class Race:
         return wrong
 
     def find_misfits(self, length: float) -> list[str]:
-        """What does not fit on a track of so many metres."""
+        """Finds settings that do not fit on a track of this length in meters."""
         wrong = []
         for count, first, name in (
             (self.number_of_obstacles, self.min_distance_between_obstacles, "min_distance_between_obstacles"),
@@ -206,19 +207,19 @@ class Race:
 
     @property
     def obstacles(self) -> int:
-        """How many obstacles stand on the track."""
+        """Number of obstacles on the track."""
         return len(self.object_positions) or self.number_of_obstacles
 
     @property
     def obstacle_size(self) -> tuple[float, float, float]:
-        """Length, width and height of one, in metres; a box has a buffer of 0.1 m around 0.4 x 0.3."""
+        """Length, width and height of an obstacle, in meters; a box has a buffer of 0.1 m around 0.4 x 0.3."""
         if self.is_obstacle_bot_car:
             return kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
         return 0.5, 0.4, 0.25
 
 
 def read_positions(raw: Any) -> tuple[tuple[float, int], ...]:
-    """Share of the lap and lane, +1 the inner and -1 the outer, of `["0.25, +1", …]` or `[[0.25, 1], …]`.
+    """Reads `["0.25, +1", …]` or `[[0.25, 1], …]`: share of the lap, and lane (+1 inner, -1 outer).
 
     Raises:
         ValueError: It is no such list; the message is the rule.

@@ -171,7 +171,8 @@ class Racing:
         )
         self._sensors = Sensors(self.simulation, options.metadata)
         self.measured = self.simulation.cars.copy()
-        self.commands, self.rewards = np.zeros((len(self.measured), 2)), np.zeros(len(self.measured))
+        self.commands = np.zeros((len(self.measured), 2))
+        self.rewards = np.zeros(len(self.measured))
         self.actions = np.zeros(len(self.measured))
         self._is_stereo = options.metadata.camera == "STEREO_CAMERAS"
 
@@ -191,11 +192,11 @@ class Racing:
         self._sensors.draw_light(world)
 
     def observe(self, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
-        """(B, ...) current observations of the cars of these rows; of all cars by default."""
+        """Returns (B, ...) current observations of the cars of these rows; of all cars by default."""
         return self._sensors.observe(rows)
 
     def step(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """One control step of every car; those whose episode has ended stand still.
+        """Takes one control step of every car; those whose episode has ended stand still.
 
         Args:
             actions: (C,) or (C, 2) of the action space.
@@ -213,7 +214,8 @@ class Racing:
         return self.command(decode_actions(self.options.metadata, self.actions))
 
     def _check_actions(self) -> None:
-        actions, listed = self.actions, self.options.metadata.actions
+        actions = self.actions
+        listed = self.options.metadata.actions
         shape = (len(self.measured),) if listed is not None else (len(self.measured), 2)
         if listed is not None:
             is_right = actions.shape == shape and actions.dtype.kind in "iu"
@@ -225,7 +227,7 @@ class Racing:
             raise ValueError(f"action: got {actions!r} of shape {actions.shape}; expected {rule} of shape {shape}.")
 
     def command(self, commands: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Steps by commands instead of actions, for cars with different action spaces.
+        """Takes one control step by commands (degrees, m/s), for cars with different action spaces.
 
         Args:
             commands: (C, 2) steering in degrees and speed in m/s.
@@ -233,7 +235,8 @@ class Racing:
         Returns:
             (C,) rewards.
         """
-        simulation, self.commands = self.simulation, commands
+        simulation = self.simulation
+        self.commands = commands
         simulation.measure()
         self.measured = simulation.cars.copy()
         if self._keeps_params:
@@ -243,7 +246,7 @@ class Racing:
         return self.rewards
 
     def _call_reward_functions(self) -> NDArray[np.float64]:
-        """(C,) reward of each car; 0 while it prepares, or is parked."""
+        """Returns (C,) reward of each car; 0 while it prepares, or is parked."""
         status = self.measured[:, kernels.STATUS]
         gets_reward = (status < kernels.PREPARING) & (self.measured[:, kernels.PHASE] != kernels.PARK)
         function = self.options.reward_function
@@ -261,14 +264,14 @@ class Racing:
 
 
 def action_space(metadata: Metadata) -> gymnasium.Space[Any]:
-    """Action space of a car: an index into the metadata's list, or steering and speed scaled to ±1."""
+    """Returns the action space of a car: an index into the metadata's list, or steering and speed scaled to ±1."""
     if metadata.actions is not None:
         return gymnasium.spaces.Discrete(len(metadata.actions))
     return gymnasium.spaces.Box(-1, 1, (2,), np.float32)
 
 
 def decode_actions(metadata: Metadata, actions: NDArray[Any]) -> NDArray[np.float64]:
-    """(B, 2) steering in degrees and speed in m/s of actions (B,), or of actions (B, 2), which are clipped to ±1."""
+    """Decodes actions (B,), or (B, 2) clipped to ±1, to (B, 2) steering in degrees and speed in m/s."""
     if metadata.actions is not None:
         return metadata.actions[actions.astype(np.int64)]
     assert metadata.low is not None

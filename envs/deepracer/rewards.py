@@ -1,4 +1,4 @@
-"""Loads and calls `reward_function(params)`, with DeepRacer's 27 parameters; the default rewards the centre line.
+"""Loads and calls `reward_function(params)`, with DeepRacer's 27 parameters; the default rewards the center line.
 
 Source of keys, limits and the default: DeepRacer's simulation application 6.0.5, `agent_ctrl/constants.py`,
 `rollout_agent_ctrl.py` and `defaults.py`.
@@ -21,8 +21,9 @@ from envs.deepracer import kernels
 
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
-# Default reward: bands of the distance to the centre line, as shares of the track's width, and the reward of each.
-_BANDS, _BAND_PAY = (0.1, 0.25, 0.5), (1.0, 0.5, 0.1, 1e-3)
+# Default reward: bands of the distance to the center line, as shares of the track's width, and the reward of each.
+_BANDS = (0.1, 0.25, 0.5)
+_BAND_PAY = (1.0, 0.5, 0.1, 1e-3)
 
 
 class RewardError(ValueError):
@@ -86,7 +87,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """Line of the user's file where the error arose, as `:12`."""
+    """Finds the line of the user's file that raised the error, as `:12`."""
     if isinstance(error, SyntaxError):
         return f":{error.lineno}" if error.lineno else ""
     frames = traceback.extract_tb(error.__traceback__)
@@ -101,12 +102,12 @@ def _short(params: dict[str, Any]) -> str:
 
 
 def reward_function(params: dict[str, Any]) -> float:
-    """Default reward: higher the closer to the centre line, in three bands of the track's width."""
+    """Default reward: higher the closer to the center line, in three bands of the track's width."""
     away = params["distance_from_center"] / params["track_width"]
     return next((reward for edge, reward in zip(_BANDS, _BAND_PAY, strict=False) if away <= edge), _BAND_PAY[-1])
 
 
 def default_rewards(cars: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C,) default reward of each car, without a call for each."""
+    """Returns (C,) default reward of each car, without a call for each."""
     away = cars[:, kernels.CENTER_DISTANCE] / cars[:, kernels.WIDTH]
     return np.take(_BAND_PAY, np.searchsorted(_BANDS, away))

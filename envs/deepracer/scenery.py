@@ -1,7 +1,7 @@
-"""Draws the ground of a track from above, in several sizes, and defines the colours of all objects.
+"""Draws the ground of a track from above, in several sizes, and defines the colors of all objects.
 
-Colours and line widths are ours, chosen so that grey values fall where published sample images have them: dark sky,
-grey road of 70 to 90, light field, white edges, a dashed centre line.
+Colors and line widths are ours, chosen so that gray values fall where published sample images have them: dark sky,
+gray road of 70 to 90, light field, white edges, a dashed center line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ CAR: Color = (40, 90, 200)
 LUMA = np.array([0.2989, 0.587, 0.114])
 
 _MARGIN_M = 1.2
-_EDGE_M, _DASH_WIDTH_M, _DASH_M, _GAP_M = 0.05, 0.03, 0.12, 0.12
+_EDGE_M = 0.05
+_DASH_WIDTH_M = 0.03
+_DASH_M = 0.12
+_GAP_M = 0.12
 _FINEST_M = 0.005
 _MOST_PIXELS = 12_000_000
 _LEVELS = 6
@@ -44,8 +47,8 @@ class Ground:
             holds a pixel, the one right of it, the one above, and the one above that on the right, in its bytes from
             the lowest: what is between them takes one load.
         sizes: (S, 3) int64: first pixel, rows and columns of each size.
-        origin: x and y of the lowest corner, in metres.
-        pixel_m: Side of a pixel of the first size, in metres.
+        origin: x and y of the lowest corner, in meters.
+        pixel_m: Side of a pixel of the first size, in meters.
         background: (C,) where there is no ground.
     """
 
@@ -55,16 +58,16 @@ class Ground:
     pixel_m: float
     background: NDArray[np.float64]
 
-    def in_grey(self) -> Ground:
-        """Converts the ground to grey (luma)."""
-        grey = np.zeros((len(self.quads), 1), np.uint32)
+    def in_gray(self) -> Ground:
+        """Converts the ground to gray (luma)."""
+        gray = np.zeros((len(self.quads), 1), np.uint32)
         for byte in range(0, 32, 8):
-            grey[:, 0] |= ((self.quads >> byte & 255) @ LUMA).astype(np.uint32) << np.uint32(byte)
-        return dataclasses.replace(self, quads=grey, background=self.background @ LUMA[:, None])
+            gray[:, 0] |= ((self.quads >> byte & 255) @ LUMA).astype(np.uint32) << np.uint32(byte)
+        return dataclasses.replace(self, quads=gray, background=self.background @ LUMA[:, None])
 
 
 def draw_ground(track: Track) -> Ground:
-    """Draws a track's surroundings, road, edges and centre line, in colour."""
+    """Draws a track's surroundings, road, edges and center line, in color."""
     points = np.concatenate([track.outer, track.inner])
     low, high = points.min(axis=0) - _MARGIN_M, points.max(axis=0) + _MARGIN_M
     pixel_m = max(_FINEST_M, float(np.sqrt(np.prod(high - low) / _MOST_PIXELS)))
@@ -90,7 +93,7 @@ def draw_ground(track: Track) -> Ground:
 
 
 def draw_road(draw: Any, track: Track, at: Callable[[Line], list[tuple[float, float]]]) -> None:
-    """Fills the road, and the field within it again; `at` turns metres into pixels."""
+    """Fills the road, and the field within it again; `at` turns meters into pixels."""
     if track.is_closed:
         rings = sorted((track.outer, track.inner), key=_area, reverse=True)
         draw.polygon(at(rings[0]), fill=ROAD)
@@ -105,7 +108,9 @@ def _area(ring: Line) -> float:
 
 
 def _with_sizes(image: Image.Image, origin: NDArray[np.float64], pixel_m: float) -> Ground:
-    parts, sizes, first = [], [], 0
+    parts = []
+    sizes = []
+    first = 0
     for level in range(_LEVELS):
         if level:
             image = image.resize((max(2, image.width // 2), max(2, image.height // 2)), Image.Resampling.BOX)
@@ -124,12 +129,12 @@ def _with_sizes(image: Image.Image, origin: NDArray[np.float64], pixel_m: float)
 
 
 def random_light(random: np.random.Generator) -> NDArray[np.float64]:
-    """(3,) how bright a light shines in red, green and blue: its colour, weakened by distance."""
+    """Draws a light: (3,) brightness in red, green and blue, from its color and its distance."""
     return np.asarray(0.25 + random.uniform(0, 1, 3) * random.uniform(0.4, 1.2), np.float64)
 
 
-def grey_under_light(light: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """(256,) grey values under a light: exact for the scenery's colours, interpolated between them."""
+def gray_under_light(light: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Computes (256,) gray values under a light: exact for the scenery's colors, interpolated between them."""
     palette = np.array([(0, 0, 0), SKY, ROAD, FIELD, DASH, EDGE], np.float64)
     lit = np.clip(palette * light, 0, 255)
     values = np.interp(np.arange(256), palette @ LUMA, lit @ LUMA)

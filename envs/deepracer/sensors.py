@@ -1,4 +1,4 @@
-"""Observations of all cars at once: grey pictures of one or two cameras, and the LIDAR's three forms.
+"""Observations of all cars at once: gray pictures of one or two cameras, and the LIDAR's three forms.
 
 Source of mounts, sizes and value ranges: DeepRacer's simulation application 6.0.5, `urdf/deepracer`, `sensors/utils.py`
 and `sensors/sensors_rollout.py`.
@@ -21,23 +21,28 @@ from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import Track
 
 WIDTH, HEIGHT = 160, 120
-FIELD_OF_VIEW, CAMERA_PITCH = 1.13, 0.2618
+FIELD_OF_VIEW = 1.13
+CAMERA_PITCH = 0.2618
 CAMERA_AT = (0.1453, 0.0, 0.1303)
 _EYES_M = 0.03
-_LIDAR_AHEAD_M, _LIDAR_YAW, _LIDAR_HALF = 0.02913, np.pi, 2.61799
+_LIDAR_AHEAD_M = 0.02913
+_LIDAR_YAW = np.pi
+_LIDAR_HALF = 2.61799
 _LIDAR_RANGE = (0.15, 12.0)
-_LIDAR_NOISE, _LIDAR_STEP = 0.01, 0.01
-_LIDAR_SEES_M, _SECTOR_NEAR_M = 1.0, 0.5
+_LIDAR_NOISE = 0.01
+_LIDAR_STEP = 0.01
+_LIDAR_SEES_M = 1.0
+_SECTOR_NEAR_M = 0.5
 Rows = NDArray[np.int64] | slice
 _ALL = slice(None)
-_NOISE = 4.0  # grey levels, where a race randomises what cars see
+_NOISE = 4.0  # gray levels, where a race randomizes what cars see
 
 
 @lru_cache(maxsize=8)
-def _grey_ground(*lines: bytes) -> Ground:
-    """A track's ground in grey, by its three lines; environments of one process share it, as it takes megabytes."""
+def _gray_ground(*lines: bytes) -> Ground:
+    """Draws a track's ground in gray from its three lines; cached, as it takes megabytes."""
     center, inner, outer = (np.frombuffer(line).reshape(-1, 2) for line in lines)
-    return scenery.draw_ground(Track("", center, inner, outer)).in_grey()
+    return scenery.draw_ground(Track("", center, inner, outer)).in_gray()
 
 
 class Sensors:
@@ -49,9 +54,10 @@ class Sensors:
     """
 
     def __init__(self, simulation: Simulation, metadata: Metadata) -> None:
-        self._simulation, self._metadata = simulation, metadata
+        self._simulation = simulation
+        self._metadata = metadata
         track = simulation.track
-        ground = _grey_ground(*(line.tobytes() for line in (track.center, track.inner, track.outer)))
+        ground = _gray_ground(*(line.tobytes() for line in (track.center, track.inner, track.outer)))
         sides = (_EYES_M, -_EYES_M) if metadata.camera == "STEREO_CAMERAS" else (0.0,)
         x, _, z = CAMERA_AT
         self._renderers = [
@@ -61,13 +67,14 @@ class Sensors:
             )
             for side in sides
         ]
-        count, race = len(simulation.cars), simulation.race
+        count = len(simulation.cars)
+        race = simulation.race
         self._pictures = np.zeros((len(sides), count, HEIGHT, WIDTH, 1), np.uint8)
         self._scans = np.zeros((count, LIDAR_RAYS))
         self._angles = _LIDAR_YAW + np.linspace(-_LIDAR_HALF, _LIDAR_HALF, LIDAR_RAYS)
         colors = [*object_colors(race), *[scenery.CAR] * (simulation.agents - 1)]
-        grey = np.array(colors, np.float64).reshape(-1, 3) @ scenery.LUMA
-        self._colors = np.repeat(grey[None, :, None], count, axis=0)
+        gray = np.array(colors, np.float64).reshape(-1, 3) @ scenery.LUMA
+        self._colors = np.repeat(gray[None, :, None], count, axis=0)
         self._lights = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
 
     @property
@@ -86,13 +93,14 @@ class Sensors:
             return
         rows = slice(world * simulation.agents, (world + 1) * simulation.agents)
         light = scenery.random_light(simulation.random)
-        self._lights[rows] = scenery.grey_under_light(light)
+        self._lights[rows] = scenery.gray_under_light(light)
         count = simulation.race.obstacles + simulation.race.number_of_bot_cars
         self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
 
     def observe(self, rows: Rows = _ALL) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
-        """(B, ...) current observations of the cars of these rows, in a new array."""
-        boxes, poses = boxes_around(self._simulation)[rows], self._simulation.cars[rows, : kernels.YAW + 1]
+        """Returns (B, ...) current observations of the cars of these rows, in a new array."""
+        boxes = boxes_around(self._simulation)[rows]
+        poses = self._simulation.cars[rows, : kernels.YAW + 1]
         pictures = self._see(boxes, poses, rows)
         if self._metadata.lidar is None:
             return pictures
@@ -111,7 +119,8 @@ class Sensors:
         return pictures
 
     def _scan(self, boxes: NDArray[np.float64], poses: NDArray[np.float64]) -> NDArray[np.float32]:
-        metadata, measured = self._metadata, self._scans[: len(poses)]
+        metadata = self._metadata
+        measured = self._scans[: len(poses)]
         cast_lidar(measured, np.ascontiguousarray(poses), boxes, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
         noise = self._simulation.random.normal(0, _LIDAR_NOISE, measured.shape)
         scans = np.round((measured + noise) / _LIDAR_STEP) * _LIDAR_STEP
@@ -127,13 +136,13 @@ class Sensors:
 
 
 def object_colors(race: Race) -> list[scenery.Color]:
-    """Colours of the obstacles, then of the bot cars."""
+    """Colors of the obstacles, then of the bot cars."""
     obstacle = scenery.BOT if race.is_obstacle_bot_car else scenery.BOX
     return [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
 
 
 def boxes_around(simulation: Simulation) -> NDArray[np.float64]:
-    """(C, K, OBJECT_COLUMNS) what stands or drives around each car: the objects, then the other agents' cars."""
+    """Returns (C, K, OBJECT_COLUMNS) boxes around each car: the objects, then the other agents' cars."""
     rows = np.repeat(simulation.objects.rows, simulation.agents, axis=0)
     if simulation.agents == 1:
         return rows

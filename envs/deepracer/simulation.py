@@ -79,16 +79,23 @@ class Simulation:
         is_training: bool = True,
         seed: int | None = None,
     ) -> None:
-        self.track, self.race, self.agents, self._is_training = track, race, agents, is_training
+        self.track = track
+        self.race = race
+        self.agents = agents
+        self._is_training = is_training
         self.tracks = (track, track.reversed())
         self.random = np.random.default_rng(seed)
         self.cars = np.zeros((worlds * agents, kernels.COLUMNS))
         self.objects = Objects(self.tracks, race, worlds, self.random)
         count = len(self.cars)
-        self.has_ended, self.laps = np.ones(count, bool), np.zeros(count, np.int64)
-        self.episodes, self.pause_s = np.full(count, -1), np.zeros(count)
-        self._resets_left, self._pause_left = np.zeros(count, np.int64), np.zeros(count)
-        self._next_episode, self._start_share = 0, race.start_position_offset % 1
+        self.has_ended = np.ones(count, bool)
+        self.laps = np.zeros(count, np.int64)
+        self.episodes = np.full(count, -1)
+        self.pause_s = np.zeros(count)
+        self._resets_left = np.zeros(count, np.int64)
+        self._pause_left = np.zeros(count)
+        self._next_episode = 0
+        self._start_share = race.start_position_offset % 1
         self._turns = bool(race.reverse_dir)
         self.dynamics = np.stack([race.dynamics.as_array()] * agents)
         self._lines = np.stack([np.stack([way.center, way.inner, way.outer]) for way in self.tracks])
@@ -98,7 +105,8 @@ class Simulation:
         if not track.is_closed:
             outline = [np.concatenate([track.outer, track.inner[::-1]])]
         outline = [np.concatenate([ring, ring[:1]]) for ring in outline]
-        self._rings, self._ring_blocks = np.concatenate(outline), kernels.make_blocks(outline)
+        self._rings = np.concatenate(outline)
+        self._ring_blocks = kernels.make_blocks(outline)
         self._turn = int(track.is_counter_clockwise)
 
     @property
@@ -107,7 +115,7 @@ class Simulation:
         return len(self.cars) // self.agents
 
     def track_of(self, row: int) -> Track:
-        """The track in the direction that a car drives it."""
+        """Returns the track in the direction that a car drives it."""
         return self.tracks[int(self.cars[row, kernels.DIRECTION])]
 
     def seed(self, seed: int, *, episodes_before: int = 0) -> None:
@@ -118,7 +126,8 @@ class Simulation:
             episodes_before: Episodes that other processes drive first; the next one starts after theirs.
         """
         self.random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        self._next_episode, self._start_share = 0, self.race.start_position_offset % 1
+        self._next_episode = 0
+        self._start_share = self.race.start_position_offset % 1
         self._turns = bool(self.race.reverse_dir)
         for _ in range(episodes_before):
             self._advance_start()
@@ -135,7 +144,9 @@ class Simulation:
             self.cars[row, kernels.HIT] = -1
             self.cars[row, kernels.START_SHARE] = self._start_share
             self._place_at_start(world, row, agent)
-            self.has_ended[row], self.laps[row], self.pause_s[row] = False, 0, 0.0
+            self.has_ended[row] = False
+            self.laps[row] = 0
+            self.pause_s[row] = 0.0
             self.episodes[row] = self._next_episode
             self._resets_left[row] = self.race.number_of_resets
         self._next_episode += 1
@@ -151,7 +162,7 @@ class Simulation:
             self._turns = not self._turns
 
     def _place_at_start(self, world: int, row: int, agent: int) -> None:
-        """Places a car on the centre line, or beside an object in the free lane; several agents alternate lanes."""
+        """Places a car on the center line, or beside an object in the free lane; several agents alternate lanes."""
         track = self.track_of(row)
         distance = self._start_share * track.length
         line = track.center
@@ -166,7 +177,7 @@ class Simulation:
         self._put(row, distance, line)
 
     def _gaps(self, world: int, distance: float) -> NDArray[np.float64]:
-        """Distance in metres along the track from a place to each object."""
+        """Computes the distance in meters along the track from a position to each object."""
         length = self.track.length
         apart = np.abs(self.objects.distances[world] - distance % length)
         return np.asarray(np.minimum(apart, length - apart) if self.track.is_closed else apart)
@@ -194,7 +205,8 @@ class Simulation:
 
     def _apply_rule(self, row: int) -> None:
         """Ends the episode, begins the next lap, or sets the car back for a penalty."""
-        status, race = int(self.cars[row, kernels.STATUS]), self.race
+        status = int(self.cars[row, kernels.STATUS])
+        race = self.race
         world = row // self.agents
         self.pause_s[row] = 0.0
         if status == LAP_COMPLETE:
@@ -219,7 +231,8 @@ class Simulation:
         The original counts that place from the first waypoint even where an episode began elsewhere; here it is counted
         from the episode's start.
         """
-        car, track = self.cars[row], self.track_of(row)
+        car = self.cars[row]
+        track = self.track_of(row)
         start_m = float(car[kernels.START_SHARE]) * track.length
         is_astray = car[kernels.IS_ASTRAY] > 0
         driven_m = float(car[kernels.ROAD_PROGRESS if is_astray else kernels.PREVIOUS_PROGRESS]) / 100 * track.length
@@ -236,11 +249,12 @@ class Simulation:
             line = min(lanes, key=lambda lane: float(np.linalg.norm(track.place(start_m + driven_m, lane)[:2] - was)))
         # Not over the finish: that lap is to be driven, not given.
         driven_m = min(driven_m, track.length - kernels.FRONT_M - _SHORT_OF_FINISH_M)
-        car[kernels.PREVIOUS_PROGRESS], car[kernels.IS_ASTRAY] = 100 * driven_m / track.length, 0.0
+        car[kernels.PREVIOUS_PROGRESS] = 100 * driven_m / track.length
+        car[kernels.IS_ASTRAY] = 0.0
         self._put(row, start_m + driven_m, line)
 
     def _find_obstacle(self, world: int, row: int, status: int, distance: float) -> int:
-        """Index of the object that a car hit, or would be put back too near to; -1 if there is none."""
+        """Finds the object that a car hit, or that is too near to where it is put back; -1 if there is none."""
         if status == CRASHED:
             hit = int(self.cars[row, kernels.HIT])
             return hit if hit < len(self.objects) else -1  # else another agent's car
@@ -249,16 +263,16 @@ class Simulation:
         gaps = self._gaps(world, distance)
         return int(np.argmin(gaps)) if gaps.min() < _NEAR_OBJECT_M else -1
 
-    def _signed_gap(self, metres: float) -> float:
-        """Distance in metres along the track, the shorter way round if the track is closed."""
+    def _signed_gap(self, meters: float) -> float:
+        """Computes the signed distance in meters along the track, the shorter way round if the track is closed."""
         length = self.track.length
-        return (metres + length / 2) % length - length / 2 if self.track.is_closed else metres
+        return (meters + length / 2) % length - length / 2 if self.track.is_closed else meters
 
     def drive(self, speeds: NDArray[np.float64], steerings: NDArray[np.float64]) -> None:
         """Second half of a step: carries out the commands; bot cars move, penalties run out.
 
         Args:
-            speeds: (C,) metres a second, as commanded.
+            speeds: (C,) meters a second, as commanded.
             steerings: (C,) degrees, left is positive.
         """
         cars = self.cars

@@ -1,4 +1,4 @@
-"""Tracks: the community's `.npy` waypoint files and four built-in ones, as lines in metres.
+"""Tracks: the community's `.npy` waypoint files and four built-in ones, as lines in meters.
 
 Source of the file format and of the load rules: DeepRacer's simulation application 6.0.5, `TrackData`.
 """
@@ -19,9 +19,11 @@ Line = NDArray[np.float64]
 DEFAULT = "reinvent_base"
 _SAME_M = 1e-9
 _SPACING_M = 0.15
-_MOST_WAYPOINTS, _LEAST_EXTENT_M, _MOST_EXTENT_M = 20_000, 1.0, 1000.0
+_MOST_WAYPOINTS = 20_000
+_LEAST_EXTENT_M = 1.0
+_MOST_EXTENT_M = 1000.0
 
-# Centre lines through these points approximate the published tracks of the same name to 4.2 cm.
+# Center lines through these points approximate the published tracks of the same name to 4.2 cm.
 _CONTROL_POINTS: dict[str, tuple[float, list[tuple[float, float]]]] = {
     "reinvent_base": (
         0.762,
@@ -55,7 +57,7 @@ class Track:
 
     Attributes:
         name: Name in listings and file names.
-        center: (N, 2) metres; the last point repeats the first one if the track is closed.
+        center: (N, 2) meters; the last point repeats the first one if the track is closed.
         inner: (N, 2) border.
         outer: (N, 2) border.
         is_reversed: Whether it is driven in the reverse order of its file.
@@ -74,18 +76,18 @@ class Track:
 
     @cached_property
     def distances(self) -> NDArray[np.float64]:
-        """(N,) metres along the centre line from its first point."""
+        """(N,) meters along the center line from its first point."""
         steps = np.linalg.norm(np.diff(self.center, axis=0), axis=1)
         return np.concatenate([[0.0], np.cumsum(steps)])
 
     @property
     def length(self) -> float:
-        """Length of the centre line in metres."""
+        """Length of the center line in meters."""
         return float(self.distances[-1])
 
     @cached_property
     def is_counter_clockwise(self) -> bool:
-        """Of the centre line in file order, whichever way it is driven.
+        """Whether the center line runs counter-clockwise in file order, independent of the driving direction.
 
         An open track counts as counter-clockwise, as in the original simulator: its inner border is on the left.
         """
@@ -96,27 +98,27 @@ class Track:
 
     @cached_property
     def waypoints(self) -> list[tuple[float, float]]:
-        """Points of the centre line, as reward functions get them."""
+        """Points of the center line, as reward functions get them."""
         return [(float(x), float(y)) for x, y in self.center]
 
     def reversed(self) -> Track:
-        """The same road driven the other way."""
+        """Returns the same road driven the other way."""
         center, inner, outer = (np.ascontiguousarray(line[::-1]) for line in (self.center, self.inner, self.outer))
         return Track(self.name, center, inner, outer, is_reversed=not self.is_reversed)
 
     def lane(self, *, is_inner: bool) -> Line:
-        """(N, 2) middle of the inner or the outer lane."""
+        """Returns the (N, 2) middle of the inner or the outer lane."""
         return (self.center + (self.inner if is_inner else self.outer)) / 2
 
     def place(self, distances: NDArray[np.float64] | float, line: Line | None = None) -> NDArray[np.float64]:
-        """Points on a line, x and y, and the yaw of the centre line there.
+        """Returns points on a line (x, y in meters) and the center line's yaw there (radians).
 
         Args:
-            distances: (...) metres from the start; beyond the end of a closed track they go round.
-            line: (N, 2); the centre line if None.
+            distances: (...) meters from the start; beyond the end of a closed track they go round.
+            line: (N, 2); the center line if None.
 
         Returns:
-            (..., 3) metres, metres, radians.
+            (..., 3) meters, meters, radians.
         """
         line = self.center if line is None else line
         wanted = np.asarray(distances, np.float64)
@@ -153,12 +155,12 @@ def load_track(name: str | Path, folders: Sequence[Path] = ()) -> Track:
     where = f" and in {', '.join(map(str, folders))}: {', '.join(found) or 'none'}" if folders else ""
     raise TrackError(
         f"track: got {name!r}; expected one of {', '.join(BUILT_IN)}{where}; or the path of a .npy file with a row "
-        "of centre, inner and outer x and y for each waypoint."
+        "of center, inner and outer x and y for each waypoint."
     )
 
 
 def read_track(path: Path) -> Track:
-    """Reads a track from its file; rows that repeat the previous centre point are dropped, but for the closing one.
+    """Reads a track from its file; rows that repeat the previous center point are dropped, but for the closing one.
 
     Raises:
         TrackError: The file holds no track.
@@ -171,14 +173,14 @@ def read_track(path: Path) -> Track:
     if not is_table or rows.shape[1] < 6:
         raise TrackError(
             f"{path}: got {getattr(rows, 'dtype', type(rows))} of shape {getattr(rows, 'shape', None)}; expected "
-            "numbers in 6 columns: x and y of the centre line, of the inner border, and of the outer one."
+            "numbers in 6 columns: x and y of the center line, of the inner border, and of the outer one."
         )
     if not 3 <= len(rows) <= _MOST_WAYPOINTS:
         raise TrackError(f"{path}: got {len(rows)} rows; expected 3 to {_MOST_WAYPOINTS:,} waypoints.")
     rows = np.asarray(rows[:, :6], np.float64)
     if not np.isfinite(rows).all():
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        raise TrackError(f"{path}: got numbers that are not finite in row {broken[0]}; expected metres.")
+        raise TrackError(f"{path}: got numbers that are not finite in row {broken[0]}; expected meters.")
     is_new = np.append(True, np.linalg.norm(np.diff(rows[:, :2], axis=0), axis=1) > _SAME_M)
     rows = rows[is_new]
     if len(rows) < 3:
@@ -187,7 +189,7 @@ def read_track(path: Path) -> Track:
     if not _LEAST_EXTENT_M <= extent <= _MOST_EXTENT_M:
         raise TrackError(
             f"{path}: got a track that reaches over {extent:.4g} m; expected {_LEAST_EXTENT_M:g} to "
-            f"{_MOST_EXTENT_M:g}. Are its numbers metres?"
+            f"{_MOST_EXTENT_M:g}. Are its numbers meters?"
         )
     return _from_rows(path.stem, rows)
 
@@ -213,7 +215,7 @@ def _make_built_in(name: str) -> Track:
 
 
 def _oval(straight_m: float = 4.0, radius_m: float = 1.5) -> Line:
-    """Counter-clockwise: two straights and two half circles, from the middle of the lower straight."""
+    """Makes a counter-clockwise oval that starts in the middle of the lower straight."""
     half = np.linspace(-np.pi / 2, np.pi / 2, round(np.pi * radius_m / _SPACING_M) + 1)
     x = np.linspace(0, straight_m / 2, round(straight_m / 2 / _SPACING_M) + 1)
     bend = np.stack([straight_m / 2 + radius_m * np.cos(half), radius_m * (1 + np.sin(half))], axis=1)
@@ -226,8 +228,9 @@ def _oval(straight_m: float = 4.0, radius_m: float = 1.5) -> Line:
 
 
 def _with_borders(center: Line, width: float) -> Line:
-    """(N, 6) rows of a closed counter-clockwise centre line: the inner border is on its left."""
-    ahead, behind = np.roll(center[:-1], -1, axis=0), np.roll(center[:-1], 1, axis=0)
+    """Adds the borders to a closed counter-clockwise center line, as (N, 6) rows; the inner one is on its left."""
+    ahead = np.roll(center[:-1], -1, axis=0)
+    behind = np.roll(center[:-1], 1, axis=0)
     along = (ahead - behind) / np.linalg.norm(ahead - behind, axis=1, keepdims=True)
     left = np.stack([-along[:, 1], along[:, 0]], axis=1) * width / 2
     left = np.concatenate([left, left[:1]])

@@ -16,7 +16,9 @@ from envs.deepracer.tracks import Track
 
 VIEWS = ("race", "front", "follow", "top")
 SIZE = (640, 480)
-_FOLLOW_BEHIND_M, _FOLLOW_UP_M, _FOLLOW_PITCH = 1.5, 1.0, np.radians(18)
+_FOLLOW_BEHIND_M = 1.5
+_FOLLOW_UP_M = 1.0
+_FOLLOW_PITCH = np.radians(18)
 _INSET = (200, 150)
 _CAR_COLORS = (scenery.CAR, (214, 60, 50), (230, 180, 30), (60, 160, 90))
 
@@ -43,7 +45,7 @@ class Views:
         self._map = Map(simulation.track, SIZE)
 
     def draw(self, row: int, view: str) -> NDArray[np.uint8]:
-        """(480, 640, 3) picture of a car."""
+        """Returns (480, 640, 3) picture of a car."""
         if view == "top":
             return self._draw_map()
         picture = self._draw(row, "follow" if view == "race" else view)
@@ -63,7 +65,8 @@ class Views:
             own[0, : kernels.OBJECT_YAW + 1] = simulation.cars[row, : kernels.YAW + 1]
             size = kernels.OBJECT_LENGTH
             own[0, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
-            boxes, colors = np.concatenate([boxes, own]), [*colors, _CAR_COLORS[agent % len(_CAR_COLORS)]]
+            boxes = np.concatenate([boxes, own])
+            colors = [*colors, _CAR_COLORS[agent % len(_CAR_COLORS)]]
         out = np.zeros((1, SIZE[1], SIZE[0], 3), np.uint8)
         painted = np.array(colors, np.float64).reshape(1, -1, 3)
         pose = simulation.cars[row : row + 1, : kernels.YAW + 1]
@@ -88,7 +91,8 @@ class Map:
     """
 
     def __init__(self, track: Track, size: tuple[int, int]) -> None:
-        self.track, self._size = track, size
+        self.track = track
+        self._size = size
         points = np.concatenate([track.outer, track.inner])
         low, high = points.min(axis=0) - 0.5, points.max(axis=0) + 0.5
         self._scale = float(np.min(np.array(size) / (high - low)))
@@ -96,13 +100,14 @@ class Map:
         self.image = self._draw()
 
     def at(self, line: NDArray[np.float64]) -> list[tuple[float, float]]:
-        """Pixels of points (N, 2) in metres; y points up."""
+        """Pixels of points (N, 2) in meters; y points up."""
         places = (line - self._low) * self._scale
         return [(float(x), self._size[1] - float(y)) for x, y in places]
 
     def _draw(self) -> Image.Image:
         image = Image.new("RGB", self._size, scenery.FIELD)
-        draw, track = ImageDraw.Draw(image), self.track
+        draw = ImageDraw.Draw(image)
+        track = self.track
         scenery.draw_road(draw, track, self.at)
         for border in (track.inner, track.outer):
             draw.line(self.at(border), fill=scenery.EDGE, width=2)
@@ -113,7 +118,7 @@ class Map:
         return image
 
     def with_rectangles(self, rectangles: Sequence[tuple[NDArray[np.float64], scenery.Color]]) -> Image.Image:
-        """A copy with objects' rows drawn on it."""
+        """Returns a copy with objects' rows drawn on it."""
         image = self.image.copy()
         draw = ImageDraw.Draw(image)
         for row, color in rectangles:

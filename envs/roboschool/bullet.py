@@ -73,9 +73,13 @@ _HOT = {
     "b3LoadStateCommandInit": (_POINTER, (_POINTER,)),
     "b3LoadStateSetStateId": (_INT, (_POINTER, _INT)),
 }
-CONTROL_TORQUE, CONTROL_POSITION = 1, 2
+CONTROL_TORQUE = 1
+CONTROL_POSITION = 2
 # Of b3ContactPointData, in bytes.
-_CONTACT_SIZE, _BODY_B_AT, _LINK_A_AT, _LINK_B_AT = 176, 8, 12, 16
+_CONTACT_SIZE = 176
+_BODY_B_AT = 8
+_LINK_A_AT = 12
+_LINK_B_AT = 16
 
 
 @functools.cache
@@ -90,7 +94,8 @@ def load() -> Any:
     library = ctypes.CDLL(path)
     for name, (returns, takes) in (_SET_UP | _HOT).items():
         function = getattr(library, name)
-        function.restype, function.argtypes = _C_TYPES[returns], [_C_TYPES[kind] for kind in takes]
+        function.restype = _C_TYPES[returns]
+        function.argtypes = [_C_TYPES[kind] for kind in takes]
     return library
 
 
@@ -154,7 +159,7 @@ _read_double, _read_pointer, _read_int = _read(types.float64), _read(types.intp)
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba has no types
 def next_double(typing_context: Any, bit_generator: Any) -> Any:
-    """A uniform number in 0..1 of a NumPy bit generator, by the address of its C structure."""
+    """Draws a uniform number in 0..1 from a NumPy bit generator, given the address of its C structure."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # numpy/random/bitgen.h: state, next_uint64, next_uint32, next_double, next_raw; a pointer each.
@@ -205,25 +210,25 @@ def read_state(client: int, body: int, links_velocity: int, found: Any) -> None:
 
 @without_gil
 def position(found: Any, index: int) -> float:
-    """Base position and quaternion at 0..6, then joints by their position index."""
+    """Reads positions: the base's position and quaternion at 0..6, then joints by their position index."""
     return _read_double(found[0] + 8 * index)
 
 
 @without_gil
 def speed(found: Any, index: int) -> float:
-    """Base velocity at 0..5, then joints by their velocity index."""
+    """Reads velocities: the base's at 0..5, then joints by their velocity index."""
     return _read_double(found[1] + 8 * index)
 
 
 @without_gil
 def link_pose(found: Any, link: int, index: int) -> float:
-    """Position (m) at 0..2 and quaternion at 3..6 of a link's centre of mass."""
+    """Reads position (m) at 0..2 and quaternion at 3..6 of a link's center of mass."""
     return _read_double(found[2] + 8 * (7 * link + index))
 
 
 @without_gil
 def link_speed(found: Any, link: int, index: int) -> float:
-    """Velocity (m/s) of a link's centre of mass at 0..2."""
+    """Reads the velocity (m/s) of a link's center of mass at 0..2."""
     return _read_double(found[3] + 8 * (6 * link + index))
 
 
@@ -245,7 +250,7 @@ def read_contacts(client: int, body: int, other: int, found: Any) -> Any:
 
 @without_gil
 def contact(found: Any, number: int) -> Any:
-    """Own link, other body, and its link, of a contact."""
+    """Reads a contact: own link, other body, and the other body's link."""
     at = found[1] + _CONTACT_SIZE * number
     link, other, other_link = _read_int(at + _LINK_A_AT), _read_int(at + _BODY_B_AT), _read_int(at + _LINK_B_AT)
     return np.int64(link), np.int64(other), np.int64(other_link)

@@ -1,4 +1,4 @@
-"""Frames of a Bullet world: Bullet's software renderer for the robot, floor and sky painted around it.
+"""Renders frames of a Bullet world: the robot by Bullet's software renderer, floor and sky painted around it.
 
 Bullet spends over 90 % of a frame on the textured floor (320×240: 15 ms with, 1.4 ms without), so the floor is
 hidden from it and painted where it drew nothing.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from envs.roboschool.world import World
 
 _FIELD_OF_VIEW_DEG = 50.0
-_NEAR_M, _FAR_M = 0.05, 100.0
+_NEAR_M = 0.05
+_FAR_M = 100.0
 _SKY_TOP, _SKY_HORIZON = np.array((96, 142, 196), np.float32), np.array((222, 233, 242), np.float32)
 _TILE_DARK, _TILE_LIGHT = np.array((104, 128, 104), np.float32), np.array((132, 156, 130), np.float32)
 _FADE_TILES = 18.0
@@ -32,7 +33,7 @@ class View:
 
 
 def view_of(robot: str) -> View:
-    """The view that shows a robot well: the arm from above, the carts from the front, walkers from the side."""
+    """Chooses a robot's view: the arm from above, the carts from the front, walkers from the side."""
     if robot == "Reacher":
         return View(distance_m=0.85, yaw_deg=0.0, pitch_deg=-62.0, tile_m=0.1)
     if robot.startswith("Inverted"):
@@ -50,8 +51,11 @@ class Camera:
     """
 
     def __init__(self, world: World, view: View, size: tuple[int, int]) -> None:
-        self._world, self._view, self._size = world, view, size
-        p, width, height = world.api, *size
+        self._world = world
+        self._view = view
+        self._size = size
+        p = world.api
+        width, height = size
         self._projection = p.computeProjectionMatrixFOV(
             fov=_FIELD_OF_VIEW_DEG, aspect=width / height, nearVal=_NEAR_M, farVal=_FAR_M
         )
@@ -66,12 +70,12 @@ class Camera:
         floors += [body for body, name in names.items() if name in ("floor", "ground")]
         for floor in floors:
             p.changeVisualShape(floor, -1, rgbaColor=(1, 1, 1, 0), physicsClientId=client)
-        for body in self._world.bodies:  # Bullet gives the bodies colours of its own; a target is to stand out
+        for body in self._world.bodies:  # Bullet gives the bodies colors of its own; a target is to stand out
             if (link := self._world.link_names(body).get("target")) is not None:
                 p.changeVisualShape(body, link, rgbaColor=(0.9, 0.1, 0.1, 1), physicsClientId=client)
 
     def _build_rays(self) -> NDArray[np.float32]:
-        """Direction of each pixel's ray in the world, (H, W, 3), not normalised."""
+        """Builds the (H, W, 3) directions of the pixels' rays in the world, not normalized."""
         width, height = self._size
         half = math.tan(math.radians(_FIELD_OF_VIEW_DEG) / 2)
         across = np.linspace(-half, half, width, dtype=np.float32) * (width / height)
@@ -104,9 +108,10 @@ class Camera:
         Returns:
             (height, width, 3) uint8.
         """
-        p, (width, height) = self._world.api, self._size
+        p = self._world.api
+        (width, height) = self._size
         matrix = self._view_matrix(target)
-        _, _, colours, _, segments = p.getCameraImage(
+        _, _, colors, _, segments = p.getCameraImage(
             width,
             height,
             viewMatrix=matrix,
@@ -115,7 +120,7 @@ class Camera:
             renderer=p.ER_TINY_RENDERER,
             physicsClientId=self._world.client,
         )
-        frame = np.array(np.reshape(colours, (height, width, 4))[:, :, :3], np.uint8)
+        frame = np.array(np.reshape(colors, (height, width, 4))[:, :, :3], np.uint8)
         empty = np.reshape(segments, (height, width)) < 0
         frame[empty] = self._backdrop(self._eye(matrix))[empty]
         return frame
@@ -127,7 +132,7 @@ class Camera:
         return eye
 
     def _backdrop(self, eye: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Tiled floor below the horizon, fading into the sky above it."""
+        """Draws the tiled floor below the horizon, which fades into the sky."""
         if self._painted_from != eye[2]:
             self._paint(float(eye[2]))
         tile = self._view.tile_m
@@ -141,11 +146,12 @@ class Camera:
         self._painted_from = eye_z
         reach = np.float32(eye_z) / -np.minimum(self._rays[:, :, 2], -1e-4)
         tile = np.float32(self._view.tile_m)
-        self._floor_x, self._floor_y = self._rays[:, :, 0] * reach / tile, self._rays[:, :, 1] * reach / tile
+        self._floor_x = self._rays[:, :, 0] * reach / tile
+        self._floor_y = self._rays[:, :, 1] * reach / tile
         haze = np.minimum(reach / (_FADE_TILES * tile), 1.0)[:, :, None]
         sky = _SKY_HORIZON + (_SKY_TOP - _SKY_HORIZON) * np.clip(self._rays[:, :, 2:] * 1.6, 0.0, 1.0)
         is_floor = self._rays[:, :, 2:] < 0
         self._all_light, self._all_dark = (
-            np.where(is_floor, colour + (_SKY_HORIZON - colour) * haze, sky).astype(np.uint8)
-            for colour in (_TILE_LIGHT, _TILE_DARK)
+            np.where(is_floor, color + (_SKY_HORIZON - color) * haze, sky).astype(np.uint8)
+            for color in (_TILE_LIGHT, _TILE_DARK)
         )

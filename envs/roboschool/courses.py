@@ -19,11 +19,12 @@ _FLAG_HEIGHT_M = 0.7
 
 
 class StraightAhead:
-    """A target one kilometre ahead that never moves."""
+    """A target one kilometer ahead that never moves."""
 
     def __init__(self, *, start_height_m: float | None = None, yaw_spread: float = 0.0) -> None:
         self.target = (1e3, 0.0)
-        self.start_height_m, self.yaw_spread = start_height_m, yaw_spread
+        self.start_height_m = start_height_m
+        self.yaw_spread = yaw_spread
 
     def place(self, walker: Walker) -> None:
         """Adds no bodies."""
@@ -44,7 +45,7 @@ class StraightAhead:
         """Leaves the target where it is."""
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """Alive reward by the robot's own rule."""
+        """Returns the alive reward by the robot's own rule."""
         return walker.spec.alive(z, walker.pitch, walker.feet_flags)
 
     def potential(self, walker: Walker, distance_m: float) -> float:
@@ -52,7 +53,7 @@ class StraightAhead:
         return -distance_m / STEP_S
 
     def potential_before(self, walker: Walker, remembered: float) -> float:
-        """The potential of the step before."""
+        """Returns the potential of the step before."""
         return remembered
 
     def electricity_factor(self, walker: Walker) -> float:
@@ -115,7 +116,7 @@ class FlagRun:
             self._move_flag_anywhere(walker, rng)
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """Alive reward by the robot's own rule."""
+        """Returns the alive reward by the robot's own rule."""
         return walker.spec.alive(z, walker.pitch, walker.feet_flags)
 
     def potential(self, walker: Walker, distance_m: float) -> float:

@@ -70,7 +70,7 @@ class RoboschoolEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return observation, reward, terminated, False, {}
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium leaves the frame's type open
-        """A frame (height, width, 3) uint8 in `"rgb_array"` mode, else None."""
+        """Returns a frame (height, width, 3) uint8 in `"rgb_array"` mode, else None."""
         if self.render_mode is None:
             return None
         from envs.roboschool.native import NativeRobot

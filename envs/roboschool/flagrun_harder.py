@@ -15,7 +15,8 @@ _WALK, _STAND_UP, _ROLL_OVER = range(3)
 _TASKS_REMEMBERED = 10
 _STANDING_Z_M = 0.8
 _STEPS_ON_GROUND_AT_MOST = 170
-_THROW_EVERY, _THROWS_AFTER = 30, 100
+_THROW_EVERY = 30
+_THROWS_AFTER = 100
 _THROW_FROM_M = 4.0
 _CUBE_MASS_KG = 1.2
 _CUBE_START_M = (-1.5, 0.0, 0.05)
@@ -27,7 +28,7 @@ class FlagRunHarder:
 
     With `as_port`: no lying starts, the port's leak (z / 0.8 + 1) and undivided electricity cost.
     Not reproducible from its seed once the cube has touched the robot: that contact depends on memory that Bullet
-    3.2.7 leaves uninitialised (with glibc's MALLOC_PERTURB_ set, 16 of 16 worlds agree; without, 11 to 14 of 16).
+    3.2.7 leaves uninitialized (with glibc's MALLOC_PERTURB_ set, 16 of 16 worlds agree; without, 11 to 14 of 16).
 
     Source: openai/roboschool 1.0.49; for the port pybullet_envs_gymnasium 0.6.0.
     """
@@ -44,7 +45,8 @@ class FlagRunHarder:
 
     def forget(self) -> None:
         """Clears the record of which tasks failed."""
-        self._task, self._steps = _WALK, 0
+        self._task = _WALK
+        self._steps = 0
         self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
 
     def _begin(self) -> None:
@@ -54,7 +56,7 @@ class FlagRunHarder:
 
     @property
     def target(self) -> tuple[float, float]:
-        """Where the flag is, x and y in m."""
+        """Position of the flag, x and y in m."""
         return self._flags.target
 
     @target.setter
@@ -94,7 +96,7 @@ class FlagRunHarder:
         self._flags.tick(walker, rng)
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """The potential's leak; negative after 170 steps on the ground."""
+        """Returns the alive reward: the leak of the potential; negative after 170 steps on the ground."""
         on_feet = self._steps_on_ground == 0
         if on_feet and self._steps > _THROWS_AFTER and self._steps % _THROW_EVERY == 0:
             self._throw_cube(walker, rng)
@@ -147,7 +149,7 @@ class FlagRunHarder:
         return remembered
 
     def electricity_factor(self, walker: Walker) -> float:
-        """A fifth while down, a half while up; the port's own division had no effect."""
+        """Returns 0.2 while the robot is down, else 0.5; the port's own division had no effect."""
         if self._as_port:
             return 1.0
         return 0.2 if self._steps_on_ground > 0 else 0.5

@@ -119,7 +119,8 @@ def reset_one(world: Any, observation: Any) -> None:
     else:
         _reset_cart(world, observation)
     world.is_first_episode = 0
-    world.steps, world.episode_return = 0, 0.0
+    world.steps = 0
+    world.episode_return = 0.0
 
 
 @without_gil
@@ -134,7 +135,7 @@ def step_one(world: Any, action: Any, observation: Any) -> tuple[float, bool]:
 
 @without_gil
 def read_pose(worlds: Any, body: int, base: Any, joints_at: Any, joints: Any) -> None:
-    """Position and quaternion (7,) of a body's base in the first world, and its joints at position indices."""
+    """Reads a body of the first world: position and quaternion (7,) of its base, and its joints."""
     found = worlds[0].found
     bullet.read_state(worlds[0].client, body, 0, found)
     for i in range(7):
@@ -145,7 +146,7 @@ def read_pose(worlds: Any, body: int, base: Any, joints_at: Any, joints: Any) ->
 
 @without_gil
 def step_first(worlds: Any, action: Any, observations: Any) -> tuple[float, bool]:
-    """`step_one` of the first world, for Python."""
+    """Runs `step_one` on the first world, for Python."""
     return step_one(worlds[0], action, observations[0])
 
 
@@ -188,7 +189,9 @@ def advance(
         reward, has_ended = step_one(world, actions[i], observations[i])
         world.steps += 1
         world.episode_return += reward
-        rewards[i], terminated[i], truncated[i] = reward, has_ended, world.steps >= max_steps
+        rewards[i] = reward
+        terminated[i] = has_ended
+        truncated[i] = world.steps >= max_steps
         if terminated[i] or truncated[i]:
             last_observations[i] = observations[i]
             returns[i], lengths[i] = world.episode_return, world.steps

@@ -38,7 +38,8 @@ from envs.roboschool.world import (
 # Its cube has no compiled rules: with the cube, two worlds of Bullet differ even from equal seeds.
 PYTHON_ONLY = ("HumanoidFlagrunHarder",)
 # The second of two episodes is short; the first is long enough for every robot to land on its feet.
-_CHECKED_STEPS, _FIRST_EPISODE = 70, 60
+_CHECKED_STEPS = 70
+_FIRST_EPISODE = 60
 _ALIVE_RULES = {
     "hopper": native_world.HOPS,
     "walker2d": native_world.HOPS,
@@ -112,7 +113,8 @@ class NativeRobot:
 
     def __init__(self, name: str, *, as_port: bool) -> None:
         self._native = NativeWorlds(name, 1, as_port=as_port)
-        self.observation_size, self.action_size = self._native.observation_size, self._native.action_size
+        self.observation_size = self._native.observation_size
+        self.action_size = self._native.action_size
         self._observations = np.zeros((1, self.observation_size), np.float32)
         self._rng: np.random.Generator | None = None
 
@@ -124,7 +126,7 @@ class NativeRobot:
         return observation
 
     def step(self, action: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDArray[np.float32], float, bool]:
-        """Observation, reward, and whether the rules end the episode."""
+        """Steps the robot; returns observation, reward, and whether the episode has terminated."""
         self._draw_from(rng)
         reward, has_ended = kernels.step_first(self._native.worlds, action, self._observations)
         return self._observations[0].copy(), reward, has_ended
@@ -132,13 +134,15 @@ class NativeRobot:
     def pose_double(self, double: RenderedRobot) -> None:
         """Moves the bodies of a Python robot of the same name to where these are."""
         self._native.require_open()
-        mine, theirs = self._native.worlds[0], self._native.theirs
+        mine = self._native.worlds[0]
+        theirs = self._native.theirs
         names = ["body", "target_body"] if mine["kind"] == native_world.REACHER else ["body"]
         bodies = {}
         for name in names:
             body = int(theirs[name])
             infos, joints = double.world.joint_infos(body), double.world.moving_joints(body)
-            base, positions = np.empty(7), np.empty(len(joints))
+            base = np.empty(7)
+            positions = np.empty(len(joints))
             joints_at = np.array([infos[joint][POSITION_AT] for joint in joints])
             kernels.read_pose(self._native.worlds, int(mine[name]), base, joints_at, positions)
             bodies[body] = BodyPose(base.tolist(), positions.tolist())
@@ -157,7 +161,7 @@ class NativeRobot:
 
 @functools.cache
 def native_fallback_reason(name: str, *, as_port: bool) -> str | None:
-    """Reason why Python has to step a robot in this process, or None where compiled code can.
+    """Returns why Python has to step a robot in this process, or None if compiled code can.
 
     Compiled code is compared with the Python robot over its first steps, once per process.
     """
@@ -183,7 +187,9 @@ def _compare(name: str, *, as_port: bool) -> str | None:
         for step in range(_CHECKED_STEPS):
             if step % _FIRST_EPISODE == 0:
                 kernels.reset_all(native.worlds, observation)
-                expected, reward, ended = reference.reset(theirs, is_seeded=True), 0.0, False
+                expected = reference.reset(theirs, is_seeded=True)
+                reward = 0.0
+                ended = False
                 mine: tuple[float, bool] = (0.0, False)
             else:
                 action = rng.uniform(-1.2, 1.2, native.action_size).astype(np.float32)
@@ -204,7 +210,9 @@ def _describe_robot(name: str, *, as_port: bool) -> dict[str, Any]:
     world = robot.world
     try:
         record = np.zeros((), native_world.WORLD)
-        record["as_port"], record["is_first_episode"], record["floor"] = as_port, 1, world.floor
+        record["as_port"] = as_port
+        record["is_first_episode"] = 1
+        record["floor"] = world.floor
         record["tip"] = record["torso"] = -1
         motors = _describe_rules(record, robot, name)
         infos = world.joint_infos(int(record["body"]))
@@ -244,7 +252,8 @@ def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
         record["kind"] = native_world.SWING_UP if robot.swing_up else native_world.PENDULUM
         record["torques"] = SINGLE_FORCE_N
     elif isinstance(robot, DoublePendulum):
-        record["kind"], record["tip"] = native_world.DOUBLE_PENDULUM, robot.cart.links["pole2"]
+        record["kind"] = native_world.DOUBLE_PENDULUM
+        record["tip"] = robot.cart.links["pole2"]
         record["torques"] = DOUBLE_FORCE_N
     else:
         raise NotImplementedError(name)
@@ -258,10 +267,12 @@ def _describe_walker(record: Any, walker: Walker) -> None:
     if not isinstance(straight, StraightAhead):
         raise NotImplementedError(type(course).__name__)
     record["kind"], record["body"], record["torso"] = native_world.WALKER, walker.body, walker.torso
-    record["is_flagrun"], record["never_falls"] = isinstance(course, FlagRun), walker.never_falls
+    record["is_flagrun"] = isinstance(course, FlagRun)
+    record["never_falls"] = walker.never_falls
     record["has_float32_torques"] = walker.torques.dtype == np.float32
     record["alive_rule"] = _ALIVE_RULES[next(key for key, known in WALKERS.items() if known is spec)]
-    record["feet"], record["part_count"] = len(walker.feet), walker.part_count
+    record["feet"] = len(walker.feet)
+    record["part_count"] = walker.part_count
     record["fixed_standing_z"] = math.nan if spec.standing_z_m is None else spec.standing_z_m
     record["start_height"] = math.nan if straight.start_height_m is None else straight.start_height_m
     record["yaw_spread"], record["effort_scale"] = straight.yaw_spread, spec.effort_scale
@@ -282,7 +293,8 @@ def _fill_world(client: int, described: dict[str, Any]) -> dict[int, int]:
     Returns:
         The body's number here by its number in the Python API; omitted scenery has none.
     """
-    library, world = bullet.load(), described["world"]
+    library = bullet.load()
+    world = described["world"]
     command = library.b3InitPhysicsParamCommand(client)
     library.b3PhysicsParameterSetDeterministicOverlappingPairs(command, 1)
     library.b3PhysicsParamSetGravity(command, 0.0, 0.0, -world["gravity"])

@@ -11,7 +11,8 @@ from envs.roboschool import bullet
 
 REACHER, PENDULUM, SWING_UP, DOUBLE_PENDULUM, WALKER = range(5)
 HOPS, RUNS_ON_PAWS, KEEPS_BELLY_UP, STANDS = range(4)
-MOST_JOINTS, MOST_FEET = 20, 6
+MOST_JOINTS = 20
+MOST_FEET = 6
 
 # One world: its handles and numbers in Bullet, its robot's rules, and the state of its episode.
 WORLD = np.dtype(

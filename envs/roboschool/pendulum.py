@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from envs.roboschool.world import BodyPose, World
 
 _FALLEN_RAD = 0.2
-SINGLE_FORCE_N, DOUBLE_FORCE_N = 100.0, 200.0
+SINGLE_FORCE_N = 100.0
+DOUBLE_FORCE_N = 200.0
 
 
 class _Cart:
@@ -80,7 +81,7 @@ class SinglePendulum:
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
-        """The middle of the rail, in m."""
+        """Returns the middle of the rail, in m."""
         return 0.0, 0.0, 0.3
 
     def close(self) -> None:
@@ -119,7 +120,8 @@ class DoublePendulum:
         (x, vx), (theta, theta_dot), (gamma, gamma_dot) = self.cart.read()
         world = self.world
         pole = world.api.getLinkState(self.cart.body, self.cart.links["pole2"], physicsClientId=world.client)[0]
-        self._pole_x, self._pole_z = pole[0], pole[2]
+        self._pole_x = pole[0]
+        self._pole_z = pole[2]
         angles = (math.cos(theta), math.sin(theta), theta_dot, math.cos(gamma), math.sin(gamma), gamma_dot)
         return np.array((x, vx, self._pole_x, *angles), np.float32)
 
@@ -128,7 +130,7 @@ class DoublePendulum:
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
-        """The middle of the rail, in m."""
+        """Returns the middle of the rail, in m."""
         return 0.0, 0.0, 0.5
 
     def close(self) -> None:

@@ -68,7 +68,8 @@ class Reacher:
         p.setJointMotorControlArray(self.arm, self.joints, p.TORQUE_CONTROL, forces=torques, physicsClientId=client)
         p.stepSimulation(physicsClientId=client)
         observation = self._observe()
-        before, self._potential = self._potential, self._closeness()
+        before = self._potential
+        self._potential = self._closeness()
         work = abs(a0 * self._theta_dot) + abs(a1 * self._gamma_dot)
         stuck = -0.1 if abs(abs(self._gamma) - 1.0) < 0.01 else 0.0
         effort = -0.10 * work - 0.01 * (abs(a0) + abs(a1))
@@ -107,7 +108,7 @@ class Reacher:
         self.world.pose(bodies)
 
     def camera_target(self) -> tuple[float, float, float]:
-        """The middle of the arena, in m."""
+        """Returns the middle of the arena, in m."""
         return 0.0, 0.0, 0.0
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ ROBOSCHOOL_IDS: dict[str, Registration] = {
 
 
 def robot_of(env_id: str) -> str:
-    """Name of the robot of an id, as `Hopper` of `RoboschoolHopper-v1`."""
+    """Returns the name of the robot of an id, as `Hopper` of `RoboschoolHopper-v1`."""
     return env_id.removeprefix("Roboschool").removesuffix("-v1")
 
 

@@ -44,7 +44,7 @@ class RenderedRobot(Robot, Protocol):
         """Moves the bodies, and the flag if there is one, to where those of another world are."""
 
     def camera_target(self) -> tuple[float, float, float]:
-        """Point that a camera follows, in m."""
+        """Returns the point that a camera follows, in m."""
 
 
 def check_compat(compat: str) -> str:

@@ -58,7 +58,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
     def make(
         cls, env_id: str, num_envs: int, settings: Mapping[str, Any], *, horizon: int | None, threads: int
     ) -> RoboschoolVectorEnv:
-        """N copies of an environment by its id.
+        """Makes N copies of an environment by its id.
 
         Args:
             env_id: One of ROBOSCHOOL_IDS.
@@ -88,7 +88,8 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
             raise ValueError(f"render_mode: got {render_mode!r}; expected None: frames come from a single env.")
         limit = ROBOSCHOOL_IDS[f"Roboschool{robot}-v1"].max_episode_steps
         self.max_steps = limit if max_episode_steps is None else max_episode_steps
-        self.num_envs, self.slices = num_envs, list(_slices(num_envs, threads))
+        self.num_envs = num_envs
+        self.slices = list(_slices(num_envs, threads))
         if native_fallback_reason(robot, as_port=as_port) is None:
             self.native = NativeWorlds(robot, num_envs, as_port=as_port)
             sizes = self.native.observation_size, self.native.action_size
@@ -102,9 +103,12 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         self.observations = np.zeros((num_envs, sizes[0]), np.float32)
         self.final_observations = np.zeros_like(self.observations)
         self.rewards = np.zeros(num_envs, np.float32)
-        self.terminated, self.truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
-        self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
-        self._sums, self._steps = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self.terminated = np.zeros(num_envs, bool)
+        self.truncated = np.zeros(num_envs, bool)
+        self.returns = np.zeros(num_envs)
+        self.lengths = np.zeros(num_envs, np.int64)
+        self._sums = np.zeros(num_envs)
+        self._steps = np.zeros(num_envs, np.int64)
         self._rngs = [np.random.default_rng() for _ in range(num_envs)]
 
     def reset(
@@ -133,14 +137,15 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
             self.native.require_open()
             kernels.reset_all(self.native.worlds, self.observations)
             return
-        self._steps[:], self._sums[:] = 0, 0.0
+        self._steps[:] = 0
+        self._sums[:] = 0.0
         for i, (robot, rng) in enumerate(zip(self._robots, self._rngs, strict=True)):
             self.observations[i] = robot.reset(rng, is_seeded=is_seeded)
 
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """One step of every world; an ended episode's last observation is in `infos["final_obs"]`.
+        """Steps every world; an ended episode's last observation is in `infos["final_obs"]`.
 
         Raises:
             ValueError: There are not N actions of the robot's size.
@@ -156,7 +161,7 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
         return self.observations.copy(), self.rewards.copy(), self.terminated.copy(), self.truncated.copy(), infos
 
     def advance(self, actions: NDArray[np.float32]) -> None:
-        """One step of every world, into this object's own arrays, which the next step overwrites.
+        """Steps every world into this object's own arrays, which the next step overwrites.
 
         Args:
             actions: (N, A) contiguous float32; not checked.
@@ -194,7 +199,8 @@ class RoboschoolVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], ND
                 self.final_observations[i] = observation
                 self.returns[i], self.lengths[i] = self._sums[i], self._steps[i]
                 observation = robot.reset(rng, is_seeded=False)
-                self._sums[i], self._steps[i] = 0.0, 0
+                self._sums[i] = 0.0
+                self._steps[i] = 0
             self.observations[i] = observation
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -224,7 +230,7 @@ def in_threads(calls: Sequence[Callable[[], None]]) -> None:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """Thread pool of the process, created once: Bullet never reuses the number of a thread."""
+    """Returns the process's thread pool, created once because Bullet never reuses a thread's number."""
     return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="roboschool")
 
 

@@ -45,16 +45,16 @@ class Course(Protocol):
         """Moves the target if the rules require it, before the observation is built."""
 
     def alive(self, walker: Walker, z: float, rng: np.random.Generator) -> float:
-        """The alive reward at torso height `z` (m); negative ends the episode."""
+        """Returns the alive reward at torso height `z` (m); negative ends the episode."""
 
     def potential(self, walker: Walker, distance_m: float) -> float:
-        """Potential whose increase over a step is the progress reward."""
+        """Returns the potential whose increase over a step is the progress reward."""
 
     def potential_before(self, walker: Walker, remembered: float) -> float:
-        """Potential before the step: `remembered`, or recomputed where the target has just moved."""
+        """Returns the potential before the step: `remembered`, or recomputed where the target has just moved."""
 
     def electricity_factor(self, walker: Walker) -> float:
-        """Factor on the cost of mechanical work."""
+        """Returns the factor on the cost of mechanical work."""
 
 
 class Walker:
@@ -66,7 +66,9 @@ class Walker:
     """
 
     def __init__(self, spec: WalkerSpec, course: Course, *, as_port: bool) -> None:
-        self.spec, self.course, self._as_port = spec, course, as_port
+        self.spec = spec
+        self.course = course
+        self._as_port = as_port
         restitution = _PORT_RESTITUTION if as_port else 0.0
         self.world = World(spec.xml, gravity=9.8, substeps=4, has_floor=True, restitution=restitution)
         self.body = self.world.bodies[0]
@@ -93,7 +95,8 @@ class Walker:
         self.joints = list(joints.values())
         self.motors = [joints[name] for name in self.spec.motors] or self.joints
         limits = np.array([self.world.joint_limits(self.body, joint) for joint in self.joints])
-        self.limit_low, self.limit_scale = limits[:, 0], 2.0 / (limits[:, 1] - limits[:, 0])
+        self.limit_low = limits[:, 0]
+        self.limit_scale = 2.0 / (limits[:, 1] - limits[:, 0])
         # The port multiplies Humanoid's torques in float32, the others' in float64; chaos makes it matter to parity.
         self.torques = np.array(self.spec.torques_nm, np.float32 if self.spec.motors else np.float64)
         self.observation_size = 8 + 2 * len(self.joints) + len(self.feet)
@@ -128,7 +131,9 @@ class Walker:
         Returns:
             Observation (O,), reward, and whether the robot has fallen.
         """
-        p, world, course = self.world.api, self.world, self.course
+        p = self.world.api
+        world = self.world
+        course = self.course
         torques = self.torques * np.minimum(np.maximum(action, -1.0), 1.0)
         p.setJointMotorControlArray(
             self.body, self.motors, p.TORQUE_CONTROL, forces=torques.tolist(), physicsClientId=world.client
@@ -174,7 +179,9 @@ class Walker:
 
     def _read_parts(self) -> None:
         """Reads the torso's pose (m, quaternion) and velocity (m/s), and the mean x, y of all parts."""
-        p, client, body = self.world.api, self.world.client, self.body
+        p = self.world.api
+        client = self.world.client
+        body = self.body
         if self.torso >= 0:
             states = p.getLinkStates(body, self._links, computeLinkVelocity=1, physicsClientId=client)
             torso = states[self._torso_row]
@@ -227,7 +234,8 @@ class Walker:
 
     def _update_foot_contacts(self) -> int:
         """Updates which feet touch the floor; returns how many feet touch anything else."""
-        p, world = self.world.api, self.world
+        p = self.world.api
+        world = self.world
         on_floor, on_other = set(), set()
         if self._as_port:
             contacts = p.getContactPoints(self.body, world.floor, physicsClientId=world.client)

@@ -24,7 +24,7 @@ from envs.roboschool.world import STEP_S
 
 @without_gil
 def _lay_down(world: Any, height: float, yaw: float) -> None:
-    """Upright at a height (m), turned by a yaw (rad); pybullet's own quaternion, rounding included."""
+    """Places the robot upright at a height (m) and yaw (rad), with pybullet's rounding of the quaternion."""
     half = yaw * 0.5
     sine, cosine = math.sin(half), math.cos(half)
     length = math.sqrt(sine * sine + cosine * cosine)
@@ -52,7 +52,7 @@ def _target_distance(world: Any) -> float:
 
 @without_gil
 def _mean_place(world: Any, axis: int) -> float:
-    """Mean of all parts along x or y (m), summed as NumPy sums: by eights where there are as many."""
+    """Computes the mean of all parts along x or y (m), in NumPy's order of summation (by eights)."""
     has_base = 1 if world.torso < 0 else 0
     total = np.zeros(8)
     parts = world.links + has_base
@@ -80,7 +80,7 @@ def _read_joints(world: Any) -> None:
 
 @without_gil
 def _flag_has_moved(world: Any) -> bool:
-    """Counts down, and moves the flag when it is reached or has timed out."""
+    """Counts down and moves the flag if it is reached or has timed out; returns whether it moved."""
     if not world.is_flagrun:
         return False
     world.flag_steps_left -= 1
@@ -135,7 +135,7 @@ def _observe_walker(world: Any, observation: Any) -> bool:
 
 @without_gil
 def euler(x: float, y: float, z: float, w: float) -> tuple[float, float, float]:
-    """Roll, pitch and yaw (rad) of a quaternion, as pybullet's getEulerFromQuaternion has them."""
+    """Converts a quaternion to roll, pitch and yaw (rad), bit-equal to pybullet's getEulerFromQuaternion."""
     sine = -2.0 * (x * z - w * y)
     if sine <= -0.99999:
         return 0.0, -0.5 * math.pi, 2.0 * math.atan2(x, -y)
@@ -199,7 +199,7 @@ def _update_foot_contacts(world: Any) -> int:
 
 @without_gil
 def _sum_float32(values: Any, count: int) -> float:
-    """Sum of float32 numbers in NumPy's order of additions."""
+    """Returns the sum of float32 numbers in NumPy's order of additions."""
     total = np.zeros(8, np.float32)
     blocked = count - count % 8
     for i in range(blocked):
@@ -212,7 +212,7 @@ def _sum_float32(values: Any, count: int) -> float:
 
 @without_gil
 def _walker_costs(world: Any, action: Any) -> tuple[float, float]:
-    """Cost of the motors, and of joints at their limits."""
+    """Returns the cost of the motors, and of joints at their limits."""
     count = world.motors
     works, squares = np.empty(MOST_JOINTS, np.float32), np.empty(MOST_JOINTS, np.float32)
     for i in range(count):
@@ -231,7 +231,7 @@ def _walker_costs(world: Any, action: Any) -> tuple[float, float]:
 
 @without_gil
 def _walker_reward(world: Any, action: Any, alive: float, progress: float, collisions: int) -> float:
-    """Reward of a step: `walker_rewards.walker_reward`, with its costs."""
+    """Returns the reward of a step: `walker_rewards.walker_reward`, with its costs."""
     effort, limits = _walker_costs(world, action)
     reward = alive + progress + effort + limits
     if not world.as_port:

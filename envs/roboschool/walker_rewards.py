@@ -25,7 +25,7 @@ AliveRule = Callable[[float, float, Sequence[float]], float]
 def walker_reward(
     *, alive: float, progress: float, motors: float, joints_at_limits: float, feet_collisions: int
 ) -> float:
-    """Reward of a step.
+    """Returns the reward of a step.
 
     Args:
         alive: Alive reward of the robot, or of its course.
@@ -41,7 +41,7 @@ def walker_reward(
 def motor_cost(
     action: NDArray[Any], joint_speeds: NDArray[np.float32], *, effort_scale: float, electricity_factor: float
 ) -> float:
-    """Cost of electricity and of stall torque.
+    """Returns the cost of electricity and of stall torque.
 
     Args:
         action: (A,) unclipped action.
@@ -55,12 +55,12 @@ def motor_cost(
 
 
 def joint_at_limit_cost(*, as_port: bool) -> float:
-    """Cost of each joint within 1 % of its range from a limit."""
+    """Returns the cost of each joint within 1 % of its range from a limit."""
     return _PORT_JOINT_AT_LIMIT_COST if as_port else _JOINT_AT_LIMIT_COST
 
 
 def joints_at_limits_cost(joint_positions: NDArray[np.float32], *, each: float) -> float:
-    """Cost of all joints that are within 1 % of their range from a limit.
+    """Returns the cost of all joints that are within 1 % of their range from a limit.
 
     Args:
         joint_positions: (A,) positions in their range, -1 to 1.
@@ -70,23 +70,23 @@ def joints_at_limits_cost(joint_positions: NDArray[np.float32], *, each: float) 
 
 
 def alive_hopper(z: float, pitch: float, feet: Sequence[float]) -> float:
-    """Alive reward of Hopper and Walker2d: above 0.8 m and upright."""
+    """Returns the alive reward of Hopper and Walker2d: above 0.8 m and upright."""
     return 1.0 if z > 0.8 and abs(pitch) < 1.0 else -1.0
 
 
 def alive_cheetah(z: float, pitch: float, feet: Sequence[float]) -> float:
-    """Alive reward of HalfCheetah: upright, and on its paws only."""
+    """Returns the alive reward of HalfCheetah: upright, and on its paws only."""
     # feet: ffoot, fshin, fthigh, bfoot, bshin, bthigh; only the paws may touch the floor.
     on_knees = feet[1] or feet[2] or feet[4] or feet[5]
     return 1.0 if abs(pitch) < 1.0 and not on_knees else -1.0
 
 
 def alive_ant(z: float, pitch: float, feet: Sequence[float]) -> float:
-    """Alive reward of Ant: its body off the floor."""
+    """Returns the alive reward of Ant: its body off the floor."""
     return 1.0 if z > 0.26 else -1.0  # its central sphere has a radius of 0.25 m
 
 
 def alive_humanoid(z: float, pitch: float, feet: Sequence[float]) -> float:
-    """Alive reward of Humanoid: its torso above 0.78 m."""
+    """Returns the alive reward of Humanoid: its torso above 0.78 m."""
     # 2 because noise on 17 motors costs much electricity, and living must beat dying.
     return 2.0 if z > 0.78 else -1.0

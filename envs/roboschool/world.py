@@ -12,7 +12,8 @@ SOLVER_ITERATIONS = 5
 CONTACT_ERP = 0.9
 FLOOR_FRICTION = 0.8
 # Of Bullet's joint infos: where the joint's position and velocity stand in a body's state.
-POSITION_AT, SPEED_AT = 3, 4
+POSITION_AT = 3
+SPEED_AT = 4
 
 
 def import_pybullet() -> Any:
@@ -64,7 +65,10 @@ class World:
     """
 
     def __init__(self, xml: str, *, gravity: float, substeps: int, has_floor: bool, restitution: float = 0.0) -> None:
-        self.xml, self.gravity, self.substeps, self.restitution = xml, gravity, substeps, restitution
+        self.xml = xml
+        self.gravity = gravity
+        self.substeps = substeps
+        self.restitution = restitution
         self.torque_driven: list[int] = []
         p = self.api = import_pybullet()
         # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a foreign server.
@@ -93,7 +97,7 @@ class World:
         return {name: i for i, (_, name) in enumerate(self._names(body))}
 
     def joint_names(self, body: int) -> dict[str, int]:
-        """Number of each joint that moves and that the robot senses, by name, in order."""
+        """Returns the number of each joint that moves and that the robot senses, by name, in order."""
         found = {}
         for i, (name, _) in enumerate(self._names(body)):
             if not name.startswith(("ignore", "jointfix")):
@@ -120,7 +124,8 @@ class World:
     def disable_motors(self, body: int) -> None:
         """Disables Bullet's default position motors, so that torques alone drive the joints."""
         self.torque_driven.append(body)
-        p, count = self.api, self.api.getNumJoints(body, physicsClientId=self.client)
+        p = self.api
+        count = self.api.getNumJoints(body, physicsClientId=self.client)
         for i in range(count):
             p.setJointMotorControl2(
                 body, i, p.POSITION_CONTROL, positionGain=0.1, velocityGain=0.1, force=0, physicsClientId=self.client
@@ -163,13 +168,13 @@ class World:
 
 
 def mjcf_flags(p: Any) -> int:
-    """How robots are loaded: their parts collide with each other, but for parents with their children."""
+    """Returns the flags for loading robots: parts collide with each other, except parents with their children."""
     flags: int = p.URDF_USE_SELF_COLLISION | p.URDF_USE_SELF_COLLISION_EXCLUDE_ALL_PARENTS
     return flags | int(p.URDF_GOOGLEY_UNDEFINED_COLORS)
 
 
 def data_file(*parts: str) -> str:
-    """Path of a file that the pybullet wheel ships."""
+    """Returns the path of a file that the pybullet wheel ships."""
     import pybullet_data
 
     return os.path.join(pybullet_data.getDataPath(), *parts)

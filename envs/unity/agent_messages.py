@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.unity.behaviour import Behaviour, Floats
+from envs.unity.behavior import Behavior, Floats
 from envs.unity.message_classes import wire_class
 from envs.unity.protocol import process_pixels
 
@@ -40,44 +40,43 @@ class Steps:
     interrupted: NDArray[np.bool_]
 
 
-def decode_agents(behaviour: Behaviour, infos: Sequence[Any]) -> Steps:
-    """Decodes what a player's message reports of the agents of one behaviour.
+def decode_agents(behavior: Behavior, infos: Sequence[Any]) -> Steps:
+    """Decodes what a player's message reports of the agents of one behavior.
 
     Args:
-        behaviour: The agents' sensors and actions.
+        behavior: The agents' sensors and actions.
         infos: The message's AgentInfoProtos.
 
     Raises:
         ValueError: An observation has another shape than announced, or a value is not finite.
     """
-    asking, ended = [info for info in infos if not info.done], [info for info in infos if info.done]
+    asking = [info for info in infos if not info.done]
+    ended = [info for info in infos if info.done]
     return Steps(
         ids=np.array([info.id for info in asking], np.int64),
-        observations=_observations(behaviour, asking),
+        observations=_observations(behavior, asking),
         rewards=_rewards(asking),
-        masks=_masks(behaviour, asking),
+        masks=_masks(behavior, asking),
         ended_ids=np.array([info.id for info in ended], np.int64),
-        last_observations=_observations(behaviour, ended),
+        last_observations=_observations(behavior, ended),
         last_rewards=_rewards(ended),
         interrupted=np.array([info.max_step_reached for info in ended], np.bool_),
     )
 
 
-def _observations(behaviour: Behaviour, infos: list[Any]) -> Any:
-    sensors = [
-        _read_sensor(behaviour, k, [info.observations[k] for info in infos]) for k in range(len(behaviour.shapes))
-    ]
-    if behaviour.dict_observations:
+def _observations(behavior: Behavior, infos: list[Any]) -> Any:
+    sensors = [_read_sensor(behavior, k, [info.observations[k] for info in infos]) for k in range(len(behavior.shapes))]
+    if behavior.dict_observations:
         return {f"sensor_{k}": rows for k, rows in enumerate(sensors)}
     if len(sensors) == 1:
-        return sensors[0] if behaviour.is_one_picture else sensors[0].reshape(len(infos), behaviour.sensor_sizes[0])
-    order = sorted(range(len(sensors)), key=lambda k: k not in behaviour.pictures)
-    return np.concatenate([sensors[k].reshape(len(infos), behaviour.sensor_sizes[k]) for k in order], axis=1)
+        return sensors[0] if behavior.is_one_picture else sensors[0].reshape(len(infos), behavior.sensor_sizes[0])
+    order = sorted(range(len(sensors)), key=lambda k: k not in behavior.pictures)
+    return np.concatenate([sensors[k].reshape(len(infos), behavior.sensor_sizes[k]) for k in order], axis=1)
 
 
-def _read_sensor(behaviour: Behaviour, number: int, observations: list[Any]) -> Floats:
-    """(B, …) float32 observations of one sensor."""
-    shape = behaviour.shapes[number]
+def _read_sensor(behavior: Behavior, number: int, observations: list[Any]) -> Floats:
+    """Decodes (B, …) float32 observations of one sensor."""
+    shape = behavior.shapes[number]
     if observations and observations[0].compression_type:
         rows = [_decompress(one, shape) for one in observations]
         return np.stack(rows).astype(np.float32, copy=False)
@@ -92,26 +91,26 @@ def _read_sensor(behaviour: Behaviour, number: int, observations: list[Any]) -> 
     return np.asarray(numbers, np.float32).reshape(len(observations), *shape)
 
 
-def _masks(behaviour: Behaviour, infos: list[Any]) -> NDArray[np.bool_]:
-    allowed = np.ones((len(infos), sum(behaviour.branches)), np.bool_)
+def _masks(behavior: Behavior, infos: list[Any]) -> NDArray[np.bool_]:
+    allowed = np.ones((len(infos), sum(behavior.branches)), np.bool_)
     for row, info in enumerate(infos):
         if info.action_mask:  # true where forbidden; a player sends none until an agent forbids something
             allowed[row] = ~np.frombuffer(info.action_mask, np.bool_)
     return allowed
 
 
-def encode_idle_action(behaviour: Behaviour) -> Any:
+def encode_idle_action(behavior: Behavior) -> Any:
     """Encodes the action that does nothing, as an AgentActionProto."""
     return encode_actions(
-        behaviour, np.zeros((1, behaviour.continuous), np.float32), np.zeros((1, len(behaviour.branches)), np.int64)
+        behavior, np.zeros((1, behavior.continuous), np.float32), np.zeros((1, len(behavior.branches)), np.int64)
     )[0]
 
 
-def encode_actions(behaviour: Behaviour, continuous: Floats, discrete: NDArray[np.int64]) -> list[Any]:
+def encode_actions(behavior: Behavior, continuous: Floats, discrete: NDArray[np.int64]) -> list[Any]:
     """Encodes actions as AgentActionProtos.
 
     Args:
-        behaviour: The agents' sensors and actions.
+        behavior: The agents' sensors and actions.
         continuous: (D, C) continuous actions in ±1.
         discrete: (D, B) choice of each branch.
     """
@@ -127,7 +126,7 @@ def encode_actions(behaviour: Behaviour, continuous: Floats, discrete: NDArray[n
 
 
 def _rewards(infos: list[Any]) -> NDArray[np.float64]:
-    """Sum of each agent's own reward and its group's, which is 0 where it has no group."""
+    """Sums each agent's own reward and its group's, which is 0 without a group."""
     rewards = np.array([info.reward + info.group_reward for info in infos], np.float64)
     if not np.isfinite(rewards).all():
         raise ValueError("reward: got a value that is not a finite number")

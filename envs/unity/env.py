@@ -57,7 +57,8 @@ class UnityEnv(gymnasium.Env[Any, Any]):
         if self._next is None:
             observations, info = self._rows.reset()
             self._next = _row(observations), _masks(info)
-        (self._seen, info), self._next = self._next, None
+        self._seen, info = self._next
+        self._next = None
         return self._seen, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -75,14 +76,14 @@ class UnityEnv(gymnasium.Env[Any, Any]):
         return self._seen, float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _masks(info)
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's type is for any renderer
-        """The agent's first picture (H, W, 3), enlarged; None where it sees none, or without a render mode."""
-        behaviour = self._rows.behaviour
-        if self.render_mode is None or not behaviour.pictures:
+        """Returns the agent's first picture (H, W, 3), enlarged; None without a camera or a render mode."""
+        behavior = self._rows.behavior
+        if self.render_mode is None or not behavior.pictures:
             return None
-        picture = behaviour.picture_of(self._seen)
-        colours = picture if picture.shape[2] == 3 else np.repeat(picture[:, :, :1], 3, axis=2)
-        times = max(1, _SHORTEST_SIDE // min(colours.shape[:2]))
-        return np.kron(colours * 255, np.ones((times, times, 1))).astype(np.uint8)
+        picture = behavior.picture_of(self._seen)
+        colors = picture if picture.shape[2] == 3 else np.repeat(picture[:, :, :1], 3, axis=2)
+        times = max(1, _SHORTEST_SIDE // min(colors.shape[:2]))
+        return np.kron(colors * 255, np.ones((times, times, 1))).astype(np.uint8)
 
     def close(self) -> None:
         """Stops the player."""

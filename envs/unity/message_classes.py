@@ -24,7 +24,8 @@ from google.protobuf.internal import builder
 
 VERSION = "0.28.0"
 _PACKAGE = "mlagents_envs.communicator_objects"
-_PREFIX, _SUFFIX = f"{_PACKAGE}.", "_pb2"
+_PREFIX = f"{_PACKAGE}."
+_SUFFIX = "_pb2"
 # What is read or written for each agent and step. A packed list of floats, or of booleans, is the same bytes on the
 # wire as a field of bytes, which numpy takes whole instead of number by number.
 _AS_BYTES = {
@@ -41,7 +42,7 @@ class MessageFinder:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Called by the import system."""
+        """Finds the module of a generated message file; called by the import system."""
         if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
             return None
         file = _folder() / f"{name.removeprefix(_PREFIX)}.py"
@@ -71,7 +72,7 @@ def allow_messages() -> None:
 
 
 def message_modules() -> list[str]:
-    """Names of all generated modules, sorted."""
+    """Returns the names of all generated modules, sorted."""
     return sorted(_PREFIX + path.stem for path in _folder().glob(f"*{_SUFFIX}.py"))
 
 
@@ -119,7 +120,8 @@ def _wire_pool() -> Any:
 def _make_bytes(message: Any, name: str) -> None:
     for field in message.field:
         if field.name in _AS_BYTES.get(name, ()):
-            field.type, field.label = field.TYPE_BYTES, field.LABEL_OPTIONAL
+            field.type = field.TYPE_BYTES
+            field.label = field.LABEL_OPTIONAL
     for nested in message.nested_type:
         _make_bytes(nested, f"{name}.{nested.name}")
 

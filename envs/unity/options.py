@@ -13,7 +13,8 @@ from envs.unity.registry import BUILD_SUFFIXES, MANIFEST_URL, Registry, find_bui
 
 _SUFFIXES = ("", *BUILD_SUFFIXES)
 _MOST_PORT = 65535
-_LARGEST_FLOAT32, _MOST_AGENTS = 3.4e38, 10_000
+_LARGEST_FLOAT32 = 3.4e38
+_MOST_AGENTS = 10_000
 _PLACES = ("file_name", "registry_url", "cache_folder", "log_folder")
 OBSERVATIONS = ("flat", "dict")
 # Restarts of a player without an episode that ended in between.
@@ -27,7 +28,7 @@ class Options:
     Attributes:
         executable: The player's file.
         arguments: Additional command-line arguments.
-        behavior_name: Behaviour whose agents learn; None where there is only one.
+        behavior_name: Behavior whose agents learn; None where there is only one.
         seed: Seed of the first player; other players of the process add their number.
         time_scale: Simulated seconds per second of wall-clock time.
         no_graphics: Whether the player needs no display.
@@ -101,7 +102,8 @@ def read_options(
         wrong.append(f"environment_parameters: got {parameters!r}; expected numbers by name.")
     if wrong_places or (wrong and folder is None and is_of_registry(env_name, file_name)):  # no download in vain
         raise ValueError("\n".join(wrong))
-    executable, arguments = Path(), tuple[str, ...]()
+    executable = Path()
+    arguments = tuple[str, ...]()
     try:
         if folder is not None and file_name is None:
             executable = find_in_folder(Path(folder), env_name)
@@ -223,9 +225,11 @@ def find_in_folder(folder: Path, name: Any) -> Path:
 
 def _what_is_there(path: Path) -> str:
     if path.is_dir():
-        folder, what = path, "That is a folder; it"
+        folder = path
+        what = "That is a folder; it"
     elif path.parent.is_dir():
-        folder, what = path.parent, f"{path.parent}"
+        folder = path.parent
+        what = f"{path.parent}"
     else:
         return f" There is no folder {path.parent} either."
     builds = sorted(found.name for found in folder.glob("*.x86*"))

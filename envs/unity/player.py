@@ -11,7 +11,7 @@ from typing import Any
 
 from envs.unity import exit_hooks
 from envs.unity.agent_messages import Steps, decode_agents, encode_idle_action
-from envs.unity.behaviour import Behaviour
+from envs.unity.behavior import Behavior
 from envs.unity.message_classes import VERSION, wire_class
 from envs.unity.options import Options
 from envs.unity.player_connection import PlayerConnection
@@ -43,7 +43,8 @@ class PlayerError(RuntimeError):
 
     def __init__(self, message: str, *, is_start: bool = False, log: Path | None = None) -> None:
         super().__init__(message)
-        self.is_start, self.log = is_start, log
+        self.is_start = is_start
+        self.log = log
 
 
 class SceneError(ValueError):
@@ -54,7 +55,7 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
     """One player and its scene.
 
     Attributes:
-        behaviour: Sensors and actions of the agents that learn.
+        behavior: Sensors and actions of the agents that learn.
         log: Log file of Unity.
 
     Args:
@@ -65,11 +66,12 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
 
     Raises:
         PlayerError: The player does not start.
-        ValueError: The options name a behaviour that the scene lacks, or the logs cannot be written.
+        ValueError: The options name a behavior that the scene lacks, or the logs cannot be written.
     """
 
     def __init__(self, options: Options, *, number: int = 0, worker: int = 0, restart: int = 0) -> None:
-        self._options, self._is_closed = options, False
+        self._options = options
+        self._is_closed = False
         set_log_level(ERROR)  # its log lines would mix with the metric lines
         self._scratch = None if options.log_folder else tempfile.TemporaryDirectory(prefix="smrl-unity-")
         folder = options.log_folder or Path(self._scratch.name if self._scratch else "")
@@ -104,8 +106,8 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
             self._close(0)
             raise
         try:
-            self.name, spec = self._choose_behaviour()
-            self.behaviour = Behaviour.of_spec(spec, dict_observations=options.observations == "dict")
+            self.name, spec = self._choose_behavior()
+            self.behavior = Behavior.of_spec(spec, dict_observations=options.observations == "dict")
         except ValueError:
             self.close()
             raise
@@ -113,8 +115,8 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
     def _get_communicator(self, *ignored: Any) -> PlayerConnection:
         return self._connection
 
-    def _choose_behaviour(self) -> tuple[str, BehaviorSpec]:
-        """Returns the name and specification of the behaviour that learns; the name may omit its team."""
+    def _choose_behavior(self) -> tuple[str, BehaviorSpec]:
+        """Returns the name and specification of the behavior that learns; the name may omit its team."""
         wanted = self._options.behavior_name
         for _ in range(_LATE_AT_MOST):  # agents may appear after the scene's first steps
             specs = dict(self.behavior_specs)
@@ -124,7 +126,7 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         found = [name for name in specs if wanted in (None, name, name.partition("?")[0])]
         if len(found) != 1:
             raise ValueError(
-                f"behavior_name: got {wanted!r}; expected one of {', '.join(map(repr, specs))}, the behaviours of "
+                f"behavior_name: got {wanted!r}; expected one of {', '.join(map(repr, specs))}, the behaviors of "
                 f"{self._options.executable.name}."
             )
         return found[0], specs[found[0]]
@@ -204,19 +206,19 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         """
         infos = self._rl_output.agentInfos
         try:
-            return decode_agents(self.behaviour, infos[self.name].value if self.name in infos else ())
+            return decode_agents(self.behavior, infos[self.name].value if self.name in infos else ())
         except ValueError as error:
             self.close()
-            raise SceneError(f"{self._options.executable}: behaviour {self.name!r}: {error}. Fix the scene.") from None
+            raise SceneError(f"{self._options.executable}: behavior {self.name!r}: {error}. Fix the scene.") from None
 
     def _others(self) -> dict[str, int]:
-        """Number of action requests of each behaviour that does not learn."""
+        """Counts the action requests of each behavior that does not learn."""
         infos = self._rl_output.agentInfos
         return {name: sum(not one.done for one in infos[name].value) for name in infos if name != self.name}
 
     def _idle(self, name: str) -> Any:
         spec = self._env_specs[name]
-        return encode_idle_action(Behaviour.of_spec(spec))
+        return encode_idle_action(Behavior.of_spec(spec))
 
     def _poll_process(self) -> None:
         ending = self._player_process.ending
@@ -225,7 +227,8 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
 
     def _fault(self, error: Exception, *, is_start: bool = False) -> PlayerError:
         """Stops the player and returns the error to raise, with the cause and the end of the log."""
-        cause, hint = str(error).splitlines()[0], ""
+        cause = str(error).splitlines()[0]
+        hint = ""
         if is_start and isinstance(error, UnityTimeOutException):
             cause = f"it did not connect within {self._options.timeout_s:g} s"
             hint = " One that waits for a user, or is set to Heuristic or Inference, never does; timeout_s allows more."
@@ -245,7 +248,8 @@ class Player(UnityEnvironment):  # type: ignore[misc]  # mlagents_envs is not ty
         """Stops the player; called by UnityEnvironment in several places."""
         if self._is_closed:
             return
-        self._is_closed, self._loaded = True, False
+        self._is_closed = True
+        self._loaded = False
         exit_hooks.unregister(self._close)
         atexit.unregister(self._close)  # of UnityEnvironment
         self._connection.close()

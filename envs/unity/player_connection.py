@@ -13,11 +13,13 @@ import grpc
 from envs.unity.message_classes import wire_class
 from envs.unity.protocol import Communicator, UnityCommunicationException, UnityTimeOutException
 
-_SERVICE, _METHOD = "communicator_objects.UnityToExternalProto", "Exchange"
+_SERVICE = "communicator_objects.UnityToExternalProto"
+_METHOD = "Exchange"
 _GOODBYE = 400
 _POLL_S = 0.1
 _PORTS_TRIED = 1000
-_WORKERS, _GRACE_S = 2, 0.5
+_WORKERS = 2
+_GRACE_S = 0.5
 _OK = 200
 
 

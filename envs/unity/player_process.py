@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 _SUPERVISOR = Path(__file__).with_name("player_supervisor.py")
-_LAST_LINES, _TAIL_BYTES = 8, 4000
+_LAST_LINES = 8
+_TAIL_BYTES = 4000
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _OTHER_MACHINES = {3: "32-bit x86", 40: "32-bit ARM", **{number: name for name, number in _MACHINES.items()}}
 _FORMATS = {b"MZ": "Windows", b"\xcf\xfa\xed\xfe": "macOS", b"\xca\xfe\xba\xbe": "macOS"}
@@ -33,7 +34,8 @@ class PlayerProcess:
     """
 
     def __init__(self, executable: Path, arguments: Sequence[str], log: Path) -> None:
-        self.log, self._console = log, log.with_suffix(".out")
+        self.log = log
+        self._console = log.with_suffix(".out")
         log.parent.mkdir(parents=True, exist_ok=True)
         with self._console.open("wb") as console:
             # -I -S: skips site packages, so that the supervisor starts in 20 ms.
@@ -47,7 +49,7 @@ class PlayerProcess:
 
     @property
     def ending(self) -> str | None:
-        """How the player exited, in words; None while it runs."""
+        """Describes how the player exited; None while it runs."""
         status = self._process.poll()
         if status is None:
             return None
@@ -75,7 +77,7 @@ class PlayerProcess:
                 self._console.unlink()
 
     def last_lines(self) -> str:
-        """Last lines of the player's log, with its path, for an error message."""
+        """Returns the last lines of the player's log, with its path, for an error message."""
         parts = []
         for path in (self.log, self._console):
             lines = _tail(path)
@@ -102,8 +104,8 @@ def check_executable(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(20)
-    if why_not := _why_not_ours(head):
-        raise ValueError(f"{path}: got {why_not}; expected a Linux build for {platform.machine()}.")
+    if problem := _foreign_executable_reason(head):
+        raise ValueError(f"{path}: got {problem}; expected a Linux build for {platform.machine()}.")
     mode = path.stat().st_mode
     if mode & _READ_EXECUTE == _READ_EXECUTE:
         return
@@ -116,7 +118,7 @@ def check_executable(path: Path) -> None:
         ) from None
 
 
-def _why_not_ours(head: bytes) -> str | None:
+def _foreign_executable_reason(head: bytes) -> str | None:
     if head.startswith(b"#!"):
         return None
     for magic, system in _FORMATS.items():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.unity.agent_messages import Steps, encode_actions, encode_idle_action
-from envs.unity.behaviour import Behaviour
+from envs.unity.behavior import Behavior
 from envs.unity.options import MAX_RESTARTS, Options
 from envs.unity.player import Player, PlayerError, SceneError
 
@@ -18,8 +18,9 @@ _NOBODY = -1
 class Result:
     """Result of a vector step, filled in row by row as the players' messages arrive."""
 
-    def __init__(self, behaviour: Behaviour, rows: int) -> None:
-        space, masks = behaviour.observation_space, sum(behaviour.branches)
+    def __init__(self, behavior: Behavior, rows: int) -> None:
+        space = behavior.observation_space
+        masks = sum(behavior.branches)
         self.observations, self.last = (_zeros(space, rows) for _ in range(2))
         self.rewards = np.zeros(rows)
         self.terminated, self.truncated, self.acting, self.stepped, self.lost = np.zeros((5, rows), np.bool_)
@@ -45,8 +46,12 @@ class PlayerRows:
     """
 
     def __init__(self, options: Options, *, number: int, worker: int, begin: int) -> None:
-        self._options, self._number, self._worker = options, number, worker
-        self.restarts, self._in_a_row, self.faults = 0, 0, list[str]()
+        self._options = options
+        self._number = number
+        self._worker = worker
+        self.restarts = 0
+        self._in_a_row = 0
+        self.faults = list[str]()
         self.player = self._start()
         # Agents present at the start; others may appear when some have left.
         self.size = options.num_agents or max(1, len(self.player.steps().ids))
@@ -61,15 +66,16 @@ class PlayerRows:
             steps = self.player.steps() if self._is_fresh else self.player.begin()
         except PlayerError as error:
             steps = self._restart(error)
-        self._row_of, self._is_fresh = {}, False
+        self._row_of = {}
+        self._is_fresh = False
         self._take(steps, result)
 
     def send(self, continuous: NDArray[np.float32], discrete: NDArray[np.int64]) -> None:
         """Sends the actions (N, …) of the rows that requested one; agents without a row idle."""
         self._is_fresh = False
         rows = [row for row in self._asking if row != _NOBODY]
-        wires = iter(encode_actions(self.player.behaviour, continuous[rows], discrete[rows]) if rows else ())
-        idle = encode_idle_action(self.player.behaviour) if len(rows) < len(self._asking) else None
+        wires = iter(encode_actions(self.player.behavior, continuous[rows], discrete[rows]) if rows else ())
+        idle = encode_idle_action(self.player.behavior) if len(rows) < len(self._asking) else None
         self.player.send([idle if row == _NOBODY else next(wires) for row in self._asking])
 
     def receive(self, result: Result) -> None:
@@ -95,7 +101,8 @@ class PlayerRows:
                     f"{error}\nIt was restarted {MAX_RESTARTS} times before, and no episode ended in between.",
                     log=error.log,
                 ) from error
-            self.restarts, self._in_a_row = self.restarts + 1, self._in_a_row + 1
+            self.restarts = self.restarts + 1
+            self._in_a_row = self._in_a_row + 1
             try:
                 self.player = self._start()
                 return self.player.steps()
@@ -112,7 +119,8 @@ class PlayerRows:
             if row is None:  # its episode ended before it requested an action
                 continue
             self._in_a_row = 0
-            result.stepped[row], result.rewards[row] = True, steps.last_rewards[number]
+            result.stepped[row] = True
+            result.rewards[row] = steps.last_rewards[number]
             result.truncated[row] = steps.interrupted[number]
             result.terminated[row] = not steps.interrupted[number]
             _copy(steps.last_observations, number, result.last, row)
@@ -120,12 +128,14 @@ class PlayerRows:
         for number, agent in enumerate(steps.ids.tolist()):
             row = self._row_of.get(agent, _NOBODY)
             if row != _NOBODY:
-                result.stepped[row], result.rewards[row] = True, steps.rewards[number]
+                result.stepped[row] = True
+                result.rewards[row] = steps.rewards[number]
             elif agent not in steps.ended_ids:  # an agent whose episode ended in the same message idles
                 row = self._row_of[agent] = self._find_free_row(len(steps.ids))
             self._asking.append(row)
             if row != _NOBODY:
-                result.acting[row], result.masks[row] = True, steps.masks[number]
+                result.acting[row] = True
+                result.masks[row] = steps.masks[number]
                 _copy(steps.observations, number, result.observations, row)
 
     def _find_free_row(self, agents: int) -> int:

@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _CANNOT_RUN = 126
 
 

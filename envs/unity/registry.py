@@ -60,7 +60,7 @@ class Registry:
         self._folder = _default_cache() if cache_folder is None else Path(cache_folder).expanduser()
 
     def fetch(self, name: str) -> Scene:
-        """The scene, downloaded unless it is here.
+        """Returns the scene; downloads it if it is not in the cache.
 
         Raises:
             ValueError: There is no such scene, or it cannot be had.
@@ -187,25 +187,25 @@ def _check(part: Path, url: str, md5: str | None, sha256: str | None) -> None:
     Raises:
         ValueError: A checksum differs, or the archive is damaged.
     """
-    why_not = None
+    problem = None
     with part.open("rb") as file:
         if md5 is not None and base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode() != md5:
-            why_not = "its MD5 is not the one that the server announced"
+            problem = "its MD5 is not the one that the server announced"
         file.seek(0)
         if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256.lower():
-            why_not = "its SHA-256 is not the manifest's"
-    if why_not is None:
+            problem = "its SHA-256 is not the manifest's"
+    if problem is None:
         try:
             with zipfile.ZipFile(part) as archive:
                 damaged = archive.testzip()
-            why_not = f"{damaged} in it is damaged" if damaged else None
+            problem = f"{damaged} in it is damaged" if damaged else None
         except zipfile.BadZipFile:
-            why_not = "it is no zip archive"
+            problem = "it is no zip archive"
         except (zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, or too new
-            why_not = f"its archive cannot be read: {error}"
-    if why_not is not None:
+            problem = f"its archive cannot be read: {error}"
+    if problem is not None:
         part.unlink()
-        raise ValueError(f"env_name: got a download of {url} that cannot be used: {why_not}. Try again, or {_REMEDY}.")
+        raise ValueError(f"env_name: got a download of {url} that cannot be used: {problem}. Try again, or {_REMEDY}.")
 
 
 def _find_player(folder: Path, name: str) -> Path:

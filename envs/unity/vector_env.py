@@ -1,4 +1,4 @@
-"""Gymnasium vector environment of Unity players: each agent of the learning behaviour is a row."""
+"""Gymnasium vector environment of Unity players: each agent of the learning behavior is a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.unity.behaviour import Behaviour
+from envs.unity.behavior import Behavior
 from envs.unity.options import read_options
 from envs.unity.player import PlayerError
 from envs.unity.player_rows import PlayerRows, Result
@@ -18,7 +18,7 @@ _SILENT_MESSAGES_AT_MOST = 10_000
 
 
 class UnityVectorEnv(VectorEnv[Any, Any, Any]):
-    """Agents of one behaviour, in one player or several that step at the same time.
+    """Agents of one behavior, in one player or several that step at the same time.
 
     Each agent decides when it requests an action. After each step, `info` holds for every row:
 
@@ -33,7 +33,7 @@ class UnityVectorEnv(VectorEnv[Any, Any, Any]):
 
     Attributes:
         restarts: Number of restarts of players.
-        behaviour: Sensors and actions of the agents.
+        behavior: Sensors and actions of the agents.
 
     Args:
         num_envs: Number of players; the attribute `num_envs` is the number of their agents.
@@ -51,7 +51,8 @@ class UnityVectorEnv(VectorEnv[Any, Any, Any]):
         if num_envs < 1:
             raise ValueError(f"num_envs: got {num_envs}; expected at least 1.")
         options = read_options(**settings)
-        self.render_mode, self._players = render_mode, list[PlayerRows]()
+        self.render_mode = render_mode
+        self._players = list[PlayerRows]()
         try:
             for number in range(num_envs):
                 begin = sum(player_rows.size for player_rows in self._players)
@@ -59,10 +60,10 @@ class UnityVectorEnv(VectorEnv[Any, Any, Any]):
         except BaseException:
             self.close()
             raise
-        self.behaviour: Behaviour = self._players[0].player.behaviour
+        self.behavior: Behavior = self._players[0].player.behavior
         self.num_envs = sum(player_rows.size for player_rows in self._players)
-        self.single_observation_space = self.behaviour.observation_space
-        self.single_action_space = self.behaviour.action_space
+        self.single_observation_space = self.behavior.observation_space
+        self.single_action_space = self.behavior.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
 
@@ -79,7 +80,7 @@ class UnityVectorEnv(VectorEnv[Any, Any, Any]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begins an episode of every agent of every player."""
-        result = Result(self.behaviour, self.num_envs)
+        result = Result(self.behavior, self.num_envs)
         for player_rows in self._players:
             player_rows.begin_episodes(result)
         self._step_until_action_requested(result)
@@ -94,8 +95,8 @@ class UnityVectorEnv(VectorEnv[Any, Any, Any]):
             PlayerError: A player failed too often in a row.
             SceneError: A player sent a message that cannot be learned from.
         """
-        continuous, discrete = self.behaviour.split(actions)
-        result = Result(self.behaviour, self.num_envs)
+        continuous, discrete = self.behavior.split(actions)
+        result = Result(self.behavior, self.num_envs)
         for player_rows in self._players:
             player_rows.send(continuous, discrete)
         for player_rows in self._players:

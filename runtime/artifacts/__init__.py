@@ -1,1 +1,1 @@
-"""What a job writes to be resumed or served: checkpoints and model directories."""
+"""Checkpoints, from which a job resumes, and model directories, which are served."""

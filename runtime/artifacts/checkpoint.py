@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent. Written aside, flushed to disk, then renamed; the newest 3 and the best are kept."""
+"""Saves checkpoints atomically: written aside, flushed to disk, then renamed; the newest 3 and the best are kept."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _KEPT = 3
 
 @dataclass
 class JobState:
-    """What a job knows of itself beside the algorithm's own state.
+    """State of a job that is saved beside the algorithm's own.
 
     Attributes:
         env: Name of the environment.
-        observation_shape: Of the policy's input.
+        observation_shape: Shape of the policy's input.
         action_space: As text; a policy only fits the space that it was trained for.
         training_iteration: Iterations done.
         timesteps_total: Environment steps taken.
@@ -40,7 +40,7 @@ class JobState:
         extra: State of a family of environments, by the family's name. Its `score`, where it has one, chooses the best
             checkpoint in place of the mean return.
         faults: Counts of processes and hosts that were lost and came back.
-        policy: What acting needs beside the network: env_config, horizon, normalize_actions, clip_actions.
+        policy: Settings for acting beside the network: env_config, horizon, normalize_actions, clip_actions.
         rows: Metrics of every iteration so far.
     """
 
@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
     """Writes a checkpoint and removes old ones.
 
     Args:
-        folder: Where the checkpoints of this job are.
+        folder: Folder of the job's checkpoints.
         state: The job's counters and metrics.
         write_algorithm: Writes the algorithm's state into a folder.
 
@@ -82,7 +82,7 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
             (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
             (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
             counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
-            written = {str(path.relative_to(aside)): path for path in _written_in(aside)}
+            written = {str(path.relative_to(aside)): path for path in _list_files(aside)}
             sizes = {name: path.stat().st_size for name, path in written.items()}
             hashes = {name: hash_file(path) for name, path in written.items()}
             described = {**counters, _FILES: sizes, HASHES: hashes}
@@ -103,7 +103,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is there at its full size; SageMaker restores checkpoints file by file."""
+    """Whether every file is present at its full size; SageMaker restores checkpoints file by file."""
     try:
         sizes = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))[_FILES]
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
@@ -112,13 +112,13 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the highest score or mean return, the newer of equals, or None."""
+    """Returns the checkpoint with the highest score or mean return, the newer of equals, or None."""
     scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _score(path)) is not None]
     return max(scored)[1] if scored else None
 
 
 def find_checkpoint(place: Path) -> Path | None:
-    """The checkpoint that a folder means.
+    """Finds the checkpoint that a path refers to.
 
     A checkpoint itself, the last one of a checkpoints folder, a results folder, or a model directory.
     """
@@ -131,14 +131,16 @@ def find_checkpoint(place: Path) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> JobState:
-    """The job's state in a checkpoint.
+    """Reads the job's state from a checkpoint.
 
     Raises:
         UserError: The checkpoint is broken.
     """
     try:
         described = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        state = JobState(**{name: value for name, value in _today(described).items() if name not in (_FILES, HASHES)})
+        state = JobState(
+            **{name: value for name, value in _upgrade_state(described).items() if name not in (_FILES, HASHES)}
+        )
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{checkpoint / STATE}: got a file that cannot be read ({error}); expected a checkpoint of this program. "
@@ -148,8 +150,8 @@ def read_state(checkpoint: Path) -> JobState:
     return state
 
 
-def _today(described: dict[str, Any]) -> dict[str, Any]:
-    """A state as it is written today; version 0.1 had the state of DeepRacer's trainings at the top."""
+def _upgrade_state(described: dict[str, Any]) -> dict[str, Any]:
+    """Converts the state of a 0.1 checkpoint, which kept the state of DeepRacer trainings at the top level."""
     if "extra" in described:
         return described
     kept = {name: value for name, value in described.items() if name not in ("racing", "score")}
@@ -203,8 +205,8 @@ def _prune(folder: Path) -> None:
     sweep(folder)
 
 
-def _written_in(folder: Path) -> list[Path]:
-    """Files of a checkpoint, without the marks that SageMaker puts beside them while it uploads, which come and go."""
+def _list_files(folder: Path) -> list[Path]:
+    """Lists a checkpoint's files, without the temporary markers that SageMaker adds while it uploads."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not fnmatch(path.name, UPLOAD_MARKS))
 
 
@@ -216,7 +218,7 @@ def hash_file(path: Path) -> str:
 
 def _score(checkpoint: Path) -> float | None:
     try:
-        described = _today(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        described = _upgrade_state(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
         scores = [kept["score"] for kept in described["extra"].values() if kept.get("score") is not None]
         value = scores[0] if scores else described["episode_reward_mean"]
     except (OSError, ValueError, KeyError, AttributeError):

@@ -6,10 +6,14 @@ The exporter writes them, and a server reads them, which starts without what the
 from __future__ import annotations
 
 # TF Serving takes every numeric folder for a version, so 1 is the only one.
-SAVED_MODEL, ONNX, TORCH = "1/saved_model.pb", "policy.onnx", "policy.pt2"
+SAVED_MODEL = "1/saved_model.pb"
+ONNX = "policy.onnx"
+TORCH = "policy.pt2"
 
 # The one input, and the one output of a policy that learned from a log.
-OBSERVATIONS, PROBABILITIES = "observations", "action_probabilities"
+OBSERVATIONS = "observations"
+PROBABILITIES = "action_probabilities"
 # The later name of RLlib for the same output.
 ALIASES = {"actions_0": "actions"}
-DEFAULT_SIGNATURE, OBSERVATIONS_ONLY = "serving_default", "observations_only"
+DEFAULT_SIGNATURE = "serving_default"
+OBSERVATIONS_ONLY = "observations_only"

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 
 def find_model_directory(place: Path) -> Path:
-    """The model directory that a path means.
+    """Finds the model directory that a path refers to.
 
     Raises:
         UserError: It is none, and holds none.
@@ -32,7 +32,7 @@ def find_model_directory(place: Path) -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a model directory.
+    """Reads the manifest of a model directory.
 
     Raises:
         UserError: There is none, or it is broken.

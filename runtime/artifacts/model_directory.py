@@ -19,7 +19,8 @@ from runtime.policies.spaces import Spaces, describe_space
 from runtime.settings.schema import JobConfig
 
 PARAMS = "params.json"
-_FINAL, _BEST = "checkpoint", "best"
+_FINAL = "checkpoint"
+_BEST = "best"
 _VERSIONED = ("ray", "torch", "gymnasium", "numpy", "pybullet", "d3rlpy")
 
 
@@ -31,7 +32,7 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
         checkpoint: The final checkpoint.
         config: The job's settings.
         spaces: Observation and action space of the policy.
-        facts: What the manifest shall say besides, as the estimated return of a policy that was never played.
+        facts: Further entries of the manifest, as the estimated return of a policy that no environment has tested.
     """
     best = best_checkpoint(checkpoint.parent)
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
@@ -82,7 +83,7 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
     """Finds the checkpoint in a model directory, a results folder, a checkpoint, or a model.tar.gz.
 
     Args:
-        place: Where to look.
+        place: Folder or file to search.
         scratch: An empty folder to unpack an archive into.
         checkpoint: Path below the model directory, as `best`; None for its final checkpoint.
 
@@ -123,7 +124,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _git_commit() -> str | None:
-    """The commit of this program, where it runs from a clone of its own."""
+    """Returns the commit of this program, where it runs from a clone of its own."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed, perhaps inside somebody else's clone
         return None

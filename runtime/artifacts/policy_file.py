@@ -1,7 +1,7 @@
 """`policy.safetensors`: a checkpoint's policy as numbers and a description; reading it runs no code.
 
-RLlib's own checkpoint keeps networks in pickles, which run whatever their author put there. Training writes this file
-beside them, and evaluation, export and scripts that play a policy read it alone.
+RLlib's own checkpoint keeps networks in pickles, which can run any code their author put there. Training also writes
+this file; evaluation, export and scripts that restore a policy read nothing else.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ _MODULE = Path("learner_group/learner/rl_module/default_policy")
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
 _NETWORKS = {network.__name__: network for network in (PPOModule, CameraLidarModule)}
 _DESCRIPTION = "policy"
-_WEIGHTS, _MEAN, _STD = "weights.", "filter.mean", "filter.std"
+_WEIGHTS = "weights."
+_MEAN = "filter.mean"
+_STD = "filter.std"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class StoredPolicy:
     Attributes:
         network: Name of the network's class.
         model_config: RLlib's settings of it.
-        observation_space: Of filtered observations.
-        action_space: Of the environment that it was trained in.
+        observation_space: Space of filtered observations.
+        action_space: Action space of the training's environment.
         weights: By name of the parameter.
-        observation_filter: Of training, or None.
+        observation_filter: Observation filter of the training, or None.
     """
 
     network: str
@@ -93,7 +95,7 @@ class StoredPolicy:
 
     @classmethod
     def of_rllib(cls, checkpoint: Path) -> StoredPolicy:
-        """The policy of RLlib's own checkpoint; it reads pickles, so the checkpoint must be one to trust."""
+        """Reads the policy of RLlib's own checkpoint, which contains pickles, so the checkpoint must be trusted."""
         with (checkpoint / _MODULE / "class_and_ctor_args.pkl").open("rb") as file:
             made = _Unpickler(file).load()
         _, arguments = made["ctor_args_and_kwargs"]
@@ -108,7 +110,7 @@ class StoredPolicy:
         )
 
     def build_network(self) -> Any:
-        """RLlib's module with the stored weights."""
+        """Builds RLlib's module with the stored weights."""
         network = _NETWORKS[self.network](
             observation_space=self.observation_space,
             action_space=self.action_space,
@@ -162,7 +164,7 @@ def read_policy(
     try:
         stored = StoredPolicy.read(checkpoint) if (checkpoint / FILE).is_file() else StoredPolicy.of_rllib(checkpoint)
         network = stored.build_network()
-    except Exception as error:  # safetensors, pickle and RLlib raise whatever they like
+    except Exception as error:  # safetensors, pickle and RLlib raise many types of errors
         raise UserError(
             f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "
             "expected one written by this program. Use another checkpoint."

@@ -1,4 +1,4 @@
-"""Finds what a job resumes from: its own checkpoints, what it was told to restore, or a channel."""
+"""Finds what a job resumes from: its own checkpoints, the checkpoint it was asked to restore, or a channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHANNELS = ("checkpoint", "model")
 
 @dataclass(frozen=True)
 class Start:
-    """What a job resumes from.
+    """The checkpoint that a job resumes from.
 
     Attributes:
         checkpoint: Its folder, or None for a job that starts afresh.
@@ -30,7 +30,7 @@ class Start:
 
 
 def find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
-    """This job's own checkpoints first, then what it was told to restore, then channels.
+    """Finds the checkpoint to resume from: the job's own, else the one it was asked to restore, else a channel's.
 
     Raises:
         UserError: There is no checkpoint where one was named, or its pickles could run code.

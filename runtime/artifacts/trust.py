@@ -15,7 +15,8 @@ from runtime.artifacts.checkpoint import HASHES, STATE, hash_file
 from runtime.errors import UserError
 
 # RLlib reads a component's state from here; a `.msgpack` beside it would win, and its arrays may be pickles again.
-_PICKLES, _REFUSED = ".pkl", (".msgpack", ".msgpck")
+_PICKLES = ".pkl"
+_REFUSED = (".msgpack", ".msgpck")
 _CONSTRUCTOR = "class_and_ctor_args.pkl"  # read by RLlib's `from_checkpoint`, not when a state is restored
 # What states are made of: nothing here runs code that a file brings along.
 _DATA = {
@@ -66,7 +67,7 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
     lines = [] if listed else [f"{STATE}: lists no hashes, as in checkpoints of before they were written"]
     for path in sorted(checkpoint.rglob("*")) if listed else ():
         name = str(path.relative_to(checkpoint))
-        if (why := _why_not(path, listed.get(name))) is not None:
+        if (why := _refusal_reason(path, listed.get(name))) is not None:
             lines.append(f"{name}: {why}")
     if lines:
         raise UserError(
@@ -76,8 +77,8 @@ def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:
         )
 
 
-def _why_not(path: Path, listed: str | None) -> str | None:
-    """Why a file is not let through, or None. Others than RLlib reads may lie there unlisted, as SageMaker's marks."""
+def _refusal_reason(path: Path, listed: str | None) -> str | None:
+    """Returns why a file is refused, or None. Files that RLlib never reads, as SageMaker's markers, may be unlisted."""
     if path.is_symlink():  # of a folder, whose files would be read unseen
         return "a link, which this program does not write"
     if path.suffix in _REFUSED:

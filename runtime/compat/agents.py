@@ -19,7 +19,8 @@ class PPOTrainer:
     """
 
     def __init__(self, config: dict[str, Any] | None = None, env: str | None = None, **ignored: Any) -> None:
-        self.config, self.env_name = config or {}, env
+        self.config = config or {}
+        self.env_name = env
         self._policy: Any = None
 
     def restore(self, checkpoint: str) -> None:
@@ -48,7 +49,7 @@ class PPOTrainer:
             env.close()
 
     def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
-        """The policy's most likely action, in the environment's units."""
+        """Returns the policy's most likely action, in the environment's units."""
         if self._policy is None:
             raise UserError("compute_action: got no policy; expected restore(checkpoint) before it.")
         return self._policy.act(observation)
@@ -63,7 +64,7 @@ PPOAgent = PPOTrainer
 
 
 def get_agent_class(algorithm: str) -> type[PPOTrainer]:
-    """The agent of an algorithm by its old name.
+    """Returns the agent of an algorithm by its old name.
 
     Raises:
         UserError: It is not PPO.

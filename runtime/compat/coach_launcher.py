@@ -16,7 +16,7 @@ class SageMakerCoachPresetLauncher:
     """Trains the preset that replaces Coach's of the same name; the preset's .py file beside the script is not read."""
 
     def default_preset_name(self) -> str:
-        """The preset that is trained where no hyperparameter names one."""
+        """Returns the preset that is trained where no hyperparameter names one."""
         raise UserError(f"{type(self).__name__}.default_preset_name: missing; expected a method of the subclass.")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""gym as it was before 0.26, on today's environments: `reset() -> obs`, a 4-tuple `step`, `wrappers.Monitor`."""
+"""Provides gym's API of before 0.26 for new environments: `reset() -> obs`, a 4-tuple `step`, `wrappers.Monitor`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
     """
 
     def __init__(self, env: Any, *, max_steps: int | None = None) -> None:
-        self.env, self._max_steps, self._steps = env, max_steps, 0
+        self.env = env
+        self._max_steps = max_steps
+        self._steps = 0
         self.gymnasium_env = env if isinstance(env, gymnasium.Env) else None
         self.observation_space = to_old_space(env.observation_space)
         self.action_space = to_old_space(env.action_space)
@@ -49,26 +51,28 @@ class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
         """Starts an episode; returns the observation alone."""
         self._steps = 0
         if self.gymnasium_env is not None:
-            seed, self._seed = self._seed, None
+            seed = self._seed
+            self._seed = None
             return self.gymnasium_env.reset(seed=seed)[0]
         first = self.env.reset(**kwargs)
         return first[0] if isinstance(first, tuple) and len(first) == 2 else first
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        """Observation, reward, done, info."""
+        """Steps the environment; returns observation, reward, done and info."""
         result = self.env.step(action)
         self._steps += 1
         if len(result) == 5:
             observation, reward, terminated, truncated, info = result
         else:
-            (observation, reward, terminated, info), truncated = result, False
+            observation, reward, terminated, info = result
+            truncated = False
         truncated = truncated or (self._max_steps is not None and self._steps >= self._max_steps)
         if truncated and not terminated:
             info = {**info, "TimeLimit.truncated": True}
         return observation, reward, bool(terminated or truncated), info
 
     def render(self, mode: str = "human", **kwargs: Any) -> Any:
-        """A frame where there is one; nothing is shown on a screen."""
+        """Returns a frame if the environment renders one; never opens a window."""
         if self.gymnasium_env is not None:
             self.gymnasium_env.unwrapped.render_mode = "rgb_array"
             return self.gymnasium_env.render()
@@ -82,7 +86,7 @@ class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
 
 
 def make(env_id: str, **kwargs: Any) -> OldEnv:
-    """An environment by id: one of Gymnasium's or ours, or one that the script registered with gym."""
+    """Makes an environment by id: one of Gymnasium's or ours, or one that the script registered with gym."""
     if env_id in gymnasium.registry:
         return OldEnv(gymnasium.make(env_id, disable_env_checker=True, **kwargs))
     found = gym.envs.registration.spec(env_id)
@@ -97,16 +101,16 @@ class ObservationWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no typ
     """gym.ObservationWrapper over the old calls."""
 
     def reset(self, **kwargs: Any) -> Any:
-        """The first observation, changed."""
+        """Starts an episode and returns the changed observation."""
         return self.observation(self.env.reset(**kwargs))
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        """A step, its observation changed."""
+        """Steps the environment and changes the observation."""
         observation, reward, done, info = self.env.step(action)
         return self.observation(observation), reward, done, info
 
     def observation(self, observation: Any) -> Any:
-        """What a subclass changes."""
+        """Changes an observation; subclasses override it."""
         return observation
 
 
@@ -114,12 +118,12 @@ class RewardWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types
     """gym.RewardWrapper over the old calls."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        """A step, its reward changed."""
+        """Steps the environment and changes the reward."""
         observation, reward, done, info = self.env.step(action)
         return observation, self.reward(reward), done, info
 
     def reward(self, reward: float) -> float:
-        """What a subclass changes."""
+        """Changes a reward; subclasses override it."""
         return reward
 
 
@@ -134,7 +138,7 @@ def patch(module: ModuleType) -> None:
 
 
 def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int | None]:
-    """The generator that environments of 2020 call `randint` and `rand` on."""
+    """Returns the generator that environments of 2020 call `randint` and `rand` on."""
     return np.random.RandomState(seed), seed
 
 
@@ -146,7 +150,7 @@ class Monitor:
 
     Args:
         env: An environment with the old calls.
-        directory: Where mp4 files and `openaigym.episode_stats.json` go.
+        directory: Folder of the mp4 files and `openaigym.episode_stats.json`.
         video_callable: Function from an episode's number to whether it is recorded; None records episodes whose number
             is a cube, False records none.
         force: Accepted; files of earlier runs stay beside the new ones.
@@ -162,9 +166,10 @@ class Monitor:
         resume: bool = False,
         **ignored: Any,
     ) -> None:
-        self.env, self._folder = env, Path(directory)
+        self.env = env
+        self._folder = Path(directory)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._films = _is_cube if video_callable is None else video_callable or (lambda episode: False)
+        self._is_recorded = _is_cube if video_callable is None else video_callable or (lambda episode: False)
         self._rewards: list[float] = []
         self._lengths: list[int] = []
         self._writer: Mp4Writer | None = None
@@ -179,7 +184,7 @@ class Monitor:
         number = len(self._rewards)
         self._rewards.append(0.0)
         self._lengths.append(0)
-        if callable(self._films) and self._films(number) and _has_frames(self.env):
+        if callable(self._is_recorded) and self._is_recorded(number) and _has_frames(self.env):
             fps = float((self.env.metadata or {}).get("render_fps") or 30)
             self._writer = Mp4Writer(self._folder / f"openaigym.video.0.video{number:06d}.mp4", fps=fps)
             self._add_frame()
@@ -194,7 +199,8 @@ class Monitor:
             sys.stderr.write(
                 f"smrl: Monitor: an episode did not end, and counts as it is after {LONGEST_EPISODE} steps\n"
             )
-            done, info = True, {**info, "TimeLimit.truncated": True}
+            done = True
+            info = {**info, "TimeLimit.truncated": True}
         self._add_frame()
         if done:
             self._end_video()

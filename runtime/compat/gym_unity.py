@@ -37,12 +37,12 @@ class ActionFlattener:
         self.action_space = spaces.Discrete(len(self.action_lookup))
 
     def lookup_action(self, action: int) -> list[int]:
-        """The action of each branch for the number of a combination."""
+        """Returns the action of each branch for the number of a combination."""
         return list(self.action_lookup[int(action)])
 
 
 class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
-    """A scene with one agent of one behaviour as a gym environment.
+    """A scene with one agent of one behavior as a gym environment.
 
     Args:
         unity_env: A running `UnityEnvironment`.
@@ -53,7 +53,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         action_space_seed: Seed of the action space.
 
     Raises:
-        UnityGymException: The scene has several behaviours or agents, or hybrid actions.
+        UnityGymException: The scene has several behaviors or agents, or hybrid actions.
     """
 
     def __init__(
@@ -64,13 +64,15 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         allow_multiple_obs: bool = False,
         action_space_seed: int | None = None,
     ) -> None:
-        self._env, self.uint8_visual, self._allow_multiple_obs = unity_env, uint8_visual, allow_multiple_obs
+        self._env = unity_env
+        self.uint8_visual = uint8_visual
+        self._allow_multiple_obs = allow_multiple_obs
         self.game_over = False
         if not unity_env.behavior_specs:
             unity_env.step()  # agents are known once they have asked
         if len(unity_env.behavior_specs) != 1:
             names = ", ".join(unity_env.behavior_specs) or "none"
-            raise UnityGymException(f"behaviours: got {names}; expected one. Train Unity-v0 instead.")
+            raise UnityGymException(f"behaviors: got {names}; expected one. Train Unity-v0 instead.")
         self.name = next(iter(unity_env.behavior_specs))
         self.group_spec = unity_env.behavior_specs[self.name]
         unity_env.reset()
@@ -93,7 +95,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What `render` can do."""
+        """Render modes, as gym has them."""
         return {"render.modes": ["rgb_array"]}
 
     def _make_action_space(self, flatten_branched: bool) -> Any:
@@ -129,7 +131,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         return self._observe(decisions)
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        """Observation, reward, done, info.
+        """Steps the scene; returns observation, reward, done and info.
 
         Raises:
             UnityGymException: The episode has ended.
@@ -167,7 +169,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         return found if self._allow_multiple_obs else found[0]
 
     def render(self, mode: str = "rgb_array") -> Any:
-        """The last picture that the agent saw, or None."""
+        """Returns the last picture that the agent saw, or None."""
         return getattr(self, "visual_obs", None)
 
     def close(self) -> None:
@@ -175,7 +177,7 @@ class UnityToGymWrapper(gym.Env):  # type: ignore[misc]  # gym ships no types
         self._env.close()
 
     def seed(self, seed: Any = None) -> None:
-        """Accepted; a player takes its seed when it starts."""
+        """Ignores the seed, as a player takes its seed when it starts."""
 
     def _check_agents(self, count: int) -> None:
         if count > 1:

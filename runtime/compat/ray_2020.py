@@ -13,7 +13,7 @@ def patch(ray: ModuleType) -> None:
     init = ray.init
 
     def init_2020(*args: Any, **kwargs: Any) -> Any:
-        known = {*inspect.signature(init).parameters, "_node_ip_address"}
+        known = {*inspect.signature(init).parameters, "_node_ip_address", "_temp_dir"}  # the latter two by **kwargs
         dropped = sorted(name for name in kwargs if name not in known)
         if dropped:
             sys.stderr.write(f"smrl: ray.init no longer takes {', '.join(dropped)}; left out\n")

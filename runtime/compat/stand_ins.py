@@ -23,7 +23,7 @@ from runtime.container.environment_variables import mark_users_script
 def find(
     name: str, path: Sequence[str] | None, stand_in: str | None, patch: str | None
 ) -> importlib.machinery.ModuleSpec | None:
-    """The spec of a stand-in or a patched module; None leaves the name to the other finders."""
+    """Returns the spec of a stand-in or a patched module; None leaves the name to the other finders."""
     if patch is not None:
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
@@ -57,7 +57,7 @@ class _Aliasing(Loader):
         self._target = target
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        """A fresh module; ours stays what it is under its own name."""
+        """Creates a new module; ours keeps its own name."""
         module = ModuleType(spec.name)
         module.__path__ = []  # marks a package, so that `import a.b` looks for b
         return module
@@ -73,7 +73,8 @@ class _Patching(Loader):
     """Runs the real module, then adds what 2020 expects."""
 
     def __init__(self, real: Loader, patch: str) -> None:
-        self._real, self._patch = real, patch
+        self._real = real
+        self._patch = patch
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         """Creates the module with the real loader."""

@@ -8,14 +8,14 @@ from envs.unity import exit_hooks
 
 
 class _Unconnected:
-    """What an environment whose port was taken closes at the program's end: it has no communicator of its own yet."""
+    """Communicator of an environment that failed to connect, so that closing it at exit does not raise."""
 
     def close(self) -> None:
         """Does nothing, as there is no connection to close."""
 
 
 def patch(module: ModuleType) -> None:
-    """Has players ended before Python waits, for ever, for their threads."""
+    """Ends players at exit, before Python joins their threads, which would block forever."""
     module.atexit = exit_hooks  # type: ignore[attr-defined]
     # Its constructor registers _close before it has one, and raises where the port is taken.
     module.UnityEnvironment._communicator = _Unconnected()

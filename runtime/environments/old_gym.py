@@ -37,7 +37,7 @@ def as_gymnasium(env: Any) -> gymnasium.Env[Any, Any]:
 class _WithSpaces:
     """An old environment, seen through the few names that shimmy asks for.
 
-    Spaces become old gym's whatever library made them, `seed` may be missing, and `render` may take no mode.
+    Spaces of any library become old gym's, `seed` may be missing, and `render` may take no mode.
     """
 
     def __init__(self, env: Any) -> None:
@@ -78,7 +78,7 @@ class _WithSpaces:
 
 
 def to_old_space(space: Any) -> Any:
-    """A Gymnasium space as old gym's, which is what shimmy converts back from; others as they are."""
+    """Converts a Gymnasium space to old gym's, which shimmy converts back; returns others unchanged."""
     import gym
 
     if not isinstance(space, gymnasium.Space):

@@ -21,7 +21,7 @@ _PLAYBACK_FPS = 30
 
 @dataclass(frozen=True)
 class Episode:
-    """How an episode went."""
+    """Return and length of an episode."""
 
     total_reward: float
     steps: int
@@ -39,17 +39,18 @@ class Recorder:
     """Records videos of episodes of one environment, which it makes once.
 
     Attributes:
-        why_not: Why there is no video: the environment gives no frames, or recording failed. None while all is well.
+        no_video_reason: Reason why videos cannot be recorded: the environment renders no frames, or recording failed;
+            None while it works.
 
     Args:
         spec: The environment.
-        why_not: What is known beforehand.
+        no_video_reason: Reason that is known before the first recording.
     """
 
-    def __init__(self, spec: EnvSpec, *, why_not: str | None = None) -> None:
+    def __init__(self, spec: EnvSpec, *, no_video_reason: str | None = None) -> None:
         self._env: Any = None
         self._spec = spec
-        self.why_not = why_not
+        self.no_video_reason = no_video_reason
 
     def record(
         self, policy: ActingPolicy, path: Path, *, seed: int | None = None, longest_s: float = math.inf
@@ -58,19 +59,19 @@ class Recorder:
 
         Args:
             policy: Acts deterministically.
-            path: Where the file appears once it is whole.
-            seed: Of the environment's reset.
+            path: Path of the file, which appears once it is complete.
+            seed: Seed of the environment's reset.
             longest_s: Seconds after which the video is cut; an episode of some environments never ends.
 
         Returns:
-            How the episode went; None, with `why_not` set, where there is no video.
+            The episode's return and length; None, with `no_video_reason` set, if it could not be recorded.
         """
-        if self.why_not is not None:
+        if self.no_video_reason is not None:
             return None
         try:
             return self._record(policy, path, seed, longest_s)
-        except Exception as error:  # any environment may fail in its own way; a job goes on without pictures
-            self.why_not = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}"
+        except Exception as error:  # any environment may fail in its own way; the job continues without videos
+            self.no_video_reason = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}"
             return None
 
     def _record(self, policy: ActingPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:
@@ -78,7 +79,7 @@ class Recorder:
             self._env = make_env(self._spec, render=True)
             self._env.reset()
             if not isinstance(self._env.render(), np.ndarray):
-                self.why_not = f"{self._spec.name} renders no frames"
+                self.no_video_reason = f"{self._spec.name} renders no frames"
                 return None
         fps = float((self._env.metadata or {}).get("render_fps") or DEFAULT_FPS)
         skip = max(1, round(fps / _PLAYBACK_FPS))
@@ -99,14 +100,17 @@ class Recorder:
 
 
 class _Playing:
-    """An episode being played."""
+    """Runs one episode, frame by frame."""
 
     def __init__(self, env: Any, policy: ActingPolicy, seed: int | None) -> None:
-        self._env, self._policy, self._seed = env, policy, seed
-        self.total_reward, self.steps = 0.0, 0
+        self._env = env
+        self._policy = policy
+        self._seed = seed
+        self.total_reward = 0.0
+        self.steps = 0
 
     def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
-        """Every `skip`-th frame, the last one always; none at all for None."""
+        """Yields every `skip`-th frame and the last one; yields none if `skip` is None."""
         observation, info = self._env.reset(seed=self._seed)
         takes_masks = self._policy.takes_masks
         self._policy.reset()

@@ -24,7 +24,7 @@ EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """How to make a job's environment.
+    """Specifies a job's environment: its name, its keyword arguments and its wrappers.
 
     Attributes:
         name: Gymnasium id, `module:Class`, or the name that a launcher registered.
@@ -46,7 +46,7 @@ class EnvironmentFaultError(UserError):
 
 
 class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Adds up an episode as the environment pays it, and stops at the first reward that is not a finite number.
+    """Sums the rewards of an episode, and raises at the first one that is not finite.
 
     The last step's info holds `info["episode"] = {"r": return, "l": steps}`, as Gymnasium's own statistics do.
     RLlib's figures would not do: its mean is no mean of the last 100 episodes, and its lengths count steps that its
@@ -63,7 +63,8 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode and its sums."""
-        self.episode_return, self.episode_steps = 0.0, 0
+        self.episode_return = 0.0
+        self.episode_steps = 0
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -121,7 +122,7 @@ def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -
 
 
 def _env_context(spec: EnvSpec) -> dict[str, Any]:
-    """What RLlib hands to a creator: the config as a dict that also knows which runner asks."""
+    """Returns RLlib's EnvContext: the config as a dict that also has the number of the env runner."""
     from ray.rllib.env.env_context import EnvContext
 
     context: dict[str, Any] = EnvContext(dict(spec.config), worker_index=0)
@@ -162,9 +163,9 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
         )
     if ":" in name:
         module, _, attribute = name.partition(":")
-        why_not = _why_no_class(name, module, attribute)
-        if why_not:
-            problems.add(where, name, source, expected=why_not)
+        broken_rule = _class_problem(name, module, attribute)
+        if broken_rule:
+            problems.add(where, name, source, expected=broken_rule)
     elif name not in gymnasium.registry:
         problems.add(
             where,
@@ -176,13 +177,13 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
 
 
 def _reach_own_files() -> None:
-    """A class may stand beside the user's own files, where `python -m` would find it."""
+    """Adds the user's folder to sys.path, so that a class in it is found as with `python -m`."""
     if "" not in sys.path:
         sys.path.insert(0, "")
 
 
-def _why_no_class(name: str, module: str, attribute: str) -> str | None:
-    """What was expected of `module:attribute`, or None when it is there."""
+def _class_problem(name: str, module: str, attribute: str) -> str | None:
+    """Returns the rule that `module:attribute` breaks, or None if it names a class."""
     _reach_own_files()
     try:
         found = importlib.util.find_spec(module) is not None

@@ -74,7 +74,7 @@ def report_episodes(
     """Prints a line for each episode as it ends, then mean, maximum and minimum.
 
     Args:
-        playing: The episodes, played as they are iterated.
+        playing: The episodes, which run as they are iterated.
         evaluation: The evaluation, with its settings.
         context: Run context, which prints lines and names the video.
         recorder: Recorder of the video, or of the reason why there is none.
@@ -84,7 +84,8 @@ def report_episodes(
     Raises:
         Interrupted: A stop was requested before an episode ended.
     """
-    reporter, episodes = context.reporter, list[dict[str, Any]]()
+    reporter = context.reporter
+    episodes = list[dict[str, Any]]()
     for episode in playing:
         episodes.append(asdict(episode))
         reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
@@ -96,8 +97,8 @@ def report_episodes(
     reporter.line(f"Mean Reward: {statistics.fmean(rewards)}")
     reporter.line(f"Max Reward: {max(rewards)}")
     reporter.line(f"Min Reward: {min(rewards)}")
-    if recorder.why_not:
-        reporter.note(f"no video: {recorder.why_not}")
+    if recorder.no_video_reason:
+        reporter.note(f"no video: {recorder.no_video_reason}")
     video = video_path(context)
     report = {
         "env": env,
@@ -108,12 +109,12 @@ def report_episodes(
         "min_reward": min(rewards),
         "std_reward": statistics.pstdev(rewards),
         "episodes": episodes,
-        "video": None if recorder.why_not else video.name,
+        "video": None if recorder.no_video_reason else video.name,
     }
-    facts = {"video": recorder.why_not or str(video)}
+    facts = {"video": recorder.no_video_reason or str(video)}
     return EvaluationResult(report, Summary(f"evaluated {len(episodes)} episodes of {env}", facts))
 
 
 def video_path(context: RunContext) -> Path:
-    """Path of an evaluation's video."""
+    """Returns the path of an evaluation's video."""
     return context.layout.videos / "evaluation.mp4"

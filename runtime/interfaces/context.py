@@ -22,7 +22,7 @@ class RunContext:
     """The surroundings of one run of a job.
 
     Attributes:
-        container: Where the job runs.
+        container: The job's container.
         layout: Folders that the job writes to.
         reporter: Shows the job's progress.
         stop: The request to stop.

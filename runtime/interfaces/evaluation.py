@@ -35,7 +35,7 @@ class PolicyLoader(Protocol):
         """
 
     def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """The text by which the algorithm's checkpoints name an action space."""
+        """Returns the text by which the algorithm's checkpoints name an action space."""
 
     def episode_lines(self, number: int, episode: Episode) -> list[str]:
         """Additional log lines for an episode of an evaluation."""

@@ -40,15 +40,15 @@ class PreparedEnv:
 
 @dataclass(frozen=True)
 class ProbedEnv:
-    """What is known of an environment after it was opened once.
+    """Properties of an environment that opening it once has shown.
 
     Attributes:
         spaces: Observation and action space of its policy.
-        why_no_video: Reason why no video can be recorded, if that is known in advance.
+        no_video_reason: Reason why no video can be recorded, if that is known in advance.
     """
 
     spaces: Spaces
-    why_no_video: str | None = None
+    no_video_reason: str | None = None
 
 
 class EnvFamily(FamilyRules, Protocol):
@@ -94,10 +94,10 @@ class EnvFamily(FamilyRules, Protocol):
         """Changes RLlib's config for the family, and returns the settings of the network."""
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
-        """The function to call after each iteration, if the family has one."""
+        """Returns the function to call after each iteration, if the family has one."""
 
     def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:
-        """Plays episodes with a policy, prints a line for each, and records a video.
+        """Runs episodes with a policy, prints a line for each, and records a video.
 
         Raises:
             UserError: A setting, the model or the environment is invalid.

@@ -33,7 +33,7 @@ def resolve(
     check_env: EnvCheck | None = None,
     check_sizes: SizeCheck | None = None,
 ) -> JobConfig:
-    """`runtime.settings.resolve.resolve` with the whole catalog.
+    """Resolves settings with every algorithm and environment family.
 
     Raises:
         UserError: Anything is unknown, of the wrong type or out of range; all problems are listed.
@@ -58,6 +58,6 @@ def evaluation_settings() -> dict[str, Setting]:
 
 
 def family_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an evaluation that only one family takes."""
+    """Returns the settings of an evaluation that only one family takes."""
     names = {name for family in CATALOG.families for name in family.evaluation_settings}
     return {name: value for name, value in values.items() if name in names}

@@ -81,7 +81,7 @@ def _read_values(asked: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _find_model(places: Places, container: Container, car: Mapping[str, Any], name: str, scratch: Path) -> Path:
-    """A car's checkpoint: below its prefix, or of a channel."""
+    """Finds a car's checkpoint: below its prefix, or in a channel."""
     is_best = car.get("EVAL_CHECKPOINT", "best") == "best"
     if prefix := car.get("MODEL_S3_PREFIX"):
         place = places.checkpoint(car.get("MODEL_S3_BUCKET"), prefix, is_best=is_best, name=name)
@@ -99,7 +99,7 @@ def _find_model(places: Places, container: Container, car: Mapping[str, Any], na
 
 
 def _find_uploads(places: Places, folder: Path, job: JobFile) -> dict[str, tuple[Bucket, str]]:
-    """The S3 destination of each car's files: by its keys, else below the job's prefix."""
+    """Finds the S3 destination of each car's files: by its keys, else below the job's prefix."""
     assert places.bucket is not None
     found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}
     for number, car in enumerate(job.cars):

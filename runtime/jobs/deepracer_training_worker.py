@@ -29,7 +29,9 @@ from runtime.settings.schema import StopCriteria
 from runtime.settings.types import Setting, coerce
 
 _NO_BOUND = 100_000  # the default of both stop criteria, which means no limit
-METADATA, REWARD, PARAMS = "model/model_metadata.json", "customer_reward_function.py", "training_params.yaml"
+METADATA = "model/model_metadata.json"
+REWARD = "customer_reward_function.py"
+PARAMS = "training_params.yaml"
 _MOST_WORKERS = 64
 
 _NUMBERS: dict[str, tuple[Setting, object]] = {
@@ -173,7 +175,7 @@ def _find_files(places: Places, values: Mapping[str, Any], job: JobFile) -> dict
 
 
 def _find_uploads(places: Places, folder: Path, job: JobFile) -> Uploads | None:
-    """The uploads of the records to S3, None without a bucket."""
+    """Finds where to upload the records in S3; None without a bucket."""
     if places.bucket is None:
         return None
     found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}

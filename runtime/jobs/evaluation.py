@@ -29,7 +29,7 @@ _ENV_CONFIG = "config.env_config"
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _EvaluationRequest:
     """Resolved settings of an evaluation job; see Evaluation for their meaning."""
 
     settings: EvaluationSettings
@@ -50,7 +50,7 @@ def run_evaluation(
 
     Args:
         container: The container that the job runs in.
-        stop: The stop request; the episodes played until then are reported.
+        stop: The stop request; the episodes that ended until then are reported.
         settings: evaluate_episodes, env, algorithm, checkpoint, seed; they override the container's hyperparameters.
         model: Results folder, model directory or archive; None for the `model` channel.
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
@@ -62,7 +62,7 @@ def run_evaluation(
     place = model or _find_model_channel(container)
     layout = _find_layout(container, place, out)
     reporter = Reporter()
-    with _writing(layout.data):  # fails before episodes are played in vain
+    with _writing(layout.data):  # fails before any episode runs in vain
         layout.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         context = RunContext(container, layout, reporter, stop, Path(scratch))
@@ -74,7 +74,7 @@ def run_evaluation(
     return JobResult(summary, reporter, _find_training(container, place, out))
 
 
-def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _Asked:
+def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _EvaluationRequest:
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     sources.append(Source("the command line", settings))
     # The default preset has no effect here; resolving lists every problem, as for any job.
@@ -83,7 +83,7 @@ def _resolve_settings(container: Container, settings: Mapping[str, Any]) -> _Ask
     given = [path for path, source in config.sources.items() if source in names and path not in config.extras]
     own = {name: value for name, value in config.extras.items() if name in EvaluationSettings.model_fields}
     env_config = config.algorithm.env_config
-    return _Asked(
+    return _EvaluationRequest(
         EvaluationSettings(**own),
         family_settings(config.extras),
         {name: value for name, value in env_config.items() if f"{_ENV_CONFIG}.{name}" in given},
@@ -99,7 +99,7 @@ def _find_model_channel(container: Container) -> Path:
 
 
 def _find_layout(container: Container, place: Path, out: Path | None) -> Layout:
-    """Where the evaluation writes: the container's folders, or one folder for all of it."""
+    """Finds the folders to write to: the container's, or one folder for all results."""
     if out is None and container.layout is not None:
         return container.layout
     folder = out or (place if place.is_dir() else place.parent) / "evaluation"
@@ -107,13 +107,13 @@ def _find_layout(container: Container, place: Path, out: Path | None) -> Layout:
 
 
 def _find_training(container: Container, place: Path, out: Path | None) -> Layout | None:
-    """The training whose report includes this evaluation, if the model is in its results folder."""
+    """Finds the training whose report includes this evaluation, if the model is in its results folder."""
     layout = Layout.of_results(place) if out is None and container.layout is None else container.layout
     return layout if layout is not None and (layout.data / CONFIG).is_file() else None
 
 
-def _open(asked: _Asked, place: Path, context: RunContext) -> tuple[Evaluation, EnvFamily]:
-    """The policy to evaluate, and the family whose environment it plays."""
+def _open(asked: _EvaluationRequest, place: Path, context: RunContext) -> tuple[Evaluation, EnvFamily]:
+    """Opens the policy to evaluate, and finds the family of its environment."""
     from runtime.cluster.session import prepare_environment
 
     prepare_environment()

@@ -14,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.resume import find_start
-from runtime.cluster.hosts import is_secondary, refuse_several_hosts, support_head_node
+from runtime.cluster.hosts import (
+    is_secondary,
+    refuse_several_hosts,
+    reporting_failure,
+    start_head_node,
+    support_head_node,
+)
 from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
 from runtime.errors import JobError, PlatformError, Problems, UserError
-from runtime.files import lock, write_json
+from runtime.files import lock, make_writable, write_json
 from runtime.interfaces.algorithm import Algorithm, Training
 from runtime.interfaces.context import RunContext, WriteModel
 from runtime.interfaces.family import EnvFamily
@@ -44,7 +50,7 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a training was asked to do.
+    """Request for a training: its sources of settings and its options.
 
     Attributes:
         overrides: Settings by dotted name.
@@ -55,7 +61,7 @@ class Request:
         ray_options: A launcher's arguments of ray.init.
         family: The environment's family, if it is not the catalog's.
         reporter: Shows the job's progress; None chooses one for the terminal or the pipe.
-        lock_timeout_s: How long to wait for a folder that another job is writing to.
+        lock_timeout_s: Longest wait in seconds for a folder that another job is writing to.
     """
 
     overrides: Mapping[str, Any]
@@ -77,7 +83,7 @@ def run_training(
     Args:
         container: The container that the job runs in.
         stop: The stop request.
-        request: What to train.
+        request: The training to run.
         save_model: A launcher's hook, which is called with the function that writes the model directory.
 
     Returns:
@@ -91,12 +97,15 @@ def run_training(
     stop.begin(LOOKING)
     config = resolve_config(container, request)
     algorithm, family = find_parts(config, request)
-    prepared = family.prepare(config, container)
-    config = prepared.config
     if not algorithm.uses_cluster:
         refuse_several_hosts(container, f"runs {config.run}")
     if is_secondary(config.extras):
         return None
+    if len(container.hosts) > 1 and container.is_master:
+        start_head_node(container, stop, request.ray_options)  # first, so that the other hosts notice if the rest fails
+    with reporting_failure(container, stop):
+        prepared = family.prepare(config, container)
+    config = prepared.config
     if not container.is_master:
         support_head_node(container, stop, timeout_s=config.cluster_timeout_s)
         return None
@@ -133,7 +142,7 @@ def run_training(
 
 
 def find_parts(config: JobConfig, request: Request) -> tuple[Algorithm, EnvFamily]:
-    """The algorithm of a job, and the family of the environment that it acts in."""
+    """Returns the algorithm of a job, and the family of the environment that it acts in."""
     algorithm = CATALOG.algorithm_of(config.run)
     if not algorithm.acts_in_environment:
         return algorithm, PLAIN
@@ -147,11 +156,16 @@ def _train(algorithm: Algorithm, training: Training, context: RunContext) -> Sum
     context.stop.begin(starting if algorithm.acts_in_environment else WORKING)
     for note in config.notes:
         context.reporter.note(note)
+    container = context.container
+    if container.is_for_gpus and not container.num_gpus and len(container.hosts) == 1:
+        context.reporter.note(
+            "no GPU found: training on the CPU; with a GPU and its driver, start the container with --gpus all"
+        )
     return algorithm.train(training, context)
 
 
 def resolve_config(container: Container, request: Request) -> JobConfig:
-    """The job's settings, with a seed drawn where none was set."""
+    """Resolves the job's settings; draws a seed if none was set."""
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     if request.experiment is not None:
         sources.insert(0, Source("get_experiment_config()", {"rl": request.experiment}, is_old_script=True))
@@ -194,7 +208,7 @@ def write_config(layout: Layout, config: JobConfig) -> None:
 
 
 def _find_layout(config: JobConfig, container: Container, request: Request) -> Layout:
-    """The folders to write to: the folder that was asked for, the container's, or a new one under `results/`."""
+    """Finds the folders to write to: the one asked for, the container's, or a new one under `results/`."""
     if request.results is not None:
         try:
             request.results.mkdir(parents=True, exist_ok=True)
@@ -255,7 +269,7 @@ def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
     with contextlib.ExitStack() as locked:
         try:
             for folder in (layout.checkpoints, layout.data, layout.model):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_writable(folder)
             locked.enter_context(lock(layout.checkpoints / ".lock", timeout_s=timeout_s))
         except BlockingIOError:
             raise UserError(
@@ -266,7 +280,7 @@ def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
             where = error.filename or layout.root
             raise PlatformError(
                 f"{where}: got a folder that cannot be written to ({error.strerror or error}); expected a folder of "
-                "this job's own. Choose another --out, or make room."
+                "this job's own. Choose another --out, mount it for writing, or make room."
             ) from None
         yield
 

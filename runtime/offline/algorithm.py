@@ -50,11 +50,11 @@ class OfflineLearning:
         return NetworkPolicy.load(checkpoint / FILE)
 
     def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """The space as text; a log does not know the bounds of continuous actions."""
+        """Describes the space as text; a log does not know the bounds of continuous actions."""
         return f"Box{action_space.shape}" if isinstance(action_space, gymnasium.spaces.Box) else str(action_space)
 
     def episode_lines(self, number: int, episode: Episode) -> list[str]:
-        """An evaluation episode in Coach's log format, which SageMaker's metric definitions for Coach parse."""
+        """Formats an evaluation episode as Coach logged it, for SageMaker's metric definitions for Coach."""
         return [
             f"Testing> Name=main_level/agent, Worker=0, Episode={number}, "
             f"Total reward={episode.total_reward}, Exploration=0, Steps={episode.steps}"

@@ -31,14 +31,15 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunction, DiscreteMeanQFunctionForwarder
     from d3rlpy.torch_utility import TorchMiniBatch
 
-ALGORITHM, AVERAGED = "algorithm.pt", "averaged.pt"
+ALGORITHM = "algorithm.pt"
+AVERAGED = "averaged.pt"
 _DRAWN_AT_ONCE = 512  # batches, or fewer of large states
 _GATHERED_NUMBERS = 8_000_000
 _AVERAGED_EVERY = 10  # updates: the mean of every tenth costs a tenth, and is as smooth
 # The averaging window grows with training: after t updates it is about t / 6 updates, up to the limit in `averaging`.
 # Source: Shamir & Zhang 2013, Stochastic gradient descent for non-smooth optimization, polynomial-decay averaging.
 _AVERAGING_DECAY = 5
-_ROWS = 262_144  # that are standardised at a time, in double
+_ROWS = 262_144  # that are standardized at a time, in double
 
 # By name: for discrete actions, for continuous ones.
 _CONFIGS: dict[str, tuple[Any, Any]] = {
@@ -78,7 +79,7 @@ class SquaredErrorQFunctionFactory(d3rlpy.models.q_functions.QFunctionFactory): 
 
     @staticmethod
     def get_type() -> str:
-        """The name of this factory in d3rlpy's files."""
+        """Returns the name of this factory in d3rlpy's files."""
         return "mean_squared_error"
 
 
@@ -151,12 +152,15 @@ class Learner:
 
     def __init__(self, data: Transitions, recipe: Recipe) -> None:
         d3rlpy.seed(recipe.seed)
-        self._recipe, self._is_discrete = recipe, data.num_actions is not None
+        self._recipe = recipe
+        self._is_discrete = data.num_actions is not None
         self.updates = 0
         self.filter = make_filter(data.states)
-        self._low, self._high = np.zeros(0, np.float32), np.zeros(0, np.float32)
+        self._low = np.zeros(0, np.float32)
+        self._high = np.zeros(0, np.float32)
         if not self._is_discrete:
-            self._low, self._high = data.actions.min(axis=0), data.actions.max(axis=0)
+            self._low = data.actions.min(axis=0)
+            self._high = data.actions.max(axis=0)
         self._data = data
         self._load_data()
         config = _make_config(recipe, is_discrete=self._is_discrete)
@@ -220,7 +224,7 @@ class Learner:
         return max(1, min(_DRAWN_AT_ONCE, _GATHERED_NUMBERS // numbers))
 
     def _newest_share(self) -> float:
-        """Weight of the current parameters in the running mean."""
+        """Returns the weight of the current parameters in the running mean."""
         by_setting = 1 - self._recipe.averaging**_AVERAGED_EVERY
         times = self.updates // _AVERAGED_EVERY
         return min(1.0, max(by_setting, (_AVERAGING_DECAY + 1) / (times + _AVERAGING_DECAY)))
@@ -244,7 +248,7 @@ class Learner:
             )
 
     def policy(self, *, averaged: bool = False) -> NetworkPolicy:
-        """A snapshot of the policy, with the current weights or with their running mean."""
+        """Takes a snapshot of the policy, with the current weights or with their running mean."""
         modules = dict(zip(self._roles(), self._averaged if averaged else self._acting_modules(), strict=True))
         kind: Kind = "greedy" if self._is_discrete else "sampled" if "decoder" in modules else "actor"
         ensemble: Any = modules.get("q", ())
@@ -266,7 +270,7 @@ class Learner:
         return ("q", "decoder", "residual") if self._recipe.algorithm == "BCQ" else ("actor",)
 
     def _acting_modules(self) -> nn.ModuleList:
-        """The networks that acting needs, in the order of the roles."""
+        """Returns the networks that acting needs, in the order of their roles."""
         modules = self._algorithm.impl.modules
         names = {
             "q": "q_funcs",
@@ -278,7 +282,7 @@ class Learner:
         return nn.ModuleList([getattr(modules, names[role]) for role in self._roles()])
 
     def state(self) -> dict[str, bytes]:
-        """The files, by name, that `restore` needs to resume training."""
+        """Returns the files, by name, that `restore` needs to resume training."""
         algorithm, rest = io.BytesIO(), io.BytesIO()
         self._algorithm.impl.save_model(algorithm)
         facts = {
@@ -306,8 +310,9 @@ class Learner:
             self._generator.set_state(state["generator"])
             self.updates = int(state["updates"])
             self.filter = ObservationFilter(state["mean"].numpy(), state["std"].numpy(), CLIP)
-            self._low, self._high = state["low"].numpy(), state["high"].numpy()
-        except Exception as error:  # torch and d3rlpy raise whatever their unpickling raises
+            self._low = state["low"].numpy()
+            self._high = state["high"].numpy()
+        except Exception as error:  # torch's and d3rlpy's unpickling raises many types of errors
             raise UserError(
                 f"{folder}: got a checkpoint that cannot be restored ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}); expected one of the same algorithm and network. Restore from another "
@@ -320,7 +325,7 @@ class Learner:
 
 
 def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
-    """d3rlpy's configuration of the algorithm."""
+    """Makes d3rlpy's configuration of the algorithm."""
     encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
     adam = _FusedAdamFactory()
     shared: dict[str, Any] = {"batch_size": recipe.batch_size, "gamma": recipe.gamma}
@@ -344,6 +349,6 @@ def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
 
 
 def _layers(module: Any) -> nn.Sequential:
-    """An encoder's layers followed by its head, as one sequence."""
+    """Returns an encoder's layers followed by its head, as one sequence."""
     head = module._mu if hasattr(module, "_mu") else module._fc
     return nn.Sequential(*module._encoder._layers, head)

@@ -19,13 +19,13 @@ from runtime.errors import PlatformError, Problems, UserError
 from runtime.interfaces.context import RunContext
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.data.transitions import Transitions
-from runtime.offline.estimators.behaviour import estimate_behaviour
+from runtime.offline.estimators.behavior import estimate_behavior
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.results import as_json, write_coach_csv, write_report
 from runtime.offline.selection import PolicyEvaluator, Report, choose, draw_evaluation_episodes
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
-from runtime.policies.network_policy import FILE, JUDGED_FILE, NetworkPolicy
+from runtime.policies.network_policy import EVALUATED_FILE, FILE, NetworkPolicy
 from runtime.policies.spaces import Spaces
 from runtime.settings.schema import JobConfig
 from runtime.settings.stop_criteria import reached
@@ -39,7 +39,7 @@ class OfflineJob:
         config: Settings of the job.
         data: Logged transitions.
         spaces: Observation and action space of the policy.
-        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+        context: Container, folders, reporter, and the checkpoint to resume from.
     """
 
     config: JobConfig
@@ -90,8 +90,11 @@ class _Learning:
     """State of one job: the learner, the off-policy evaluator, the policy chosen so far, and the metrics."""
 
     def __init__(self, job: OfflineJob) -> None:
-        context, self._job = job.context, job
-        self._context, self._reporter, self._request = context, context.reporter, context.stop
+        context = job.context
+        self._job = job
+        self._context = context
+        self._reporter = context.reporter
+        self._request = context.stop
         settings = self._settings = OfflineSettings.of(job.config)
         seed = settings.drawn_seed()
         learn_from, held_out = job.data.split(settings.train_fraction, seed=seed)
@@ -108,7 +111,7 @@ class _Learning:
         with context.stop:
             # Bounds of the whole log: a reward that no held-out episode has is still possible.
             bounds = bound_returns(job.data, settings.gamma, horizon=settings.horizon)
-            evaluated_on = self._with_behaviour(evaluated_on, learn_from)
+            evaluated_on = self._with_behavior(evaluated_on, learn_from)
             self._evaluator = PolicyEvaluator(evaluated_on, gamma=settings.gamma, seed=seed, bounds=bounds)
             self._learner = Learner(learn_from, make_recipe(job.config))
             self._logged = self._evaluator.logged
@@ -119,7 +122,7 @@ class _Learning:
             self._restore(context.start.checkpoint)
             self._kept = self._learner.state()
         self._state.policy = {
-            **self._identity(),
+            **self._resume_identity(),
             "env_config": settings.env_config,
             "horizon": settings.horizon,
             **self._choice(),
@@ -129,9 +132,10 @@ class _Learning:
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
 
-    def _identity(self) -> dict[str, Any]:
-        """What must not change between restarts, so that estimates stay comparable and the networks fit."""
-        settings, data = self._settings, self._job.data
+    def _resume_identity(self) -> dict[str, Any]:
+        """Settings and data that a restart must share, so that estimates stay comparable and the networks fit."""
+        settings = self._settings
+        data = self._job.data
         numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
         return {
             "algorithm": self._job.config.run,
@@ -148,7 +152,7 @@ class _Learning:
             UserError: Something differs; every difference is listed.
         """
         problems = Problems("what resumes")
-        for name, value in self._identity().items():
+        for name, value in self._resume_identity().items():
             if name in kept and kept[name] != value:
                 problems.add_line(f"{name}: got {value!r} for {checkpoint}, which began with {kept[name]!r}.")
         try:
@@ -156,18 +160,18 @@ class _Learning:
         except UserError as error:
             raise UserError(f"{error} Use the same settings again, or start a new job with another --out.") from None
 
-    def _with_behaviour(self, held_out: Transitions, learn_from: Transitions) -> Transitions:
-        """The held-out episodes with the behaviour policy's probabilities, estimated if the log has none."""
+    def _with_behavior(self, held_out: Transitions, learn_from: Transitions) -> Transitions:
+        """Adds the behavior policy's probabilities to the held-out episodes; estimates them if the log has none."""
         if held_out.num_actions is None:
             self._reporter.note("actions are continuous: policies are evaluated by fitted Q evaluation alone")
             return held_out
         if held_out.probabilities is not None:
             return held_out
         self._reporter.note(
-            "the data has no action probabilities: importance sampling uses an estimated behaviour policy"
+            "the data has no action probabilities: importance sampling uses an estimated behavior policy"
         )
         seed = self._settings.drawn_seed()
-        return replace(held_out, probabilities=estimate_behaviour(learn_from, held_out, seed=seed))
+        return replace(held_out, probabilities=estimate_behavior(learn_from, held_out, seed=seed))
 
     def _restore(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
@@ -186,7 +190,7 @@ class _Learning:
             self._learner.updates = 0
             self._reporter.note(f"starting from the networks of {checkpoint}")
             return
-        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / JUDGED_FILE)
+        self._chosen = NetworkPolicy.load(checkpoint / FILE), NetworkPolicy.load(checkpoint / EVALUATED_FILE)
         restore_random_states(checkpoint)
         self._state = replace(state, env=self._job.config.env_id)
         self._reporter.note(f"resuming from {checkpoint}: iteration {state.training_iteration}")
@@ -219,7 +223,8 @@ class _Learning:
             self._reporter.note(f"no report: {type(error).__name__}: {error}")
 
     def _iterate(self) -> str:
-        stop, updates = self._job.config.stop, self._settings.updates_per_iteration
+        stop = self._job.config.stop
+        updates = self._settings.updates_per_iteration
         why = reached(stop, self._state.rows[-1], episodes_of_mean=0) if self._state.rows else None
         if why is not None:
             self._reporter.note(f"nothing left to learn: {why}")
@@ -289,7 +294,7 @@ class _Learning:
             self._state.policy.update(choice)
 
     def _choice(self) -> dict[str, Any]:
-        """The iteration that the selection rule picks among those so far, and its value."""
+        """Returns the iteration that the selection rule picks among those so far, and its value."""
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
@@ -307,7 +312,7 @@ class _Learning:
             for name, content in self._kept.items():
                 (folder / name).write_bytes(content)
             policy.save(folder / FILE)
-            evaluated.save(folder / JUDGED_FILE)
+            evaluated.save(folder / EVALUATED_FILE)
 
         self._checkpointed_at = self._state.training_iteration
         return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
@@ -320,7 +325,7 @@ class _Learning:
 
 
 def make_recipe(config: JobConfig) -> Recipe:
-    """The algorithm's hyperparameters from a job's settings."""
+    """Makes the algorithm's hyperparameters from a job's settings."""
     settings = OfflineSettings.of(config)
     return Recipe(
         algorithm=config.run,
@@ -338,12 +343,12 @@ def make_recipe(config: JobConfig) -> Recipe:
 
 
 def describe_actions(data: Transitions) -> str:
-    """The action space as the checkpoint holds it."""
+    """Describes the action space as checkpoints store it."""
     return f"Discrete({data.num_actions})" if data.num_actions else f"Box{data.actions.shape[1:]}"
 
 
 def _coach_line(row: dict[str, float]) -> str:
-    """An epoch in Coach's log format, for tools that parse it."""
+    """Formats an epoch as Coach logged it, for tools that parse it."""
     wis, sdr = row.get("weighted_importance_sampling"), row.get("sequential_doubly_robust")
     parts = {"Epoch": int(row["training_iteration"]), "DM": row["estimated_return"], "WIS": wis, "Sequential-DR": sdr}
     return "Off-Policy Evaluation> " + ", ".join(

@@ -35,7 +35,7 @@ def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
 
     Args:
         config: The job's settings.
-        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+        context: Container, folders, reporter, and the checkpoint to resume from.
 
     Returns:
         What the job prints at its end.
@@ -72,7 +72,8 @@ def _keep_seed(config: JobConfig, start: Start) -> JobConfig:
     if start.checkpoint is None or not start.is_same_job:
         return config
     kept = read_state(start.checkpoint).policy.get("seed")
-    seed, source = config.algorithm.seed, config.sources["config.seed"]
+    seed = config.algorithm.seed
+    source = config.sources["config.seed"]
     if kept is None or seed == kept:
         return config
     if source != DRAWN_SEED:
@@ -118,7 +119,7 @@ def find_data(config: JobConfig, container: Container) -> Path:
 
 
 def make_spaces(data: Transitions) -> Spaces:
-    """The spaces of a policy that acts on such observations."""
+    """Makes the spaces of a policy for a log's observations and actions."""
     observations = gymnasium.spaces.Box(-np.inf, np.inf, data.shape, np.float32)
     if data.num_actions is not None:
         return Spaces(observations, gymnasium.spaces.Discrete(data.num_actions))
@@ -158,7 +159,8 @@ def _check(data: Transitions, place: Path, config: JobConfig) -> None:
 def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
     from runtime.offline.results import COACH_CSV, PLOT, SUMMARY
 
-    report, layout = outcome.report, job.context.layout
+    report = outcome.report
+    layout = job.context.layout
     gamma = OfflineSettings.of(job.config).gamma
     facts = {
         "chosen policy": f"iteration {outcome.chosen} of {outcome.state.training_iteration}",

@@ -13,7 +13,8 @@ from runtime.files import write_json
 from runtime.offline.selection import COACHS, TOLERANCE, Report
 
 COACH_CSV = "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv"
-PLOT, SUMMARY = "ope.png", "ope.json"
+PLOT = "ope.png"
+SUMMARY = "ope.json"
 # Coach's column to our metric.
 _COLUMNS = {
     "Epoch": "training_iteration",
@@ -50,13 +51,13 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON for the manifest."""
+    """Returns the report as JSON for the manifest."""
     found: dict[str, Any] = _finite(asdict(report))
     return {"warnings": found.pop("warnings"), "offline_evaluation": found}
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in place of numbers that are not finite."""
+    """Returns the value with null in place of numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -80,9 +81,9 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     iterations = [row["training_iteration"] for row in rows]
-    behaviour, value = report.behaviour, report.value
-    above.axhspan(behaviour.low, behaviour.high, color="#777777", alpha=0.3, linewidth=0)
-    above.axhline(behaviour.value, color="#777777", linewidth=1, label="the logged episodes, 95 % band")
+    behavior, value = report.behaviour, report.value
+    above.axhspan(behavior.low, behavior.high, color="#777777", alpha=0.3, linewidth=0)
+    above.axhline(behavior.value, color="#777777", linewidth=1, label="the logged episodes, 95 % band")
     values = [row["estimated_return"] for row in rows]
     above.plot(iterations, values, color="#4c78a8", marker="o", markersize=4, label="each iteration's policy")
     bars = [[value.value - value.low], [value.high - value.value]]

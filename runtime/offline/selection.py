@@ -2,7 +2,7 @@
 
 The rule: select the latest iteration whose value by fitted Q evaluation is within 1 % of the best, and save the running
 mean of its weights, because the quality of single iterates fluctuates. Importance sampling cannot rank policies whose
-episodes last ten times longer than the log's, and the learner's own values rise whatever its policy does; both are
+episodes last ten times longer than the log's, and the learner's own values rise with any policy; both are
 reported as diagnostics. benchmarks/offline.md has the measurements.
 """
 
@@ -47,7 +47,7 @@ COACHS = {"weighted_importance_sampling": "wis", "sequential_doubly_robust": "sd
 
 
 def choose(values: Sequence[float], *, logged: float) -> int:
-    """Index of the iteration that the selection rule picks, from 0.
+    """Returns the index of the iteration that the selection rule picks, from 0.
 
     Args:
         values: Estimated return of each iteration.
@@ -74,11 +74,11 @@ class Estimate:
     high: float
 
     def text(self) -> str:
-        """The estimate and its interval as text."""
+        """Returns the estimate and its interval as text."""
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def within(self, bounds: ReturnBounds) -> Estimate:
-        """The estimate with each number clipped to the bounds."""
+        """Returns the estimate with each number clipped to the bounds."""
         return Estimate(bounds.clip(self.value), bounds.clip(self.low), bounds.clip(self.high))
 
 
@@ -111,7 +111,7 @@ class PolicyEvaluator:
     """Estimates the returns of policies from held-out episodes.
 
     Args:
-        data: The episodes, with the behaviour policy's probabilities where actions are discrete.
+        data: The episodes, with the behavior policy's probabilities where actions are discrete.
         gamma: Discount per step, below 1.
         seed: Seed of random features and bootstrap resamples.
         bounds: Limits of discounted returns, which clip all estimates and intervals; derived from the data's rewards
@@ -120,7 +120,8 @@ class PolicyEvaluator:
 
     def __init__(self, data: Transitions, *, gamma: float, seed: int, bounds: ReturnBounds | None = None) -> None:
         self.data = data
-        self._gamma, self._seed = gamma, seed
+        self._gamma = gamma
+        self._seed = seed
         self._bounds = bounds or bound_returns(data, gamma)
         self._models = [
             FittedQEvaluation(self.data, gamma=gamma, seed=seed + draw, smoothness=smoothness, bounds=self._bounds)
@@ -135,7 +136,8 @@ class PolicyEvaluator:
         found = {"estimated_return": float(np.mean([one.start for one in evaluated]))}
         if self.data.probabilities is None:
             return found
-        soft, own = policy.probabilities(self.data.states, temperature=_TEMPERATURE), policy.q_values(self.data.states)
+        soft = policy.probabilities(self.data.states, temperature=_TEMPERATURE)
+        own = policy.q_values(self.data.states)
         episodes = self._episodes(soft, own)
         for name, short in COACHS.items():
             one = self._estimate(ESTIMATORS[short](episodes))
@@ -152,7 +154,7 @@ class PolicyEvaluator:
         return float(self._discounted_returns().mean())
 
     def report(self, policy: NetworkPolicy, *, is_urgent: bool = False) -> Report:
-        """All estimates of a policy with intervals; from fewer refits if urgent, as after SIGTERM."""
+        """Reports all estimates of a policy with intervals; from fewer refits if urgent, as after SIGTERM."""
         target = self._target(policy)
         evaluated = [model.evaluate(target) for model in self._models]
         value = float(np.mean([one.start for one in evaluated]))
@@ -162,8 +164,8 @@ class PolicyEvaluator:
         ]
         interval = self._widened(value, *np.quantile(np.concatenate(refits), [0.025, 0.975]))
         discounted = self._discounted_returns()
-        behaviour, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
-        facts: dict[str, Any] = {"value": interval, "behaviour": behaviour, "behaviour_return": plain}
+        behavior, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
+        facts: dict[str, Any] = {"value": interval, "behaviour": behavior, "behaviour_return": plain}
         facts["episodes"] = len(self.data.starts)
         if self.data.probabilities is None:
             return Report(**facts)
@@ -186,8 +188,9 @@ class PolicyEvaluator:
         )
 
     def _widened(self, value: float, low: float, high: float) -> Estimate:
-        """The interval of the refits, widened because selecting the best iteration biases its estimate upwards."""
-        below, above = max(value - float(low), 0.0), max(float(high) - value, 0.0)
+        """Widens the interval of the refits, as selecting the best iteration biases its estimate upwards."""
+        below = max(value - float(low), 0.0)
+        above = max(float(high) - value, 0.0)
         return Estimate(value, value - _WIDER * below, value + _WIDER * above).within(self._bounds)
 
     def _estimate(self, terms: Terms) -> Estimate:
@@ -200,14 +203,14 @@ class PolicyEvaluator:
         return policy.probabilities(self.data.observations)
 
     def _episodes(self, target: NDArray[np.float32], q_values: NDArray[np.floating[Any]]) -> Episodes:
-        """The held-out episodes for a policy with these action probabilities (N, A), and a model's values (N, A)."""
+        """Arranges the held-out episodes for a policy's action probabilities (N, A) and a model's values (N, A)."""
         actions = self.data.actions[:, None]
         return Episodes.from_steps(
             self.data.lengths,
             gamma=self._gamma,
             rewards=self.data.rewards,
             target=np.take_along_axis(target, actions, axis=1)[:, 0],
-            behaviour=self.data.chosen_probabilities,
+            behavior=self.data.chosen_probabilities,
             q_values=np.take_along_axis(q_values, actions, axis=1)[:, 0],
             state_values=(target * q_values).sum(axis=1),
         )
@@ -233,7 +236,7 @@ def _mean_with_interval(values: NDArray[np.float64], seed: int) -> Estimate:
 
 
 def _shifted(episodes: Episodes, least: float) -> Episodes:
-    """The episodes with the least possible return subtracted, as the lower bound needs returns of at least 0."""
+    """Subtracts the least possible return from all episodes, as the lower bound needs returns of at least 0."""
     if least == 0:
         return episodes
     rewards = episodes.rewards.copy()

@@ -1,1 +1,1 @@
-"""What a job shows: metrics, the terminal, the learning curve, videos."""
+"""Outputs of a job: metrics, terminal display, learning curve, videos."""

@@ -1,4 +1,4 @@
-"""What a job shows: plain lines in a pipe or container, a live display in a terminal."""
+"""Console output of a job: plain lines in a pipe or container, a live display in a terminal."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Summary:
     """The last screen of a job.
 
     Attributes:
-        headline: What came out, in one line.
+        headline: Result of the job, in one line.
         facts: Name and value of each further line: returns, steps, seconds, places.
-        next_command: What to type next.
+        next_command: Command to suggest next.
     """
 
     headline: str
@@ -35,29 +35,29 @@ class Reporter:
     """Plain lines: metrics on stdout, remarks on stderr."""
 
     def note(self, text: str) -> None:
-        """A remark for the log, one line."""
+        """Prints a remark of one line."""
         sys.stderr.write(f"smrl: {text}\n")
         sys.stderr.flush()
 
     def answer(self, text: str) -> None:
-        """What a stop request does, shown at once; called by a signal handler, which may not write to a stream."""
+        """Shows at once what a stop request does; called by a signal handler, which must not write to a stream."""
         write_line(text)
 
     def row(self, row: dict[str, float]) -> None:
-        """The metrics of an iteration."""
+        """Prints the metrics of an iteration."""
         self.line(metric_line(row))
 
     def log(self, text: str) -> None:
-        """A line for whatever parses the log; a live display leaves it out."""
+        """Prints a line for programs that parse the log; a live display omits it."""
         self.line(text)
 
     def line(self, text: str) -> None:
-        """A line of results."""
+        """Prints a line of results."""
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def finish(self, summary: Summary) -> None:
-        """The last screen."""
+        """Shows the last screen."""
         width = max((len(name) for name in summary.facts), default=0)
         self.line("")
         self.line(summary.headline)
@@ -83,7 +83,8 @@ class LiveReporter(Reporter):
         from rich.live import Live
 
         self._console = Console()
-        self._title, self._stop = title, stop
+        self._title = title
+        self._stop = stop
         self._returns: list[float] = []
         self._row: dict[str, float] = {}
         self._answer: str | None = None
@@ -93,17 +94,17 @@ class LiveReporter(Reporter):
         self._live.start()
 
     def note(self, text: str) -> None:
-        """Above the display."""
+        """Prints a remark above the live display."""
         self._console.print(f"smrl: {text}", style="dim", highlight=False, markup=False)
 
     def answer(self, text: str) -> None:
-        """Under the display from its next refresh on, as another line would be painted over."""
+        """Shows the answer below the live display from its next refresh on, which would overwrite a printed line."""
         self._answer = text
         if not self._live.is_started:
             super().answer(text)
 
     def log(self, text: str) -> None:
-        """Nothing: people read the display."""
+        """Does nothing, as people read the live display."""
 
     def row(self, row: dict[str, float]) -> None:
         """Redraws the display."""
@@ -118,8 +119,10 @@ class LiveReporter(Reporter):
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        row, table = self._row, Table.grid(padding=(0, 2))
-        seconds, unit = row.get("time_total_s", 0.0), "updates" if "updates" in row else "steps"
+        row = self._row
+        table = Table.grid(padding=(0, 2))
+        seconds = row.get("time_total_s", 0.0)
+        unit = "updates" if "updates" in row else "steps"
         speed = row.get("updates", row.get("timesteps_total", 0)) / seconds if seconds else 0.0
         table.add_row("iteration", f"{row.get('training_iteration', 0):,}", f"{speed:,.0f} {unit}/s")
         for name in (*_RETURNS, "episode_len_mean", "entropy", "kl", "loss"):
@@ -151,7 +154,7 @@ def _sparkline(values: list[float], width: int = 30) -> str:
 
 
 def make_reporter(title: str, stop: Mapping[str, float], *, in_container: bool) -> Reporter:
-    """A live display in a terminal; plain lines in a pipe, and in a container even with a terminal."""
+    """Makes a live display in a terminal; plain lines in a pipe, and in a container even with a terminal."""
     return LiveReporter(title, stop) if sys.stdout.isatty() and not in_container else Reporter()
 
 

@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE = "learning_curve.png"
-BLUE, RED = "#4c78a8", "#d62728"
+BLUE = "#4c78a8"
+RED = "#d62728"
 # From so many iterations on a curve is noisy enough to be smoothed, over this share of them.
-_SMOOTH_FROM, _SMOOTH_SHARE = 20, 0.1
+_SMOOTH_FROM = 20
+_SMOOTH_SHARE = 0.1
 
 
 def plot_learning_curve(path: Path, rows: Sequence[dict[str, Any]], *, title: str, goal: float | None) -> bool:
     """Draws the mean return over environment steps, with the band from min to max and the goal.
 
     Args:
-        path: Where the PNG goes.
+        path: Path of the PNG file.
         rows: Rows of metrics.jsonl.
         title: Above the curve.
         goal: Mean return that the job was to stop at, or None.
@@ -61,7 +63,8 @@ def draw_learning_curve(
     is_smoothed = len(rows) >= _SMOOTH_FROM
     if is_smoothed:
         axes.plot(steps, means, color=color, linewidth=0.8, alpha=0.5, label="mean return" if is_alone else None)
-        label, means = "smoothed" if is_alone else label, smooth(means)
+        label = "smoothed" if is_alone else label
+        means = smooth(means)
     axes.plot(steps, means, color=color, linewidth=2, marker="o" if len(steps) < 3 else "", label=label)
     if goal is not None:
         axes.axhline(goal, color=RED, linewidth=1, linestyle="--", label=f"goal {goal:g}")
@@ -73,7 +76,7 @@ def draw_learning_curve(
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """The mean of each value and its neighbours, fewer of them at the ends."""
+    """Smooths values by the mean of each and its neighbors, fewer of them at the ends."""
     reach = max(1, int(_SMOOTH_SHARE * len(values)) // 2)
     sums = [0.0]
     for value in values:

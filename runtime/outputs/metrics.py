@@ -1,9 +1,10 @@
-"""What a job reports of each iteration: a line for SageMaker's regexes, metrics.jsonl, TensorBoard events."""
+"""Reports each iteration's metrics: a line for SageMaker's regexes, metrics.jsonl, TensorBoard events."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,34 +20,48 @@ def metric_line(row: Mapping[str, float]) -> str:
     SageMaker's default regexes are unanchored, want one blank after the colon, and a plain number: a value that is
     not finite is left out, and no other name may end in `episode_reward_mean` or `episode_reward_max`.
     """
-    return " ".join(f"{name}: {_plain(value)}" for name, value in row.items() if math.isfinite(value))
+    return " ".join(f"{name}: {_format_value(value)}" for name, value in row.items() if math.isfinite(value))
 
 
-def _plain(value: float) -> str:
+def _format_value(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.6g}"
+
+
+def _open_events(folder: Path, **options: Any) -> Any:
+    """Opens TensorBoard's event file.
+
+    boto3, which tensorboardX imports so that it could write to S3, would take a job half a second: it is hidden.
+    """
+    hidden = {} if "boto3" in sys.modules else {"boto3": None}
+    sys.modules.update(hidden)  # type: ignore[arg-type]  # None is what Python takes for a module that is not there
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return SummaryWriter(str(folder), **options)
 
 
 class MetricsLog:
     """Appends rows to metrics.jsonl and TensorBoard events.
 
     Args:
-        folder: Where both go; made if absent.
+        folder: Folder of both files; created if absent.
         earlier: Rows of the run that this one resumes; metrics.jsonl starts with them.
         step: The metric that TensorBoard's steps are.
     """
 
     def __init__(self, folder: Path, earlier: list[dict[str, Any]], *, step: str = "timesteps_total") -> None:
-        from tensorboardX import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._step = folder / JSONL, step
+        self._path = folder / JSONL
+        self._step = step
         self.rows = list(earlier)
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in earlier))
         # Events after the step that a resumed job starts from are void: TensorBoard hides them by purge_step.
         purge = int(earlier[-1][step]) + 1 if earlier else None
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, flush_secs=10)
+        self._events = _open_events(folder / "tensorboard", purge_step=purge, flush_secs=10)
 
     def write(self, row: dict[str, float]) -> None:
         """Writes a row."""
@@ -74,7 +89,7 @@ class MetricsLog:
         """Writes a video for TensorBoard's Images tab, which plays GIFs.
 
         Args:
-            name: Of the picture.
+            name: Name of the picture.
             gif: The file's bytes.
             size: Its width and height.
             step: TensorBoard's step.

@@ -1,4 +1,4 @@
-"""What a job leaves to the command that ran it."""
+"""The result that a job returns to the command that ran it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.outputs.console import Reporter, Summary
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job that has ended well.
+    """The result of a successful job.
 
     Attributes:
         summary: The last screen, not shown yet.

@@ -18,11 +18,11 @@ DEFAULT_FPS = 30
 
 
 def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[bytes, tuple[int, int]]:
-    """An mp4 as a small GIF.
+    """Converts an mp4 to a small GIF.
 
     Args:
         path: The mp4.
-        height: Of the GIF; its width follows.
+        height: Height of the GIF in pixels; its width follows.
         most_frames: Frames are left out evenly above that.
 
     Returns:
@@ -54,7 +54,7 @@ class Mp4Writer:
     when a file is closed, knows nothing of renames, and would find a file that was written aside gone.
 
     Args:
-        path: Where the file appears.
+        path: Path of the file.
         fps: Frames a second when played.
         height: Pixels; the width follows from the frames.
     """
@@ -62,7 +62,10 @@ class Mp4Writer:
     def __init__(self, path: Path, *, fps: float, height: int = _HEIGHT) -> None:
         import av
 
-        self._av, self._path, self._fps, self._height = av, path, fps, height
+        self._av = av
+        self._path = path
+        self._fps = fps
+        self._height = height
         self._aside = tempfile.NamedTemporaryFile(suffix=".mp4", dir=scratch_folder())  # noqa: SIM115  # closed by close()
         self._container: Any = av.open(self._aside.name, "w", format="mp4", options={"movflags": "+faststart"})
         self._stream: Any = None

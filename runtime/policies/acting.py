@@ -1,4 +1,4 @@
-"""What every policy that can be played has in common."""
+"""The interface of every policy that can act."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ActingPolicy(Protocol):
         """Starts an episode; a recurrent network forgets the one before."""
 
     def act(self, observation: Any, *, mask: Any = None) -> Any:
-        """The action for one unfiltered observation, in the environment's units.
+        """Returns the action for one unfiltered observation, in the environment's units.
 
         Args:
             observation: One observation of the environment.

@@ -1,4 +1,4 @@
-"""The policy and value network of agents with a picture and other numbers, which RLlib has no network for.
+"""Policy and value network for a camera picture plus other sensors, which RLlib has no network for.
 
 Cars with a camera and a LIDAR have it, and Unity's agents with a camera and other sensors.
 
@@ -49,17 +49,18 @@ class CameraLidarModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):  # t
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         outputs = self.actor(batch[Columns.OBS])
         if self.log_std is not None:
-            means, choices = outputs[..., : self._continuous], outputs[..., self._continuous :]
+            means = outputs[..., : self._continuous]
+            choices = outputs[..., self._continuous :]
             outputs = torch.cat([means, self.log_std.clamp(*_LOG_STD).expand_as(means), choices], dim=-1)
         return apply_mask(batch, {Columns.ACTION_DIST_INPUTS: outputs})
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> torch.Tensor:
-        """(B,) values of rows (B, N)."""
+        """Returns (B,) values of rows (B, N)."""
         values: torch.Tensor = self.critic(batch[Columns.OBS])
         return values.squeeze(-1)
 
     def get_non_inference_attributes(self) -> list[str]:
-        """What acting does not need; RLlib asks."""
+        """Names the attributes that acting does not need; called by RLlib."""
         return ["critic"]
 
 
@@ -76,23 +77,26 @@ def _count_outputs(space: gymnasium.Space[Any]) -> tuple[int, int]:
 
 
 class _Network(nn.Module):
-    """From rows to outputs.
+    """Maps rows of numbers to outputs: convolutions for the picture, linear layers for the scan.
 
     Args:
         config: The model config.
-        outputs: How many.
+        outputs: Number of outputs.
     """
 
     def __init__(self, config: dict[str, Any], outputs: int) -> None:
         super().__init__()
         lidar = config["lidar"]
-        self._shape, self._scans = tuple(lidar["picture_shape"]), int(lidar["scan_size"])
+        self._shape = tuple(lidar["picture_shape"])
+        self._scans = int(lidar["scan_size"])
         self._is_picture_first = bool(lidar["is_picture_first"])
         rows, columns, channels = self._shape
         layers: list[nn.Module] = [PixelScale(float(config["pixel_scale"]))]
         for filters, kernel, stride, *_ in config["conv_filters"]:
             layers += [_with_xavier(nn.Conv2d(channels, filters, kernel, stride)), nn.ReLU()]
-            rows, columns, channels = (rows - kernel) // stride + 1, (columns - kernel) // stride + 1, filters
+            rows = (rows - kernel) // stride + 1
+            columns = (columns - kernel) // stride + 1
+            channels = filters
         hiddens, own = list(config["head_fcnet_hiddens"]), int(lidar["own_layers"])
         seen, width = _dense(rows * columns * channels, hiddens[:own])
         self.picture = nn.Sequential(*layers, nn.Flatten(), *seen)
@@ -104,7 +108,7 @@ class _Network(nn.Module):
         nn.init.xavier_uniform_(self.last.weight)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """(B, N) to (B, outputs)."""
+        """Maps (B, N) to (B, outputs)."""
         size = math.prod(self._shape)
         first, second = (size, self._scans) if self._is_picture_first else (self._scans, size)
         parts = torch.split(rows, [first, second], dim=-1)
@@ -115,7 +119,7 @@ class _Network(nn.Module):
 
 
 def _dense(inputs: int, widths: Any) -> tuple[list[nn.Module], int]:
-    """Linear layers with ReLU, and the width of the last."""
+    """Builds linear layers with ReLU; returns them and the width of the last."""
     layers: list[nn.Module] = []
     for width in widths:
         layers += [_with_xavier(nn.Linear(inputs, width)), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""How a policy sees observations: normalised by statistics of what it was trained on."""
+"""Normalizes observations by the running statistics of training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ObservationFilter:
-    """Normalises observations by the statistics of training: clip((x - mean) / (std + 1e-8), ±clip).
+    """Normalizes observations by the statistics of training: clip((x - mean) / (std + 1e-8), ±clip).
 
     Attributes:
         mean: (O,) float64.
@@ -24,5 +24,5 @@ class ObservationFilter:
     clip: float
 
     def __call__(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        """Normalises one observation (O,) or a batch (B, O)."""
+        """Normalizes one observation (O,) or a batch (B, O)."""
         return np.clip((observation - self.mean) / (self.std + 1e-8), -self.clip, self.clip).astype(np.float32)

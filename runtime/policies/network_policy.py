@@ -1,4 +1,4 @@
-"""A policy learned from a log, as plain Torch layers: what acting, estimating, exporting and resuming need of it."""
+"""A policy learned from a log, as plain PyTorch layers for acting, off-policy evaluation, export and resuming."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from torch import nn
 from runtime.errors import UserError
 from runtime.policies.filter import ObservationFilter
 
-FILE, JUDGED_FILE = "policy.safetensors", "judged_policy.safetensors"
+FILE = "policy.safetensors"
+EVALUATED_FILE = "judged_policy.safetensors"
 _FACTS = "policy"
 CLIP = 10.0  # standard deviations: what is farther away than that is as far as that
 _ROWS = 65536
@@ -41,8 +42,8 @@ class NetworkPolicy:
         kind: `greedy` takes the action with the largest value; `actor` has a network for the action itself; `sampled`
             takes the most valuable of actions that a model of the data proposes (BCQ for continuous actions).
         networks: By role: `q` (an ensemble), `imitator`, `actor`, `decoder`, `residual`.
-        observation_filter: Standardises observations by the log's mean and spread.
-        activation: Of the hidden layers.
+        observation_filter: Standardizes observations by the log's mean and spread.
+        activation: Activation of the hidden layers.
         action_flexibility: `greedy` with an imitator: an action must be more than this times as likely as the
             likeliest.
         residual_scale: `sampled`: how far the residual moves a proposed action.
@@ -61,33 +62,33 @@ class NetworkPolicy:
 
     @property
     def num_actions(self) -> int:
-        """Of a discrete action; else its dimensions."""
+        """Number of discrete actions, or of dimensions of a continuous action."""
         if self.kind != "greedy":
             return len(self.low)
         last: Any = self.networks["q"][0][-1]
         return int(last.out_features)
 
     def snapshot(self) -> NetworkPolicy:
-        """The same policy with weights of its own."""
+        """Returns the same policy with weights of its own."""
         return NetworkPolicy(**{**vars(self), "networks": copy.deepcopy(dict(self.networks))})
 
     def reset(self) -> None:
-        """Has no memory of an episode."""
+        """Does nothing, as the policy has no state."""
 
     @property
     def takes_masks(self) -> bool:
-        """Never: a log says nothing of forbidden actions."""
+        """Always False, as a log has no action masks."""
         return False
 
     def act(self, observation: Any, *, mask: Any = None) -> Any:
-        """The action for one observation, in the environment's units."""
+        """Returns the action for one observation, in the environment's units."""
         rows = np.asarray(observation, np.float32).reshape(1, -1)
         if self.kind == "greedy":
             return int(self.probabilities(rows)[0].argmax())
         return self.actions(rows)[0]
 
     def q_values(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """(B, A) mean of the ensemble's values of each discrete action."""
+        """Returns (B, A) mean of the ensemble's values of each discrete action."""
         return self._in_parts(observations, self._q)
 
     def probabilities(
@@ -97,7 +98,7 @@ class NetworkPolicy:
 
         Args:
             observations: (B, O), unfiltered.
-            temperature: Of a softmax over the values of all actions; None for the greedy policy.
+            temperature: Temperature of a softmax over the values of all actions; None for the greedy policy.
             epsilon: Share of the uniform policy.
         """
         if temperature is not None:
@@ -106,7 +107,7 @@ class NetworkPolicy:
         return np.asarray((1 - epsilon) * greedy + epsilon / greedy.shape[1], np.float32)
 
     def actions(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """(B, A) continuous actions, in the environment's units."""
+        """Returns (B, A) continuous actions, in the environment's units."""
         return self._in_parts(observations, self._scaled)
 
     def in_double(self) -> NetworkPolicy:
@@ -132,7 +133,7 @@ class NetworkPolicy:
         return torch.minimum(distance, gap)
 
     def _in_parts(self, observations: NDArray[Any], compute: Any) -> NDArray[np.float32]:
-        """Some rows at a time: activations of millions would not fit."""
+        """Computes some rows at a time, as the activations of millions would not fit in memory."""
         rows = _ROWS // _LATENTS if self.kind == "sampled" else _ROWS
         with torch.inference_mode():
             parts = [
@@ -149,14 +150,14 @@ class NetworkPolicy:
         return torch.stack([network(x) for network in self.networks["q"]]).mean(dim=0)
 
     def _greedy(self, x: torch.Tensor) -> torch.Tensor:
-        """As d3rlpy's DiscreteBCQ chooses; equally good actions share, so that a row sums to 1."""
+        """Greedy probabilities as in d3rlpy's DiscreteBCQ; ties share the probability, so that each row sums to 1."""
         values = self._q(x)
-        worth: torch.Tensor = values - values.min(dim=1, keepdim=True).values + 1e-5
+        scores: torch.Tensor = values - values.min(dim=1, keepdim=True).values + 1e-5
         for imitator in self.networks.get("imitator", ()):
             logits = imitator(x)
             ratio = torch.exp(logits - logits.max(dim=1, keepdim=True).values)
-            worth = worth * (ratio > self.action_flexibility).float()
-        best = (worth == worth.max(dim=1, keepdim=True).values).float()
+            scores = scores * (ratio > self.action_flexibility).float()
+        best = (scores == scores.max(dim=1, keepdim=True).values).float()
         return best / best.sum(dim=1, keepdim=True)
 
     def _scaled(self, x: torch.Tensor) -> torch.Tensor:
@@ -165,7 +166,7 @@ class NetworkPolicy:
         return low + (unit.clamp(-1, 1) + 1) / 2 * (high - low)
 
     def _sampled(self, x: torch.Tensor) -> torch.Tensor:
-        """The best of a hundred proposals; their latents are drawn once, so that the policy is a function."""
+        """Returns the best of a hundred sampled actions; fixed latents make the policy deterministic."""
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn((_LATENTS, 2 * len(self.low)), generator=generator).clamp(-0.5, 0.5)
         states = x.repeat_interleave(_LATENTS, dim=0)
@@ -212,7 +213,7 @@ class NetworkPolicy:
                 high=arrays["high"],
                 **facts,
             )
-        except Exception as error:  # safetensors and torch raise whatever they like
+        except Exception as error:  # safetensors and torch raise many types of errors
             raise UserError(
                 f"{path}: got a file that is no policy of this program ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}). Use another checkpoint."
@@ -220,7 +221,7 @@ class NetworkPolicy:
 
 
 def make_filter(states: NDArray[np.float32]) -> ObservationFilter:
-    """The filter that standardises as these (N, O) states are spread; summed in double, as they may be millions."""
+    """Makes the filter that standardizes (N, O) states; sums in float64, as there may be millions of them."""
     return ObservationFilter(states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64), CLIP)
 
 

@@ -29,16 +29,16 @@ class StateDependentNoiseHead(nn.Module):
         self.log_std = nn.Parameter(torch.zeros(last.in_features, last.out_features))
 
     def features(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, F) of what the last layer sees."""
+        """Returns the (B, F) inputs of the last layer."""
         for layer in self.net.mlp[:-1]:
             embeddings = layer(embeddings)
         return embeddings
 
     def distribution_inputs(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, 2 A) means and log standard deviations."""
+        """Returns (B, 2 A) means and log standard deviations."""
         variance = features.detach().square() @ (2 * self.log_std).exp()
         return torch.cat([self.net.mlp[-1](features), (variance + VARIANCE_FLOOR).log() / 2], dim=-1)
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(B, 2 A) inputs of the action distribution; called by RLlib."""
+        """Returns (B, 2 A) inputs of the action distribution; called by RLlib."""
         return self.distribution_inputs(self.features(embeddings))

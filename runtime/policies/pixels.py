@@ -1,4 +1,4 @@
-"""Layers of networks that see: from a camera's bytes to numbers, and the last layer, which stays exact."""
+"""Layers of image networks: the scaling of a camera's bytes, and a last layer that stays in float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PixelScale(nn.Module):
         self.scale = scale
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Any shape."""
+        """Scales inputs of any shape."""
         if not pixels.is_floating_point():
             kind = pixels.device.type
             pixels = pixels.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32)
@@ -27,9 +27,9 @@ class PixelScale(nn.Module):
 
 
 class ExactLinear(nn.Linear):
-    """A linear layer in float32 whatever the others are in: a value of 230 in bfloat16 would be off by half a point."""
+    """A linear layer that stays in float32: in bfloat16, a value estimate of 230 would be off by up to 0.5."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in) to (B, out)."""
+        """Maps (B, in) to (B, out)."""
         with torch.autocast(x.device.type, enabled=False):
             return functional.linear(x.float() if x.dtype == torch.bfloat16 else x, self.weight, self.bias)

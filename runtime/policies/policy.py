@@ -25,7 +25,7 @@ class Policy:
     Args:
         module: RLlib's network.
         action_space: The environment's.
-        observation_filter: Of training, or None.
+        observation_filter: Observation filter of the training, or None.
         normalize_actions: The network's ±1 is scaled to a bounded action space, then clipped.
         clip_actions: Actions are clipped into the action space, where they are not scaled.
     """
@@ -39,13 +39,16 @@ class Policy:
         normalize_actions: bool = True,
         clip_actions: bool = False,
     ) -> None:
-        self.module, self.action_space, self.observation_filter = module, action_space, observation_filter
-        self.normalize_actions, self.clip_actions = normalize_actions, clip_actions
+        self.module = module
+        self.action_space = action_space
+        self.observation_filter = observation_filter
+        self.normalize_actions = normalize_actions
+        self.clip_actions = clip_actions
         self.reset()
 
     @classmethod
     def of_algorithm(cls, algorithm: Any, action_space: gymnasium.Space[Any]) -> Policy:
-        """The policy of a running algorithm, sharing its network."""
+        """Returns the policy of a running algorithm, sharing its network."""
         runner = algorithm.env_runner
         connector = find_filter_connector(runner)
         return cls(
@@ -78,11 +81,11 @@ class Policy:
 
     @property
     def takes_masks(self) -> bool:
-        """Whether it learned which discrete actions are forbidden, and wants to be told."""
+        """Whether the policy was trained with action masks and expects them."""
         return bool(self.module.model_config.get("action_mask"))
 
     def act(self, observation: Any, *, mask: NDArray[np.bool_] | None = None) -> Any:
-        """The most likely action, in the environment's own units.
+        """Returns the most likely action, in the environment's own units.
 
         Args:
             observation: One observation of the environment, unfiltered.
@@ -91,7 +94,7 @@ class Policy:
         return self.act_many(np.asarray(observation)[None], masks=None if mask is None else mask[None])[0]
 
     def act_many(self, observations: NDArray[Any], *, masks: NDArray[np.bool_] | None = None) -> list[Any]:
-        """The most likely action for each of (B, O) observations, with (B, M) masks."""
+        """Returns the most likely action for each of (B, O) observations, with (B, M) masks."""
         logits = torch.as_tensor(self.logits(observations, masks=masks))
         actions = self.module.get_inference_action_dist_cls().from_logits(logits).to_deterministic().sample()
         if _is_hybrid(actions):
@@ -118,7 +121,7 @@ class Policy:
         return logits
 
     def outputs(self, observations: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """What an exported policy returns for unfiltered observations (B, O), computed by the network itself.
+        """Computes what an exported policy returns for unfiltered observations (B, O), by the network itself.
 
         Returns:
             `actions` (B, …) in the environment's units, numbers and choices of hybrid ones side by side;
@@ -144,7 +147,7 @@ class Policy:
         }
 
     def to_environment(self, action: Any) -> Any:
-        """The network's action as the environment takes it."""
+        """Converts the network's action to the environment's units and bounds."""
         if isinstance(self.action_space, gymnasium.spaces.Tuple):
             numbers, choices = action  # continuous ones in ±1, as they are, and discrete ones
             return np.clip(numbers, -1, 1), np.asarray(choices)
@@ -158,7 +161,7 @@ class Policy:
 
 
 def _is_hybrid(actions: Any) -> bool:
-    """Whether actions are numbers and choices apart."""
+    """Whether actions have a continuous and a discrete part."""
     return isinstance(actions, tuple | list)
 
 

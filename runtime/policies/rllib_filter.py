@@ -12,7 +12,7 @@ from runtime.policies.filter import ObservationFilter
 
 
 def find_filter_connector(env_runner: Any) -> Any | None:
-    """The MeanStdFilter connector of an RLlib env runner; None if the runner does not filter observations."""
+    """Returns the MeanStdFilter connector of an RLlib env runner; None if the runner does not filter observations."""
     connectors = env_runner._env_to_module.connectors
     return next((connector for connector in connectors if isinstance(connector, MeanStdFilter)), None)
 
@@ -28,7 +28,7 @@ def find_filter(env_runner: Any) -> Any | None:
 
 
 def filter_of_state(state: dict[Any, Any]) -> ObservationFilter:
-    """The observation filter that the state of a MeanStdFilter connector describes."""
+    """Returns the observation filter that the state of a MeanStdFilter connector describes."""
     agent = state[None]
     stats = RunningStat.from_state(agent["running_stats"][0])
     mean, std = (np.asarray(values, np.float64) for values in (stats.mean, stats.std))

@@ -20,7 +20,7 @@ class Spaces:
 
 
 def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """A space as JSON: type, shape, dtype, and bounds, count or parts."""
+    """Describes a space as JSON: type, shape, dtype, and bounds, count or parts."""
     if isinstance(space, gymnasium.spaces.Tuple):
         return {"type": "Tuple", "spaces": [describe_space(part) for part in space.spaces]}
     described: dict[str, Any] = {
@@ -42,7 +42,7 @@ def describe_space(space: gymnasium.Space[Any]) -> dict[str, Any]:
 
 
 def read_space(described: dict[str, Any]) -> gymnasium.Space[Any]:
-    """The space that `describe_space` described.
+    """Restores the space that `describe_space` described.
 
     Raises:
         UserError: It is of another type than Box, Discrete, MultiDiscrete, or a Tuple or Dict of these.
@@ -59,7 +59,7 @@ def read_space(described: dict[str, Any]) -> gymnasium.Space[Any]:
 
 
 def read_box(described: dict[str, Any]) -> gymnasium.spaces.Box:
-    """The Box that `describe_space` described.
+    """Restores the Box that `describe_space` described.
 
     Raises:
         UserError: It is no Box; environments are made so that a policy's observations are.

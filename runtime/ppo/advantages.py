@@ -53,7 +53,8 @@ def _accumulate(
         for t in range(steps - 1, -1, -1):
             next_value = np.float64(values[t + 1, i])
             if ends[t, i]:
-                next_value, advantage = np.float64(bootstrap_values[t, i]), np.float64(0.0)
+                next_value = np.float64(bootstrap_values[t, i])
+                advantage = np.float64(0.0)
             error = rewards[t, i] + gamma * next_value - values[t, i]
             advantage = error + gamma * lambda_ * advantage
             advantages[t, i] = advantage

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class PPO:
-    """Implements Algorithm."""
+    """The PPO algorithm of a job, on RLlib."""
 
     names = ("PPO",)
     settings = PPOSettings
@@ -52,7 +52,8 @@ class PPO:
         from runtime.ppo.loop import TrainingJob  # imports torch and RLlib, after their environment variables are set
         from runtime.ppo.restart import train, write_from_newest
 
-        config, family = training.prepared.config, training.family
+        config = training.prepared.config
+        family = training.family
         env = family.describe_env(training.prepared, training.creator, context.layout)
         job = TrainingJob(config, env, family, context, family.callbacks(config, env, context))
         try:
@@ -72,13 +73,13 @@ class PPO:
     def load_policy(
         self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
     ) -> ActingPolicy:
-        """The policy of a checkpoint; Ray need not run."""
+        """Loads the policy of a checkpoint; Ray need not run."""
         from runtime.artifacts.policy_file import read_policy  # imports torch
 
         return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
 
     def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """The space as text, bounds included."""
+        """Describes the space as text, bounds included."""
         return str(action_space)
 
     def episode_lines(self, number: int, episode: Episode) -> list[str]:
@@ -96,7 +97,8 @@ def _plot(config: JobConfig, outcome: Outcome, context: RunContext) -> None:
 
 
 def _summarize(config: JobConfig, outcome: Outcome, context: RunContext) -> Summary:
-    state, layout = outcome.state, context.layout
+    state = outcome.state
+    layout = context.layout
     mean = state.episode_reward_mean
     curve = layout.data / CURVE
     facts = {

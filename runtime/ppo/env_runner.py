@@ -48,7 +48,9 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
         """
         if self.config.seed is None or self.env is self._seeded_env:
             return None
-        number, self._env_seeds, self._seeded_env = self._env_seeds, self._env_seeds + 1, self.env
+        number = self._env_seeds
+        self._env_seeds = self._env_seeds + 1
+        self._seeded_env = self.env
         return derive_seed(self.config.seed, self.worker_index or 0, number)
 
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-RETURNS, LENGTHS = "smrl_returns", "smrl_lengths"
+RETURNS = "smrl_returns"
+LENGTHS = "smrl_lengths"
 
 
 class EpisodeReports(RLlibCallback):  # type: ignore[misc]  # ray is not typed for strict mode

@@ -1,4 +1,7 @@
-"""Fault tolerance: notices env runners and hosts that were lost or came back, and losses that need a restart."""
+"""Fault tolerance: notices env runners and hosts that were lost or came back, and losses that need a restart.
+
+runtime/cluster/hosts.py says what happens when something is lost; restart.py restarts the training.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from runtime.errors import find_cause
 from runtime.outputs.console import Reporter
 
 # How often, and for how long, env runners that died are probed; RLlib would wait up to 30 s in every iteration.
-_PROBE_EVERY_S, PROBE_TIMEOUT_S = 5.0, 0.5
+_PROBE_EVERY_S = 5.0
+PROBE_TIMEOUT_S = 0.5
 _LOSSES = (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError, RaySystemError)
 
 
@@ -48,7 +52,8 @@ class FaultWatch:
     """
 
     def __init__(self, reporter: Reporter, take_events: Callable[[], list[tuple[str, str]]]) -> None:
-        self._reporter, self._take_events = reporter, take_events
+        self._reporter = reporter
+        self._take_events = take_events
         self._healthy: set[int] = set()
         self.counts: dict[str, int] = {}
 
@@ -65,7 +70,9 @@ class FaultWatch:
         for kind, story in self._take_events():
             self.count({"host_lost": "hosts_lost", "host_rejoined": "hosts_rejoined"}[kind], story)
         healthy = set(algorithm.env_runner_group.healthy_env_runner_ids())
-        lost, back, self._healthy = self._healthy - healthy, healthy - self._healthy, healthy
+        lost = self._healthy - healthy
+        back = healthy - self._healthy
+        self._healthy = healthy
         for number in sorted(lost):
             self.count("env_runners_lost", f"env runner {number} does not answer, {len(healthy)} do")
         for number in sorted(back):

@@ -50,13 +50,13 @@ _LONGEST_VIDEO_WHEN_STOPPED_S = 5.0
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a training needs.
+    """The inputs of a training.
 
     Attributes:
         config: Its settings.
         env: Its environment.
         family: The environment's family.
-        context: Where it runs, writes and reports, and the checkpoint that it resumes from.
+        context: Container, folders, reporter, and the checkpoint to resume from.
         after_iteration: The family's callback, or None.
         hosts: What it may use now; hosts come and go.
     """
@@ -71,7 +71,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended.
+    """The outcome of a training.
 
     Attributes:
         why: The stop criterion met, or the signal.
@@ -90,11 +90,11 @@ class Training:
     """One training: the algorithm, its counters and its logs; Ray must run.
 
     Args:
-        job: What it needs.
+        job: The inputs of the training.
         watch: Counts processes that die.
 
     Raises:
-        LostError: A process died without which it cannot go on.
+        LostError: A process died that training cannot continue without.
         UserError: The environment is at fault, or the checkpoint does not fit the job.
         PlatformError: A checkpoint could not be written.
         Interrupted: A stop was requested.
@@ -102,8 +102,11 @@ class Training:
 
     def __init__(self, job: TrainingJob, watch: FaultWatch) -> None:
         context = job.context
-        self._job, self._context, self._watch = job, context, watch
-        self._reporter, self._request = context.reporter, context.stop
+        self._job = job
+        self._context = context
+        self._watch = watch
+        self._reporter = context.reporter
+        self._request = context.stop
         machines = job.hosts.machines()
         resume_from = context.start.checkpoint
         steps = 0 if resume_from is None else read_state(resume_from).timesteps_total
@@ -133,7 +136,7 @@ class Training:
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
         self._metrics.describe(job.config.values(), objective="episode_reward_mean")
-        self._recorder = Recorder(env, why_not=probed.why_no_video)
+        self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._has_advised = False
@@ -158,7 +161,7 @@ class Training:
             restore_random_states(checkpoint)
         except LostError:
             raise
-        except Exception as error:  # RLlib raises whatever its unpickling raises
+        except Exception as error:  # RLlib's unpickling raises many types of errors
             raise UserError(
                 f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
                 "one of the same network and settings. Restore from another checkpoint, or start without."
@@ -188,8 +191,8 @@ class Training:
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._spaces, {})
             self._record_video("last")
-            if self._recorder.why_not:
-                self._reporter.note(f"no video: {self._recorder.why_not}")
+            if self._recorder.no_video_reason:
+                self._reporter.note(f"no video: {self._recorder.no_video_reason}")
         finally:
             self._metrics.close()
             self._recorder.close()
@@ -216,14 +219,14 @@ class Training:
                 return f"stopped by {self._request.signal_name} in mid-iteration"
             self._request.begin(TRAINING)
             self._watch.look(self._algorithm)
-            if self._came_back_empty(result):
+            if self._is_empty_result(result):
                 continue
             why = self._reached(self._record(result))
             self._keep_up(is_last=why is not None)
         return why
 
-    def _came_back_empty(self, result: dict[str, Any]) -> bool:
-        """Whether no runner returned a step: then it was no iteration.
+    def _is_empty_result(self, result: dict[str, Any]) -> bool:
+        """Whether no env runner returned a step, so that the result is not counted as an iteration.
 
         Raises:
             LostError: That has happened several times in a row.
@@ -248,7 +251,8 @@ class Training:
                 f"{self._state.training_iteration + 1}; expected finite rewards, observations and gradients. "
                 "The last checkpoint is kept; lower rl.training.config.lr or set rl.training.config.grad_clip."
             )
-        state, episodes = self._state, finished_episodes(result)
+        state = self._state
+        episodes = finished_episodes(result)
         state.training_iteration += 1
         state.episodes_total += len(episodes)
         state.time_total_s = self._seconds_before + time.perf_counter() - self._started
@@ -260,7 +264,8 @@ class Training:
             "time_total_s": round(state.time_total_s, 3),
             **to_row(result, state.recent_episodes),
         }
-        state.timesteps_total, state.episode_reward_mean = int(row["timesteps_total"]), row.get("episode_reward_mean")
+        state.timesteps_total = int(row["timesteps_total"])
+        state.episode_reward_mean = row.get("episode_reward_mean")
         after_iteration = self._job.after_iteration
         if after_iteration is not None:
             row |= _with_causes(lambda: after_iteration(self._algorithm, result, state))
@@ -273,7 +278,7 @@ class Training:
         return row
 
     def _advise(self) -> None:
-        """Names what to change, once, where the value function learns nothing."""
+        """Advises once which settings to change if the value function learns nothing."""
         if self._has_advised or not self._settings.use_critic or not explains_nothing(self._state.rows):
             return
         self._has_advised = True
@@ -294,7 +299,7 @@ class Training:
             self._record_video(f"iteration-{iteration:06d}")
 
     def _may_record_video(self) -> bool:
-        """Whether a video is cheap enough; one that was asked for by a frequency of the user's own always is."""
+        """Whether recording a video is cheap enough; always True if the user set a frequency."""
         if self._job.config.is_asked_for("video_freq"):
             return True
         allowed_s = _RECORDING_SHARE * (time.perf_counter() - self._started)
@@ -318,7 +323,7 @@ class Training:
         return save_checkpoint(self._context.layout.checkpoints, self._state, write_algorithm=write)
 
     def _save_final(self) -> Path:
-        """The final checkpoint; written again unless it was just written."""
+        """Saves the final checkpoint, unless this iteration's was just saved."""
         written = checkpoints_in(self._context.layout.checkpoints)
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]
@@ -341,7 +346,7 @@ class Training:
 
 
 def _policy_settings(config: JobConfig) -> dict[str, Any]:
-    """What acting and evaluating need beside the network."""
+    """Returns the settings that acting and evaluating need beside the network."""
     settings = PPOSettings.of(config)
     return {
         "env_config": settings.env_config,

@@ -1,4 +1,7 @@
-"""Training that restarts in the same job, from its last checkpoint, when it has lost what it needs."""
+"""Training that restarts in the same job, from its last checkpoint, when it has lost what it needs.
+
+runtime/cluster/hosts.py says what happens when something is lost; faults.py notices it.
+"""
 
 from __future__ import annotations
 

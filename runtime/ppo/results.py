@@ -60,11 +60,11 @@ def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
 def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:
     """Return and length of each episode that ended in an iteration."""
     runners = result.get("env_runners", {})
-    returns, lengths = (_flat(runners.get(name, ())) for name in (RETURNS, LENGTHS))
+    returns, lengths = (_flatten(runners.get(name, ())) for name in (RETURNS, LENGTHS))
     return [(float(r), int(length)) for r, length in zip(returns, lengths, strict=True)]
 
 
-def _flat(series: Any) -> list[float]:
+def _flatten(series: Any) -> list[float]:
     """Flattens a series, whose items are numbers or arrays of them; RLlib passes a series of one item bare."""
     items = series if isinstance(series, list | tuple) else [series]
     return [value for item in items for value in np.atleast_1d(item).tolist()]

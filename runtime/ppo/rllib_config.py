@@ -1,4 +1,4 @@
-"""From a job's settings to RLlib's PPO: its config, what samples and what learns, and how many processes."""
+"""Builds RLlib's PPOConfig from a job's settings: env runners, learner, and number of processes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines
         config: The job's settings, fit to the machine.
         env: The job's environment.
         family: Its family.
-        machines: What sampling and learning may use together.
+        machines: CPUs and GPUs for sampling and learning.
     """
     # One thread: networks are small, and a second thread waits for the first more than it helps
     # (measured at 0.16-0.30 ms with one thread, 24-116 ms with two on a busy machine).
@@ -63,7 +63,7 @@ def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines
 
 
 def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPOConfig:
-    """The PPOConfig of a job."""
+    """Builds the PPOConfig of a job."""
     settings = PPOSettings.of(config)
     given = settings.given()
     register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, machines)))
@@ -113,11 +113,11 @@ def fallback_reason(config: JobConfig, family: EnvFamily) -> str | None:
 
 
 def describe_path(algorithm: PPO, config: JobConfig, family: EnvFamily) -> str:
-    """One line of how a job samples and learns."""
+    """Describes in one line how a job samples and learns."""
     reason = fallback_reason(config, family)
     if reason is not None:
-        sampling = _whose(algorithm.config.env_runner_cls)
-        learning = _whose(algorithm.config.learner_class)
+        sampling = _describe_code(algorithm.config.env_runner_cls)
+        learning = _describe_code(algorithm.config.learner_class)
         both = f"sampling and learning by {sampling}"
         return f"{both if sampling == learning else f'sampling by {sampling}, learning by {learning}'}: {reason}"
     asked = algorithm.learner_group.foreach_learner(lambda learner: learner.how)
@@ -125,8 +125,8 @@ def describe_path(algorithm: PPO, config: JobConfig, family: EnvFamily) -> str:
     return f"sampling on arrays, gradients {gradients}; rl.training.fast=false takes RLlib's own code"
 
 
-def _whose(used: type) -> str:
-    """Whose code an env runner or learner is: RLlib's, which our plain env runner's is as well, or a class of ours."""
+def _describe_code(used: type) -> str:
+    """Names the code of an env runner or learner: RLlib's (as our plain env runner's is), or one of our classes."""
     return "RLlib's own code" if used is Runner or used.__module__.startswith("ray.") else f"smrl's {used.__name__}"
 
 
@@ -160,7 +160,8 @@ def fit_to_resources(
         left_out = ()
     if left_out:
         notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners, most = settings.num_env_runners, _most_runners(settings, machines)
+    runners = settings.num_env_runners
+    most = _most_runners(settings, machines)
     if isinstance(runners, int) and runners > most:
         changes["config.num_env_runners"] = most
         notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
@@ -171,7 +172,7 @@ def fit_to_resources(
 
 
 def _fit_gpus(config: JobConfig, machines: Machines, notes: list[str]) -> dict[str, Any]:
-    """What changes so that learning uses the GPUs that there are."""
+    """Configures the learners for the GPUs that are available."""
     settings = PPOSettings.of(config)
     gpus = settings.num_gpus_per_learner
     changes: dict[str, Any] = {}
@@ -199,7 +200,7 @@ def _describe_cpus(machines: Machines) -> str:
 
 
 def _most_runners(settings: PPOSettings, machines: Machines) -> int:
-    """Remote runners that Ray can place, none of them on two hosts; it would wait for the others for ever."""
+    """Counts the remote env runners that Ray can place; it would wait forever for any more."""
     of_learner = settings.num_cpus_per_learner
     if of_learner is None:  # as RLlib has it
         of_learner = 0 if settings.num_gpus_per_learner else 1
@@ -210,7 +211,7 @@ def _most_runners(settings: PPOSettings, machines: Machines) -> int:
 
 
 def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
-    """Sampling processes beside the main one: a CPU each; on one host none on two CPUs, nor where threads do it.
+    """Counts remote env runners, one CPU each; none on a single host with two CPUs, or if threads do the sampling.
 
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """

@@ -48,7 +48,7 @@ class Rollout:
         Args:
             steps: T.
             num_envs: N.
-            observation_shape: Of one observation.
+            observation_shape: Shape of one observation.
             action_size: A.
             distribution_size: L.
         """
@@ -66,17 +66,17 @@ class Rollout:
         )
 
     def env_steps(self) -> int:
-        """Environment steps, T * N; called by RLlib."""
+        """Returns the number of environment steps, T * N; called by RLlib."""
         return int(self.rewards.size)
 
     def __len__(self) -> int:
-        """Environment steps; called by RLlib."""
+        """Returns the number of environment steps; called by RLlib."""
         return self.env_steps()
 
     def to_episodes(
         self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]
     ) -> list[SingleAgentEpisode]:
-        """The same steps as RLlib's episodes, for RLlib's own learner."""
+        """Converts the steps to RLlib's episodes, for RLlib's own learner."""
         episodes = []
         steps, num_envs = self.rewards.shape
         for i in range(num_envs):

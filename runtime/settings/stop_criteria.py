@@ -8,7 +8,7 @@ from runtime.settings.schema import StopCriteria
 
 
 def reached(stop: StopCriteria, row: Mapping[str, float], *, episodes_of_mean: int) -> str | None:
-    """The first criterion that a row of metrics meets, in words, or None.
+    """Describes the first criterion that a row of metrics meets; None if none is met.
 
     Args:
         stop: Stop criteria of the job.

@@ -1,4 +1,4 @@
-"""Text to typed values, by a setting's kind; nothing is ever truncated or guessed."""
+"""Converts text to typed values by a setting's kind; never truncates or guesses."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ _CONVERTERS: dict[Kind, Any] = {
 
 
 def _numbers(value: Any, *, is_schedule: bool) -> list[float]:
-    """The numbers that a range applies to: the value, a list's items, a schedule's values."""
+    """Returns the numbers that a range applies to: the value, a list's items, a schedule's values."""
     if isinstance(value, bool | str | dict):
         return []
     if isinstance(value, list):

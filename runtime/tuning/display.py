@@ -15,12 +15,12 @@ _SHOWN = 20  # rows of the table
 
 
 def show_value(value: Any) -> str:
-    """A hyperparameter's value as short text."""
+    """Returns a hyperparameter's value as short text."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def short_name(name: str) -> str:
-    """A hyperparameter's name without the common prefix."""
+    """Returns a hyperparameter's name without the common prefix."""
     return name.removeprefix("rl.training.").removeprefix("config.")
 
 
@@ -86,7 +86,7 @@ class TuningTable(TuningLines):
 
 
 def draw_table(job: TuningJob, trials: Sequence[Trial], running: Mapping[tuple[int, int], Record]) -> Any:
-    """The trials as a table: those that run, then the best."""
+    """Draws the trials as a table: those that run, then the best."""
     from rich.table import Table
 
     best = best_trial(trials, seeds=job.seeds, maximize=job.maximize)
@@ -122,5 +122,5 @@ def _objective(trial: Trial, now: Sequence[Record]) -> str:
 
 
 def make_display(job: TuningJob, *, in_container: bool) -> TuningLines:
-    """A live table in a terminal; lines in a pipe, and in a container even with a terminal."""
+    """Makes a live table in a terminal; lines in a pipe, and in a container even with a terminal."""
     return TuningTable(job) if sys.stdout.isatty() and not in_container else TuningLines(job)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
 
 from runtime.cluster.session import ray_session
 from runtime.container.layout import Container
@@ -21,15 +22,13 @@ from runtime.outputs.result import Finish
 from runtime.tuning.display import TuningLines
 from runtime.tuning.records import Plan, Record, State, append_record
 from runtime.tuning.request import TuningJob
-from runtime.tuning.search import PointSearch
+from runtime.tuning.search import GRACE_ITERATIONS, JUDGED_AFTER_TRIALS, REDUCTION, PointSearch
 from runtime.tuning.trial import LOG, TrialJob, ask_to_stop, forget_stops
 
 # A process that dies (out of memory, a kill) is restarted; its job resumes from its checkpoint.
 _RESTARTS = 2
 # This many failures before the first success point to the job, not to a hyperparameter.
 _FAILURES_AT_FIRST = 3
-_JUDGED_FROM = 5  # iterations before the median rule applies: first returns are noise
-_REDUCTION = 3  # of Hyperband: one in three is promoted from each rung
 
 
 def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
@@ -61,7 +60,7 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
         tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
             tune_config=tune.TuneConfig(
-                search_alg=search,
+                search_alg=_Suggestions(search, maximize=plan.job.maximize),
                 scheduler=_make_scheduler(plan.job, plan.root),
                 num_samples=-1,
                 max_concurrent_trials=parallel,
@@ -79,7 +78,28 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
         ).fit()
     if log.platform_fault:
         raise PlatformError(f"{log.platform_fault} Then start the tuning again to resume {plan.root}.")
-    return log.why_stop() or search.why_finished
+    return log.stop_reason() or search.finish_reason
+
+
+class _Suggestions(Searcher):  # type: ignore[misc]
+    """Ray Tune's view of the search, which learns of results by `PointSearch.end` with the complete record."""
+
+    def __init__(self, search: PointSearch, *, maximize: bool) -> None:
+        super().__init__(metric="objective", mode="max" if maximize else "min")
+        self._search = search
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next training job; None if running jobs may lead to more, or FINISHED."""
+        return self._search.suggest()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Does nothing, as `PointSearch.end` gets the complete record."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing, as tuning.jsonl holds everything."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing, as tuning.jsonl holds everything."""
 
 
 def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
@@ -91,14 +111,16 @@ def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
     if job.resources is not None:
         low, high = job.resources  # which the jobs end at by themselves
         return _Halving(
-            root, time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=_REDUCTION, **how
+            root, time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=REDUCTION, **how
         )
     if job.stops_early:
-        return _Median(root, time_attr="iteration", grace_period=_JUDGED_FROM, min_samples_required=3, **how)
+        return _Median(
+            root, time_attr="iteration", grace_period=GRACE_ITERATIONS, min_samples_required=JUDGED_AFTER_TRIALS, **how
+        )
     return FIFOScheduler()
 
 
-class _Asks(TrialScheduler):  # type: ignore[misc]
+class _StopByRequest(TrialScheduler):  # type: ignore[misc]
     """Requests a job to stop instead of killing it, as Ray Tune gives a process ten seconds to write its results."""
 
     def __init__(self, root: Path, **options: Any) -> None:
@@ -119,11 +141,11 @@ class _Asks(TrialScheduler):  # type: ignore[misc]
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class _Halving(_Asks, ASHAScheduler):  # type: ignore[misc]
+class _Halving(_StopByRequest, ASHAScheduler):  # type: ignore[misc]
     pass
 
 
-class _Median(_Asks, MedianStoppingRule):  # type: ignore[misc]
+class _Median(_StopByRequest, MedianStoppingRule):  # type: ignore[misc]
     pass
 
 
@@ -131,7 +153,10 @@ class _Log(tune.Callback):  # type: ignore[misc]
     """Records the state of each training job, reports results to the search, and updates the display."""
 
     def __init__(self, plan: Plan, search: PointSearch, stop: StopRequest, display: TuningLines) -> None:
-        self._plan, self._search, self._stop, self._display = plan, search, stop, display
+        self._plan = plan
+        self._search = search
+        self._stop = stop
+        self._display = display
         self._running: dict[tuple[int, int], Record] = {}
         self._failed: set[int] = set()
         self.platform_fault = ""
@@ -140,8 +165,8 @@ class _Log(tune.Callback):  # type: ignore[misc]
     def __reduce__(self) -> Any:  # Ray Tune saves what it was given; nothing here is restored from that
         return (tune.Callback, ())
 
-    def why_stop(self) -> str:
-        """Why the tuning ends, or an empty text."""
+    def stop_reason(self) -> str:
+        """Returns why the tuning ends; empty if it continues."""
         job = self._plan.job
         if self.platform_fault:
             return self.platform_fault
@@ -160,7 +185,7 @@ class _Log(tune.Callback):  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Requests every running job to stop once there is a reason to end; called in each turn of Ray Tune's loop."""
-        if self.why_stop() and not self._search.is_over:
+        if self.stop_reason() and not self._search.is_over:
             self._search.is_over = True
             for trial in trials:
                 if not trial.is_finished():

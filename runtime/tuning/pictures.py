@@ -13,8 +13,10 @@ from runtime.tuning.request import TuningJob
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-IMPORTANCE, PARALLEL = "importance.png", "parallel_coordinates.png"
-_BLUE, _GREY = "#4c78a8", "#999999"
+IMPORTANCE = "importance.png"
+PARALLEL = "parallel_coordinates.png"
+_BLUE = "#4c78a8"
+_GREY = "#999999"
 
 
 def draw_importance(axes: Axes, importances: Mapping[str, float]) -> None:
@@ -37,13 +39,14 @@ def draw_parallel(axes: Axes, job: TuningJob, trials: Sequence[Trial], best: Tri
 
     scored = [trial for trial in trials if trial.objective is not None]
     low, high = min(trial.objective or 0 for trial in scored), max(trial.objective or 0 for trial in scored)
-    colours, places = colormaps["viridis"], range(len(job.ranges) + 1)
+    colors = colormaps["viridis"]
+    places = range(len(job.ranges) + 1)
     for trial in sorted(scored, key=lambda one: (one is best, one.objective or 0)):
         share = ((trial.objective or 0) - low) / ((high - low) or 1)
         heights = [one.place(trial.hyperparameters[one.name]) for one in job.ranges] + [share]
         is_best = trial is best
-        colour = "#d62728" if is_best else colours(share if job.maximize else 1 - share)
-        axes.plot(places, heights, color=colour, linewidth=2.5 if is_best else 1, alpha=1 if is_best else 0.6)
+        color = "#d62728" if is_best else colors(share if job.maximize else 1 - share)
+        axes.plot(places, heights, color=color, linewidth=2.5 if is_best else 1, alpha=1 if is_best else 0.6)
     for place, one in enumerate(job.ranges):
         _draw_scale(axes, place, [(one.place(value), value) for value in _ticks(one)])
     _draw_scale(axes, len(job.ranges), [(0.0, low), (1.0, high)])

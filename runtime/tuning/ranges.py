@@ -25,7 +25,7 @@ class Range:
         kind: SageMaker's kind.
         low: Smallest value of a numeric range.
         high: Largest value of a numeric range.
-        scaling: How numbers spread: Linear, Logarithmic, or ReverseLogarithmic, which is fine close to 1.
+        scaling: Scaling of the range: Linear, Logarithmic, or ReverseLogarithmic, which is fine close to 1.
         values: The choices of a category, as text.
     """
 
@@ -89,5 +89,5 @@ def _scaled(value: float, scaling: str) -> float:
 
 
 def choose_scaling(low: float, high: float) -> str:
-    """The scaling that Auto selects for a range."""
+    """Returns the scaling that Auto selects for a range."""
     return "Logarithmic" if low > 0 and high / low >= _LOGARITHMIC_FROM else "Linear"

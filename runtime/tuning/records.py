@@ -30,7 +30,7 @@ class Record:
         folder: Results folder, relative to the tuning's.
         objective: Last value of the objective, None if there is none yet.
         training_iteration: Iterations done.
-        timesteps_total: Environment steps, where the job plays an environment.
+        timesteps_total: Environment steps, if the job runs an environment.
         time_total_s: Seconds of training.
         reason: Why it failed.
     """
@@ -58,7 +58,7 @@ def append_record(folder: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The last line of each training job, in the order in which they began.
+    """Returns the last line of each training job, in the order in which they began.
 
     Raises:
         UserError: The file is not smrl's.
@@ -121,7 +121,7 @@ def gather_trials(records: Iterable[Record]) -> list[Trial]:
 
 
 def best_trial(trials: Iterable[Trial], *, seeds: int, maximize: bool) -> Trial | None:
-    """The trial with the best objective over all of its seeds; those that were ended early come last."""
+    """Returns the trial with the best objective over all of its seeds; those that were ended early come last."""
     scored = [trial for trial in trials if len(trial.jobs) == seeds and trial.objective is not None]
     sign = 1 if maximize else -1
     return max(scored, key=lambda trial: (trial.state == "completed", sign * (trial.objective or 0.0)), default=None)

@@ -28,7 +28,8 @@ TRIAL_DEFAULTS: dict[str, Any] = {
 }
 _EARLY_STOPPING = ("Off", "Auto")
 _TYPES = ("Maximize", "Minimize")
-_CONFIG, _DEFINITION = "HyperParameterTuningJobConfig", "TrainingJobDefinition"
+_CONFIG = "HyperParameterTuningJobConfig"
+_DEFINITION = "TrainingJobDefinition"
 # The request's parts, and our one addition.
 _TOP = (
     "HyperParameterTuningJobName",
@@ -125,25 +126,29 @@ class TuningJob:
         return {**TRIAL_DEFAULTS, **stop, **self.static}
 
     def as_json(self) -> dict[str, Any]:
-        """The job as JSON for tuning.json."""
+        """Returns the job as JSON for tuning.json."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return found
 
     def read_objective(self, row: Mapping[str, float]) -> float | None:
-        """The objective in a row of metrics, or None where it has none yet."""
+        """Returns the objective in a row of metrics, or None where it has none yet."""
         if self.regex:
-            found = re.findall(self.regex, metric_line(row))
-            texts = [match[0] if isinstance(match, tuple) else match for match in found]
-            try:
-                return float(texts[-1]) if texts else None
-            except ValueError:  # the regex found some other text
-                return None
+            return self.read_line(metric_line(row))
         value = row.get(self.objective)
         return None if value is None or not math.isfinite(value) else float(value)
 
+    def read_line(self, line: str) -> float | None:
+        """The objective in a line of a log, by the regex: the last that is there, None where there is none."""
+        found = re.findall(self.regex, line)
+        texts = [match[0] if isinstance(match, tuple) else match for match in found]
+        try:
+            return float(texts[-1]) if texts else None
+        except ValueError:  # the regex found some other text
+            return None
+
 
 def restore_job(described: Mapping[str, Any]) -> TuningJob:
-    """The job that `as_json` described."""
+    """Restores the job that `as_json` described."""
     ranges = tuple(Range(**{**one, "values": tuple(one["values"])}) for one in described["ranges"])
     resources = described["resources"]
     pair = None if resources is None else (resources[0], resources[1])
@@ -189,10 +194,11 @@ def parse_job(words: Any, *, source: str) -> TuningJob:
 
 
 class _Reader:
-    """One reading: where the words are from, and what was wrong with them."""
+    """Reads one tuning job: remembers the source of its words and collects its problems."""
 
     def __init__(self, source: str, problems: Problems) -> None:
-        self._source, self._problems = source, problems
+        self._source = source
+        self._problems = problems
 
     def read(self, words: Mapping[str, Any]) -> TuningJob:
         self._check_names("", words, _TOP)
@@ -394,5 +400,5 @@ class _Reader:
 
 
 def _as_text(value: object) -> str:
-    """A category as SageMaker has it; a list or a number in YAML as the text that a hyperparameter would be."""
+    """Converts a category to SageMaker's text; a YAML list or number becomes a hyperparameter's text."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -24,7 +24,7 @@ def write_tuning_job(tuner: Any, path: str | Path) -> None:
 
 
 def describe_tuner(tuner: Any) -> dict[str, Any]:
-    """The words of CreateHyperParameterTuningJob that concern what is tuned and how."""
+    """Describes a tuner in the words of CreateHyperParameterTuningJob."""
     job = getattr(tuner, "estimator", None) or getattr(tuner, "model_trainer", None)
     if job is None:
         raise UserError(
@@ -36,15 +36,15 @@ def describe_tuner(tuner: Any) -> dict[str, Any]:
         "MaxParallelTrainingJobs": tuner.max_parallel_jobs,
         "MaxRuntimeInSeconds": getattr(tuner, "max_runtime_in_seconds", None),
     }
-    ranges = _plain(tuner.hyperparameter_ranges())
+    ranges = _to_plain(tuner.hyperparameter_ranges())
     config = {
         "Strategy": tuner.strategy,
-        "StrategyConfig": _plain(getattr(tuner, "strategy_config", None)),
+        "StrategyConfig": _to_plain(getattr(tuner, "strategy_config", None)),
         "HyperParameterTuningJobObjective": {"Type": tuner.objective_type, "MetricName": tuner.objective_metric_name},
         "ResourceLimits": limits,
         "ParameterRanges": ranges,
         "TrainingJobEarlyStoppingType": tuner.early_stopping_type,
-        "TuningJobCompletionCriteria": _plain(getattr(tuner, "completion_criteria_config", None)),
+        "TuningJobCompletionCriteria": _to_plain(getattr(tuner, "completion_criteria_config", None)),
         "RandomSeed": getattr(tuner, "random_seed", None),
     }
     tuned = {one["Name"] for listed in ranges.values() for one in listed}
@@ -52,33 +52,33 @@ def describe_tuner(tuner: Any) -> dict[str, Any]:
     static = {name: str(value) for name, value in found.items() if name not in tuned}
     definition = {
         "StaticHyperParameters": {**_preset_of(job), **static},
-        "AlgorithmSpecification": {"MetricDefinitions": _plain(tuner.metric_definitions) or []},
+        "AlgorithmSpecification": {"MetricDefinitions": _to_plain(tuner.metric_definitions) or []},
     }
     words = {
         "HyperParameterTuningJobConfig": {name: value for name, value in config.items() if value not in (None, {}, [])},
         "TrainingJobDefinition": definition,
-        "WarmStartConfig": _plain(getattr(tuner, "warm_start_config", None)),
+        "WarmStartConfig": _to_plain(getattr(tuner, "warm_start_config", None)),
     }
     return {name: value for name, value in words.items() if value}
 
 
 def _preset_of(job: Any) -> dict[str, str]:
-    """The preset of a script that is named as the notebooks' are: train-hopper.py."""
+    """Returns the preset of a script that is named as the notebooks' are: train-hopper.py."""
     script = Path(str(getattr(job, "entry_point", None) or "")).stem
     name = script.removeprefix("train-")
     return {"preset": name} if name != script and name in preset_names() else {}
 
 
-def _plain(value: Any) -> Any:
-    """An SDK's object as the request has it."""
+def _to_plain(value: Any) -> Any:
+    """Converts an SDK's object to plain values of the request."""
     if hasattr(value, "to_input_req"):
         return value.to_input_req()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     if hasattr(value, "model_dump"):  # SDK 3's shapes, whose fields are in snake case
         value = value.model_dump(exclude_none=True)
     if isinstance(value, dict):
-        return {_camel(name): _plain(item) for name, item in value.items() if type(item).__name__ != "Unassigned"}
+        return {_camel(name): _to_plain(item) for name, item in value.items() if type(item).__name__ != "Unassigned"}
     return value
 
 

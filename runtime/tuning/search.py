@@ -1,4 +1,4 @@
-"""Chooses the next point to try: Optuna's samplers behind Ray Tune's interface, each point with every seed."""
+"""Chooses the next point to try: Optuna's samplers, each point with every seed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 
 import optuna
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
 from runtime.tuning.records import Record, Trial, best_trial
 from runtime.tuning.request import TuningJob
 
 _MOST_DRAWS = 50  # of a point that is new, where there are few
-FINISHED = str(Searcher.FINISHED)
+FINISHED = "FINISHED"  # the word that Ray Tune knows
 # Points that are drawn at random before the search learns from them.
 _STARTUP_TRIALS = 8
+GRACE_ITERATIONS = 5  # iterations before the median rule applies: first returns are noise
+JUDGED_AFTER_TRIALS = 3  # that the median is taken of
+REDUCTION = 3  # of Hyperband: one in three is promoted from each rung
 
 
-class PointSearch(Searcher):  # type: ignore[misc]
+class PointSearch:
     """Suggests training jobs: a point of the search space, and a seed.
 
     Its state can be rebuilt from records: a killed tuning resumes this way, and one can start from another's results.
@@ -41,14 +43,16 @@ class PointSearch(Searcher):  # type: ignore[misc]
         seeds: Sequence[int],
         random_seed: int,
     ) -> None:
-        super().__init__(metric="objective", mode="max" if job.maximize else "min")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._job, self._seeds = job, tuple(seeds)
+        self._job = job
+        self._seeds = tuple(seeds)
         self._space = {one.name: one.distribution for one in job.ranges}
         # What was drawn before a kill is not drawn again.
         self._sampler = _make_sampler(job, random_seed + len(trials))
         self._random = optuna.samplers.RandomSampler(seed=random_seed)
-        self._study = optuna.create_study(direction="maximize" if job.maximize else "minimize", sampler=self._sampler)
+        self._study = optuna.create_study(
+            direction="maximize" if job.maximize else "minimize", sampler=self._sampler, pruner=_make_pruner(job)
+        )
         self.trials = {trial.number: trial for trial in trials}
         self.is_over = False  # set from outside, when no more jobs are to start
         self._asked: dict[int, optuna.trial.Trial] = {}
@@ -64,13 +68,14 @@ class PointSearch(Searcher):  # type: ignore[misc]
             else:
                 self._add_ended(trial)
 
-    def _drawn(self, trial: Trial) -> dict[str, Any] | None:
-        """The point in Optuna's values; None if it is outside the search space."""
+    def _to_optuna(self, trial: Trial) -> dict[str, Any] | None:
+        """Returns the point in Optuna's values; None if it is outside the search space."""
         drawn = {one.name: one.from_hyperparameter(trial.hyperparameters.get(one.name)) for one in self._job.ranges}
         return None if any(value is None for value in drawn.values()) else drawn
 
     def _add_ended(self, trial: Trial) -> None:
-        drawn, value = self._drawn(trial), trial.objective
+        drawn = self._to_optuna(trial)
+        value = trial.objective
         if drawn is None or value is None:
             return
         iteration = min(job.training_iteration for job in trial.jobs.values())
@@ -86,7 +91,7 @@ class PointSearch(Searcher):  # type: ignore[misc]
         )
 
     def _continue_trial(self, trial: Trial) -> None:
-        drawn = self._drawn(trial)
+        drawn = self._to_optuna(trial)
         if drawn is not None:
             self._study.enqueue_trial(drawn)
         self._asked[trial.number] = self._study.ask(self._space)
@@ -102,8 +107,8 @@ class PointSearch(Searcher):  # type: ignore[misc]
             return [self._seeds[0]]
         return [seed for seed in self._seeds if states.get(seed, "started") == "started"]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next training job; None if running jobs may lead to more, or FINISHED."""
+    def suggest(self) -> dict[str, Any] | str | None:
+        """Suggests the next training job; None if running jobs may lead to more, or FINISHED."""
         if self.is_over:
             return FINISHED
         waiting = self._find_waiting()
@@ -114,8 +119,9 @@ class PointSearch(Searcher):  # type: ignore[misc]
         self._handed_out.add(waiting)
         number, seed = waiting
         folder = f"trials/{number:03d}" + (f"/seed-{seed}" if len(self._seeds) > 1 else "")
-        point, is_judged = dict(self.trials[number].hyperparameters), seed == self._seeds[0]
-        return {"trial": number, "seed": seed, "point": point, "folder": folder, "is_judged": is_judged}
+        point = dict(self.trials[number].hyperparameters)
+        is_scheduled = seed == self._seeds[0]
+        return {"trial": number, "seed": seed, "point": point, "folder": folder, "is_scheduled": is_scheduled}
 
     def _find_waiting(self) -> tuple[int, int] | None:
         wanted = ((number, seed) for number in self._asked for seed in self._left(self.trials[number]))
@@ -144,8 +150,8 @@ class PointSearch(Searcher):  # type: ignore[misc]
         return True
 
     @property
-    def why_finished(self) -> str:
-        """Why there is nothing more to try."""
+    def finish_reason(self) -> str:
+        """Reason why the search suggests no further points."""
         if self._has_stagnated():
             return f"no better trial in {self._job.patience}"
         if len(self.trials) < self._job.max_trials:
@@ -173,23 +179,30 @@ class PointSearch(Searcher):  # type: ignore[misc]
         trial.jobs[record.seed] = record
         if self._left(trial):
             return
-        asked, value = self._asked.pop(trial.number), trial.objective
+        asked = self._asked.pop(trial.number)
+        value = trial.objective
         if value is None:
             self._study.tell(asked, state=TrialState.FAIL)
         elif trial.state == "completed":
             self._study.tell(asked, value)
         else:
-            asked.report(value, min(job.training_iteration for job in trial.jobs.values()))
+            iteration = min(job.training_iteration for job in trial.jobs.values())
+            if iteration not in self._study.get_trials(deepcopy=False)[asked.number].intermediate_values:
+                asked.report(value, iteration)
             self._study.tell(asked, state=TrialState.PRUNED)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing, as `end` gets the complete record."""
+    def should_stop(self, number: int, iteration: int, value: float) -> bool:
+        """Whether the job's rule for early stopping ends a running trial; for trials that Ray Tune does not run.
 
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing, as tuning.jsonl holds everything."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing, as tuning.jsonl holds everything."""
+        Args:
+            number: Number of the trial.
+            iteration: Iterations that it has done.
+            value: Its objective after them.
+        """
+        asked = self._asked[number]
+        asked.report(value, iteration)
+        has_used_up = self._job.resources is not None and iteration >= self._job.resources[1]
+        return has_used_up or (self._screens and asked.should_prune())
 
 
 def _make_sampler(job: TuningJob, seed: int) -> optuna.samplers.BaseSampler:
@@ -200,13 +213,22 @@ def _make_sampler(job: TuningJob, seed: int) -> optuna.samplers.BaseSampler:
     )
 
 
+def _make_pruner(job: TuningJob) -> optuna.pruners.BasePruner:
+    """The rule of `should_stop`: what engine.py has of Ray Tune, as Optuna has it."""
+    if job.resources is not None:
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=job.resources[0], reduction_factor=REDUCTION)
+    if job.stops_early:
+        return optuna.pruners.MedianPruner(n_startup_trials=JUDGED_AFTER_TRIALS, n_warmup_steps=GRACE_ITERATIONS)
+    return optuna.pruners.NopPruner()
+
+
 def _list_grid(job: TuningJob) -> list[dict[str, Any]]:
     names = [one.name for one in job.ranges]
     return [dict(zip(names, point, strict=True)) for point in itertools.product(*(one.values for one in job.ranges))]
 
 
 def importances(job: TuningJob, trials: Sequence[Trial]) -> dict[str, float]:
-    """How much of the objective's variation each hyperparameter explains, by fANOVA; empty for too few trials.
+    """Computes each hyperparameter's share of the objective's variance by fANOVA; empty for too few trials.
 
     Source: Hutter et al. 2014, as Optuna has it.
     """

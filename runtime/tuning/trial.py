@@ -29,7 +29,7 @@ _TUNING = "the tuning"  # named as what stopped a job
 
 
 def ask_to_stop(folder: Path) -> None:
-    """Asks the job of a results folder, in whatever process it runs, to end before its next iteration."""
+    """Asks the job of a results folder, in any process, to end before its next iteration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _STOP).touch()
 
@@ -41,7 +41,7 @@ def forget_stops(root: Path) -> None:
             path.unlink()
 
 
-class _AskedStop(StopRequest):
+class _TuningStop(StopRequest):
     """A stop request from the tuning; signals go to the tuning's main process."""
 
     def __init__(self) -> None:
@@ -67,11 +67,12 @@ class _AskedStop(StopRequest):
         pass
 
 
-class _Turns(Reporter):
+class _TurnReporter(Reporter):
     """Passes each row of metrics to Ray Tune and waits for the next turn; all other output goes into a file."""
 
-    def __init__(self, log: Path, stop: _AskedStop) -> None:
-        self._log, self._stop = log, stop
+    def __init__(self, log: Path, stop: _TuningStop) -> None:
+        self._log = log
+        self._stop = stop
         self.why = ""
         self.rows: queue.Queue[dict[str, float] | None] = queue.Queue()
         self.may_go_on = threading.Semaphore(0)
@@ -102,12 +103,13 @@ class _Run(threading.Thread):
         self._finish = finish
         folder.mkdir(parents=True, exist_ok=True)
         self._container = container
-        self._asked = _AskedStop()
-        self._turns = _Turns(folder / LOG, self._asked)
+        self._asked = _TuningStop()
+        self._turns = _TurnReporter(folder / LOG, self._asked)
         self._request = Request(
             overrides, source="the tuning job", results=folder, reporter=self._turns, lock_timeout_s=_LOCK_TIMEOUT_S
         )
-        self._fault, self.is_platforms = "", False
+        self._fault = ""
+        self.is_platforms = False
         self._is_paused = False
 
     def run(self) -> None:
@@ -116,7 +118,8 @@ class _Run(threading.Thread):
         except Interrupted:
             self._turns.why = f"stopped by {_TUNING} before its first iteration"
         except PlatformError as error:
-            self._fault, self.is_platforms = str(error), True
+            self._fault = str(error)
+            self.is_platforms = True
         except JobError as error:
             self._fault = str(error)
         except BaseException as error:  # the reason is for the tuning's log; the trial's log has the traceback
@@ -126,7 +129,7 @@ class _Run(threading.Thread):
             self._turns.rows.put(None)
 
     def advance(self) -> tuple[dict[str, float] | None, str]:
-        """The next row of metrics, None once the job has ended and written its results; and why it failed, if so."""
+        """Runs to the next row of metrics (None after the job's end); also returns why it failed, if it did."""
         if self._is_paused:
             self._turns.may_go_on.release()
         row = self._turns.rows.get()
@@ -160,7 +163,8 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        fixed, seed = self._fixed, {"rl.training.config.seed": config["seed"]}
+        fixed = self._fixed
+        seed = {"rl.training.config.seed": config["seed"]}
         overrides = {**fixed["job"].settings, **config["point"], **seed}
         container = replace(fixed["container"], hyperparameters={}, num_cpus=fixed["cpus"], num_gpus=fixed["gpus"])
         self._row: dict[str, float] = {}
@@ -173,7 +177,8 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         """Runs one iteration of training; returns its metrics, or how the job ended."""
         assert self._run is not None
         if (self._folder / _STOP).exists():
-            run, self._run = self._run, None
+            run = self._run
+            self._run = None
             return self._result("", has_ended=run.end(), done=True)
         row, fault = self._run.advance()
         if row is not None:
@@ -187,7 +192,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
     def _result(self, fault: str, **how: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"row": self._row, "iteration": int(self._row.get("training_iteration", 0))}
         objective = self._read(self._row)
-        if objective is not None and self.config["is_judged"]:  # the scheduler ignores results without it
+        if objective is not None and self.config["is_scheduled"]:  # the scheduler ignores results without it
             result["objective"] = objective
         return {**result, "fault": fault, **how}
 

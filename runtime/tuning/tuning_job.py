@@ -35,8 +35,10 @@ from runtime.tuning.pictures import write_pictures
 from runtime.tuning.records import FILE, Plan, Trial, best_trial, gather_trials, read_records
 from runtime.tuning.request import TRIAL_DEFAULTS, TuningJob, parse_job, read_job
 
-JOB, PRESET = "tuning.json", "best.yaml"
-_CHANNEL, _HYPERPARAMETER = "tuning", "tuning"
+JOB = "tuning.json"
+PRESET = "best.yaml"
+_CHANNEL = "tuning"
+_HYPERPARAMETER = "tuning"
 _RUNNERS = "rl.training.config.num_env_runners"
 # What may not change when a tuning is resumed, as its trials would no longer be comparable.
 _FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds", "strategy", "resources", "stops_early")
@@ -44,7 +46,7 @@ _FIXED = ("objective", "maximize", "regex", "ranges", "static", "seeds", "strate
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """What a tuning was asked to do.
+    """Request for a tuning: its job description and its options.
 
     Attributes:
         job: File of the tuning job; None for the container's.
@@ -95,7 +97,7 @@ def _run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tu
 
 
 def _read(container: Container, request: TuningRequest) -> TuningJob:
-    """The job of the file that is named, or of the container's channel or hyperparameter."""
+    """Reads the tuning job from the given file, or from the container's channel or hyperparameter."""
     given = dict(container.hyperparameters)
     words = given.pop(_HYPERPARAMETER, None)
     if request.job is not None:
@@ -171,7 +173,7 @@ def _resolve(container: Container, overrides: Mapping[str, Any]) -> JobConfig:
 
 
 def _find_root(container: Container, request: TuningRequest, config: JobConfig) -> Path:
-    """The results folder; in a container the checkpoint folder, which survives a spot interruption."""
+    """Finds the results folder; in a container the checkpoint folder, which survives a spot interruption."""
     if request.out is not None:
         root = request.out
     elif container.layout is not None:
@@ -279,7 +281,7 @@ def _write_results(
 
 
 def _best_folder(root: Path, best: Trial, *, maximize: bool) -> Path:
-    """The results of the best seed of the best trial."""
+    """Finds the results of the best seed of the best trial."""
     sign = 1 if maximize else -1
     record = max(best.jobs.values(), key=lambda one: sign * (one.objective or 0.0))
     return root / record.folder
@@ -305,7 +307,7 @@ def _draw(root: Path, job: TuningJob, trials: list[Trial], best: Trial, display:
 
 
 def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> None:
-    """The best trial as a preset that `smrl train --preset` takes."""
+    """Writes the best trial as a preset for `smrl train --preset`."""
     import yaml
 
     config = json.loads((results / CONFIG).read_text(encoding="utf-8"))
@@ -324,7 +326,7 @@ def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> Non
 
 
 def _without_defaults(config: Mapping[str, Any], job: TuningJob) -> dict[str, Any]:
-    """The nested settings that are not defaults, without what belongs to one machine, one run, or to trials alone."""
+    """Selects the nested settings that are not defaults and not specific to one machine, run or trial."""
     defaults = [name.removeprefix("rl.training.") for name in TRIAL_DEFAULTS if name not in job.static]
     left_out = {"config.seed", "config.num_env_runners", "restore", *defaults}
     tree: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a stranger's checkpoint must not do, file by file; tests/jobs/test_training.py plays and resumes a whole one."""
+"""Hostile checkpoints are refused, file by file; tests/jobs/test_training.py evaluates and resumes a whole one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_checkpoint(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def list_again(checkpoint: Path) -> None:
-    """What an author does who writes a checkpoint of his own: its hashes and sizes are right."""
+    """Rewrites a checkpoint's list of files with correct hashes and sizes, as an attacker would."""
     described = json.loads((checkpoint / STATE).read_text())
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != STATE]
     described[HASHES] = {str(path.relative_to(checkpoint)): hash_file(path) for path in files}

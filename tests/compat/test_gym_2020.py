@@ -27,7 +27,8 @@ class Counting(gym.Env):  # type: ignore[misc]  # gym ships no types
 
     def __init__(self, length: float) -> None:
         self.observation_space = self.action_space = gym.spaces.Discrete(2)
-        self._length, self._steps = length, 0
+        self._length = length
+        self._steps = 0
 
     def reset(self) -> int:
         self._steps = 0
@@ -48,7 +49,7 @@ class Blind(Counting):
 
 
 def play(env: Any) -> dict[str, Any]:
-    """Plays an episode; returns the last step's info."""
+    """Runs an episode; returns the last step's info."""
     env.reset()
     while True:
         _, _, done, info = env.step(env.action_space.sample())

@@ -71,15 +71,15 @@ def test_pictures_are_floats_bytes_or_a_list(wrapped: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scene", "told"),
+    ("scene", "message"),
     [
         ("3DBall", r"agents: got 12; expected one"),
-        ("Two", r"behaviours: got Basic\?team=0, Walker\?team=0; expected one"),
+        ("Two", r"behaviors: got Basic\?team=0, Walker\?team=0; expected one"),
         ("Hybrid", r"agents: got 2; expected one"),
     ],
 )
-def test_what_it_cannot_do_is_refused_with_what_can(wrapped: Any, scene: str, told: str) -> None:
-    with pytest.raises(UnityGymException, match=told + r"\. Train Unity-v0 instead\."):
+def test_what_it_cannot_do_is_refused_with_what_can(wrapped: Any, scene: str, message: str) -> None:
+    with pytest.raises(UnityGymException, match=message + r"\. Train Unity-v0 instead\."):
         wrapped(scene)
 
 

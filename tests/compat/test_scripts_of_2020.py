@@ -1,4 +1,4 @@
-"""Who is served by the stand-ins of 2020, who is left alone, and what SageMaker is told of a script that fails."""
+"""Which programs get the stand-ins of 2020, and the failure reason that SageMaker gets of a failing script."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_nothing_is_in_the_way_of_any_other_python(tmp_path: Path) -> None:
     assert done.stderr.endswith("ModuleNotFoundError: No module named 'sagemaker_rl'\n")
 
 
-def test_whatever_goes_wrong_at_the_start_of_python_is_nobodys_trouble(tmp_path: Path) -> None:
+def test_an_error_at_the_start_of_python_disturbs_no_program(tmp_path: Path) -> None:
     write(tmp_path, smrl_scripts_of_2020="raise RuntimeError('broken')")
     done = run_python("-c", "print('fine')", cwd=tmp_path, PYTHONPATH=str(tmp_path), **JOB)
     assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")

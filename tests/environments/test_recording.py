@@ -25,7 +25,7 @@ class Still:
         return self._action
 
 
-def test_a_filmed_episode_decodes_to_every_second_step(tmp_path: Path) -> None:
+def test_a_recorded_episode_decodes_to_every_second_step(tmp_path: Path) -> None:
     recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
     episode = recorder.record(Still(2), tmp_path / "a.mp4", seed=0)
     recorder.close()
@@ -40,11 +40,11 @@ def test_a_filmed_episode_decodes_to_every_second_step(tmp_path: Path) -> None:
 def test_an_environment_without_frames_is_said_to_have_none(tmp_path: Path) -> None:
     recorder = Recorder(EnvSpec("tests.toy_envs:NoFrames"))
     assert recorder.record(Still(1), tmp_path / "a.mp4") is None
-    assert recorder.why_not is not None
+    assert recorder.no_video_reason is not None
     assert not list(tmp_path.iterdir())
 
 
-def test_a_film_is_cut_when_its_time_is_up(tmp_path: Path) -> None:
+def test_a_video_is_cut_when_its_time_is_up(tmp_path: Path) -> None:
     """An episode of some environments never ends; with no time at all, one frame is what is left."""
     recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
     episode = recorder.record(Still(2), tmp_path / "a.mp4", longest_s=0.0)
@@ -54,20 +54,20 @@ def test_a_film_is_cut_when_its_time_is_up(tmp_path: Path) -> None:
     assert len(frames_of(tmp_path / "a.mp4")) == 1
 
 
-def test_an_environment_that_fails_while_filmed_costs_the_film_alone(tmp_path: Path) -> None:
-    recorder = Recorder(EnvSpec("tests.toy_envs:RaisesWhileFilmed"))
+def test_an_environment_that_fails_while_recorded_costs_only_the_video(tmp_path: Path) -> None:
+    recorder = Recorder(EnvSpec("tests.toy_envs:RaisesWhileRecorded"))
 
     class One(Still):
         def act(self, observation: Any, *, mask: Any = None) -> Any:
             return 1
 
     assert recorder.record(One(1), tmp_path / "a.mp4") is None
-    assert "no more film" in (recorder.why_not or "")
+    assert "no more frames" in (recorder.no_video_reason or "")
     assert not list(tmp_path.iterdir())
 
 
-def test_playing_without_filming_gives_the_same_episode(tmp_path: Path) -> None:
+def test_an_episode_is_the_same_without_recording(tmp_path: Path) -> None:
     recorder = Recorder(EnvSpec("RoboschoolReacher-v1"))
-    filmed = recorder.record(Still(2), tmp_path / "a.mp4", seed=4)
+    recorded = recorder.record(Still(2), tmp_path / "a.mp4", seed=4)
     env = gymnasium.make("RoboschoolReacher-v1")
-    assert play(env, Still(2), seed=4) == filmed
+    assert play(env, Still(2), seed=4) == recorded

@@ -34,17 +34,19 @@ class Cells:
         self._cells = cells
 
     def outputs(self, beginning: str) -> list[Any]:
-        """Of the one cell that begins so."""
+        """Returns the outputs of the only cell that starts with a text."""
         (found,) = [cell.outputs for cell in self._cells if cell.source.startswith(beginning)]
         return list(found)
 
 
-def run_notebook(name: str, results: Path, **parameters: Any) -> Cells:
-    """Runs a notebook with other parameters."""
+def run_notebook(name: str, results: Path, *, image: str = "", **parameters: Any) -> Cells:
+    """Runs a notebook with other parameters; in Docker with an image."""
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
     (at,) = [n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
     assert 'where = "here"' in notebook.cells[at].source
-    lines = [f"{key} = {value!r}" for key, value in {**parameters, "options": {"folder": str(results)}}.items()]
+    place = {"where": "docker", "options": {"folder": str(results), "image": image}}
+    here = {"options": {"folder": str(results)}}
+    lines = [f"{key} = {value!r}" for key, value in {**parameters, **(place if image else here)}.items()]
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
     nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
     return Cells([cell for cell in notebook.cells if cell.cell_type == "code"])
@@ -57,7 +59,7 @@ def result_of(outputs: list[Any]) -> Any:
 
 
 def kinds_of(outputs: list[Any]) -> list[str]:
-    """What a cell displays, as image/png or text/html."""
+    """Lists the types that a cell displays, as image/png or text/html."""
     shown = [output for output in outputs if output.output_type == "display_data"]
     return [kind for output in shown for kind in output.data if kind != "text/plain"]
 
@@ -81,7 +83,7 @@ def test_a_unity_build_is_trained_evaluated_and_served(tmp_path: Path) -> None:
         **{"rl.training.config.train_batch_size": "240", "rl.training.config.minibatch_size": "60"},
         **{"rl.training.config.num_env_runners": "0", "rl.training.stop.training_iteration": "2"},
     }
-    build = {"folder": str(tmp_path / "build"), "executable": "basic_env_linux.x86_64"}
+    build: dict[str, Any] = {"folder": str(tmp_path / "build"), "executable": "basic_env_linux.x86_64"}
     cells = run_notebook("unity.ipynb", tmp_path, **build, hyperparameters=settings, episodes=2)
     served = result_of(cells.outputs("endpoint ="))
     assert len(served["predictions"]) == 1
@@ -98,7 +100,7 @@ def test_hyperparameters_are_tuned(tmp_path: Path) -> None:
 
 def test_a_log_is_learned_from_and_the_loop_closes(tmp_path: Path) -> None:
     settings = {"rl.training.config.updates_per_iteration": 100, "rl.training.stop.training_iteration": 3}
-    size = {"envs": 30, "episodes": 2, "evaluate_steps": 100}
+    size: dict[str, Any] = {"envs": 30, "episodes": 2, "evaluate_steps": 100}
     cells = run_notebook("batch_rl.ipynb", tmp_path, **size, hyperparameters=settings)
     assert kinds_of(cells.outputs("job.show(")) == ["image/png"]
     assert result_of(cells.outputs("evaluation =")) > 5
@@ -161,7 +163,7 @@ def test_a_tuner_of_the_sdk_becomes_a_job_for_this_machine(version: int, aws: di
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str], tmp_path: Path) -> None:
-    """By the SDK of that version; moto checks each request against AWS's own model of it."""
+    """Runs the SDK of that version; moto checks each request against AWS's own model of the API."""
     found = json.loads(run_with_sdk(version, "run_on_sagemaker.py", aws, tmp_path, str(tmp_path)).splitlines()[-1])
     request = found["requests"]["CreateTrainingJob"]
     image = "1.dkr.ecr.us-east-1.amazonaws.com/smrl:cpu"

@@ -120,13 +120,13 @@ def test_a_strangers_model_is_played_exported_and_served_without_its_pickles(
     from runtime.serving.served_policy import load_policy
 
     model, marker = hostile_model
-    played = []
+    evaluated = []
     for place in (model, tiny_results):
-        out = str(tmp_path / f"played-{place.name}")
+        out = str(tmp_path / f"evaluated-{place.name}")
         done = run_smrl("evaluate", str(place), "--out", out, "evaluate_episodes=2", "seed=5", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        played.append(re.findall("^Episode reward: .*$", done.stdout, re.M))
-    assert played[0] == played[1]
+        evaluated.append(re.findall("^Episode reward: .*$", done.stdout, re.M))
+    assert evaluated[0] == evaluated[1]
     done = run_smrl("export", str(model), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     agent = PPOTrainer(env="RoboschoolReacher-v1")
@@ -181,7 +181,7 @@ def test_an_older_models_pickles_are_read_only_if_it_is_trusted(tiny_results: Pa
     assert "Episode reward" in trusted.stdout
 
 
-def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path, tmp_path: Path) -> None:
+def test_training_resumes_in_the_same_folder_and_from_another(tiny_results: Path, tmp_path: Path) -> None:
     restored = train(
         *("--preset", "reacher", f"rl.training.restore={tiny_results}", "rl.training.stop.training_iteration=10"),
         NO_VIDEO,
@@ -192,7 +192,7 @@ def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path
     rows = read_rows(tmp_path / "further" / "metrics.jsonl")
     assert [row["training_iteration"] for row in rows] == list(range(1, 11))
     assert rows[-1]["timesteps_total"] == 10 * 64
-    assert rows[8]["time_total_s"] < rows[7]["time_total_s"]  # another job's checkpoint: this one's clock starts anew
+    assert rows[8]["time_total_s"] < rows[7]["time_total_s"]  # another job's checkpoint: this one's clock starts at 0
     once_more = train(
         *("--preset", "reacher", "rl.training.stop.training_iteration=11", NO_VIDEO), out=tmp_path / "further"
     )
@@ -200,6 +200,7 @@ def test_training_goes_on_in_the_same_folder_and_from_another(tiny_results: Path
     assert len(read_rows(tmp_path / "further" / "metrics.jsonl")) == 11
 
 
+@pytest.mark.system
 def test_as_many_runners_as_there_are_cpus_count_every_step_and_the_filter_every_observation(tmp_path: Path) -> None:
     done = train(
         *("--preset", "reacher", "rl.training.stop.training_iteration=3", "rl.training.config.num_env_runners=500"),
@@ -224,7 +225,7 @@ def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
     assert "num_gpus_per_learner: got 1 from the command line; expected at most 0" in done.stderr
 
 
-def test_settings_may_stand_anywhere_and_be_spelt_as_options(tmp_path: Path) -> None:
+def test_settings_may_stand_anywhere_and_be_spelled_as_options(tmp_path: Path) -> None:
     words = ["train", "rl.training.config.gama=1", "--preset", "reacher", "--rl.training.config.lr", "fast"]
     done = run_smrl(*words, "--out", str(tmp_path / "x"), cwd=tmp_path)
     assert done.returncode == 2
@@ -261,6 +262,7 @@ def test_a_policy_learns_what_pays(tmp_path: Path) -> None:
     assert "Mean Reward: 10.0" in evaluated.stdout, evaluated.stderr
 
 
+@pytest.mark.system
 def test_a_nan_reward_stops_the_job_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     done = train(
         "rl.training.config.num_env_runners=1",
@@ -298,7 +300,7 @@ def test_a_job_that_is_resumed_plays_no_start_twice(tmp_path: Path) -> None:
     ],
 )
 def test_an_environment_that_raises_ends_the_job_with_its_own_words(env: str, reason: str, tmp_path: Path) -> None:
-    """In an env runner's process, which Ray would start again and again."""
+    """The exception is raised in an env runner's process, which Ray would restart repeatedly."""
     done = train(
         *(f"rl.training.env=tests.toy_envs:{env}", "rl.training.stop.training_iteration=2"),
         *("rl.training.config.num_env_runners=1", "rl.training.config.restart_failed_env_runners=true"),

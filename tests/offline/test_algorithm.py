@@ -40,7 +40,7 @@ def fail(*words: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `smrl collect` has logged the notebook's 500 episodes."""
+    """The folder to which `smrl collect` has logged the notebook's 500 episodes."""
     made = tmp_path_factory.mktemp("batch")
     words = ("--env", "CartPole-v0", "--envs", "100", "--episodes", "5", "--policy", "uniform", "--seed", "3")
     smrl("collect", *words, "--out", "data/cartpole.csv", cwd=made)
@@ -56,7 +56,7 @@ def few(folder: Path) -> str:
 
 
 def learn(folder: Path, out: str, *words: str) -> Path:
-    """What the preset learns; what it said is beside it."""
+    """Trains the preset; returns its results folder, with its output beside it."""
     done = smrl(*("train", "--preset", "cartpole-bcq", "--out", out, "rl.training.config.seed=0", *words), cwd=folder)
     (folder / out / "said.txt").write_text(done.stdout)
     return folder / out
@@ -64,13 +64,13 @@ def learn(folder: Path, out: str, *words: str) -> Path:
 
 @pytest.fixture(scope="module")
 def learned(folder: Path) -> Path:
-    """What the preset learns from all the episodes."""
+    """Results of the preset on all the episodes."""
     return learn(folder, "learned", "--data", "data/cartpole.csv")
 
 
 @pytest.fixture(scope="module")
 def results(folder: Path, few: str) -> Path:
-    """What the preset learns in two short iterations."""
+    """Results of the preset after two short iterations."""
     return learn(folder, "results", "--data", few, *FEW)
 
 
@@ -152,7 +152,7 @@ def test_the_notebooks_plotting_cell_runs_on_the_csv(results: Path) -> None:
 
 
 def test_the_loop_closes_states_to_probabilities_to_rollouts(results: Path, folder: Path) -> None:
-    """Three turns of it: transform the states, play the probabilities, and dump the states that follow."""
+    """Three rounds: transform the states, act by the probabilities, and write the states that follow."""
     smrl("collect", "--env", "CartPole-v0", "--envs", "6", "--seed", "1", "--states", "s.jsonl", cwd=folder)
     for turn in range(3):
         smrl("transform", "results", "--input", "s.jsonl", "--output", "out", "--join", "input", cwd=folder)
@@ -166,7 +166,7 @@ def test_the_loop_closes_states_to_probabilities_to_rollouts(results: Path, fold
     )
     chosen = [int(np.argmax(line["SageMakerOutput"]["predictions"][0])) for line in answers]
     assert latest["action"].tolist() == chosen  # the probabilities are 0 and 1
-    # Probabilities for states that are over are not played.
+    # Probabilities for states of ended episodes are ignored.
     stale = fail("collect", "--action-probs", "out/s.jsonl.out", "--states", "s.jsonl", "--out", "new.csv", cwd=folder)
     assert "line 1: got probabilities for the state" in stale
     assert len(pandas.read_csv(folder / "new.csv")) == 18
@@ -189,7 +189,8 @@ def read_rows(results: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "time_total_s"} for row in rows]
 
 
-def test_a_job_goes_on_from_its_checkpoint_as_if_never_stopped(folder: Path, few: str) -> None:
+@SYSTEM
+def test_a_job_resumes_from_its_checkpoint_as_if_never_stopped(folder: Path, few: str) -> None:
     words = ("train", "--data", few, *QUICK[1:], "rl.training.config.seed=4")
     smrl(*words, "--out", "resumed", "rl.training.stop.training_iteration=2", cwd=folder)
     done = smrl(*words, "--out", "resumed", "rl.training.stop.training_iteration=4", cwd=folder)
@@ -206,8 +207,9 @@ def test_a_job_goes_on_from_its_checkpoint_as_if_never_stopped(folder: Path, few
     assert "start a new job with another --out" in said
 
 
-def test_a_job_goes_on_by_the_episodes_that_it_began_with(folder: Path, few: str) -> None:
-    """Else a restart would judge by episodes that it has learned from, and other data by other actions."""
+@SYSTEM
+def test_a_job_resumes_with_the_episodes_that_it_began_with(folder: Path, few: str) -> None:
+    """Otherwise a restart would evaluate on episodes that it has learned from."""
     words = ("train", "--out", "unseeded", *QUICK[1:])
     data = ("--data", few)
     first = smrl(*words, *data, "rl.training.stop.training_iteration=1", cwd=folder)
@@ -225,6 +227,7 @@ def test_a_job_goes_on_by_the_episodes_that_it_began_with(folder: Path, few: str
     assert "got a checkpoint whose action_space is Discrete(2); expected Discrete(3), as the data has" in said
 
 
+@SYSTEM
 def test_continuous_actions_from_log_to_server(folder: Path) -> None:
     smrl("collect", "--env", "Pendulum-v1", "--envs", "12", "--steps", "60", "--out", "p.csv", cwd=folder)
     words = ("train", "--data", "p.csv", "rl.training.env=Pendulum-v1", "rl.training.config.gamma=0.9", *FEW)
@@ -240,6 +243,7 @@ def test_continuous_actions_from_log_to_server(folder: Path) -> None:
     assert "evaluated 1 episodes" in smrl("evaluate", "bcq", "evaluate_episodes=1", cwd=folder).stdout
 
 
+@SYSTEM
 def test_a_log_without_probabilities_or_an_environment(folder: Path, few: str) -> None:
     log = pandas.read_csv(folder / few)
     log.drop(columns=["all_action_probabilities", "terminated", "truncated"]).to_csv(folder / "bare.csv", index=False)
@@ -313,6 +317,7 @@ def test_coachs_job_under_sagemakers_toolkit(folder: Path, opt_ml: OptMl, tmp_pa
     assert TESTING.findall(evaluated.log)
 
 
+@SYSTEM
 def test_a_stopped_job_hands_over_what_it_has(folder: Path, few: str) -> None:
     words = ("train", "--data", few, "--out", "stopped", "rl.training.stop.time_total_s=600")
     command = [str(BIN / "smrl"), *words, "rl.training.config.updates_per_iteration=50"]
@@ -335,7 +340,7 @@ def test_a_stopped_job_hands_over_what_it_has(folder: Path, few: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--env: got none; expected the environment to play in"),
+        ((), "--env: got none; expected the environment to collect from"),
         (("--env", "Nope-v0", "--out", "x.txt"), "2 problems with this collection"),
         (("--env", "CartPole-v0"), "--out: got none; expected a file to write"),
         (("--env", "CartPole-v0", "--out", "a.csv", "--states", "a.csv"), "--states: got 'a.csv'"),

@@ -20,7 +20,7 @@ from runtime.policies.network_policy import NetworkPolicy
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the job runs: for matrices this small, more threads wait for each other."""
+    """Runs torch on one thread, as the job does: for such small matrices, more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with threadpool_limits(limits=1, user_api="blas"):
@@ -98,7 +98,8 @@ def test_the_thin_loop_has_the_numbers_of_d3rlpys_fit(algorithm: str, monkeypatc
     monkeypatch.setattr(dataset, "sample_transition_batch", sample)
     quiet = d3rlpy.logging.NoopAdapterFactory()
     theirs.fit(dataset, n_steps=25, n_steps_per_epoch=25, logger_adapter=quiet, show_progress=False, save_interval=99)
-    ours, fitted = learner._algorithm.impl.modules.q_funcs, theirs.impl.modules.q_funcs
+    ours = learner._algorithm.impl.modules.q_funcs
+    fitted = theirs.impl.modules.q_funcs
     for mine, other in zip(ours.parameters(), fitted.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
     states = learner.filter(data.states)
@@ -116,7 +117,7 @@ def test_policies_for_continuous_actions_act_as_d3rlpys(algorithm: str) -> None:
 
 
 def test_rare_failures_pull_as_hard_as_they_are_large() -> None:
-    """A reward of 10 in a tenth of the cases is worth 1 by the squared error; by d3rlpy's Huber loss a ninth."""
+    """A reward of 10 in a tenth of the cases has the value 1 by the squared error; by d3rlpy's Huber loss a ninth."""
     rng = np.random.default_rng(0)
     count = 4000
     data = Transitions(
@@ -154,7 +155,7 @@ def test_averaged_weights_are_the_mean_of_every_tenth_updates_weights_and_rememb
 
 
 @pytest.mark.parametrize("box", [False, True])
-def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path: Path, box: bool) -> None:
+def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: bool) -> None:
     data = make_data(box=box)
     recipe = replace(RECIPE, algorithm="IQL" if box else "BCQ")
     through, stopped = Learner(data, recipe), Learner(data, recipe)
@@ -211,7 +212,8 @@ def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
 def test_soft_policies_sum_to_one_and_lean_where_the_values_are() -> None:
     learner = Learner(make_data(), replace(RECIPE, algorithm="DDQN"))
     learner.run(50)
-    policy, states = learner.policy(), make_data(seed=1).states
+    policy = learner.policy()
+    states = make_data(seed=1).states
     values = policy.q_values(states)
     soft = policy.probabilities(states, temperature=2.0)
     expected = np.exp(values / 2)

@@ -1,4 +1,4 @@
-"""Judging policies from a log: fitted Q evaluation by closed form, the estimated behaviour policy, and the choice."""
+"""Judging policies from a log: fitted Q evaluation by closed form, the estimated behavior policy, and the choice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
-from runtime.offline.estimators.behaviour import estimate_behaviour
+from runtime.offline.estimators.behavior import estimate_behavior
 from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
 from runtime.offline.selection import PolicyEvaluator, choose
 from runtime.policies.filter import ObservationFilter
@@ -28,9 +28,14 @@ def make_chain(*, count: int, seed: int, end: float = 0.1) -> tuple[Transitions,
     with a probability that is the same everywhere.
     """
     rng = np.random.default_rng(seed)
-    state, states, actions, rewards, ends = 0, [], [], [], []
+    state = 0
+    states = []
+    actions = []
+    rewards = []
+    ends = []
     for _ in range(count):
-        action, ended = int(rng.integers(2)), rng.random() < end
+        action = int(rng.integers(2))
+        ended = rng.random() < end
         states.append(state)
         actions.append(action)
         rewards.append(float(state * action))
@@ -76,7 +81,9 @@ def test_fitted_q_evaluation_solves_a_small_decision_process(smoothness: Any, mo
 def test_refits_spread_as_other_logs_would() -> None:
     """The spread over drawn episodes is that over fresh logs of the process, and the truth lies within."""
     move = np.ones(4)
-    fresh, spreads, hits = [], [], 0
+    fresh = []
+    spreads = []
+    hits = 0
     for seed in range(30):
         data, solve = make_chain(count=1500, seed=seed)
         target = np.tile(np.array([[0, 1]], np.float32), (len(data), 1))
@@ -121,7 +128,8 @@ def test_an_action_that_was_never_logged_is_worth_the_least() -> None:
 def test_continuous_actions_are_evaluated_too() -> None:
     """One step: the value of an action is what it pays there."""
     rng = np.random.default_rng(0)
-    states, actions = rng.normal(size=(3000, 2)).astype(np.float32), rng.uniform(-1, 1, (3000, 1)).astype(np.float32)
+    states = rng.normal(size=(3000, 2)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (3000, 1)).astype(np.float32)
     rewards = states[:, 0] * actions[:, 0] - actions[:, 0] ** 2
     data = Transitions(states, actions, rewards, np.full(3000, TERMINAL), np.arange(3000), None, None)
     target = np.clip(states[:, :1] / 2, -1, 1).astype(np.float32)
@@ -129,14 +137,14 @@ def test_continuous_actions_are_evaluated_too() -> None:
     assert FittedQEvaluation(data, gamma=0.9, seed=0).evaluate(target).start == pytest.approx(expected, abs=0.03)
 
 
-def test_the_behaviour_policy_is_recovered_from_its_actions() -> None:
+def test_the_behavior_policy_is_recovered_from_its_actions() -> None:
     rng = np.random.default_rng(0)
     states = rng.normal(size=(8000, 2)).astype(np.float32)
     chances = 1 / (1 + np.exp(-2 * states[:, 0]))
     actions = (rng.random(8000) < chances).astype(np.int64)
     data = Transitions(states, actions, np.zeros(8000, np.float32), np.full(8000, TERMINAL), np.arange(8000), None, 2)
     train, held_out = data.split(0.5, seed=0)
-    found = estimate_behaviour(train, held_out, seed=0)
+    found = estimate_behavior(train, held_out, seed=0)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     assert np.abs(found[:, 1] - 1 / (1 + np.exp(-2 * held_out.states[:, 0]))).mean() < 0.03
 
@@ -159,7 +167,7 @@ def fixed(probabilities: list[float]) -> NetworkPolicy:
     return NetworkPolicy("greedy", {"q": [nn.Sequential(layer)]}, ObservationFilter(np.zeros(4), np.ones(4), 10.0))
 
 
-def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() -> None:
+def test_an_evaluator_prefers_the_better_policy_and_gives_an_interval() -> None:
     data, solve = make_chain(count=6000, seed=3, end=0.3)
     evaluator = PolicyEvaluator(data, gamma=0.9, seed=0)
     moves, stays = fixed([0.0, 1.0]), fixed([1.0, 0.0])
@@ -169,7 +177,7 @@ def test_a_judge_prefers_the_policy_that_earns_more_and_says_how_sure_it_is() ->
     assert worse["estimated_return"] == pytest.approx(0, abs=0.1 * truth)
     report = evaluator.report(moves)
     assert report.value.low < truth < report.value.high
-    assert report.value.low > report.behaviour.high  # so the log would have told you to change
+    assert report.value.low > report.behaviour.high  # so the log recommends the change
     assert report.lower_bound is not None
     assert 0 <= report.lower_bound <= truth
     for name in ("pdis", "wpdis", "sdr", "wdr"):

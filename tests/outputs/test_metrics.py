@@ -83,6 +83,7 @@ def test_any_criterion_reached_stops() -> None:
 
 
 def test_a_mean_return_counts_once_it_is_of_enough_episodes() -> None:
-    stop, row = StopCriteria(episode_reward_mean=18.0), {"episode_reward_mean": 20.0, "episodes_total": 99}
+    stop = StopCriteria(episode_reward_mean=18.0)
+    row = {"episode_reward_mean": 20.0, "episodes_total": 99}
     assert reached(stop, row, episodes_of_mean=100) is None
     assert "episode_reward_mean" in (reached(stop, {**row, "episodes_total": 100}, episodes_of_mean=100) or "")

@@ -28,15 +28,15 @@ def test_a_frame_shows_robot_floor_and_sky(name: str) -> None:
     frame: Any = env.render()
     env.close()
     assert frame.shape == (240, 320, 3)
-    colours = {tuple(pixel) for pixel in frame.reshape(-1, 3)[::7] // 32}
-    assert len(colours) > 5
+    colors = {tuple(pixel) for pixel in frame.reshape(-1, 3)[::7] // 32}
+    assert len(colors) > 5
     assert frame.mean() > 80  # painted, not black
     top, bottom = frame[:20].mean(axis=(0, 1)), frame[-20:].mean(axis=(0, 1))
     if name != "Reacher":  # its camera looks down on the arena
         assert top[2] > top[0]  # blue above
         assert bottom[1] > bottom[2]  # green below
     saturation = frame.max(axis=2).astype(int) - frame.min(axis=2)
-    assert (saturation > 90).sum() > 150  # the robot's own colours
+    assert (saturation > 90).sum() > 150  # the robot's own colors
 
 
 def test_the_floor_moves_under_a_moving_camera() -> None:

@@ -45,7 +45,7 @@ def _ray() -> Any:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_policy_acts_as_rllibs_own_pipeline_does(case: str, tmp_path: Path) -> None:
-    """Plays an episode through RLlib's connectors and network, and asks our policy for each action as well."""
+    """Runs an episode through RLlib's connectors and network, and compares each action with our policy's."""
     from runtime.cluster.machines import Machines
     from runtime.ppo.rllib_config import build_algorithm
 
@@ -73,7 +73,8 @@ def _rllib_actions(algorithm: Any, env_id: str, *, steps: int) -> list[tuple[Any
 
     from runtime.policies.rllib_filter import find_filter_connector
 
-    runner, env = algorithm.env_runner, gymnasium.make(env_id)
+    runner = algorithm.env_runner
+    env = gymnasium.make(env_id)
     if (connector := find_filter_connector(runner)) is not None:
         connector._update_stats = False
     observation, _ = env.reset(seed=1)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.ppo.advantages import generalized_advantages
 
 
-@settings(deadline=None)  # the first call compiles
 @given(st.integers(1, 12), st.integers(1, 3), st.floats(0, 1), st.floats(0, 1), st.integers(0, 1000))
 def test_advantages_are_discounted_sums_of_errors_within_an_episode(
     steps: int, count: int, gamma: float, lambda_: float, seed: int
@@ -34,7 +33,8 @@ def test_advantages_are_discounted_sums_of_errors_within_an_episode(
 
 
 def test_without_bootstrap_values_every_end_terminates() -> None:
-    rewards, values = np.ones((2, 1), np.float32), np.full((3, 1), 5.0, np.float32)
+    rewards = np.ones((2, 1), np.float32)
+    values = np.full((3, 1), 5.0, np.float32)
     ends = np.array([[False], [True]])
     advantages = generalized_advantages(rewards, values, ends, gamma=0.5, lambda_=1.0)
     np.testing.assert_array_equal(advantages[:, 0], [1 + 0.5 * 1 - 5, 1 - 5])

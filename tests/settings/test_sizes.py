@@ -58,6 +58,11 @@ def test_all_of_them_are_listed_at_once_beside_other_problems() -> None:
     assert "got 1000000000000000 from the command line" in str(caught.value)
 
 
+def test_of_the_batch_and_its_epochs_the_larger_number_is_named() -> None:
+    with pytest.raises(UserError, match=r"^rl\.training\.config\.train_batch_size: got 100000000 .* takes 7\.45 GiB"):
+        settle(config__train_batch_size=10**8, config__num_epochs=10)
+
+
 def test_numbers_that_no_array_can_count_to_are_refused() -> None:
     with pytest.raises(UserError, match=r"horizon: got 1000000000000000000000 .* of at most 64 bits\."):
         settle(config__horizon=10**21)

@@ -1,4 +1,4 @@
-"""Tunings in this process on one Ray: early stopping, several seeds, failures, a stop, and what is gone on with."""
+"""Tunings in this process on one Ray: early stopping, several seeds, failures, a stop, and a resumed tuning."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def tune(folder: Path, words: dict[str, Any], **settings: str) -> list[dict[str,
     return [json.loads(line) for line in (folder / "out" / "tuning.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.system
 def test_jobs_below_the_median_are_ended_and_only_the_others_get_more_seeds(tmp_path: Path) -> None:
-    """By the learning rate itself, which is a metric: which jobs are below the median is known beforehand."""
+    """The objective is the learning rate itself, so the jobs below the median are known in advance."""
     rates = ["0.003", "0.004", "0.005", "1e-6", "1e-7"]
     words = {
         "Strategy": "Grid",
@@ -83,6 +84,7 @@ def test_jobs_below_the_median_are_ended_and_only_the_others_get_more_seeds(tmp_
     assert best.objective == pytest.approx(0.005)
 
 
+@pytest.mark.system
 def test_hyperband_spends_most_on_what_does_well(tmp_path: Path) -> None:
     words = {
         "Strategy": "Hyperband",
@@ -112,7 +114,8 @@ def test_a_point_that_fails_takes_its_other_seeds_along_and_nothing_else(tmp_pat
     assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["training"]["env"] == "CartPole-v1"
 
 
-def test_a_stop_ends_what_runs_and_the_next_start_goes_on_with_it(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_a_stop_ends_running_trials_and_the_next_start_resumes_them(tmp_path: Path) -> None:
     words = {"ParameterRanges": {"ContinuousParameterRanges": [LR]}}
     long = {"rl.training.stop.training_iteration": "4000", "rl.training.checkpoint_freq": "1000"}
 
@@ -149,6 +152,7 @@ def test_a_stop_ends_what_runs_and_the_next_start_goes_on_with_it(tmp_path: Path
         assert rows == list(range(1, len(rows) + 1))
 
 
+@pytest.mark.system
 def test_logged_data_is_tuned_too(tmp_path: Path) -> None:
     from runtime.offline.data.collecting import CollectRequest, run_collect
 

@@ -1,4 +1,4 @@
-"""Tuning from the command line and in a container: real trials, killed and gone on with, failing, and evaluated."""
+"""Tuning from the command line and in a container: real trials that are killed and resumed, fail, and are evaluated."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_a_tuning_that_is_killed_goes_on_and_hands_over_the_best(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_a_killed_tuning_resumes_and_writes_the_best_model(tmp_path: Path) -> None:
     scaling = {"Name": "rl.training.config.normalize_actions", "Values": ['"True"', '"False"']}
     ranges = {"ContinuousParameterRanges": [LR], "CategoricalParameterRanges": [scaling]}
     limits = {"MaxNumberOfTrainingJobs": 4, "MaxParallelTrainingJobs": 2}
@@ -108,8 +109,9 @@ def test_a_tuning_that_is_killed_goes_on_and_hands_over_the_best(tmp_path: Path)
     assert "got a tuning of another job, which differs in static" in again.stderr
 
 
+@pytest.mark.system
 def test_a_container_tunes_by_its_channel_and_a_trial_that_fails_is_named(opt_ml: OptMl) -> None:
-    """With the SDK's quoting, and an entropy weight so large that the network breaks in one trial of the grid."""
+    """Values are quoted as the SDK does; one trial has so large an entropy weight that its network diverges."""
     grid = {"CategoricalParameterRanges": [{"Name": "rl.training.config.lr", "Values": ['"1e+30"', '"0.001"']}]}
     job = tuning_job(grid, {})
     job["HyperParameterTuningJobConfig"]["Strategy"] = "Grid"

@@ -33,7 +33,7 @@ def words(**config: Any) -> dict[str, Any]:
 
 
 def test_the_notebooks_request_is_read(tmp_path: Path) -> None:
-    """As the SDK sends what the notebook of 2020 tunes (facts of the contract, 2.3)."""
+    """The request is the one that the SDK sends for the notebook of 2020."""
     ranges = {
         "ContinuousParameterRanges": [
             {"Name": "rl.training.config.kl_coeff", "MinValue": "0.5", "MaxValue": "1.0", "ScalingType": "Auto"}
@@ -163,8 +163,8 @@ def test_auto_is_logarithmic_over_decades() -> None:
 def play(search: PointSearch, value_of: Any, *, upto: int, state: State = "completed") -> list[dict[str, Any]]:
     """Ends every suggested job at once with a value of its point."""
     done = []
-    for number in range(upto):
-        suggestion = search.suggest(f"t{number}")
+    for _ in range(upto):
+        suggestion = search.suggest()
         if suggestion == FINISHED:
             break
         assert isinstance(suggestion, dict)
@@ -213,10 +213,42 @@ def test_only_points_that_stand_with_their_first_seed_get_the_others() -> None:
     stopped = play(search, quadratic, upto=1, state="stopped")
     rest = play(search, quadratic, upto=99)
     assert [one["seed"] for one in stopped + rest] == [1, 1, 2, 1, 2]
-    assert [one["is_judged"] for one in rest] == [True, False, True, False]
+    assert [one["is_scheduled"] for one in rest] == [True, False, True, False]
     best = best_trial(search.trials.values(), seeds=2, maximize=True)
     assert best is not None
     assert best.number != stopped[0]["trial"]
+
+
+def begin(job: Any, values: list[list[float]]) -> list[int]:
+    """Trials one after the other, with a value an iteration; how many each did until the rule stopped it."""
+    search, done = PointSearch(job, (), (), seeds=(1,), random_seed=0), []
+    for series in values:
+        suggestion = search.suggest()
+        assert isinstance(suggestion, dict)
+        number, count = suggestion["trial"], 0
+        state: State = "completed"
+        for count, value in enumerate(series, start=1):
+            if search.should_stop(number, count, value):
+                state = "stopped"
+                break
+        record = Record(number, 1, state, suggestion["point"], "", series[count - 1], count)
+        search.trials[number].jobs[1] = record
+        search.end(record)
+        done.append(count)
+    return done
+
+
+def test_a_trial_below_the_median_of_three_is_stopped_from_its_fifth_iteration_on() -> None:
+    early = words(TrainingJobEarlyStoppingType="Auto", ResourceLimits={"MaxNumberOfTrainingJobs": 9})
+    series = [[0.0] * 7, [1.0] * 7, [2.0] * 7, [0.5] * 7, [1.5] * 7]
+    assert begin(parse_job(early, source="a test"), series) == [7, 7, 7, 5, 7]
+    assert begin(parse_job(words(), source="a test"), series) == [7] * 5
+
+
+def test_halving_promotes_one_in_three_and_ends_at_the_resource() -> None:
+    resources = {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 4}}
+    job = parse_job(words(Strategy="Hyperband", StrategyConfig=resources), source="a test")
+    assert begin(job, [[3.0] * 9, [1.0] * 9, [2.0] * 9, [4.0] * 9]) == [4, 1, 1, 4]
 
 
 def test_a_grid_is_gone_through_once() -> None:
@@ -230,7 +262,7 @@ def test_a_grid_is_gone_through_once() -> None:
     assert len(done) == 6
 
 
-def test_a_killed_tuning_goes_on_with_what_it_had_begun(tmp_path: Path) -> None:
+def test_a_killed_tuning_resumes_its_running_jobs(tmp_path: Path) -> None:
     job = parse_job({**words(ResourceLimits={"MaxNumberOfTrainingJobs": 4}), "SeedsPerTrial": 2}, source="a test")
     point = {"rl.training.config.lr": 0.002}
     ended = Record(1, 5, "completed", {"rl.training.config.lr": 1e-4}, "trials/001/seed-5", 3.0, 9)

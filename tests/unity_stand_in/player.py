@@ -1,4 +1,4 @@
-"""The player's process: connects to the port it was given and plays until it is told to stop.
+"""The player's process: connects to the port it was given and steps its scene until it receives a stop message.
 
 The exchange is the one of ML-Agents' RpcCommunicator: the player is the client; it sends its academy's parameters, then
 an empty message, and from then on a state for each command.
@@ -29,7 +29,7 @@ allow_messages()
 from mlagents_envs.communicator_objects.command_pb2 import RESET  # noqa: E402  # after allow_messages()
 from mlagents_envs.communicator_objects.unity_message_pb2 import UnityMessageProto  # noqa: E402
 
-from tests.unity_stand_in.scenes import SCENES, Behaviour, Info, Infos, Scene, to_png  # noqa: E402
+from tests.unity_stand_in.scenes import SCENES, Behavior, Info, Infos, Scene, to_png  # noqa: E402
 
 _EXCHANGE = "/communicator_objects.UnityToExternalProto/Exchange"
 _PARAMETERS = uuid.UUID("534c891e-810f-11ea-a9d0-822485860400")
@@ -37,7 +37,7 @@ _ENGINE = uuid.UUID("e951342c-4f7e-11ea-b238-784f4387d1f7")
 
 
 def main(scene: str, mode: str) -> None:
-    """Plays a scene; the command line is a player's."""
+    """Runs a scene; the command line is a player's."""
     words = sys.argv[1:]
     modes = dict(part.partition("=")[::2] for part in mode.split(",") if part)
     once = modes.get("once")
@@ -70,7 +70,9 @@ def _open_log(words: list[str]) -> Any:
 
 class _Player:
     def __init__(self, scene: type[Scene], port: str, modes: dict[str, str], log: Any) -> None:
-        self._modes, self._log, self._kind = modes, log, scene
+        self._modes = modes
+        self._log = log
+        self._kind = scene
         channel = grpc.insecure_channel(f"localhost:{port}", options=[("grpc.max_receive_message_length", -1)])
         self._exchange = channel.unary_unary(
             _EXCHANGE,
@@ -82,14 +84,17 @@ class _Player:
         hello = UnityMessageProto()
         hello.header.status = 200
         academy = hello.unity_output.rl_initialization_output
-        academy.name, academy.package_version = "StandIn", "2.1.0-exp.1"
+        academy.name = "StandIn"
+        academy.package_version = "2.1.0-exp.1"
         academy.communication_version = self._modes.get("api", "1.5.0")
         academy.capabilities.baseRLCapabilities = True
         begin = self._exchange(hello, wait_for_ready=True).unity_input.rl_initialization_input
         self._log.write(f"seed {begin.seed}\n")
         self._scene = self._kind(begin.seed)
         answer = self._exchange(_wrap())
-        sent, steps, asked = 0, 0, dict[str, list[Info]]()
+        sent = 0
+        steps = 0
+        asked = dict[str, list[Info]]()
         while answer.header.status == 200:
             command = answer.unity_input.rl_input
             self._read_side_channel(command.side_channel)
@@ -116,7 +121,7 @@ class _Player:
             sent += 1
             message = self._misbehave(sent, infos)
             answer = self._exchange(self._to_message(infos, is_first=sent == 1) if message is None else message)
-        self._log.write("Told to stop.\n")
+        self._log.write("Received the stop message.\n")
 
     def _misbehave(self, number: int, infos: Infos) -> Any:
         modes = self._modes
@@ -139,8 +144,10 @@ class _Player:
     def _read_side_channel(self, data: bytes) -> None:
         """Environment parameters and the engine's settings are taken; other channels are passed over."""
         while data:
-            channel, (size,) = uuid.UUID(bytes_le=data[:16]), struct.unpack_from("<i", data, 16)
-            message, data = data[20 : 20 + size], data[20 + size :]
+            channel = uuid.UUID(bytes_le=data[:16])
+            (size,) = struct.unpack_from("<i", data, 16)
+            message = data[20 : 20 + size]
+            data = data[20 + size :]
             if channel == _PARAMETERS:
                 (length,) = struct.unpack_from("<i", message)
                 key = message[4 : 4 + length].decode("ascii")
@@ -154,15 +161,15 @@ class _Player:
 
     def _to_message(self, infos: Infos, *, is_first: bool) -> Any:
         message = _wrap()
-        behaviours = {behaviour.name: behaviour for behaviour in self._scene.behaviours}
+        behaviors = {behavior.name: behavior for behavior in self._scene.behaviors}
         if is_first:
-            for behaviour in behaviours.values():
-                _describe(behaviour, message.unity_output.rl_initialization_output.brain_parameters.add())
+            for behavior in behaviors.values():
+                _describe(behavior, message.unity_output.rl_initialization_output.brain_parameters.add())
         output = message.unity_output.rl_output
         for name, found in infos.items():
             values = output.agentInfos[name].value
             for info in found:
-                _fill(values.add(), info, behaviours[name])
+                _fill(values.add(), info, behaviors[name])
         return message
 
 
@@ -172,22 +179,27 @@ def _wrap() -> Any:
     return message
 
 
-def _describe(behaviour: Behaviour, brain: Any) -> None:
-    brain.brain_name, brain.is_training = behaviour.name, True
-    brain.action_spec.num_continuous_actions = behaviour.continuous
-    brain.action_spec.num_discrete_actions = len(behaviour.branches)
-    brain.action_spec.discrete_branch_sizes.extend(behaviour.branches)
+def _describe(behavior: Behavior, brain: Any) -> None:
+    brain.brain_name = behavior.name
+    brain.is_training = True
+    brain.action_spec.num_continuous_actions = behavior.continuous
+    brain.action_spec.num_discrete_actions = len(behavior.branches)
+    brain.action_spec.discrete_branch_sizes.extend(behavior.branches)
 
 
-def _fill(proto: Any, info: Info, behaviour: Behaviour) -> None:
-    proto.id, proto.reward, proto.group_reward = info.agent_id, info.reward, info.group_reward
-    proto.done, proto.max_step_reached = info.done, info.interrupted
+def _fill(proto: Any, info: Info, behavior: Behavior) -> None:
+    proto.id = info.agent_id
+    proto.reward = info.reward
+    proto.group_reward = info.group_reward
+    proto.done = info.done
+    proto.max_step_reached = info.interrupted
     if not info.done:
         proto.action_mask.extend(info.mask)
     for sensor in info.observations:
         observation = proto.observations.add()
         observation.shape.extend(sensor.shape)
-        if behaviour.compressed and sensor.ndim == 3:
-            observation.compression_type, observation.compressed_data = 1, to_png(sensor)
+        if behavior.compressed and sensor.ndim == 3:
+            observation.compression_type = 1
+            observation.compressed_data = to_png(sensor)
         else:
             observation.float_data.data.extend(sensor.ravel().tolist())

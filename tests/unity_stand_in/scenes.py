@@ -15,7 +15,7 @@ from PIL import Image
 
 @dataclass
 class Info:
-    """What the player says of an agent in a message.
+    """An agent's part of a player's message.
 
     Attributes:
         agent_id: New for each episode.
@@ -37,8 +37,8 @@ class Info:
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """What kind of agents have a name.
+class Behavior:
+    """A kind of agents: its name, sensors and actions.
 
     Attributes:
         name: As `Basic?team=0`.
@@ -62,14 +62,15 @@ class Scene:
     """A scene: infos out, actions in.
 
     Attributes:
-        behaviours: Of its agents.
+        behaviors: Of its agents.
         parameters: Environment parameters as they arrived.
     """
 
-    behaviours: tuple[Behaviour, ...]
+    behaviors: tuple[Behavior, ...]
 
     def __init__(self, seed: int) -> None:
-        self.random, self.parameters = np.random.default_rng(seed), dict[str, float]()
+        self.random = np.random.default_rng(seed)
+        self.parameters = dict[str, float]()
         self.ids = itertools.count()
 
     def reset(self) -> Infos:
@@ -77,18 +78,19 @@ class Scene:
         raise NotImplementedError
 
     def step(self, actions: dict[str, Actions]) -> Infos:
-        """Until the next message."""
+        """Steps the scene until its next message."""
         raise NotImplementedError
 
 
 class Basic(Scene):
     """A line of 20 places: begin at 10, a small goal at 7, a large one at 17."""
 
-    behaviours: tuple[Behaviour, ...] = (Behaviour("Basic?team=0", branches=(3,)),)
+    behaviors: tuple[Behavior, ...] = (Behavior("Basic?team=0", branches=(3,)),)
 
     def reset(self) -> Infos:
         """The agent stands at 10."""
-        self.agent_id, self.place = next(self.ids), 10
+        self.agent_id = next(self.ids)
+        self.place = 10
         return {"Basic?team=0": [Info(self.agent_id, [self._seen()])]}
 
     def step(self, actions: dict[str, Actions]) -> Infos:
@@ -109,14 +111,19 @@ class Basic(Scene):
 class Balls(Scene):
     """Unity's 3DBall: 12 plates that tilt, a ball on each; +0.1 a step, -1 for a ball that falls, 1,000 steps."""
 
-    behaviours = (Behaviour("3DBall?team=0", continuous=2),)
-    _agents, _steps, _edge = 12, 1000, 2.5
+    behaviors = (Behavior("3DBall?team=0", continuous=2),)
+    _agents = 12
+    _steps = 1000
+    _edge = 2.5
 
     def reset(self) -> Infos:
         """Every ball is dropped near the middle of its plate."""
         n = self._agents
-        self.tilt, self.ball, self.speed = np.zeros((n, 2)), np.zeros((n, 2)), np.zeros((n, 2))
-        self.agent_ids, self.age = np.zeros(n, int), np.zeros(n, int)
+        self.tilt = np.zeros((n, 2))
+        self.ball = np.zeros((n, 2))
+        self.speed = np.zeros((n, 2))
+        self.agent_ids = np.zeros(n, int)
+        self.age = np.zeros(n, int)
         for agent in range(n):
             self._begin(agent)
         return {"3DBall?team=0": [self._info(agent) for agent in range(n)]}
@@ -129,7 +136,8 @@ class Balls(Scene):
         self.ball += 0.1 * self.speed
         self.age += 1
         fallen = np.abs(self.ball).max(axis=1) > self._edge
-        found, new = [], []
+        found = []
+        new = []
         for agent in range(self._agents):
             is_old = self.age[agent] >= self._steps
             ends = bool(fallen[agent] or is_old)
@@ -140,8 +148,10 @@ class Balls(Scene):
         return {"3DBall?team=0": sorted([*found, *new], key=lambda info: info.done, reverse=True)}
 
     def _begin(self, agent: int) -> None:
-        self.agent_ids[agent], self.age[agent] = next(self.ids), 0
-        self.tilt[agent], self.speed[agent] = self.random.uniform(-0.1, 0.1, 2), 0.0
+        self.agent_ids[agent] = next(self.ids)
+        self.age[agent] = 0
+        self.tilt[agent] = self.random.uniform(-0.1, 0.1, 2)
+        self.speed[agent] = 0.0
         self.ball[agent] = self.random.uniform(-1.5, 1.5, 2)
 
     def _info(self, agent: int, reward: float = 0.0, **ends: bool) -> Info:
@@ -159,30 +169,34 @@ class OneBall(Balls):
 class GridWorld(Scene):
     """A picture of a 5x5 grid: reach the green field, not the red one; walls are forbidden by mask."""
 
-    behaviours = (Behaviour("GridWorld?team=0", branches=(5,), compressed=True),)
-    size, scale, steps = 5, 8, 100
+    behaviors = (Behavior("GridWorld?team=0", branches=(5,), compressed=True),)
+    size = 5
+    scale = 8
+    steps = 100
     moves = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
 
     def reset(self) -> Infos:
         """Agent, goal and pit stand anywhere."""
-        self.agent_id, self.age = next(self.ids), 0
+        self.agent_id = next(self.ids)
+        self.age = 0
         fields = self.random.choice(self.size**2, 3, replace=False)
         self.agent, self.goal, self.pit = (divmod(int(place), self.size) for place in fields)
-        return {self.behaviours[0].name: [self._info()]}
+        return {self.behaviors[0].name: [self._info()]}
 
     def step(self, actions: dict[str, Actions]) -> Infos:
         """0 stays, then left, right, up, down."""
-        ((_, (action,)),) = actions[self.behaviours[0].name]
+        ((_, (action,)),) = actions[self.behaviors[0].name]
         row, column = self.agent[0] + self.moves[action][0], self.agent[1] + self.moves[action][1]
         if not (0 <= row < self.size and 0 <= column < self.size):
             raise ValueError(f"action {action} was forbidden at {self.agent}")
-        self.agent, self.age = (row, column), self.age + 1
+        self.agent = (row, column)
+        self.age = self.age + 1
         reward = -0.01 + {self.goal: 1.0, self.pit: -1.0}.get(self.agent, 0.0)
         is_old = self.age >= self.steps
         if self.agent not in (self.goal, self.pit) and not is_old:
-            return {self.behaviours[0].name: [self._info(reward)]}
+            return {self.behaviors[0].name: [self._info(reward)]}
         last = self._info(reward, done=True, interrupted=is_old)
-        return {self.behaviours[0].name: [last, *self.reset()[self.behaviours[0].name]]}
+        return {self.behaviors[0].name: [last, *self.reset()[self.behaviors[0].name]]}
 
     def _info(self, reward: float = 0.0, **ends: bool) -> Info:
         picture = np.zeros((self.size, self.size, 3), np.float32)
@@ -197,17 +211,18 @@ class GridWorld(Scene):
 class FloatGridWorld(GridWorld):
     """The same with pictures as floats."""
 
-    behaviours = (Behaviour("GridWorld?team=0", branches=(5,)),)
+    behaviors = (Behavior("GridWorld?team=0", branches=(5,)),)
 
 
 class Sensors(Scene):
     """Four sensors, hybrid actions: the reward tells which actions arrived."""
 
-    behaviours = (Behaviour("Sensors?team=1", continuous=2, branches=(3, 2)),)
+    behaviors = (Behavior("Sensors?team=1", continuous=2, branches=(3, 2)),)
 
     def reset(self) -> Infos:
         """Two agents."""
-        self.agent_ids, self.age = [next(self.ids), next(self.ids)], 0
+        self.agent_ids = [next(self.ids), next(self.ids)]
+        self.age = 0
         return {"Sensors?team=1": [self._info(0), self._info(1)]}
 
     def step(self, actions: dict[str, Actions]) -> Infos:
@@ -249,19 +264,20 @@ class Staggered(Scene):
     the reward of a decision is 1 + agent / 4 for each step that it waited for.
     """
 
-    behaviours = (Behaviour("Staggered?team=0", continuous=1),)
+    behaviors = (Behavior("Staggered?team=0", continuous=1),)
     agents = 3
 
     def reset(self) -> Infos:
         """All ask at once."""
         self.now = 0
         self.agent_ids = [next(self.ids) for _ in range(self.agents)]
-        self.decisions, self.back_at = [0] * self.agents, [0] * self.agents
+        self.decisions = [0] * self.agents
+        self.back_at = [0] * self.agents
         self.asked_at = [0] * self.agents
         return {"Staggered?team=0": [self._info(agent) for agent in range(self.agents)]}
 
     def step(self, actions: dict[str, Actions]) -> Infos:
-        """Goes on until some agent has something to say; now and then one comes and ends within a step."""
+        """Steps until some agent has a message; at times one begins and ends within a step."""
         while True:
             self.now += 1
             found = [info for agent in range(self.agents) for info in self._advance(agent)]
@@ -274,7 +290,8 @@ class Staggered(Scene):
         if self.back_at[agent] > self.now:
             return []
         if self.back_at[agent] == self.now:
-            self.agent_ids[agent], self.decisions[agent] = next(self.ids), 0
+            self.agent_ids[agent] = next(self.ids)
+            self.decisions[agent] = 0
             self.asked_at[agent] = self.now
             return [self._info(agent)]
         waited = self.now - self.asked_at[agent]
@@ -293,9 +310,9 @@ class Staggered(Scene):
 
 
 class Two(Basic):
-    """Basic, and an agent of another behaviour beside it."""
+    """Basic, and an agent of another behavior beside it."""
 
-    behaviours = (Behaviour("Basic?team=0", branches=(3,)), Behaviour("Walker?team=0", continuous=2))
+    behaviors = (Behavior("Basic?team=0", branches=(3,)), Behavior("Walker?team=0", continuous=2))
 
     def reset(self) -> Infos:
         """Both begin."""

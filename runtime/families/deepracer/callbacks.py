@@ -32,7 +32,7 @@ _CHECKPOINTS = "deepracer_checkpoints.json"
 
 @dataclasses.dataclass(frozen=True)
 class RecordSettings:
-    """How a training is recorded.
+    """Settings of a training's records.
 
     Attributes:
         folder: Folder of the files, in the layout that log tools read.
@@ -55,14 +55,15 @@ class TrainingRecords:
     """Writes DeepRacer's training files and evaluates the policy.
 
     Args:
-        settings: What is recorded, and where.
+        settings: Settings of the records.
         env: Environment of the job.
         reporter: Prints the lines of the log.
         seed: Seed of the evaluations.
     """
 
     def __init__(self, settings: RecordSettings, env: EnvSpec, reporter: Reporter, *, seed: int | None) -> None:
-        self._settings, self._reporter = settings, reporter
+        self._settings = settings
+        self._reporter = reporter
         self._options = read_options(**env.config)
         self._metrics = TrainingMetrics(settings.folder / "training_metrics.json", best_by=settings.best_by)
         self._traces: dict[int, SimTrace] = {}
@@ -120,9 +121,9 @@ class TrainingRecords:
 
     def _resume(self, state: JobState) -> None:
         """Restores the records from the checkpoint: a new machine has no files, and an old one may have later rows."""
-        goes_on = state.training_iteration == self._seen + 1
+        is_next = state.training_iteration == self._seen + 1
         self._seen = state.training_iteration
-        if self._metrics.rows and goes_on:
+        if self._metrics.rows and is_next:
             return
         kept = state.extra.get(FAMILY, {})
         self._metrics.resume(list(kept.get("metrics", [])))
@@ -220,12 +221,12 @@ class TrainingRecords:
 
 
 def _most_steps(racing: Racing) -> int:
-    """Step limit of a trial, within which even a car at minimum speed completes a lap."""
+    """Returns the step limit of a trial, within which even a car at minimum speed completes a lap."""
     return int(racing.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
 def _score(rollout: DrivenEpisodes, traces: list[Trace], best_by: str) -> float:
-    """Score that selects the best checkpoint, higher is better; a lap time counts negatively."""
+    """Returns the score that selects the best checkpoint (higher is better; lap times count negatively)."""
     if best_by == "reward":
         return float(rollout.rewards.sum() / len(traces))
     if best_by == "laptime":

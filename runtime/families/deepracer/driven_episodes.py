@@ -1,4 +1,4 @@
-"""Whole episodes of DeepRacer cars: what the learner learns from, and what the trace files record of each step."""
+"""Whole episodes of DeepRacer cars: the learner's batch, and the columns that trace files record of each step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DrivenEpisodes:
     trace: NDArray[np.float64]
 
     def env_steps(self) -> int:
-        """Environment steps; called by RLlib."""
+        """Returns the number of environment steps; called by RLlib."""
         return len(self.rewards)
 
 

@@ -27,7 +27,7 @@ def has_bfloat16() -> bool:
 
 
 def autocast(device: str = "cpu") -> torch.autocast:
-    """Mixed precision for a network's forward and backward passes on a device type; its last layers opt out."""
+    """Enables mixed precision for a network's forward and backward passes; its last layers opt out."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu" or has_bfloat16())
 
 
@@ -41,7 +41,9 @@ class Explorer:
     """
 
     def __init__(self, space: gymnasium.Space[Any], *, seed: int | None, epsilon: float = 0.0) -> None:
-        self._space, self._random, self.epsilon = space, np.random.default_rng(seed), epsilon
+        self._space = space
+        self._random = np.random.default_rng(seed)
+        self.epsilon = epsilon
 
     def draw(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Samples (B,) or (B, 2) actions from (B, L) logits."""
@@ -56,7 +58,7 @@ class Explorer:
         return np.asarray(mean + np.exp(log_std) * self._random.standard_normal(mean.shape), np.float32)
 
     def likeliest(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """The (B,) or (B, 2) most likely actions of (B, L) logits."""
+        """Returns the (B,) or (B, 2) most likely actions of (B, L) logits."""
         if isinstance(self._space, gymnasium.spaces.Discrete):
             return np.asarray(logits.argmax(axis=1))
         return np.split(logits, 2, axis=1)[0]
@@ -95,7 +97,9 @@ def drive_episodes(
     for world in range(count):
         racing.restart(world)
     parts: dict[str, list[Any]] = {name: [] for name in ("rows", "pictures", "actions", "logits", "rewards", "trace")}
-    active, crashes, lengths = np.arange(count), np.zeros(count), np.zeros(count, np.int64)
+    active = np.arange(count)
+    crashes = np.zeros(count)
+    lengths = np.zeros(count, np.int64)
     seen = as_rows(racing.observe())
     actions = np.zeros((count, *(racing.action_space.shape or ())), racing.action_space.dtype)
     while len(active):
@@ -110,8 +114,8 @@ def drive_episodes(
             parts[name].append(value)
         lengths[active] += 1
         spent = np.cumsum(lengths) - lengths if is_shared else np.zeros_like(lengths)
-        goes_on = ~racing.simulation.has_ended & (lengths < most_steps) & (spent < most_steps)
-        active = active[goes_on[active]]
+        continues = ~racing.simulation.has_ended & (lengths < most_steps) & (spent < most_steps)
+        active = active[continues[active]]
         if len(active):
             seen = as_rows(racing.observe(active))
     return _in_episodes(parts, spent < most_steps)
@@ -125,7 +129,7 @@ def _step(racing: Racing, actions: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def describe_step(racing: Racing, crashes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C, K) trace rows, with the columns of TRACE, of the step that was just taken."""
+    """Returns (C, K) trace rows, with the columns of TRACE, of the step that was just taken."""
     simulation, measured = racing.simulation, racing.measured
     columns = dict.fromkeys(TRACE, np.zeros(len(measured)))
     behind, ahead = measured[:, kernels.WAYPOINT_BEHIND], measured[:, kernels.WAYPOINT_AHEAD]

@@ -17,7 +17,7 @@ from runtime.ppo.episodes import LENGTHS, RETURNS
 
 
 class RacingRunner(Runner):
-    """Drives its share of `episodes` in RLlib's env config at once, and keeps their traces until they are taken."""
+    """Runs its share of the `episodes` of RLlib's env config at once, and keeps their traces until they are taken."""
 
     def make_env(self) -> None:
         """Builds the cars; called by RLlib."""
@@ -62,7 +62,8 @@ class RacingRunner(Runner):
 
     def take_traces(self) -> tuple[int, list[tuple[NDArray[np.float64], NDArray[np.int64]]]]:
         """The worker's number from 0, and (T, K) trace and (E,) episode lengths of each rollout since the last call."""
-        taken, self._traces = self._traces, []
+        taken = self._traces
+        self._traces = []
         return max(0, (self.worker_index or 0) - 1), taken
 
     def get_metrics(self) -> Any:

@@ -74,7 +74,9 @@ def race(
     Raises:
         UserError: A setting or a model is invalid.
     """
-    folder, reporter, stop = context.layout.data, context.reporter, context.stop
+    folder = context.layout.data
+    reporter = context.reporter
+    stop = context.stop
     traces = traces or folder
     settings, trials, notes = resolve_race(chosen)
     for note in notes:
@@ -86,7 +88,7 @@ def race(
     written = write_results(folder, traces, options, results)
     for result in results:
         _print(result, reporter, is_alone=len(results) == 1)
-    facts = {"dynamics": options.race.dynamics.name, **_summarise(results)}
+    facts = {"dynamics": options.race.dynamics.name, **_summarize(results)}
     facts |= {"videos": str(folder / "mp4"), "metrics": ", ".join(str(own) for own in written)}
     first = results[0]
     report = {
@@ -154,7 +156,7 @@ def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:
         reporter.line(f"Min Reward: {min(result.returns)}")
 
 
-def _summarise(results: list[Result]) -> dict[str, str]:
+def _summarize(results: list[Result]) -> dict[str, str]:
     facts = {}
     for result in results:
         times = [lap["elapsed_time_in_milliseconds"] / 1000 for lap in result.complete]

@@ -11,7 +11,8 @@ from runtime.families.deepracer.job_files import EVALUATION_DEFAULTS, JobFile, r
 from runtime.families.deepracer.race_settings import RACE, RACE_EVALUATION
 from runtime.settings.types import coerce
 
-TRIALS, _TRIALS_OF_A_FILE = 5, 10
+TRIALS = 5
+_TRIALS_OF_A_FILE = 10
 _ENV_CONFIG = "rl.training.config.env_config"
 _STARTS = "every trial starts at one place in one direction; start_position_offset and reverse_dir say which"
 # Settings that have no effect in an evaluation, and why.
@@ -20,7 +21,7 @@ _WITHOUT_EFFECT = {
     "round_robin_advance_dist": _STARTS,
     "alternate_driving_direction": _STARTS,
     "evaluate_steps": "trials are counted; number_of_trials says how many",
-    "reward_function": "rewards of an evaluation are the centre line's",
+    "reward_function": "rewards of an evaluation are the center line's",
     "model_metadata": "the car is the one that the model was trained for",
 }
 _ROAD = ("track", "tracks")

@@ -31,7 +31,7 @@ class DeepRacerFamily:
     """The DeepRacer environment family.
 
     Args:
-        records: How a training is recorded; the defaults if None.
+        records: Settings of a training's records; the defaults if None.
     """
 
     name = "deepracer"
@@ -52,7 +52,7 @@ class DeepRacerFamily:
         return env == DEEPRACER_ID
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
-        """None: keyword arguments say nothing of whose they are."""
+        """Returns None: keyword arguments do not imply a DeepRacer environment."""
         return None
 
     def plays(self, name: str) -> bool:

@@ -114,7 +114,8 @@ class _Reading:
     """The keys read from a file so far, and the problems."""
 
     def __init__(self, path: Path, *, is_training: bool) -> None:
-        self._path, self._is_training = path, is_training
+        self._path = path
+        self._is_training = is_training
         self._without_effect = _WITHOUT_EFFECT if is_training else _WITHOUT_EFFECT | _OF_TRAINING
         self._race: dict[str, Any] = dict(TRAINING_DEFAULTS if is_training else EVALUATION_DEFAULTS)
         self._values: dict[str, Any] = {}
@@ -141,7 +142,8 @@ class _Reading:
             self._wrong.append(f"{self._path}: {name}: got {raw!r}; expected {error}.")
             return
         if name in _OTHER:
-            self._values[name], self._several[name] = several[0], several
+            self._values[name] = several[0]
+            self._several[name] = several
         else:
             self._race[name.lower()] = several[0]
 

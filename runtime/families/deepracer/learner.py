@@ -66,7 +66,7 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         return self.metrics.reduce()
 
     def _prepare(self, rollouts: list[DrivenEpisodes]) -> dict[str, torch.Tensor]:
-        """One batch of all rollouts, with advantages and value targets."""
+        """Joins all rollouts into one batch, with advantages and value targets."""
         config = self.config
         observations = torch.from_numpy(np.concatenate([one.observations for one in rollouts]))
         rewards = np.concatenate([one.rewards for one in rollouts])
@@ -129,7 +129,8 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
         # Clipped surrogate, eq. 7.
         distribution = self._distribution(logits)
         log_ratio = distribution.logp(batch["actions"]) - batch["log_probs"]
-        ratio, advantages = log_ratio.exp(), batch["advantages"]
+        ratio = log_ratio.exp()
+        advantages = batch["advantages"]
         clipped = ratio.clamp(1 - config.clip_param, 1 + config.clip_param)
         policy_loss = -torch.minimum(ratio * advantages, clipped * advantages).mean()
         # Value loss and entropy bonus, eq. 9.
@@ -160,5 +161,5 @@ class RacingLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed 
 
 
 def fit_minibatch(size: int, steps: int) -> int:
-    """The minibatch size, or the largest power of two that fits if the rollout has no more steps than that."""
+    """Returns the minibatch size, reduced to the largest power of two that fits if the rollout is smaller."""
     return size if steps > size else 2 ** max(0, steps.bit_length() - 1)

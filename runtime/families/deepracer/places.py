@@ -25,17 +25,19 @@ class Places:
 
     Args:
         values: Hyperparameters, PLACES among them.
-        container: Where the job runs.
+        container: The job's container.
         scratch: Folder for what is downloaded.
     """
 
     def __init__(self, values: Mapping[str, Any], container: Container, scratch: Path) -> None:
-        self._region, self._container, self._scratch = values.get("aws_region"), container, scratch
+        self._region = values.get("aws_region")
+        self._container = container
+        self._scratch = scratch
         self.bucket = self.open(values.get("s3_bucket"))
         self.prefix = values.get("s3_prefix", "").strip("/") or "sagemaker"
 
     def open(self, name: str | None) -> Bucket | None:
-        """The bucket of that name; the job's own if the name is empty."""
+        """Opens the bucket of that name; the job's own if the name is empty."""
         if not name:
             return getattr(self, "bucket", None)
         return Bucket(name, endpoint=self._container.s3_endpoint, region=self._region)
@@ -65,11 +67,11 @@ class Places:
         return read_job_file(path, is_training=is_training)
 
     def find(self, name: str) -> Path | None:
-        """A local file or folder: as named, in a channel, or beside the code."""
+        """Finds a local file or folder: as named, in a channel, or beside the code."""
         return self._container.find_input(name)
 
     def fetch(self, asked: str | None, usual: str) -> Path | None:
-        """A file by the key or path that is asked for, else by its usual name, where there is one."""
+        """Fetches a file by the key or path that is given, else by its default name if it has one."""
         if self.bucket is None:
             found = self.find(asked or Path(usual).name) or (None if asked else self.find(usual))
             if asked and found is None:
@@ -84,7 +86,7 @@ class Places:
         return path
 
     def checkpoint(self, bucket_name: str | None, prefix: str, *, is_best: bool, name: str) -> Path:
-        """A checkpoint that a training job uploaded; without a bucket, the folder of that name.
+        """Downloads a training job's checkpoint; without a bucket, returns the folder of that name.
 
         Args:
             bucket_name: Bucket of the checkpoint; the job's own if None.
@@ -92,7 +94,8 @@ class Places:
             is_best: Whether to take the best checkpoint, if there is one, rather than the last.
             name: Name of the folder to download to.
         """
-        bucket, prefix = self.open(bucket_name), prefix.strip("/")
+        bucket = self.open(bucket_name)
+        prefix = prefix.strip("/")
         if bucket is None:
             found = self.find(prefix)
             if found is None:

@@ -45,7 +45,7 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
     # A worker without an episode would have nothing to do.
     workers = min(rllib.num_env_runners, settings.episodes_per_iteration)
     rllib.env_runners(env_runner_cls=RacingRunner, num_env_runners=workers)
-    # A rollout is one sample() of every runner, whatever its steps; RLlib wants no minibatch above its batch of 1.
+    # A rollout is one sample() of every runner, of any number of steps; RLlib wants no minibatch above its batch of 1.
     rllib.training(
         learner_class=RacingLearner,
         train_batch_size_per_learner=1,
@@ -56,11 +56,12 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
 
 
 def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
-    """A training's settings under DeepRacer's names, as the content of ip/hyperparameters.json.
+    """Returns a training's settings under DeepRacer's names, as the content of ip/hyperparameters.json.
 
     Source of the names: DeepRacer's simulation application 6.0.5, `M/sagemaker_graph_manager.py`.
     """
-    settings, stop = PPOSettings.of(config), config.stop
+    settings = PPOSettings.of(config)
+    stop = config.stop
     epsilon = settings.epsilon_greedy
     return {
         "batch_size": settings.minibatch_size,
@@ -80,5 +81,5 @@ def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
 
 
 def _first(value: Any) -> Any:
-    """The initial value of a number or of a schedule of [timestep, value]."""
+    """Returns the initial value of a number or of a schedule of [timestep, value]."""
     return value[0][1] if isinstance(value, list | tuple) else value

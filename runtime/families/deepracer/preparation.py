@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = (
 
 
 def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
-    """The config with the metadata's content in place of its file name, so that a checkpoint can act on any machine.
+    """Replaces the metadata's file name by its content, so that a checkpoint can act on any machine.
 
     Tracks of the channel `tracks` are found by name.
 

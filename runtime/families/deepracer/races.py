@@ -23,7 +23,8 @@ from runtime.families.deepracer.records import C, SimTrace, Trace, evaluation_ro
 from runtime.files import write_json
 from runtime.outputs.video import Mp4Writer
 
-_FPS, _FILM_HEIGHT = 15, 480
+_FPS = 15
+_FILM_HEIGHT = 480
 _FILMS = {"camera-pip": "race", "camera-45degree": "follow", "camera-topview": "top"}
 _PICTURE = (960, 720)
 
@@ -101,7 +102,8 @@ class _Driver:
     """Drives one racer's car with its policy."""
 
     def __init__(self, racer: Racer, racing: Racing, agent: int) -> None:
-        self._racer, self._rows = racer, slice(agent, None, racing.simulation.agents)
+        self._racer = racer
+        self._rows = slice(agent, None, racing.simulation.agents)
         self._sensors = Sensors(racing.simulation, racer.metadata)
         self._explorer = Explorer(action_space(racer.metadata), seed=None)
         dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
@@ -112,7 +114,7 @@ class _Driver:
         self._sensors.draw_light(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """(W, 2) commands of its cars, and the actions."""
+        """Chooses actions for its cars; returns (W, 2) commands and the actions."""
         logits = self._racer.logits(as_rows(self._sensors.observe(self._rows)))
         actions = self._explorer.likeliest(logits)
         return decode_actions(self._racer.metadata, actions), actions
@@ -121,7 +123,7 @@ class _Driver:
 def _run_trial(
     racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _TrialVideos | None, stop: StopRequest
 ) -> Iterator[Trace]:
-    """The steps of each agent in one trial, until each has ended or timed out, or a stop is requested."""
+    """Runs one trial until every agent has ended or timed out, or a stop is requested; returns each agent's steps."""
     simulation = racing.simulation
     racing.restart(0)
     for driver in drivers:
@@ -195,7 +197,7 @@ def write_results(folder: Path, traces: Path, options: Options, results: list[Re
 
 
 def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
-    """The track from above with every driven line, from blue where it is slow to red where it is fast."""
+    """Draws the track from above with every driven line, colored from blue (slow) to red (fast)."""
     canvas = Map(track, _PICTURE)
     image = canvas.image.copy()
     draw = ImageDraw.Draw(image)
@@ -211,7 +213,7 @@ def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
 
 
 def _speeds(trace: Trace) -> NDArray[np.float64]:
-    """(T,) metres a second as driven between steps; a car that is set back jumps, which is no speed."""
+    """Computes (T,) speeds in m/s between steps, without the jumps of cars that are put back on the track."""
     if len(trace) < 3:
         return np.zeros(len(trace))
     moved = np.linalg.norm(np.diff(trace[:, [C["x"], C["y"]]], axis=0), axis=1)

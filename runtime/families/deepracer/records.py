@@ -63,7 +63,8 @@ class SimTrace:
         Returns:
             The lines that simulations print, one a step.
         """
-        rows, lines = [HEADER], []
+        rows = [HEADER]
+        lines = []
         for number, trace in episodes:
             begin = float(trace[0, C["time"]]) - CONTROL_S
             for step in trace.tolist():
@@ -77,7 +78,7 @@ class SimTrace:
 
 
 def _describe(episode: int, step: list[float], clock: float) -> tuple[Any, ...]:
-    """The cells of a row, in the order of HEADER."""
+    """Formats the cells of a row, in the order of HEADER."""
     action: Any = int(step[C["action"]])
     if action < 0:
         action = f"[{step[C['steering_deg']]} {step[C['speed']]}]"
@@ -114,7 +115,8 @@ class TrainingMetrics:
     """
 
     def __init__(self, path: Path, *, best_by: str) -> None:
-        self._path, self._best_by = path, best_by
+        self._path = path
+        self._best_by = best_by
         self.rows: list[dict[str, Any]] = []
         self.clock_ms = 0.0
 
@@ -126,7 +128,8 @@ class TrainingMetrics:
     def add(self, trace: Trace, *, episode: int, trial: int, phase: str) -> None:
         """Adds an episode, numbered from 1 in the job and in its iteration."""
         elapsed = float(trace[-1, C["time"]]) * 1000
-        start, self.clock_ms = self.clock_ms, self.clock_ms + elapsed
+        start = self.clock_ms
+        self.clock_ms = self.clock_ms + elapsed
         self.rows.append(
             {
                 "reward_score": round(float(trace[:, C["reward"]].sum())),
@@ -147,12 +150,12 @@ class TrainingMetrics:
 
 
 def label_of(trace: Trace) -> str:
-    """How an episode ended, as text."""
+    """Describes how an episode ended."""
     return _LABELS[STATUS_NAMES[int(trace[-1, C["status"]])]]
 
 
 def split_laps(trace: Trace, lap_status: int) -> Iterator[Trace]:
-    """The steps of each lap of an episode; the last may be incomplete."""
+    """Splits an episode's steps into laps; the last may be incomplete."""
     ends = np.flatnonzero(trace[:, C["status"]] == lap_status) + 1
     begin = 0
     for end in [*ends.tolist(), len(trace)]:
@@ -162,7 +165,7 @@ def split_laps(trace: Trace, lap_status: int) -> Iterator[Trace]:
 
 
 def evaluation_rows(laps: list[Trace]) -> list[dict[str, Any]]:
-    """The rows of evaluation_metrics.json, a lap or trial each."""
+    """Returns the rows of evaluation_metrics.json, a lap or trial each."""
     rows: list[dict[str, Any]] = []
     clock = 0.0
     for number, lap in enumerate(laps, start=1):

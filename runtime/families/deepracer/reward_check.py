@@ -1,4 +1,4 @@
-"""`smrl reward-check`: what a reward function pays along a lap, on the centre line and in both lanes."""
+"""`smrl reward-check`: what a reward function pays along a lap, on the center line and in both lanes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.errors import PlatformError, UserError
 _AHEAD_M = 0.5
 _SPEED = 1.0
 _MOST_STEPS = 20_000
-_LINES = ("centre line", "inner lane", "outer lane")
+_LINES = ("center line", "inner lane", "outer lane")
 
 Lap = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
 
 
 def drive_lines(options: Options) -> dict[str, Lap]:
-    """Laps on the centre line and in the lanes: x, y, reward and progress of each step that was paid."""
+    """Laps on the center line and in the lanes: x, y, reward and progress of each step that was paid."""
     racing = Racing(options, worlds=len(_LINES), seed=0)
     for world in range(len(_LINES)):
         racing.restart(world)

@@ -109,7 +109,8 @@ class Uploads:
     """
 
     def __init__(self, folder: Path, places: dict[str, tuple[Bucket, str]]) -> None:
-        self._folder, self._places = folder, places
+        self._folder = folder
+        self._places = places
         self._sent: dict[Path, tuple[int, int]] = {}
 
     def send(self) -> None:

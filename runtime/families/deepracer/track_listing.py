@@ -14,7 +14,7 @@ _PICTURE = (960, 720)
 
 
 def list_tracks(names: list[str], folder: Path | None, out: Path | None) -> str:
-    """A table of tracks; with `out`, a picture of each is written there.
+    """Lists tracks as a table; with `out`, writes a picture of each to that folder.
 
     Args:
         names: Tracks; all built-in ones and those of the folder if empty.
@@ -28,7 +28,8 @@ def list_tracks(names: list[str], folder: Path | None, out: Path | None) -> str:
         raise UserError(f"--tracks: got {str(folder)!r}; expected a folder of .npy files.")
     folders = [] if folder is None else [folder]
     found = sorted({path.stem for path in folder.glob("*.npy")}) if folder is not None else []
-    tracks, wrong = [], []
+    tracks = []
+    wrong = []
     for name in names or dict.fromkeys((*BUILT_IN, *found)):
         try:
             tracks.append(load_track(name, folders))

@@ -44,7 +44,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
 
 
 def _describe_env(evaluation: Evaluation) -> EnvSpec:
-    """The environment to play.
+    """Describes the environment to evaluate in.
 
     Raises:
         UserError: There is no environment of that name, or an untrusted archive names a program as its environment.
@@ -70,7 +70,8 @@ def _play(
     spec: EnvSpec, policy: ActingPolicy, recorder: Recorder, evaluation: Evaluation, context: RunContext
 ) -> Iterator[Episode]:
     """Plays the episodes; the first is recorded where the environment renders frames."""
-    settings, stop = evaluation.settings, context.stop
+    settings = evaluation.settings
+    stop = context.stop
     env = make_env(spec)
     steps = 0
     for number in itertools.count():

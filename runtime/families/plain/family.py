@@ -40,15 +40,15 @@ class PlainFamily:
     uses_all_cores = False
 
     def owns(self, env: str) -> bool:
-        """True for every environment; the other families of the catalog are tried first."""
+        """Returns True for every environment; the other families of the catalog are tried first."""
         return True
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
-        """None, as keyword arguments alone do not tell the environment."""
+        """Returns None, as keyword arguments alone do not imply an environment."""
         return None
 
     def plays(self, name: str) -> bool:
-        """True for every environment."""
+        """Returns True for every environment."""
         return True
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
@@ -70,7 +70,7 @@ class PlainFamily:
         return config.algorithm.model.given()
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
-        """None."""
+        """Returns None, as the family needs no callbacks."""
         return None
 
     def evaluate(self, evaluation: Evaluation, context: RunContext) -> EvaluationResult:

@@ -17,7 +17,8 @@ class PlayerFaults:
     """
 
     def __init__(self, reporter: Reporter) -> None:
-        self._reporter, self._restarts = reporter, 0.0
+        self._reporter = reporter
+        self._restarts = 0.0
 
     def after_iteration(self, algorithm: Any, result: Mapping[str, Any], state: JobState) -> dict[str, float]:
         """Returns the additional metric `unity_restarts`, the restarts of the job so far."""

@@ -24,7 +24,8 @@ class UnityRunner(Runner):
 
     def make_env(self) -> None:
         """Starts the players; called by RLlib."""
-        settings, worker = dict(self.config.env_config), self.worker_index or 0
+        settings = dict(self.config.env_config)
+        worker = self.worker_index or 0
         if self.is_restarted:
             settings["seed"] = self.config.seed
         self.env = open_scene(settings, players=self.config.num_envs_per_env_runner, worker=worker)
@@ -53,7 +54,8 @@ class UnityRunner(Runner):
         done: list[SingleAgentEpisode] = []
         if not self._info:
             self._begin()
-        steps, ended = 0, 0
+        steps = 0
+        ended = 0
         while steps < wanted and ended < (num_episodes or math.inf):
             finished, taken = self._step(explores)
             done += finished
@@ -65,7 +67,7 @@ class UnityRunner(Runner):
         return done
 
     def _share(self) -> int:
-        """This runner's part of a batch, in decisions."""
+        """Returns this env runner's share of a batch, in decisions."""
         fragment = self.config.rollout_fragment_length
         if fragment != "auto":
             return int(fragment) * self.num_envs
@@ -116,7 +118,8 @@ class UnityRunner(Runner):
         outputs: dict[str, Any] = {}
         if ACTION_MASK in self._info:
             masks = self._info[ACTION_MASK][asking]
-            batch[ACTION_MASK], outputs[ACTION_MASK] = torch.from_numpy(masks), masks
+            batch[ACTION_MASK] = torch.from_numpy(masks)
+            outputs[ACTION_MASK] = masks
         module = self.module
         with torch.inference_mode():
             if explores:

@@ -29,7 +29,7 @@ from runtime.families.episodes import (
     report_episodes,
     video_path,
 )
-from runtime.families.unity.ppo_settings import why_no_video
+from runtime.families.unity.ppo_settings import no_video_reason
 from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
 from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.interfaces.context import RunContext
@@ -60,10 +60,11 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     check_spaces(evaluation, spaces)
     trust = evaluation.settings.trust_checkpoint
     policy = read_policy(evaluation.checkpoint, spaces.action, settings=evaluation.state.policy, trust=trust)
-    recorder = Recorder(spec, why_not=why_no_video(scene))
+    recorder = Recorder(spec, no_video_reason=no_video_reason(scene))
 
     def play() -> Iterator[Episode]:
-        playing, asked = ScenePlay(scene, policy), evaluation.settings
+        playing = ScenePlay(scene, policy)
+        asked = evaluation.settings
         yield from playing.episodes(context.stop, most_episodes=most_episodes(asked), most_steps=most_steps(asked))
         for note in playing.notes():
             context.reporter.note(note)
@@ -76,15 +77,16 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
 
 
 def choose_scene(evaluation: Evaluation, context: RunContext) -> dict[str, Any]:
-    """Settings of the scene to play: the one that was trained in, or the one that `env` names.
+    """Chooses the scene to evaluate in: the one that was trained in, or the one that `env` names.
 
     Raises:
         UserError: The settings are wrong, or the only program that they name is not trusted.
     """
     named, env = evaluation.env_config, evaluation.env
-    trained, channels = evaluation.state.policy["env_config"], context.container.channels
+    trained = evaluation.state.policy["env_config"]
+    channels = context.container.channels
     settings = _without_program(trained) if evaluation.is_foreign else dict(trained)
-    # The player may be elsewhere on this machine, or the evaluation plays another one.
+    # The player may be elsewhere on this machine, or the evaluation uses another one.
     if EXECUTABLE_CHANNEL in channels or "env_name" in named:
         settings.pop("file_name", None)
     settings.update(named)
@@ -106,7 +108,7 @@ def choose_scene(evaluation: Evaluation, context: RunContext) -> dict[str, Any]:
 
 
 def _without_program(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's settings without those that start a program, but for the name of a scene in Unity's registry."""
+    """Removes the settings that name an executable; the name of a scene in Unity's registry stays."""
     kept = {name: value for name, value in trained.items() if name not in _OF_PROGRAM}
     if not is_of_registry(kept.get("env_name"), None):
         kept.pop("env_name", None)
@@ -123,15 +125,18 @@ class ScenePlay:
     """
 
     def __init__(self, scene: UnityVectorEnv, policy: Policy, *, longest: int = LONGEST_EPISODE) -> None:
-        self._scene, self._policy, self._longest = scene, policy, longest
-        self._lost, self._cut = 0, 0
+        self._scene = scene
+        self._policy = policy
+        self._longest = longest
+        self._lost = 0
+        self._cut = 0
         self._numbers = itertools.count()
         self._number_of: dict[int, int] = {}
         self._sums: dict[int, Episode] = {}
         self._ended: dict[int, Episode | None] = {}
 
     def episodes(self, stop: StopRequest, *, most_episodes: float, most_steps: float = math.inf) -> Iterator[Episode]:
-        """Plays, and yields episodes in the order in which they began.
+        """Runs episodes, and yields them in the order in which they began.
 
         In that order, because the ones that end first are the shortest, and no fair sample.
 
@@ -146,19 +151,21 @@ class ScenePlay:
         """
         with scene_faults():
             observations, info = self._scene.reset()
-        following, played, steps = 0, 0, 0
-        while played < most_episodes and (steps < most_steps or not played) and not stop.is_set:
+        following = 0
+        finished = 0
+        steps = 0
+        while finished < most_episodes and (steps < most_steps or not finished) and not stop.is_set:
             self._begin(info)
             with scene_faults():
                 actions = _act(self._policy, self._scene, observations, info)
                 observations, rewards, terminated, truncated, info = self._scene.step(actions)
             self._add(rewards, terminated | truncated, info)
             steps += int(info["stepped"].sum())
-            while following in self._ended and played < most_episodes:
+            while following in self._ended and finished < most_episodes:
                 episode = self._ended.pop(following)
                 following += 1
                 if episode is not None:
-                    played += 1
+                    finished += 1
                     yield episode
 
     def notes(self) -> list[str]:

@@ -52,11 +52,11 @@ class UnityFamily:
         return env == UNITY_ID
 
     def implied_env(self, env_config: Mapping[str, Any]) -> str | None:
-        """The Unity environment, if the keyword arguments name a scene or a player's file."""
+        """Returns the Unity environment, if the keyword arguments name a scene or a player's file."""
         return UNITY_ID if env_config.get("env_name") or "file_name" in env_config else None
 
     def plays(self, name: str) -> bool:
-        """True: any name may be a scene's or a player's file."""
+        """Returns True, as any name may be that of a scene or of a player's file."""
         return True
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
@@ -78,13 +78,13 @@ class UnityFamily:
     @contextmanager
     def open_spaces(self, config: JobConfig, env: EnvSpec) -> Iterator[ProbedEnv]:
         """Opens the scene; the env runner of this process continues with the same players."""
-        from runtime.families.unity.ppo_settings import why_no_video  # imports ray
+        from runtime.families.unity.ppo_settings import no_video_reason  # imports ray
         from runtime.families.unity.scene import close_probed_scene, count_players, probe_scene
 
         scene = probe_scene(env.config, players=count_players(config))
         try:
             spaces = Spaces(scene.single_observation_space, scene.single_action_space)
-            yield ProbedEnv(spaces, why_no_video(scene))
+            yield ProbedEnv(spaces, no_video_reason(scene))
         finally:
             close_probed_scene()  # env runners in processes of their own have started other players
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.rllib.algorithms.ppo import PPOConfig
 
-from envs.unity.behaviour import Behaviour
+from envs.unity.behavior import Behavior
 from envs.unity.vector_env import UnityVectorEnv
 from runtime.environments.spec import EnvSpec
 from runtime.families.unity.env_runner import UnityRunner
@@ -15,7 +15,8 @@ from runtime.families.unity.scene import count_players, probe_scene
 from runtime.settings.schema import JobConfig
 
 # Convolutions [filters, kernel, stride]: ML-Agents' own of its `simple` encoder, and smaller ones for smaller pictures.
-_FILTERS, _SMALLEST = [[16, 8, 4, "valid"], [32, 4, 2, "valid"]], 20
+_FILTERS = [[16, 8, 4, "valid"], [32, 4, 2, "valid"]]
+_SMALLEST = 20
 _FILTERS_OF_SMALL = [[16, 3, 1, "valid"], [32, 3, 1, "valid"]]
 _HIDDENS = [128]
 
@@ -33,22 +34,22 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
     """
     least_s = sample_timeout_s(env.config)
     rllib.env_runners(env_runner_cls=UnityRunner, sample_timeout_s=max(least_s, rllib.sample_timeout_s))
-    behaviour = probe_scene(env.config, players=count_players(config)).behaviour
-    return {**_network(behaviour), **config.algorithm.model.given(), "action_mask": sum(behaviour.branches) or None}
+    behavior = probe_scene(env.config, players=count_players(config)).behavior
+    return {**_network(behavior), **config.algorithm.model.given(), "action_mask": sum(behavior.branches) or None}
 
 
-def why_no_video(scene: UnityVectorEnv) -> str | None:
-    """Why there is no video of a scene, or None: what can be recorded is the picture that its only agent sees."""
-    if not scene.behaviour.pictures:
+def no_video_reason(scene: UnityVectorEnv) -> str | None:
+    """Returns why a scene cannot be recorded, or None: only the camera of a single agent can be."""
+    if not scene.behavior.pictures:
         return "Unity draws on its own screen, and the scene's agents see no pictures"
     return f"the scene has {scene.num_envs} agents, each with its own picture" if scene.num_envs > 1 else None
 
 
-def _network(behaviour: Behaviour) -> dict[str, Any]:
-    """Network settings: convolutions for images, and an embedding of the other sensors if there are any."""
-    if len(behaviour.pictures) != 1:
+def _network(behavior: Behavior) -> dict[str, Any]:
+    """Returns network settings: convolutions for images, and an embedding of the other sensors if there are any."""
+    if len(behavior.pictures) != 1:
         return {}
-    shape = behaviour.shapes[behaviour.pictures[0]]
+    shape = behavior.shapes[behavior.pictures[0]]
     filters = _FILTERS if min(shape[:2]) >= _SMALLEST else _FILTERS_OF_SMALL
     found: dict[str, Any] = {
         "conv_filters": filters,
@@ -56,7 +57,7 @@ def _network(behaviour: Behaviour) -> dict[str, Any]:
         "head_fcnet_hiddens": _HIDDENS,
         "head_fcnet_activation": "relu",
     }
-    others = behaviour.count_numbers_beside_pictures()
+    others = behavior.count_numbers_beside_pictures()
     if others:
         lidar = {"picture_shape": list(shape), "scan_size": others, "is_picture_first": True, "own_layers": 1}
         found |= {"lidar": lidar, "pixel_scale": 1.0}

@@ -26,7 +26,7 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     """Finds or downloads the player, and returns the environment's settings for this machine.
 
     Returns:
-        The config, paths in it made absolute, so that its policy can be played from another folder; and the settings
+        The config, paths in it made absolute, so that its policy can be evaluated from another folder; and the settings
         of this machine.
 
     Raises:
@@ -47,7 +47,7 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     settings = dict(ppo.env_config)
     found: dict[str, Any] = {}
     if settings.get("observations") == "dict":
-        problems.add_line(f"{_WHERE}.observations: got 'dict'; expected 'flat', which is what networks are given.")
+        problems.add_line(f"{_WHERE}.observations: got 'dict'; expected 'flat', the form that networks take.")
     needed_s = sample_timeout_s(settings)
     asked_s = ppo.sample_timeout_s
     if "sample_timeout_s" in ppo.given() and asked_s < needed_s:
@@ -68,13 +68,13 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
 
 
 def sample_timeout_s(settings: Mapping[str, Any]) -> float:
-    """Least timeout of an env runner's sample, in seconds, which allows for restarts of unresponsive players."""
+    """Returns the least timeout of an env runner's sample in seconds, which allows for restarts of hung players."""
     timeout_s = settings.get("timeout_s", Options.timeout_s)
     return float(timeout_s) * 2 * (MAX_RESTARTS + 1) if isinstance(timeout_s, int | float) else 0.0
 
 
 def find_scene(settings: Mapping[str, Any], channels: Mapping[str, Path], *, where: str = _WHERE) -> dict[str, Any]:
-    """The settings with `file_name` set to the player, which may come from the channel `train`.
+    """Sets `file_name` to the player's executable, which may come from the channel `train`.
 
     Args:
         settings: The environment's settings as the user wrote them.

@@ -21,11 +21,14 @@ class Trajectory:
     """
 
     def __init__(self, observation: Any) -> None:
-        self._observations, self._decisions, self._rewards = [observation], list[dict[str, Any]](), list[float]()
-        self.total_reward, self.steps = 0.0, 0
+        self._observations = [observation]
+        self._decisions = list[dict[str, Any]]()
+        self._rewards = list[float]()
+        self.total_reward = 0.0
+        self.steps = 0
 
     def __len__(self) -> int:
-        """Number of decisions with a result."""
+        """Returns the number of decisions with a result."""
         return len(self._rewards)
 
     def decide(self, decision: dict[str, Any]) -> None:
@@ -56,7 +59,8 @@ class Trajectory:
             truncated=truncated,
             len_lookback_buffer=0,
         )
-        self._observations, self._rewards = [self._observations[-1]], []
+        self._observations = [self._observations[-1]]
+        self._rewards = []
         self._decisions = self._decisions[done:]
         return chunk.to_numpy()
 

@@ -23,12 +23,12 @@ _SESSION = ".session.json"
 
 @dataclass(frozen=True)
 class CollectRequest:
-    """What `smrl collect` was asked to collect.
+    """Request of `smrl collect`: the environment, how much to collect, and with which policy.
 
     Attributes:
         env: Gymnasium id; None to continue a session.
         envs: Number of environment copies.
-        episodes: Whole episodes to play in each copy, or None.
+        episodes: Whole episodes to collect in each copy, or None.
         steps: Steps to take in each copy, or None.
         policy: `uniform`, or a results folder, model directory or model.tar.gz of discrete actions.
         epsilon: Share of uniformly random actions mixed into that policy's actions, 0..1.
@@ -62,7 +62,7 @@ def run_collect(request: CollectRequest, stop: StopRequest) -> None:
     frame = _play(envs, request, stop) if request.out is not None else None
     try:
         if frame is not None and request.out is not None:
-            _write(frame, request.out, goes_on=request.action_probs is not None)
+            _write(frame, request.out, appends=request.action_probs is not None)
         if request.states is not None:
             request.states.parent.mkdir(parents=True, exist_ok=True)
             envs.dump_environment_states(request.states.parent, request.states.name)
@@ -92,7 +92,7 @@ def _check(request: CollectRequest) -> None:
 def _check_who_plays(request: CollectRequest, problems: Problems) -> None:
     if request.action_probs is None:
         if request.env is None:
-            problems.add_line("--env: got none; expected the environment to play in, as CartPole-v0.")
+            problems.add_line("--env: got none; expected the environment to collect from, as CartPole-v0.")
         else:
             check_env_name("--env", request.env, "the command line", problems)
         return
@@ -110,7 +110,7 @@ def _check_who_plays(request: CollectRequest, problems: Problems) -> None:
 
 def _check_files(request: CollectRequest, problems: Problems) -> None:
     if request.out is None and request.action_probs is not None:
-        problems.add_line("--out: got none beside --action-probs; expected a file for the steps that are played.")
+        problems.add_line("--out: got none beside --action-probs; expected a file for the steps.")
     elif request.out is None and request.states is None:
         problems.add_line("--out: got none; expected a file to write, as data/cartpole.csv.")
     if request.out is not None and not request.out.name.endswith((".csv", ".parquet")):
@@ -137,12 +137,13 @@ def _play(envs: VectoredGymEnvironment, request: CollectRequest, stop: StopReque
 
 
 def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path) -> Policy:
-    """The policy to collect with: uniform, or a trained policy's most likely action mixed with uniform ones.
+    """Returns the policy to collect with: uniform, or a trained policy's most likely action mixed with uniform ones.
 
     Raises:
         UserError: The policy is for other observations or actions than the environment's.
     """
-    space, rng = envs.action_space, np.random.default_rng([request.seed, 3])
+    space = envs.action_space
+    rng = np.random.default_rng([request.seed, 3])
     is_discrete = hasattr(space, "n")
     uniform = np.full((envs.num_of_envs, int(space.n) if is_discrete else 1), 1 / (int(space.n) if is_discrete else 1))
 
@@ -181,16 +182,16 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
     return act
 
 
-def _write(frame: Any, out: Path, *, goes_on: bool) -> None:
+def _write(frame: Any, out: Path, *, appends: bool) -> None:
     """Writes the rows by way of a temporary file; rows of a continued session are appended."""
     import pandas
 
     out.parent.mkdir(parents=True, exist_ok=True)
     read, is_csv = (pandas.read_csv, True) if out.suffix == ".csv" else (pandas.read_parquet, False)
-    if goes_on and out.exists():
+    if appends and out.exists():
         try:
             earlier = read(out)
-        except Exception as error:  # pandas raises whatever its parsers raise
+        except Exception as error:  # pandas raises many types of errors
             raise UserError(
                 f"--out: got {str(out)!r}, which cannot be read ({type(error).__name__}); expected what this "
                 "session has written so far. Name another file."

@@ -38,7 +38,7 @@ class Log:
         terminated: (N,) whether the episode ended there by itself; None if the file does not say.
         truncated: (N,) whether it was cut off there, by a time limit or the end of the log; None if the file does
             not say.
-        probabilities: (N, A) behaviour policy's probability of each action; NaN where missing; or None.
+        probabilities: (N, A) behavior policy's probability of each action; NaN where missing; or None.
         final_observations: Episode number to the (O,) state after its last step, where the log has it.
     """
 
@@ -104,11 +104,14 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
     whole = np.isfinite(actions) & (actions == np.floor(actions))
     source = "as configured"
     if num_actions is None and log.probabilities is not None and not np.isnan(log.probabilities).all():
-        num_actions, source = log.probabilities.shape[1], "as there are probabilities"
+        num_actions = log.probabilities.shape[1]
+        source = "as there are probabilities"
     if num_actions is None:
-        num_actions, source = int(actions[whole].max(initial=1)) + 1, "as the largest one says"
+        num_actions = int(actions[whole].max(initial=1)) + 1
+        source = "as the largest one says"
     if num_actions > _MOST_ACTIONS:
-        num_actions, source = _MOST_ACTIONS, "which is the most"
+        num_actions = _MOST_ACTIONS
+        source = "which is the most"
     problems.add_rows(
         np.asarray(~whole | (actions < 0) | (actions >= num_actions)),
         "action",
@@ -126,7 +129,7 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
 
 
 def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems) -> Singles | None:
-    """Probabilities that sum to 1, or None where the log has none."""
+    """Checks that action probabilities sum to 1; returns None if the log has none."""
     probabilities = log.probabilities
     if probabilities is None or np.isnan(probabilities).all():
         return None
@@ -138,7 +141,7 @@ def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems
         )
         return None
     missing = np.asarray(np.isnan(probabilities).any(axis=1))
-    remedy = "Drop the column to go without: the behaviour policy is then estimated."
+    remedy = "Drop the column to go without: the behavior policy is then estimated."
     problems.add_rows(missing, name, probabilities, expected="a probability for each action", remedy=remedy)
     sums = probabilities.sum(axis=1, dtype=np.float64)
     outside = ((probabilities < 0) | (probabilities > 1 + _SUM_TOLERANCE)).any(axis=1)
@@ -158,7 +161,7 @@ def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems
 
 
 def sort_rows(log: Log, problems: LogProblems) -> tuple[Integers, tuple[str, ...]]:
-    """Rows by episode and step, episodes in the order of their first rows, and a note if that changed anything."""
+    """Sorts rows by episode and step, episodes by their first rows; returns a note if that changed the order."""
     rows = np.arange(len(log.rewards))
     episodes = log.episodes
     first = np.full(len(log.episode_names), len(rows))

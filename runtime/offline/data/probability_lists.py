@@ -50,7 +50,7 @@ def _parse_texts(texts: list[str], row_name: RowName, path: Path) -> NDArray[np.
     together = _to_numbers(cleaned.replace(b"|", b" ").split())
     if together is not None and all(texts) and len(together) % len(texts) == 0:
         table = together.reshape(len(texts), -1)
-        if np.abs(table.sum(axis=1) - 1).max() < 0.5:  # a row that borrowed from its neighbour does not sum to 1
+        if np.abs(table.sum(axis=1) - 1).max() < 0.5:  # a row that borrowed from its neighbor does not sum to 1
             return table
     rows = [_to_numbers(part.split()) for part in cleaned.split(b"|")]
     for number, row in enumerate(rows):
@@ -63,7 +63,7 @@ def _parse_texts(texts: list[str], row_name: RowName, path: Path) -> NDArray[np.
 
 
 def _to_numbers(words: list[bytes]) -> NDArray[np.float32] | None:
-    """The words as numbers, or None if one is not a number."""
+    """Returns the words as numbers, or None if one is not a number."""
     import pyarrow as pa
 
     try:

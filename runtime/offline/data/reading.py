@@ -1,4 +1,4 @@
-"""Finds and reads the log of a batch RL job, whatever form it has."""
+"""Finds and reads the log of a batch RL job, in any supported format."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def read_transitions(place: Path, *, num_actions: int | None = None) -> Transiti
     if not place.exists():
         raise UserError(f"data: got {str(place)!r}, which does not exist; expected a CSV, Parquet or HDF5 file.")
     if place.is_dir() and not is_stored_dataset(place):
-        place = _stored_in(place) or place  # a SageMaker channel is a folder, whatever it holds
+        place = _stored_in(place) or place  # a SageMaker channel is always a folder
     if is_stored_dataset(place):
         return arrange(read_stored_dataset(place), num_actions=num_actions)
     return arrange(read_tables(_tables_in(place)), num_actions=num_actions)
 
 
 def _stored_in(folder: Path) -> Path | None:
-    """The one stored dataset below a folder that holds no tables, or None."""
+    """Finds the only stored dataset below a folder without tables; None if there is none."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     found = {
         path.parent.parent if path.match("data/main_data.hdf5") else path for path in files if is_stored_dataset(path)
@@ -47,7 +47,7 @@ def _stored_in(folder: Path) -> Path | None:
 
 
 def _tables_in(place: Path) -> list[Path]:
-    """The table files of a place, of one kind.
+    """Lists the table files of a folder, all of one format.
 
     Raises:
         UserError: There is none, or of several kinds.

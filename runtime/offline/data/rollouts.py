@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _SUM_TOLERANCE = 1e-3
 _STATE_TOLERANCE = 1e-4
 
-_RESETS, _SAMPLING = 1, 2  # branches of the seed
+# Branches of the seed.
+_RESETS = 1
+_SAMPLING = 2
 
 # From (N, O) observations to (N, A) action probabilities, or (N, A) actions of a Box.
 Policy = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -45,7 +47,9 @@ class VectoredGymEnvironment:
     """
 
     def __init__(self, registered_gym_env: str, num_of_envs: int = 1, *, seed: int = 0) -> None:
-        self._name, self.num_of_envs, self._seed = registered_gym_env, num_of_envs, seed
+        self._name = registered_gym_env
+        self.num_of_envs = num_of_envs
+        self._seed = seed
         problems = Problems("this collection")
         check_env_name("env", registered_gym_env, "the caller", problems)
         problems.raise_if_any()
@@ -74,11 +78,11 @@ class VectoredGymEnvironment:
         self._states = self._reset(np.ones(self.num_of_envs, bool))
 
     def get_environment_ids(self) -> list[str]:
-        """Names of the copies, in order."""
+        """Returns the names of the copies, in order."""
         return [f"environment_{i}" for i in range(self.num_of_envs)]
 
     def get_environment_states(self) -> dict[str, NDArray[np.float32]]:
-        """The current observation of each copy."""
+        """Returns the current observation of each copy."""
         return dict(zip(self.get_environment_ids(), self._states.copy(), strict=True))
 
     def dump_environment_states(self, dir_path: str | Path, file_name: str) -> None:
@@ -93,7 +97,7 @@ class VectoredGymEnvironment:
         action_probs: Sequence[Sequence[float]] | None = None,
         file_name: str | Path | None = None,
     ) -> pandas.DataFrame:
-        """Plays with fixed action probabilities, a list for each copy.
+        """Collects steps with fixed action probabilities, a list for each copy.
 
         Args:
             num_steps: Steps to take in each copy; or
@@ -134,7 +138,7 @@ class VectoredGymEnvironment:
         num_episodes: int | None = None,
         until: Callable[[], bool] = lambda: False,
     ) -> pandas.DataFrame:
-        """Plays with a policy that sees the states.
+        """Collects steps with a policy of the states.
 
         Args:
             policy: From (N, O) observations to (N, A) probabilities, or (N, A) actions of a Box.
@@ -146,24 +150,25 @@ class VectoredGymEnvironment:
             As `collect_rollouts_with_given_action_probs`.
         """
         rows: list[tuple[Any, ...]] = []
-        played = np.zeros(self.num_of_envs, np.int64)
+        finished = np.zeros(self.num_of_envs, np.int64)
         while True:
             is_playing = (
-                played < num_episodes if num_episodes is not None else np.full(self.num_of_envs, num_steps != 0)
+                finished < num_episodes if num_episodes is not None else np.full(self.num_of_envs, num_steps != 0)
             )
-            if until() or not is_playing.any() or (num_steps is not None and played.max() >= num_steps):
+            if until() or not is_playing.any() or (num_steps is not None and finished.max() >= num_steps):
                 break
             ended = self._step(policy, is_playing, rows)
-            played += ended if num_episodes is not None else 1
+            finished += ended if num_episodes is not None else 1
         return self._as_frame(rows)
 
     def _step(self, policy: Policy, is_playing: NDArray[np.bool_], rows: list[tuple[Any, ...]]) -> NDArray[np.bool_]:
         """Steps every copy, logs those that are playing, and starts new episodes where one has ended.
 
-        A vector environment steps all copies or none. A copy that is done plays its next episode without logging it,
-        and is reset to that episode's seed afterwards.
+        A vector environment steps all copies or none. A copy that is done steps on without logging, and is reset to the
+        seed of its next episode afterwards.
         """
-        states, given = self._states, policy(self._states)
+        states = self._states
+        given = policy(self._states)
         actions = self._sample(given) if self._is_discrete else given.astype(np.float32)
         stepped: Any = self._envs.step(actions)
         following, rewards, terminated, truncated, _ = stepped
@@ -270,14 +275,15 @@ class VectoredGymEnvironment:
 
     @classmethod
     def load_session(cls, path: Path) -> VectoredGymEnvironment:
-        """Environments in the states of a session, by playing its actions again.
+        """Restores environments to the states of a saved session by replaying its actions.
 
         Raises:
             UserError: There is no such session.
         """
         try:
             session = json.loads(path.read_text(encoding="utf-8"))
-            episodes, actions = np.array(session["episodes"], np.int64), session["actions"]
+            episodes = np.array(session["episodes"], np.int64)
+            actions = session["actions"]
             if len(actions) != len(episodes):
                 raise ValueError(f"{len(actions)} lists of actions for {len(episodes)} environments")
             envs = cls(session["env"], len(episodes), seed=session["seed"])
@@ -316,7 +322,7 @@ def _is_close(found: Any, state: NDArray[np.float32]) -> bool:
 
 
 def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:
-    """Probabilities, and their states if the output is joined with its input.
+    """Reads action probabilities, and their states if the output is joined with its input.
 
     Args:
         path: JSON lines such as `{"SageMakerInput": […], "SageMakerOutput": {"predictions": [[p0, p1]]}}`.
@@ -327,7 +333,9 @@ def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:
     Raises:
         UserError: A line is something else.
     """
-    probabilities, states, problems = [], [], Problems()
+    probabilities = []
+    states = []
+    problems = Problems()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

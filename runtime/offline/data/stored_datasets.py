@@ -141,7 +141,7 @@ def _as_log(
 
 
 def _array(path: Path, group: Any, name: str) -> NDArray[Any]:
-    """An array of a Minari episode.
+    """Returns an array of a Minari episode.
 
     Raises:
         UserError: It is a group, as for a Dict or Tuple space.

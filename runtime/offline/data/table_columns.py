@@ -90,7 +90,7 @@ def _numbered(columns: list[str], prefix: str, path: Path, problems: Problems) -
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of a file's columns, unchanged.
+    """Returns the names of a file's columns, unchanged.
 
     Raises:
         UserError: The file cannot be read.
@@ -146,17 +146,22 @@ def check_types(path: Path, names: Columns) -> None:
         is_nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
         return is_nested and is_number(kind.value_type)
 
-    problems, schema = Problems(str(path)), pyarrow.parquet.read_schema(path)
+    problems = Problems(str(path))
+    schema = pyarrow.parquet.read_schema(path)
     for name in dict.fromkeys([*names.numbers, *names.texts]):
         kind = schema.field(name).type
         is_flag = name in ("terminated", "truncated")
-        fits, expected = is_number(kind), "numbers"
+        fits = is_number(kind)
+        expected = "numbers"
         if name == "episode_id":
-            fits, expected = is_text(kind) or is_number(kind), "text or numbers"
+            fits = is_text(kind) or is_number(kind)
+            expected = "text or numbers"
         elif name == _PROBABILITIES:
-            fits, expected = is_text(kind) or is_list(kind) or pa.types.is_null(kind), "lists of numbers, or text"
+            fits = is_text(kind) or is_list(kind) or pa.types.is_null(kind)
+            expected = "lists of numbers, or text"
         elif is_flag:
-            fits, expected = fits or pa.types.is_string(kind), "true or false"
+            fits = fits or pa.types.is_string(kind)
+            expected = "true or false"
         if not fits:
             problems.add_line(f"{path}: {name}: got a column of {kind}; expected {expected}.")
     problems.raise_if_any()

@@ -54,7 +54,8 @@ def read_tables(paths: Sequence[Path]) -> Log:
     Raises:
         UserError: A file's columns or types are wrong; all problems are listed.
     """
-    chunks, names = _Chunks(), None
+    chunks = _Chunks()
+    names = None
     for path in paths:
         found = find_columns(path, column_names(path))
         if names is not None and names != found:
@@ -144,7 +145,8 @@ def _explain(path: Path, names: Columns) -> None:
     import pyarrow.compute as pc
     from pyarrow import csv
 
-    problems, broken = Problems(), []
+    problems = Problems()
+    broken = []
 
     def keep(row: Any) -> str:
         broken.append((row.number, row.actual_columns, row.expected_columns))
@@ -279,7 +281,7 @@ def _join_probabilities(parts: list[NDArray[np.float32]], path: Path) -> NDArray
 
 
 def _line(path: Path, row: int, *, alone: bool = True) -> str:
-    """Name of row i for a message; in a CSV file, the line number that an editor shows."""
+    """Returns the name of row i for a message; in a CSV file, the line number that an editor shows."""
     where = "" if alone else f" of {path.name}"
     return f"row {row + 1}{where}" if is_parquet(path) else f"line {row + 2}{where}"
 

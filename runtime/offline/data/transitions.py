@@ -37,9 +37,9 @@ class Transitions:
         rewards: (N,) float32.
         next_rows: (N,) int64 row of the state that follows; TERMINAL, or UNKNOWN where the log was cut off.
         starts: (E,) int64 first transition of each episode.
-        probabilities: (N, num_actions) float32 of the behaviour policy, or None where the log has none.
+        probabilities: (N, num_actions) float32 of the behavior policy, or None where the log has none.
         num_actions: Number of discrete actions; None for continuous ones.
-        notes: What was corrected or assumed, one line each.
+        notes: Corrections and assumptions, one line each.
     """
 
     observations: Singles
@@ -71,7 +71,7 @@ class Transitions:
 
     @property
     def chosen_probabilities(self) -> Singles:
-        """(N,) behaviour probability of each logged action."""
+        """(N,) behavior probability of each logged action."""
         assert self.probabilities is not None
         return np.take_along_axis(self.probabilities, self.actions[:, None], axis=1)[:, 0]
 
@@ -81,7 +81,7 @@ class Transitions:
         return self.observations.shape[1:]
 
     def select(self, episodes: Integers) -> Transitions:
-        """The transitions of some episodes, in the order given."""
+        """Returns the transitions of some episodes, in the order given."""
         lengths = self.lengths[episodes]
         starts = np.cumsum(lengths) - lengths
         rows = np.repeat(self.starts[episodes] - starts, lengths) + np.arange(lengths.sum())
@@ -182,7 +182,7 @@ def _link(log: Log, order: Integers, ends: Integers) -> tuple[Integers, Singles,
 
 
 def _find_cuts(log: Log, order: Integers, ends: Integers) -> tuple[Bools, tuple[str, ...]]:
-    """(E,) which episodes were cut off rather than ended."""
+    """Finds the episodes that were cut off rather than terminated: (E,) True where cut off."""
     last = order[ends]
     if log.truncated is not None or log.terminated is not None:
         truncated = np.zeros(len(last), bool) if log.truncated is None else log.truncated[last]
@@ -195,7 +195,7 @@ def _find_cuts(log: Log, order: Integers, ends: Integers) -> tuple[Bools, tuple[
     sums = np.add.reduceat(log.rewards[order].astype(np.float64), np.append(0, ends[:-1] + 1))
     found = np.nan_to_num(log.cumulative_rewards[last])
     cut = np.abs(found - sums) > _RETURN_TOLERANCE * np.maximum(1, np.abs(sums))
-    if cut.mean() > 0.5:  # whatever the column means, it is not each episode's return
+    if cut.mean() > 0.5:  # the column cannot be each episode's return
         return np.zeros(len(last), bool), ()
     notes = tuple(
         f"{log.name}: episode {log.episode_names[int(log.episodes[row])]!r} ends at {log.row_name(int(row))} without "

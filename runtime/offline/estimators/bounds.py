@@ -27,7 +27,7 @@ class ReturnBounds:
     high: float
 
     def clip(self, value: float) -> float:
-        """The value clipped to the bounds; a value that is not finite is returned as it is."""
+        """Clips a value to the bounds; returns a value that is not finite unchanged."""
         return min(max(value, self.low), self.high) if math.isfinite(value) else value
 
 
@@ -59,8 +59,8 @@ def bound_returns(data: Transitions, gamma: float, *, horizon: int | None = None
     Source: geometric sums. The values of fitted iteration are bounded by the largest return in Munos & Szepesvári 2008,
     Finite-time bounds for fitted value iteration; clipping to bounds that hold leaves the true values as they are.
     """
-    goes_on = data.next_rows >= 0
-    inner, last = (data.rewards[rows].astype(np.float64) for rows in (goes_on, ~goes_on))
+    has_next = data.next_rows >= 0
+    inner, last = (data.rewards[rows].astype(np.float64) for rows in (has_next, ~has_next))
     most_steps = _most_steps(data, horizon)
     return ReturnBounds(_extreme(min, inner, last, gamma, most_steps), _extreme(max, inner, last, gamma, most_steps))
 
@@ -76,7 +76,7 @@ def _most_steps(data: Transitions, horizon: int | None) -> float:
 def _extreme(
     pick: Callable[[Iterable[float]], float], inner: Floats, last: Floats, gamma: float, most_steps: float
 ) -> float:
-    """The least (`min`) or the largest (`max`) return; most_steps may be infinite."""
+    """Computes the least (`min`) or the largest (`max`) return; most_steps may be infinite."""
     ends = [pick((float(last.min()), float(last.max())))] if len(last) else []
     if not len(inner):
         return ends[0]
@@ -87,7 +87,7 @@ def _extreme(
 
 
 def _repeated(reward: float, gamma: float, steps: float) -> float:
-    """Discounted sum of a reward that is paid at each of some steps."""
+    """Computes the discounted sum of a constant reward over a number of steps."""
     if reward == 0:  # infinitely often, too
         return 0.0
     return reward * (steps if gamma == 1 else (1 - gamma**steps) / (1 - gamma))

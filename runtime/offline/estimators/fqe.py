@@ -1,7 +1,7 @@
 """Fitted Q evaluation: the value of a policy from transitions of another one, by repeated regression.
 
-The regression is ridge regression on random Fourier features of the standardised state, with weights for each action:
-solved exactly at every step, so that nothing depends on an optimiser, and cheap enough for each checkpoint. The loss is
+The regression is ridge regression on random Fourier features of the standardized state, with weights for each action:
+solved exactly at every step, so that nothing depends on an optimizer, and cheap enough for each checkpoint. The loss is
 squared, not d3rlpy's Huber, which is biased wherever rewards are skewed; values are clipped to what returns can be.
 
 Source: Le, Voloshin & Yue 2019, Batch policy learning under constraints, algorithm 3; the features: Rahimi & Recht
@@ -79,13 +79,16 @@ class FittedQEvaluation:
         smoothness: Smoothness = FINE,
         bounds: ReturnBounds | None = None,
     ) -> None:
-        self._data, self._gamma, self._ridge = data, gamma, smoothness.ridge
+        self._data = data
+        self._gamma = gamma
+        self._ridge = smoothness.ridge
         self._bounds = bounds or bound_returns(data, gamma)
         self._is_discrete = data.num_actions is not None
         inputs = data.states if self._is_discrete else np.concatenate([data.states, data.actions], axis=1)
         # In double: a sum of millions in float32 loses its digits.
         mean, std = inputs.mean(axis=0, dtype=np.float64), inputs.std(axis=0, dtype=np.float64)
-        self._mean, self._std = mean.astype(np.float32), (std + 1e-6).astype(np.float32)
+        self._mean = mean.astype(np.float32)
+        self._std = (std + 1e-6).astype(np.float32)
         rng = np.random.default_rng(seed)
         scale = smoothness.bandwidth * np.sqrt(inputs.shape[1])
         self._frequencies = (rng.normal(size=(inputs.shape[1], _WAVES)) / scale).astype(np.float32)
@@ -105,10 +108,10 @@ class FittedQEvaluation:
         self._states = self._features(data.observations) if self._is_discrete else logged
 
     def _features(self, inputs: Singles) -> Singles:
-        """(M, D) features: random Fourier features, the inputs themselves and a constant."""
-        standardised = (inputs - self._mean) / self._std
-        waves = np.cos(standardised @ self._frequencies + self._phases) * np.float32(np.sqrt(2 / _WAVES))
-        return np.concatenate([waves, standardised, np.ones((len(inputs), 1), np.float32)], axis=1)
+        """Returns (M, D) features: random Fourier features, the inputs themselves and a constant."""
+        standardized = (inputs - self._mean) / self._std
+        waves = np.cos(standardized @ self._frequencies + self._phases) * np.float32(np.sqrt(2 / _WAVES))
+        return np.concatenate([waves, standardized, np.ones((len(inputs), 1), np.float32)], axis=1)
 
     def evaluate(self, target: Singles) -> Evaluated:
         """Estimates the value of a policy.
@@ -123,14 +126,15 @@ class FittedQEvaluation:
         return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values))
 
     def resample(self, target: Singles, *, resamples: int, seed: int) -> NDArray[np.float64]:
-        """(R,) bootstrap values of a policy: each draws episodes with replacement and repeats the regression.
+        """Returns (R,) bootstrap values of a policy: each draws episodes with replacement and repeats the regression.
 
         Args:
             target: (M, A) action probabilities or actions, as for `evaluate`.
             resamples: Number R of bootstrap resamples.
             seed: Seed of the resamples.
         """
-        found, solved = [], self._solve(target)
+        found = []
+        solved = self._solve(target)
         for counts in draw_counts(len(self._data.starts), resamples, seed=seed):
             weights = self._solve(target, counts, begin=solved)
             starts = self._values(target, self._data.starts, weights)
@@ -140,7 +144,7 @@ class FittedQEvaluation:
     def _solve(
         self, target: Singles, counts: NDArray[np.float64] | None = None, *, begin: Singles | None = None
     ) -> Singles:
-        """(A, D, R) weights of the regressions at their fixed point, for each resample.
+        """Returns (A, D, R) weights of the regressions at their fixed point, for each resample.
 
         Args:
             target: (M, A) action probabilities or actions, as for `evaluate`.
@@ -183,7 +187,7 @@ class FittedQEvaluation:
         return weights
 
     def _invert(self, design: Singles, group: NDArray[np.int64], counts: NDArray[np.float64] | None) -> Singles:
-        """(R, D, D) inverse of each regression's regularised moments."""
+        """Returns (R, D, D) inverse of each regression's regularized moments."""
         width = design.shape[1]
         weighted = [None] if counts is None else list(counts[:, self._episode[group]].astype(np.float32))
         found = np.empty((len(weighted), width, width), np.float32)
@@ -205,7 +209,7 @@ class FittedQEvaluation:
 
     @staticmethod
     def _apply(prepared: list[tuple[Singles, Singles | None]], weights: Singles) -> Singles:
-        """(rows, R) values: over the actions, probability times value."""
+        """Returns (rows, R) values: over the actions, probability times value."""
         parts = [
             features @ weights[action] if probability is None else probability * (features @ weights[action])
             for action, (features, probability) in enumerate(prepared)
@@ -216,5 +220,5 @@ class FittedQEvaluation:
         return self._clip(self._apply(self._prepare(target, rows), weights))
 
     def _clip(self, values: NDArray[np.floating]) -> Singles:
-        """The values within the bounds of returns."""
+        """Returns the values within the bounds of returns."""
         return np.asarray(np.clip(values, self._bounds.low, self._bounds.high), np.float32)

@@ -1,4 +1,4 @@
-"""Off-policy evaluation: what a policy would return, estimated from the episodes of another one.
+"""Off-policy evaluation: estimates the return of a target policy from the behavior policy's episodes.
 
 Episodes end where they end: a shorter one counts as if it continued in a state without reward and kept its weight, so
 that every estimator is exact for episodes of unequal length. All returns are discounted.
@@ -27,7 +27,7 @@ class Episodes:
 
     Attributes:
         rewards: (N, T) reward of each step.
-        ratios: (N, T) target policy's probability of the logged action over the behaviour policy's; 1 after the end.
+        ratios: (N, T) target policy's probability of the logged action over the behavior policy's; 1 after the end.
         q_values: (N, T) model's value of the logged action; 0 after the end.
         state_values: (N, T) model's value of the state under the target policy; 0 after the end.
         lengths: (N,) steps of each episode.
@@ -49,7 +49,7 @@ class Episodes:
         gamma: float,
         rewards: NDArray[np.floating],
         target: NDArray[np.floating],
-        behaviour: NDArray[np.floating],
+        behavior: NDArray[np.floating],
         q_values: NDArray[np.floating] | None = None,
         state_values: NDArray[np.floating] | None = None,
     ) -> Episodes:
@@ -60,20 +60,20 @@ class Episodes:
             gamma: Discount per step.
             rewards: (S,) reward of each step.
             target: (S,) target policy's probability of the logged action.
-            behaviour: (S,) behaviour policy's probability of the logged action.
+            behavior: (S,) behavior policy's probability of the logged action.
             q_values: (S,) model's value of the logged action; zeros if None.
             state_values: (S,) model's value of the state; zeros if None.
 
         Raises:
-            ValueError: A behaviour probability is not above 0, or the columns do not fit the lengths.
+            ValueError: A behavior probability is not above 0, or the columns do not fit the lengths.
         """
-        behaviour = np.asarray(behaviour, np.float64)
-        if len(behaviour) != lengths.sum():
-            raise ValueError(f"behaviour: got {len(behaviour)} steps; expected {lengths.sum()}, the sum of the lengths")
-        if not (behaviour > 0).all():
-            step = int(np.argmin(behaviour > 0))
+        behavior = np.asarray(behavior, np.float64)
+        if len(behavior) != lengths.sum():
+            raise ValueError(f"behavior: got {len(behavior)} steps; expected {lengths.sum()}, the sum of the lengths")
+        if not (behavior > 0).all():
+            step = int(np.argmin(behavior > 0))
             raise ValueError(
-                f"behaviour: got the probability {behaviour[step]} at step {step}; expected above 0, as it happened"
+                f"behavior: got the probability {behavior[step]} at step {step}; expected above 0, as it happened"
             )
         inside = np.arange(lengths.max(initial=0)) < lengths[:, None]
 
@@ -83,7 +83,7 @@ class Episodes:
                 rows[inside] = steps
             return rows
 
-        ratios = as_rows(np.asarray(target, np.float64) / behaviour, 1.0)
+        ratios = as_rows(np.asarray(target, np.float64) / behavior, 1.0)
         return cls(as_rows(rewards, 0), ratios, as_rows(q_values, 0), as_rows(state_values, 0), lengths, gamma)
 
     @property
@@ -117,7 +117,7 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Terms:
-    """An estimator in the form that a resample needs: per episode, what is averaged or what is normalised.
+    """An estimator in the form that a resample needs: per episode, what is averaged or what is normalized.
 
     The estimate of episodes with counts c is `mean(c * plain) + sum_t (c @ numerators)_t / (c @ denominators)_t`.
 
@@ -135,7 +135,7 @@ class Terms:
     unweighted: float = math.nan
 
     def estimate(self, counts: Floats) -> Floats:
-        """(R,) estimates for (R, N) counts of each episode."""
+        """Returns (R,) estimates for (R, N) counts of each episode."""
         total = np.asarray(counts @ self.plain / counts.sum(axis=1))
         if self.numerators is not None and self.denominators is not None:
             below = counts @ self.denominators
@@ -154,7 +154,7 @@ def importance_sampling(episodes: Episodes) -> Terms:
 
 
 def weighted_importance_sampling(episodes: Episodes) -> Terms:
-    """WIS: the same, normalised by the sum of the weights.
+    """WIS: the same, normalized by the sum of the weights.
 
     Source: Precup, Sutton & Singh 2000, section 3.
     """
@@ -171,7 +171,7 @@ def per_decision_importance_sampling(episodes: Episodes) -> Terms:
 
 
 def weighted_per_decision_importance_sampling(episodes: Episodes) -> Terms:
-    """WPDIS: the same, each step normalised by the sum of its weights, ended episodes included.
+    """WPDIS: the same, each step normalized by the sum of its weights, ended episodes included.
 
     Source: Thomas 2015, Safe reinforcement learning (thesis), section 3.9 (CWPDIS).
     """
@@ -198,7 +198,7 @@ def sequential_doubly_robust(episodes: Episodes) -> Terms:
 
 
 def weighted_doubly_robust(episodes: Episodes) -> Terms:
-    """WDR: SDR with the weights of each step normalised.
+    """WDR: SDR with the weights of each step normalized.
 
     Source: Thomas & Brunskill 2016, Data-efficient off-policy policy evaluation for reinforcement learning, eq. 6.
     """
@@ -221,7 +221,7 @@ ESTIMATORS: Mapping[str, Callable[[Episodes], Terms]] = {
 
 
 def estimate(name: str, episodes: Episodes) -> float:
-    """The estimate of one estimator.
+    """Returns the estimate of one estimator.
 
     Args:
         name: Name of an estimator in ESTIMATORS, or `magic`.
@@ -233,7 +233,7 @@ def estimate(name: str, episodes: Episodes) -> float:
 
 
 def effective_sample_size(weights: Floats) -> float:
-    """How many equally weighted episodes are as good as these (N,) weights: (sum w)² / sum w².
+    """Effective sample size of (N,) weights, (sum w)² / sum w²: the number of equally weighted episodes they equal.
 
     Source: Kong 1992, A note on importance sampling using standardized weights.
     """
@@ -245,7 +245,7 @@ def effective_sample_size(weights: Floats) -> float:
 
 
 def bootstrap(terms: Terms, *, seed: int, resamples: int = 1000, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of an estimator over episodes drawn with replacement.
+    """Computes the percentile interval of an estimator over episodes drawn with replacement.
 
     Args:
         terms: Terms of the estimator.
@@ -273,7 +273,7 @@ def draw_counts(episodes: int, resamples: int, *, seed: int) -> Iterator[Floats]
 
 
 def lower_bound(values: Floats, *, level: float = 0.95) -> float:
-    """A lower confidence bound on the mean, for any distribution of values of at least 0.
+    """Computes a lower confidence bound on the mean, for any distribution of values of at least 0.
 
     Values above a threshold are cut to it, which can only lower the mean, and an empirical Bernstein inequality bounds
     that; the threshold is chosen on a twentieth of the values that the bound is not computed from.
@@ -292,7 +292,8 @@ def lower_bound(values: Floats, *, level: float = 0.95) -> float:
     part = max(2, len(values) // 20)
     if len(values) < part + _LEAST_EPISODES:
         return 0.0
-    first, rest = values[:part], values[part:]
+    first = values[:part]
+    rest = values[part:]
     thresholds = np.unique(np.concatenate([[1.0], np.quantile(values[:part], np.linspace(0.05, 1, 40)) + 1e-12]))
     best = max(thresholds, key=lambda at: _bernstein(first, at, count=len(rest), level=level))
     return max(0.0, _bernstein(rest, float(best), count=len(rest), level=level))
@@ -321,15 +322,18 @@ def magic(episodes: Episodes, *, lengths: int = 8, resamples: int = 200, seed: i
     Source: Thomas & Brunskill 2016, Data-efficient off-policy policy evaluation, section 7 and algorithm 1.
     """
     weights = episodes.relative_weights
-    (count, steps), total = weights.shape, weights.sum(axis=0)
+    count, steps = weights.shape
+    total = weights.sum(axis=0)
     shares = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     before = np.concatenate([np.full((count, 1), 1 / count), shares[:, :-1]], axis=1)
-    gains = (shares * (episodes.rewards - episodes.q_values) + before * episodes.state_values) * episodes.discounts
+    corrections = (
+        shares * (episodes.rewards - episodes.q_values) + before * episodes.state_values
+    ) * episodes.discounts
     ahead = shares * _following(episodes.state_values) * episodes.discounts * episodes.gamma
     ends = np.unique(np.linspace(0, steps - 1, min(lengths + 1, steps)).round().astype(int))
     # (N, J) what each episode adds to each j-step return; the first column is the model alone.
     model = episodes.state_values[:, :1] / count
-    sums = np.cumsum(gains, axis=1)
+    sums = np.cumsum(corrections, axis=1)
     # After j steps the model's value replaces the corrections that would follow.
     partial = np.concatenate([model, sums[:, ends] + ahead[:, ends]], axis=1)
     returns = partial.sum(axis=0)
@@ -342,7 +346,7 @@ def magic(episodes: Episodes, *, lengths: int = 8, resamples: int = 200, seed: i
 
 
 def _least_error_mixture(errors: Floats) -> Floats:
-    """(J,) weights of at least 0 that sum to 1 and make x' E x least; E is positive semi-definite."""
+    """Returns (J,) weights of at least 0 that sum to 1 and make x' E x least; E is positive semi-definite."""
     from scipy.optimize import nnls
 
     size = len(errors)
@@ -354,5 +358,5 @@ def _least_error_mixture(errors: Floats) -> Floats:
 
 
 def _following(values: Floats) -> Floats:
-    """(N, T) values of the next step; 0 after the last."""
+    """Returns (N, T) values of the next step; 0 after the last."""
     return np.concatenate([values[:, 1:], np.zeros((len(values), 1))], axis=1)

@@ -27,7 +27,7 @@ from runtime.ppo.compiled.ppo_update import (
     loss_gradient,
     update_on_minibatches,
 )
-from runtime.ppo.compiled.rollout_kernels import collect_rollout, normalize_observations, scale_actions
+from runtime.ppo.compiled.rollout_kernels import collect_rollout, list_buffers, normalize_observations, scale_actions
 from runtime.ppo.rollout import Rollout
 
 
@@ -38,10 +38,12 @@ def are_kernels_cached() -> bool:
 
 def compile_learning(flat: FlatNetwork) -> None:
     """Compiles what an update calls, on one row of zeros."""
-    rollout, parameters = _empty_rollout(flat), flat.gather()
+    rollout = _empty_rollout(flat)
+    parameters = flat.gather()
     activations, d_activations = flat.activations(1), flat.activations(1)
     gradient, mean, mean_square = (np.zeros_like(parameters) for _ in range(3))
-    observations, values = rollout.observations[:, 0], np.zeros(1, np.float32)
+    observations = rollout.observations[:, 0]
+    values = np.zeros(1, np.float32)
     state_values(flat.table[0], parameters, observations, activations, values)
     two_values = np.zeros((2, 1), np.float32)
     advantages = generalized_advantages(rollout.rewards, two_values, rollout.terminated, gamma=0.9, lambda_=0.9)
@@ -59,7 +61,8 @@ def compile_learning(flat: FlatNetwork) -> None:
 def compile_acting(flat: FlatNetwork) -> None:
     """Compiles what a rollout calls between the steps of Python environments."""
     rollout = _empty_rollout(flat)
-    observations, noise = rollout.observations[0], np.zeros((1, flat.noise_size), np.float32)
+    observations = rollout.observations[0]
+    noise = np.zeros((1, flat.noise_size), np.float32)
     normalize_observations(observations, observations[0], np.ones_like(observations[0]), 1.0, observations)
     sample_actions(
         flat.table[0],
@@ -78,20 +81,9 @@ def compile_acting(flat: FlatNetwork) -> None:
 def compile_collecting(flat: FlatNetwork, env: RoboschoolVectorEnv) -> None:
     """Compiles the collection of rollouts in compiled worlds, by one of no steps."""
     rollout = _empty_rollout(flat)
-    ones, zeros = np.ones(flat.action_size, np.float32), np.zeros(rollout.observations.shape[2], np.float32)
-    buffers = (
-        rollout.observations,
-        rollout.observations,
-        rollout.actions,
-        rollout.log_probs,
-        rollout.action_distribution_inputs,
-        rollout.rewards,
-        rollout.terminated,
-        rollout.truncated,
-        rollout.final_observations,
-        np.zeros((1, 1)),
-        np.zeros((1, 1), np.int64),
-    )
+    ones = np.ones(flat.action_size, np.float32)
+    zeros = np.zeros(rollout.observations.shape[2], np.float32)
+    buffers = list_buffers(rollout, rollout.observations, np.zeros((1, 1)), np.zeros((1, 1), np.int64))
     collect_rollout(
         flat.table[0],
         flat.gather(),
@@ -109,9 +101,10 @@ def compile_collecting(flat: FlatNetwork, env: RoboschoolVectorEnv) -> None:
 
 
 def _empty_rollout(flat: FlatNetwork) -> Rollout:
-    """One step of one environment, all zeros."""
+    """Makes a rollout of one step of one environment, all zeros."""
     row = flat.table[0]
-    observation_size, distribution_size = int(row["layers"][0, 0]), int(row["distribution_size"])
+    observation_size = int(row["layers"][0, 0])
+    distribution_size = int(row["distribution_size"])
     rollout = Rollout.empty(1, 1, (observation_size,), flat.action_size, distribution_size)
     for column in vars(rollout).values():
         column.fill(0)

@@ -116,7 +116,7 @@ class FastRunner(Runner):
         return rollouts
 
     def _collect(self, steps: int, *, explores: bool) -> tuple[Rollout, list[tuple[float, int]]]:
-        """A rollout of `steps` steps of each environment, and return and length of each episode that ended in it."""
+        """Collects `steps` steps of each environment; also returns return and length of each episode that ended."""
         if self.flat is None:
             return TorchCollector(self, steps, explores=explores).run()
         return CompiledCollector(self, steps, explores=explores).run()
@@ -146,6 +146,6 @@ class FastRunner(Runner):
         return self.metrics.reduce()
 
     def observation_stats(self) -> Any:
-        """The running statistics of RLlib's observation filter, or None without a filter."""
+        """Returns the running statistics of RLlib's observation filter, or None without a filter."""
         observation_filter = find_filter(self)
         return None if observation_filter is None else observation_filter.running_stats

@@ -73,11 +73,11 @@ class FlatNetwork:
         return int(row["layers"][row["policy_end"] - 1, INPUTS])
 
     def activations(self, rows: int) -> NDArray[np.float32]:
-        """A buffer for the outputs of all layers on a batch of `rows` observations."""
+        """Returns a buffer for the outputs of all layers on a batch of `rows` observations."""
         return np.empty(rows * int(self.table[0]["width"]), np.float32)
 
     def gather(self, tensors: list[torch.Tensor] | None = None) -> NDArray[np.float32]:
-        """(P,) copy of the parameters, or of tensors of their shapes."""
+        """Copies the parameters, or tensors of their shapes, into a (P,) array."""
         parts = self.parameters if tensors is None else tensors
         return torch.cat([part.detach().reshape(-1) for part in parts]).numpy()
 
@@ -120,7 +120,8 @@ class _Reader:
 
     def read(self, action_space: gymnasium.Space[Any]) -> FlatNetwork:
         table = np.zeros(1, NETWORK)
-        row, module = table[0], self._module
+        row = table[0]
+        module = self._module
         encoder = module.encoder
         if not isinstance(encoder, TorchActorCriticEncoder):
             raise UnsupportedError(f"its encoder is a {type(encoder).__name__}")
@@ -153,7 +154,8 @@ class _Reader:
         begin = len(self._layers)
         self._add_layers(head.net.mlp)
         outputs = self._layers[-1][OUTPUTS]
-        row["log_std_bound"], row["variance_floor"] = np.inf, VARIANCE_FLOOR
+        row["log_std_bound"] = np.inf
+        row["variance_floor"] = VARIANCE_FLOOR
         if isinstance(space, gymnasium.spaces.Discrete):
             row["kind"], row["actions"], row["distribution_size"] = CATEGORICAL, outputs, outputs
             return
@@ -163,10 +165,12 @@ class _Reader:
         if not is_noise and head.clip_log_std:
             row["log_std_bound"] = float(torch.as_tensor(head.log_std_clip_param_const))
         if isinstance(head, TorchMLPHead):
-            row["kind"], row["actions"] = GAUSSIAN, outputs // 2
+            row["kind"] = GAUSSIAN
+            row["actions"] = outputs // 2
         else:
             row["kind"] = STATE_DEPENDENT if is_noise else FREE_GAUSSIAN
-            row["actions"], row["log_std_at"] = outputs, self._add_parameter(head.log_std)
+            row["actions"] = outputs
+            row["log_std_at"] = self._add_parameter(head.log_std)
         row["distribution_size"] = 2 * row["actions"]
         if is_noise and len(self._layers) == begin + 1 and begin == 0:
             raise UnsupportedError("its state-dependent noise has no features: the policy has no layer before the last")

@@ -121,7 +121,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         return self.metrics.reduce()
 
     def _estimate_values(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B,) value estimates of (B, …) observations."""
+        """Returns (B,) value estimates of (B, …) observations."""
         begins = range(0, len(observations), _VALUES_AT_ONCE)
         parts = [observations[begin : begin + _VALUES_AT_ONCE] for begin in begins]
         if self._compiled is not None:
@@ -147,9 +147,10 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         }
 
     def _compute_torch_gradients(self, minibatch: TrainBatch) -> torch.Tensor:
-        """RLlib's loss of a minibatch; its gradients are kept in `_torch_gradients`."""
+        """Computes RLlib's loss of a minibatch and keeps its gradients in `_torch_gradients`."""
         columns = {name: torch.from_numpy(column) for name, column in minibatch._asdict().items()}
-        space, actions = self._net.action_space, columns["actions"]
+        space = self._net.action_space
+        actions = columns["actions"]
         if not isinstance(space, gymnasium.spaces.Box):
             actions = actions.long()
         batch = {
@@ -178,7 +179,7 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._compiled.apply_torch_gradient(self._update_settings())
 
     def _gradient_difference(self, minibatch: TrainBatch) -> float:
-        """Distance of the compiled gradient from RLlib's, which was just computed, relative to RLlib's norm."""
+        """Computes the distance of the compiled gradient from RLlib's latest, relative to the norm of RLlib's."""
         if self._compiled is None:
             return 0.0
         expected = self._compiled.torch_gradient()
@@ -201,7 +202,8 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
             self._compute_torch_gradients(minibatch)
             differences.append(self._gradient_difference(minibatch))
         if min(differences) > _TOLERANCE:
-            self._compiled, self._uses_rllib = None, True
+            self._compiled = None
+            self._uses_rllib = True
             self._how = f"RLlib's (compiled ones differ by {min(differences):.2g} of their norm)"
             _logger.error("gradients are %s from now on", self._how)
 

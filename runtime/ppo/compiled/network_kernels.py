@@ -67,7 +67,7 @@ def _tanh(values: Any) -> None:
 
 @fused_without_gil
 def layer_outputs(network: Any, layer: int, activations: Any, rows: int) -> Any:
-    """(rows, outputs) view of a layer's outputs in the activations."""
+    """Returns (rows, outputs) view of a layer's outputs in the activations."""
     width = network.layers[layer, OUTPUTS]
     begin = network.layers[layer, OUTPUTS_AT] * (len(activations) // network.width)
     return activations[begin : begin + rows * width].reshape((rows, width))
@@ -75,7 +75,7 @@ def layer_outputs(network: Any, layer: int, activations: Any, rows: int) -> Any:
 
 @fused_without_gil
 def layer_weights(network: Any, layer: int, parameters: Any) -> Any:
-    """(outputs, inputs) view of a layer's weights in (P,) parameters."""
+    """Returns (outputs, inputs) view of a layer's weights in (P,) parameters."""
     inputs, outputs = network.layers[layer, INPUTS], network.layers[layer, OUTPUTS]
     begin = network.layers[layer, WEIGHTS_AT]
     return parameters[begin : begin + inputs * outputs].reshape((outputs, inputs))
@@ -83,7 +83,7 @@ def layer_weights(network: Any, layer: int, parameters: Any) -> Any:
 
 @fused_without_gil
 def layer_biases(network: Any, layer: int, parameters: Any) -> Any:
-    """(outputs,) view of a layer's biases in (P,) parameters."""
+    """Returns (outputs,) view of a layer's biases in (P,) parameters."""
     begin = network.layers[layer, BIASES_AT]
     return parameters[begin : begin + network.layers[layer, OUTPUTS]]
 
@@ -95,7 +95,8 @@ def forward(network: Any, begin: int, end: int, parameters: Any, inputs: Any, ac
     for layer in range(begin, end):
         outputs = layer_outputs(network, layer, activations, rows)
         np.dot(inputs, layer_weights(network, layer, parameters).T, outputs)
-        biases, activation = layer_biases(network, layer, parameters), network.layers[layer, ACTIVATION]
+        biases = layer_biases(network, layer, parameters)
+        activation = network.layers[layer, ACTIVATION]
         for row in range(rows):
             for i in range(len(biases)):
                 outputs[row, i] += biases[i]
@@ -116,7 +117,7 @@ def _clipped_log_std(network: Any, value: Any) -> Any:
 
 @fused_without_gil
 def policy_features(network: Any, observations: Any, activations: Any) -> Any:
-    """(B, features) inputs of the policy's last layer, after a forward pass."""
+    """Returns (B, features) inputs of the policy's last layer, after a forward pass."""
     if network.policy_end - 1 > 0:
         return layer_outputs(network, network.policy_end - 2, activations, len(observations))
     return observations
@@ -129,7 +130,8 @@ def action_distribution(
     """Writes the policy's (B, L) distribution inputs for (B, O) observations."""
     shared = forward(network, 0, network.shared_end, parameters, observations, activations)
     outputs = forward(network, network.shared_end, network.policy_end, parameters, shared, activations)
-    actions, rows = network.actions, len(observations)
+    actions = network.actions
+    rows = len(observations)
     if network.kind == CATEGORICAL:
         distribution_inputs[:] = outputs
         return
@@ -153,7 +155,8 @@ def _state_dependent_log_std(network: Any, parameters: Any, features: Any, distr
     The parameters are (features, A) log standard deviations. Source: Raffin et al. 2021, Smooth exploration for robotic
     reinforcement learning.
     """
-    actions, width = network.actions, features.shape[1]
+    actions = network.actions
+    width = features.shape[1]
     variances = np.empty((width, actions), np.float32)
     for i in range(width):
         for j in range(actions):
@@ -168,7 +171,7 @@ def _state_dependent_log_std(network: Any, parameters: Any, features: Any, distr
 
 @fused_without_gil
 def log_probability(network: Any, distribution_inputs: Any, action: Any) -> float:
-    """Log probability of one action, given the (L,) inputs of its distribution."""
+    """Returns the log probability of one action, given the (L,) inputs of its distribution."""
     if network.kind == CATEGORICAL:
         return distribution_inputs[int(action[0])] - log_sum_exp(distribution_inputs)
     total = 0.0
@@ -181,7 +184,7 @@ def log_probability(network: Any, distribution_inputs: Any, action: Any) -> floa
 
 @fused_without_gil
 def log_sum_exp(logits: Any) -> float:
-    """Logarithm of the sum of exponentials; logits less this are log probabilities."""
+    """Returns the logarithm of the sum of exponentials; logits less this are log probabilities."""
     highest = logits[0]
     for value in logits:
         highest = max(highest, value)
@@ -253,7 +256,8 @@ def _choose(logits: Any, uniform: float) -> Any:
     """The action at a quantile of the categorical distribution, or the most likely one for a negative quantile."""
     if uniform < 0:
         return np.argmax(logits)
-    normalizer, cumulative = log_sum_exp(logits), 0.0
+    normalizer = log_sum_exp(logits)
+    cumulative = 0.0
     for i in range(len(logits)):
         cumulative += math.exp(logits[i] - normalizer)
         if uniform < cumulative:

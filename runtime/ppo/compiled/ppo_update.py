@@ -80,7 +80,7 @@ class TrainBatch(NamedTuple):
     value_targets: NDArray[np.float32]
 
     def rows(self, rows: NDArray[np.int64]) -> TrainBatch:
-        """A minibatch of these rows."""
+        """Selects these rows as a minibatch."""
         return TrainBatch(*(column[rows] for column in self))
 
 
@@ -91,10 +91,10 @@ def make_train_batch(
     gamma: float,
     lambda_: float,
 ) -> TrainBatch:
-    """One batch of all rollouts, with advantages that are standardized over all of them.
+    """Joins all rollouts into one batch, with advantages standardized over all of them.
 
     Args:
-        rollouts: What the env runners collected.
+        rollouts: The rollouts of all env runners.
         estimate_values: The value function: (B, …) observations to (B,) values.
         gamma: Discount factor in [0, 1].
         lambda_: Trace decay of the advantages in [0, 1].
@@ -113,7 +113,7 @@ def _with_advantages(
     gamma: float,
     lambda_: float,
 ) -> TrainBatch:
-    """A rollout's steps as rows."""
+    """Arranges a rollout's steps as rows, with their advantages and value targets."""
     observation_shape = rollout.observations.shape[2:]
     values = estimate_values(rollout.observations.reshape(-1, *observation_shape)).reshape(rollout.rewards.shape)
     next_values = estimate_values(rollout.next_observations)
@@ -141,7 +141,7 @@ def _with_advantages(
 
 
 def draw_minibatches(rows: int, size: int | None, epochs: int, *, is_shuffled: bool) -> NDArray[np.int64]:
-    """The rows of each minibatch of an update.
+    """Draws the rows of each minibatch of an update.
 
     Args:
         rows: Rows of the train batch.
@@ -203,7 +203,7 @@ def update_on_minibatches(
 def loss_gradient(
     network: Any, setting: Any, parameters: Any, batch: Any, activations: Any, d_activations: Any, gradient: Any
 ) -> None:
-    """Gradient of PPO's loss on a minibatch.
+    """Computes the gradient of PPO's loss on a minibatch.
 
     The loss is the mean over the minibatch of
     -surrogate + vf_loss_coeff * value loss - entropy_coeff * entropy + kl_coeff * KL divergence.
@@ -225,7 +225,8 @@ def loss_gradient(
     d_inputs = np.empty_like(distribution_inputs)
     for row in range(rows):
         # Probability ratio r = π(a | s) / π_old(a | s), section 3.
-        now, before = distribution_inputs[row], batch.action_distribution_inputs[row]
+        now = distribution_inputs[row]
+        before = batch.action_distribution_inputs[row]
         action, advantage = batch.actions[row], batch.advantages[row]
         ratio = math.exp(log_probability(network, now, action) - batch.log_probs[row])
         # Clipped surrogate min(r A, clip(r, 1 - ε, 1 + ε) A), eq. 7: constant where the clipped term is the smaller
@@ -279,7 +280,8 @@ def _categorical_derivative(
     d_logits: Any,
 ) -> None:
     """Derivative of one row's loss by the logits of a categorical distribution."""
-    normalizer, entropy = log_sum_exp(logits), 0.0
+    normalizer = log_sum_exp(logits)
+    entropy = 0.0
     for i in range(len(logits)):
         entropy -= math.exp(logits[i] - normalizer) * (logits[i] - normalizer)
     normalizer_before = log_sum_exp(logits_before) if kl_coeff > 0 else 0.0
@@ -310,7 +312,8 @@ def _gaussian_derivative(
         d_inputs[i] = d_log_prob * distance * precision
         d_inputs[count + i] = d_log_prob * (distance * distance * precision - 1.0) - entropy_coeff
         if kl_coeff > 0:
-            shift, variance_before = inputs[i] - inputs_before[i], math.exp(2.0 * inputs_before[count + i])
+            shift = inputs[i] - inputs_before[i]
+            variance_before = math.exp(2.0 * inputs_before[count + i])
             d_inputs[i] += kl_coeff * shift * precision
             d_inputs[count + i] += kl_coeff * (1.0 - (variance_before + shift * shift) * precision)
 
@@ -330,7 +333,8 @@ def _gaussian_backward(
 
     The source is that layer too, or parameters of their own.
     """
-    count, rows = network.actions, len(observations)
+    count = network.actions
+    rows = len(observations)
     for row in range(rows):
         for i in range(count):
             d_policy[row, i] = d_inputs[row, i]
@@ -395,7 +399,7 @@ def _backward(
         end: One past the last layer.
         parameters: (P,) weights and biases.
         inputs: (B, I) inputs of the first layer.
-        activations: Of the forward pass.
+        activations: Activations of the forward pass.
         d_activations: Holds the derivatives by the last layer's outputs; the others' are written.
         gradient: (P,), written where the layers' weights and biases are.
         d_inputs: (B, I), the derivative by the inputs is added to it; nothing is where it is empty.
@@ -454,7 +458,9 @@ def apply_gradient(setting: Any, parameters: Any, gradient: Any, mean: Any, mean
     setting.adam_steps += 1.0
     rate = np.float32(setting.lr / (1.0 - setting.beta1**setting.adam_steps))
     root = np.float32(1.0 / math.sqrt(1.0 - setting.beta2**setting.adam_steps))
-    beta1, beta2, factor = np.float32(setting.beta1), np.float32(setting.beta2), np.float32(scale)
+    beta1 = np.float32(setting.beta1)
+    beta2 = np.float32(setting.beta2)
+    factor = np.float32(scale)
     rest1, rest2 = np.float32(1.0 - setting.beta1), np.float32(1.0 - setting.beta2)
     epsilon = np.float32(setting.epsilon)
     for i in range(len(parameters)):

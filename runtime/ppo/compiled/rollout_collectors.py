@@ -17,7 +17,7 @@ from ray.rllib.utils.filter import RunningStat
 from envs.roboschool.vector_env import RoboschoolVectorEnv, in_threads
 from runtime.environments.spec import EnvironmentFaultError
 from runtime.ppo.compiled.network_kernels import CATEGORICAL, STATE_DEPENDENT, sample_actions
-from runtime.ppo.compiled.rollout_kernels import collect_rollout, normalize_observations, scale_actions
+from runtime.ppo.compiled.rollout_kernels import collect_rollout, list_buffers, normalize_observations, scale_actions
 from runtime.ppo.rollout import Rollout
 
 # Low, high and half range (A,) of `scale_actions`.
@@ -38,7 +38,10 @@ class RolloutCollector(abc.ABC):
     """
 
     def __init__(self, runner: Any, steps: int, *, explores: bool) -> None:
-        self.env, self.module, self.explores, self.name = runner.env, runner.module, explores, runner.env_name
+        self.env = runner.env
+        self.module = runner.module
+        self.explores = explores
+        self.name = runner.env_name
         self.steps = steps
         self.action_range: ActionRange = runner.action_range
         self.stats = runner.observation_stats()
@@ -103,7 +106,7 @@ class RolloutCollector(abc.ABC):
         return stats.mean.astype(np.float32), (stats.std + _SMALL).astype(np.float32), _CLIP
 
     def normalize(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Observations as the network sees them."""
+        """Normalizes observations as the network sees them."""
         if self.stats is None:
             return observations
         mean, deviation, clip = self.normalization()
@@ -118,7 +121,8 @@ class CompiledCollector(RolloutCollector):
         super().__init__(runner, steps, explores=explores)
         flat = runner.flat
         assert flat is not None
-        self.flat, self.parameters = flat, flat.gather()
+        self.flat = flat
+        self.parameters = flat.gather()
         distribution_size = int(flat.table[0]["distribution_size"])
         shape = self.env.single_observation_space.shape
         self.rollout = Rollout.empty(steps, runner.num_envs, shape, flat.action_size, distribution_size)
@@ -128,7 +132,7 @@ class CompiledCollector(RolloutCollector):
         self.noise = self._draw_noise(runner.num_envs)
 
     def _draw_noise(self, num_envs: int) -> NDArray[np.float32]:
-        """(T / noise_every, N, …) of `sample_actions`."""
+        """Draws the (T / noise_every, N, …) noise that `sample_actions` takes."""
         shape = -(-self.steps // self.noise_every), num_envs, self.flat.noise_size
         is_discrete = self.flat.kind == CATEGORICAL
         if not self.explores:
@@ -147,7 +151,8 @@ class CompiledCollector(RolloutCollector):
         env, rollout = self.env, self.rollout
         shape = rollout.rewards.shape
         if not hasattr(self, "returns"):
-            self.returns, self.lengths = np.empty(shape), np.zeros(shape, np.int64)
+            self.returns = np.empty(shape)
+            self.lengths = np.zeros(shape, np.int64)
         normalization = self.normalization()
         calls = [functools.partial(self._collect_part, part, normalization, begin, end) for part in env.slices]
         in_threads(calls)
@@ -159,19 +164,7 @@ class CompiledCollector(RolloutCollector):
         """Collects from some of the worlds, on the calling thread."""
         env, rollout = self.env, self.rollout
         raw_observations = rollout.observations if self.stats is None else self.raw_observations
-        buffers = (
-            raw_observations,
-            rollout.observations,
-            rollout.actions,
-            rollout.log_probs,
-            rollout.action_distribution_inputs,
-            rollout.rewards,
-            rollout.terminated,
-            rollout.truncated,
-            rollout.final_observations,
-            self.returns,
-            self.lengths,
-        )
+        buffers = list_buffers(rollout, raw_observations, self.returns, self.lengths)
         collect_rollout(
             self.flat.table[0],
             self.parameters,
@@ -189,7 +182,8 @@ class CompiledCollector(RolloutCollector):
 
     def _collect_in_python(self, begin: int, end: int) -> Iterator[tuple[float, int]]:
         env, rollout, flat = self.env, self.rollout, self.flat
-        activations, (mean, deviation, clip) = flat.activations(env.num_envs), self.normalization()
+        activations = flat.activations(env.num_envs)
+        (mean, deviation, clip) = self.normalization()
         scaled = np.empty_like(rollout.actions[0])
         is_discrete = flat.kind == CATEGORICAL
         for t in range(begin, end):
@@ -233,7 +227,8 @@ class TorchCollector(RolloutCollector):
                 self._has_buffers = True
                 shape = self.env.single_observation_space.shape
                 width = int(np.prod(actions.shape[1:]))
-                num_envs, distribution_size = self.env.num_envs, distribution_inputs.shape[1]
+                num_envs = self.env.num_envs
+                distribution_size = distribution_inputs.shape[1]
                 self.rollout = Rollout.empty(self.steps, num_envs, shape, width, distribution_size)
             rollout = self.rollout
             rollout.observations[t], rollout.log_probs[t] = observations, log_probs
@@ -283,7 +278,8 @@ def update_statistics(stats: Any, observations: NDArray[np.float32]) -> None:
 
     Source: Chan, Golub, LeVeque 1983, Algorithms for computing the sample variance.
     """
-    count, mean = len(observations), observations.mean(axis=0, dtype=np.float64)
+    count = len(observations)
+    mean = observations.mean(axis=0, dtype=np.float64)
     squares = np.square(observations - mean).sum(axis=0)
     for suffix in ("", "_delta"):
         before = getattr(stats, f"num_pushes{suffix}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.compiled import fused_without_gil
 from envs.roboschool.kernels import advance
 from runtime.ppo.compiled.network_kernels import sample_actions
+
+if TYPE_CHECKING:
+    from runtime.ppo.rollout import Rollout
 
 
 @fused_without_gil
@@ -38,6 +42,35 @@ def scale_actions(actions: Any, low: Any, high: Any, half_range: Any, scaled: An
             scaled[row, i] = min(max(value, low[i]), high[i])
 
 
+def list_buffers(
+    rollout: Rollout,
+    raw_observations: NDArray[np.float32],
+    returns: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+) -> tuple[NDArray[Any], ...]:
+    """Lists a rollout's arrays in the order of the argument `buffers` of `collect_rollout`.
+
+    Args:
+        rollout: The rollout to fill.
+        raw_observations: (T, N, O) observations before the filter.
+        returns: (T, N) return of each episode, written where one ends.
+        lengths: (T, N) length of each episode in steps, written where one ends.
+    """
+    return (
+        raw_observations,
+        rollout.observations,
+        rollout.actions,
+        rollout.log_probs,
+        rollout.action_distribution_inputs,
+        rollout.rewards,
+        rollout.terminated,
+        rollout.truncated,
+        rollout.final_observations,
+        returns,
+        lengths,
+    )
+
+
 @fused_without_gil
 def collect_rollout(
     network: Any,
@@ -62,8 +95,7 @@ def collect_rollout(
         action_range: Low, high and half range (A,) of `scale_actions`.
         worlds: (N,) records of the environment.
         state: The environment's current and final observations, (N, O) each, kept from call to call.
-        buffers: Of the rollout, (T, N, …): raw observations, normalized observations, actions, log probabilities,
-            distribution inputs, rewards, terminated, truncated, final observations, episode returns, episode lengths.
+        buffers: Arrays of the rollout, (T, N, …), in the order of `list_buffers`.
         noise: (T // noise_every, N, …) of `sample_actions`.
         noise_every: Steps that share a draw of the noise.
         part: First of the worlds that this call steps, and one past the last.
@@ -71,7 +103,9 @@ def collect_rollout(
         max_steps: Time limit of an episode.
     """
     first, past = part
-    worlds, observations, final = worlds[first:past], state[0][first:past], state[1][first:past]
+    worlds = worlds[first:past]
+    observations = state[0][first:past]
+    final = state[1][first:past]
     (
         all_raw,
         all_normalized,
@@ -89,7 +123,8 @@ def collect_rollout(
     scaled = np.empty((len(worlds), all_actions.shape[2]), np.float32)
     normalized = np.empty_like(observations)
     distribution_inputs = np.empty((len(worlds), all_distribution_inputs.shape[2]), np.float32)
-    actions, log_probs = np.empty_like(scaled), np.empty(len(worlds), np.float32)
+    actions = np.empty_like(scaled)
+    log_probs = np.empty(len(worlds), np.float32)
     for t in range(span[0], span[1]):
         all_raw[t, first:past] = observations
         normalize_observations(observations, normalization[0], normalization[1], normalization[2], normalized)

@@ -59,23 +59,27 @@ class SyncEnvs:
     """
 
     def __init__(self, makers: list[Any], *, restarts: bool) -> None:
-        self._makers, self._restarts = makers, restarts
+        self._makers = makers
+        self._restarts = restarts
         self._envs = [make() for make in makers]
         self.num_envs = len(makers)
         first = self._envs[0]
-        self.single_observation_space, self.single_action_space = first.observation_space, first.action_space
+        self.single_observation_space = first.observation_space
+        self.single_action_space = first.action_space
         self.observation_space = batch_space(first.observation_space, self.num_envs)
         self.action_space = batch_space(first.action_space, self.num_envs)
         shape = first.observation_space.shape or ()
         self.observations = np.zeros((self.num_envs, *shape), np.float32)
         self.final_observations = np.zeros_like(self.observations)
         self.rewards = np.zeros(self.num_envs)
-        self.terminated, self.truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        self.returns, self.lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
+        self.terminated = np.zeros(self.num_envs, bool)
+        self.truncated = np.zeros(self.num_envs, bool)
+        self.returns = np.zeros(self.num_envs)
+        self.lengths = np.zeros(self.num_envs, np.int64)
 
     @property
     def unwrapped(self) -> SyncEnvs:
-        """The same object; RLlib unwraps its environments."""
+        """Returns this object; RLlib unwraps its environments."""
         return self
 
     def reset(self, *, seed: int | None = None) -> None:
@@ -114,7 +118,8 @@ class SyncEnvs:
         monitor = self._envs[i]
         if not (self.terminated[i] or self.truncated[i]):  # else the reset raised, after an episode that counts
             self.final_observations[i] = self.observations[i]
-            self.rewards[i], self.truncated[i] = 0.0, True
+            self.rewards[i] = 0.0
+            self.truncated[i] = True
             self.returns[i], self.lengths[i] = monitor.episode_return, monitor.episode_steps
         with contextlib.suppress(Exception):
             monitor.close()
@@ -145,7 +150,8 @@ def make_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> SyncEnvs | 
         config: RLlib's AlgorithmConfig.
         worker_index: Number of the env runner; 0 is the one in the learner's process.
     """
-    spec, count = maker.spec, config.num_envs_per_env_runner
+    spec = maker.spec
+    count = config.num_envs_per_env_runner
     if _is_array_env(spec):
         return _ARRAY_ENV.make(spec.name, count, spec.config, horizon=spec.horizon, threads=maker.threads)
     workers = config.num_env_runners

@@ -37,12 +37,14 @@ class CompiledModule:
 
     def __init__(self, module: Any, optimizer: torch.optim.Optimizer) -> None:
         _require_plain_adam(optimizer)
-        self._flat, self._optimizer = flatten(module, module.action_space), optimizer
+        self._flat = flatten(module, module.action_space)
+        self._optimizer = optimizer
         compile_learning(self._flat)
 
     def values(self, parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """(B,) value estimates of observations, which come in parts of at most as many rows as the first."""
-        flat, parameters = self._flat, self._flat.gather()
+        """Returns (B,) value estimates of observations, which come in parts of at most as many rows as the first."""
+        flat = self._flat
+        parameters = self._flat.gather()
         activations = flat.activations(len(parts[0]))
         estimates = [np.empty(len(part), np.float32) for part in parts]
         for part, values in zip(parts, estimates, strict=True):
@@ -53,9 +55,9 @@ class CompiledModule:
         """Takes a step of Adam on each of (M, size) minibatches.
 
         Args:
-            batch: Of the whole iteration.
+            batch: Batch of the whole iteration.
             minibatches: (M, size) rows of each minibatch.
-            settings: Of `UPDATE_SETTINGS`, but for Adam's.
+            settings: Fields of `UPDATE_SETTINGS` except Adam's.
         """
         with self._adam(settings) as (record, parameters, mean, mean_square):
             update_on_minibatches(self._flat.table, record, parameters, mean, mean_square, batch, minibatches)
@@ -66,28 +68,33 @@ class CompiledModule:
             apply_one_gradient(record, parameters, self.torch_gradient(), mean, mean_square)
 
     def gradient(self, minibatch: TrainBatch, settings: dict[str, float]) -> NDArray[np.float32]:
-        """(P,) gradient of a minibatch's loss."""
-        flat, parameters, rows = self._flat, self._flat.gather(), len(minibatch.log_probs)
+        """Returns (P,) gradient of a minibatch's loss."""
+        flat = self._flat
+        parameters = self._flat.gather()
+        rows = len(minibatch.log_probs)
         gradient, activations, d_activations = np.zeros_like(parameters), flat.activations(rows), flat.activations(rows)
         record = self._record(settings)[0]
         loss_gradient(flat.table[0], record, parameters, minibatch, activations, d_activations, gradient)
         return gradient
 
     def torch_gradient(self) -> NDArray[np.float32]:
-        """(P,) gradient that PyTorch left in the parameters."""
+        """Returns (P,) gradient that PyTorch left in the parameters."""
         return self._flat.gather([torch.zeros_like(p) if p.grad is None else p.grad for p in self._flat.parameters])
 
     @contextlib.contextmanager
     def _adam(self, settings: dict[str, float]) -> Iterator[tuple[NDArray[Any], ...]]:
         """(1,) `UPDATE_SETTINGS`, (P,) parameters and Adam's two means; written back into the tensors at the end."""
-        flat, state = self._flat, self._optimizer.state
+        flat = self._flat
+        state = self._optimizer.state
         for parameter in flat.parameters:
             if not state[parameter]:
                 zeros = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                 state[parameter].update(step=torch.tensor(0.0), **zeros)
         means = [state[parameter]["exp_avg"] for parameter in flat.parameters]
         mean_squares = [state[parameter]["exp_avg_sq"] for parameter in flat.parameters]
-        parameters, mean, mean_square = flat.gather(), flat.gather(means), flat.gather(mean_squares)
+        parameters = flat.gather()
+        mean = flat.gather(means)
+        mean_square = flat.gather(mean_squares)
         record = self._record(settings)
         record["adam_steps"] = float(state[flat.parameters[0]]["step"])
         yield record, parameters, mean, mean_square
@@ -98,8 +105,9 @@ class CompiledModule:
             state[parameter]["step"].fill_(float(record["adam_steps"][0]))
 
     def _record(self, settings: dict[str, float]) -> NDArray[Any]:
-        """(1,) `UPDATE_SETTINGS`."""
-        record, group = np.zeros(1, UPDATE_SETTINGS), self._optimizer.param_groups[0]
+        """Makes the (1,) record of `UPDATE_SETTINGS`."""
+        record = np.zeros(1, UPDATE_SETTINGS)
+        group = self._optimizer.param_groups[0]
         adam = {
             "lr": float(group["lr"]),
             "epsilon": group["eps"],

@@ -90,16 +90,17 @@ def picture(poses: NDArray[np.float64], size: tuple[int, int], ground: scenery.G
     return out
 
 
-def test_a_picture_is_the_large_colour_picture_reduced_and_turned_grey() -> None:
-    """As the simulator did it: 640 x 480 in colour, PIL's bilinear reduction, luma."""
+def test_a_picture_is_the_large_color_picture_reduced_and_turned_gray() -> None:
+    """The simulator rendered 640 x 480 in color, reduced it by PIL's bilinear filter, and took the luma."""
     track = load_track("reinvent_base")
     ground = scenery.draw_ground(track)
     poses = track.place(np.linspace(0, track.length, 6, endpoint=False))
-    large, small = picture(poses, (640, 480), ground), picture(poses, (160, 120), ground.in_grey())[..., 0]
-    for colour, grey in zip(large, small, strict=True):
-        reduced = np.asarray(Image.fromarray(colour).resize((160, 120), Image.Resampling.BILINEAR), np.float64)
+    large = picture(poses, (640, 480), ground)
+    small = picture(poses, (160, 120), ground.in_gray())[..., 0]
+    for color, gray in zip(large, small, strict=True):
+        reduced = np.asarray(Image.fromarray(color).resize((160, 120), Image.Resampling.BILINEAR), np.float64)
         expected = (reduced @ scenery.LUMA).astype(np.int64)
-        difference = np.abs(expected - grey.astype(np.int64))
+        difference = np.abs(expected - gray.astype(np.int64))
         assert difference.mean() < 2.0
         assert np.mean(difference > 25) < 0.01
 
@@ -120,7 +121,7 @@ def test_a_pixel_shows_the_ground_where_geometry_says() -> None:
     assert camera.first[(horizon - 1) * 160] == 0  # the sky has no ground
 
 
-def test_grey_values_are_those_of_the_simulators_sample_pictures() -> None:
+def test_gray_values_are_those_of_the_simulators_sample_pictures() -> None:
     racing = Racing(read_options(), worlds=8, seed=0)
     for world in range(8):
         racing.restart(world)
@@ -136,7 +137,7 @@ def test_grey_values_are_those_of_the_simulators_sample_pictures() -> None:
     assert sky.std() == 0
 
 
-def test_tracks_of_one_centre_line_and_other_borders_look_different() -> None:
+def test_tracks_of_one_center_line_and_other_borders_look_different() -> None:
     narrow = load_track("oval")
     wide = dataclasses.replace(
         narrow,
@@ -190,7 +191,8 @@ def test_lidar_measures_the_distance_to_a_box_and_sectors_follow() -> None:
         metadata = {**DEFAULT, "sensor": ["FRONT_FACING_CAMERA", sensor], "lidar_config": config}
         racing = Racing(read_options(track="oval", model_metadata=metadata, object_positions=((0.5, 1),)), seed=0)
         racing.restart(0)
-        car, box = racing.simulation.cars[0], racing.simulation.objects.rows[0, 0]
+        car = racing.simulation.cars[0]
+        box = racing.simulation.objects.rows[0, 0]
         # 0.4 m to the left of the scanner, turned as the car.
         box[:3] = car[0] + 0.02913, car[1] + 0.4 + box[kernels.OBJECT_WIDTH] / 2, car[2] + 0.0
         car[2] = 0.0
@@ -304,10 +306,10 @@ def test_views_show_the_track_and_the_car(view: str) -> None:
     env = gymnasium.make(envs.DEEPRACER_ID, render_mode="rgb_array", view=view)
     env.reset(seed=0)
     frame: Any = env.render()
-    colours = {tuple(colour) for colour in frame.reshape(-1, 3).tolist()}
-    assert scenery.ROAD in colours
+    colors = {tuple(color) for color in frame.reshape(-1, 3).tolist()}
+    assert scenery.ROAD in colors
     shaded = {tuple(int(channel * shade) for channel in scenery.CAR) for shade in (1.0, 0.82, 0.66)}
-    assert bool(shaded & colours) == (view != "front")
+    assert bool(shaded & colors) == (view != "front")
 
 
 def test_a_vector_drives_as_single_environments_do() -> None:

@@ -1,4 +1,4 @@
-"""What stands and drives on a DeepRacer track beside the car: boxes, bot cars, other agents."""
+"""Objects on a DeepRacer track beside the car: boxes, bot cars, other agents' cars."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_corner_of_the_car_in_a_box_is_a_crash() -> None:
         assert drive(racing, (0.0, 0.0), 1) == [expected]
 
 
-def test_after_a_crash_the_car_stands_a_metre_behind_in_the_other_lane() -> None:
+def test_after_a_crash_the_car_stands_a_meter_behind_in_the_other_lane() -> None:
     rules = {"object_positions": ((0.2, 1),), "number_of_resets": 5, "collision_penalty": 1.0, "is_training": False}
     racing = race(**rules)
     track = racing.simulation.track
@@ -83,7 +83,8 @@ def test_bot_cars_drive_change_lanes_and_stop_for_who_stands_in_their_way() -> N
     simulation = Simulation(load_track("reinvent_base"), rules, is_training=False, seed=0)
     simulation.restart(0)
     simulation.cars[0, :2] = (-99.0, -99.0)
-    begin, lanes = float(simulation.objects.distances[0, 0]), []
+    begin = float(simulation.objects.distances[0, 0])
+    lanes = []
     for _ in range(90):
         simulation.cars[0, :2] = (-99.0, -99.0)
         simulation.drive(np.zeros(1), np.zeros(1))
@@ -124,7 +125,8 @@ def test_objects_reach_the_reward_function() -> None:
 
     racing = race(track="oval", number_of_bot_cars=2, bot_car_speed=0.3, reward_function=reward, is_training=False)
     follow(racing, 1.0, 1)
-    params, track = seen[0], racing.simulation.track
+    params = seen[0]
+    track = racing.simulation.track
     assert params["objects_speed"] == [0.3, 0.3]
     assert params["objects_heading"] == pytest.approx([track.place(2.0)[2], track.place(track.length - 1)[2]], abs=0.05)
     assert params["objects_distance"] == pytest.approx([2.0, track.length - 1], abs=0.05)

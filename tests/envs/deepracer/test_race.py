@@ -17,7 +17,7 @@ from envs.deepracer.simulation import STATUS_NAMES, Simulation
 from envs.deepracer.tracks import load_track
 
 STRAIGHT_ON, LEFT = (0.0, 1.0), (30.0, 1.0)
-FACTOR = 0.036 / 0.035  # wheels roll faster than they are told
+FACTOR = 0.036 / 0.035  # wheels roll faster than commanded
 CONTINUOUS = {
     "action_space": {"steering_angle": {"high": 30, "low": -30}, "speed": {"high": 4, "low": 0.5}},
     "action_space_type": "continuous",
@@ -46,7 +46,7 @@ def drive(racing: Racing, command: tuple[float, float], steps: int) -> list[str]
 
 
 def follow(racing: Racing, speed: float, steps: int, row: int = 0) -> list[str]:
-    """Statuses of steps along the centre line."""
+    """Statuses of steps along the center line."""
     from runtime.families.deepracer.reward_check import _steer
 
     found = []
@@ -155,7 +155,9 @@ def test_a_real_car_lags_behind_its_commands_and_comes_to_the_same_speed() -> No
 def test_friction_widens_the_sharpest_turn() -> None:
     def radius(friction: float) -> float:
         cars = np.zeros((1, kernels.COLUMNS))
-        cars[0, kernels.PHASE], cars[0, COMMAND_SPEED], cars[0, kernels.COMMAND_STEERING] = kernels.RUN, 3.0, 30.0
+        cars[0, kernels.PHASE] = kernels.RUN
+        cars[0, COMMAND_SPEED] = 3.0
+        cars[0, kernels.COMMAND_STEERING] = 30.0
         kernels.drive(cars, Dynamics(friction=friction).as_array()[None])
         return float(3.0 * FACTOR * CONTROL_S / cars[0, YAW])
 
@@ -163,7 +165,7 @@ def test_friction_widens_the_sharpest_turn() -> None:
     assert radius(0.5) == pytest.approx((3.0 * FACTOR) ** 2 / (0.5 * 9.81))
 
 
-def test_a_lap_on_the_centre_line_ends_as_complete() -> None:
+def test_a_lap_on_the_center_line_ends_as_complete() -> None:
     racing = race()
     statuses = follow(racing, 2.0, 1000)
     assert statuses[-1] == "lap_complete"
@@ -222,7 +224,7 @@ def test_the_direction_alternates_and_starts_are_offset() -> None:
         assert simulation.cars[0, kernels.PROGRESS] == pytest.approx(14 / simulation.track.length, rel=0.02)
 
 
-def test_a_failure_costs_its_penalty_and_the_lap_goes_on() -> None:
+def test_a_failure_costs_its_penalty_and_the_lap_continues() -> None:
     racing = race(
         is_training=False, number_of_resets=10, off_track_penalty=2.0, reward_function=lambda params: 1.0, laps=1
     )
@@ -235,7 +237,7 @@ def test_a_failure_costs_its_penalty_and_the_lap_goes_on() -> None:
     began = rewards.index(0.0, 1)
     assert rewards[began - 1 : began + 31] == [1.0, *[0.0] * 30, 1.0]  # the failure's own step is paid
     again = [index for index, status in enumerate(statuses) if status == "off_track"]
-    assert len(again) > 1  # it went on and left the track again
+    assert len(again) > 1  # it continued and left the track again
 
 
 def test_a_failure_before_the_finish_gives_no_lap_away() -> None:

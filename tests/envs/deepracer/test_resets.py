@@ -50,14 +50,15 @@ def needle() -> Track:
 
 
 def start(track: Track, poses: list[tuple[float, float]], *, is_training: bool = True, **rules: Any) -> Simulation:
-    """Cars about to drive, each on the centre line at a share of the lap from its start, turned by an angle."""
+    """Cars about to drive, each on the center line at a share of the lap from its start, turned by an angle."""
     race = Race(number_of_resets=9, off_track_penalty=0.2, change_start_position=False, **rules)
     simulation = Simulation(track, race, worlds=len(poses), is_training=is_training, seed=0)
     for world in range(len(poses)):
         simulation.restart(world)
     step(simulation, 0.0)
     for row, (share, turn) in enumerate(poses):
-        way, car = simulation.track_of(row), simulation.cars[row]
+        way = simulation.track_of(row)
+        car = simulation.cars[row]
         car[: kernels.YAW + 1] = way.place((car[kernels.START_SHARE] + share) * way.length)
         car[kernels.YAW] += turn
         car[kernels.PREVIOUS_PROGRESS] = 100 * share
@@ -73,7 +74,7 @@ def step(simulation: Simulation, speed: float) -> Doubles:
 
 
 def project_near(way: Track, point: Doubles, near: float) -> float:
-    """Metres along the track of the point of the centre line nearest to a place, within 0.5 m of `near`."""
+    """Meters along the track of the point of the center line nearest to a place, within 0.5 m of `near`."""
     candidates = near + np.linspace(-0.5, 0.5, 101)
     apart = np.linalg.norm(way.place(candidates)[:, :2] - point, axis=1)
     return float(candidates[apart.argmin()])
@@ -83,10 +84,11 @@ def leave(simulation: Simulation, speed: float) -> list[tuple[float, float, floa
     """Drives straight ahead until every car has left the road and was put back.
 
     Returns:
-        Metres since the start of each such car: where it was a step before it had left the road, by a search from step
-        to step; where the nearest point of the centre line was when it had; and where it was put.
+        Meters since the start of each such car: where it was a step before it had left the road, by a search from step
+        to step; where the nearest point of the center line was when it had; and where it was put.
     """
-    way, length = simulation.track_of(0), simulation.track.length
+    way = simulation.track_of(0)
+    length = simulation.track.length
     start_m = simulation.cars[:, kernels.START_SHARE] * length
     was = simulation.cars[:, kernels.PREVIOUS_PROGRESS] / 100 * length + start_m
     off, back = np.full((2, len(was)), np.nan)
@@ -112,7 +114,7 @@ TRACKS = {name: load_track(name) for name in BUILT_IN} | {"needle": needle()}
 POSES = st.lists(st.tuples(st.floats(0.05, 0.7), st.floats(-1.7, 1.7)), min_size=4, max_size=4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(TRACKS)),
     POSES,
@@ -143,7 +145,7 @@ def test_the_nearest_part_of_the_track_is_not_always_where_the_car_was() -> None
     shares = np.linspace(0.05, 0.3, 20).tolist()
     found = leave(start(TRACKS["needle"], [(share, math.pi / 2) for share in shares]), MOST_SPEED)
     assert len(found) == 20
-    assert sum(abs(off - was) > 2.0 for was, off, _ in found) > 10  # what a reward function is told, by the contract
+    assert sum(abs(off - was) > 2.0 for was, off, _ in found) > 10  # as reward functions see it, by the contract
     check(found)
 
 
@@ -167,7 +169,8 @@ def test_single_and_vector_environments_put_a_car_back_alike() -> None:
     vector = gymnasium.make_vec(envs.DEEPRACER_ID, num_envs=2, vectorization_mode="vector_entry_point", **options)
     single.reset(seed=0)
     vector.reset(seed=0)
-    progress, statuses = [], []
+    progress = []
+    statuses = []
     for _ in range(40):
         action = np.array([1.0, 1.0], np.float32)  # in a circle to the left, over to the other straight
         info = single.step(action)[4]

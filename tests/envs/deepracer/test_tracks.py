@@ -36,7 +36,7 @@ def published(name: str) -> Track:
     return read_track(path)
 
 
-# Waypoints, metres, and whether counter-clockwise, as measured on the published files.
+# Waypoints, meters, and whether counter-clockwise, as measured on the published files.
 @pytest.mark.parametrize(
     ("name", "count", "length", "is_counter_clockwise"),
     [
@@ -127,7 +127,7 @@ def check_against_shapely(track: Track, pose: tuple[float, float, float], *, is_
     assert params["is_offtrack"] == (not any(on))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1), st.floats(-0.7, 0.7), st.floats(-3, 3), st.sampled_from(BUILT_IN), st.booleans())
 def test_the_parameters_of_any_pose_are_shapelys(
     share: float, aside: float, turn: float, name: str, is_reversed: bool
@@ -145,7 +145,8 @@ def test_the_parameters_on_published_tracks_are_shapelys(name: str, is_reversed:
     rng = np.random.default_rng(0)
     for _ in range(40):
         x, y, yaw = track.place(rng.uniform(0, track.length))
-        aside, turn = rng.uniform(-0.7, 0.7), rng.uniform(-3, 3)
+        aside = rng.uniform(-0.7, 0.7)
+        turn = rng.uniform(-3, 3)
         pose = (float(x - aside * math.sin(yaw)), float(y + aside * math.cos(yaw)), float(yaw + turn))
         check_against_shapely(track, pose, is_reversed=is_reversed)
 
@@ -153,10 +154,11 @@ def test_the_parameters_on_published_tracks_are_shapelys(name: str, is_reversed:
 @pytest.mark.parametrize("is_reversed", [False, True])
 @pytest.mark.parametrize("name", [*BUILT_IN, "Spain_track", "Straight_track"])
 def test_left_is_where_the_driver_has_it(name: str, is_reversed: bool) -> None:
-    """Of the car and of objects, by the direction of driving alone, whatever the borders are called."""
+    """Left is relative to the driving direction, for cars and objects, independent of which border is the inner one."""
     track = load_track(name) if name in BUILT_IN else published(name)
     way = track.reversed() if is_reversed else track
-    shares, lanes = np.linspace(0.1, 0.9, 6), (1, -1, 1, -1, 1, -1)
+    shares = np.linspace(0.1, 0.9, 6)
+    lanes = (1, -1, 1, -1, 1, -1)
     race = Race(object_positions=tuple(zip(shares.tolist(), lanes, strict=True)), reverse_dir=is_reversed)
     simulation = Simulation(track, race, seed=0)
     simulation.restart(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def test_every_number_is_the_python_apis_bit_for_bit(name: str, compat: str) -> 
     as_port = compat == "bullet"
     env: Any = gymnasium.make(f"Roboschool{name}-v1", compat=compat, disable_env_checker=True).unwrapped
     assert isinstance(env.robot, native.NativeRobot)
-    reference, rng = build_robot(name, as_port=as_port), np.random.default_rng(3)
+    reference = build_robot(name, as_port=as_port)
+    rng = np.random.default_rng(3)
     actions = np.random.default_rng(0)
     np.testing.assert_array_equal(env.reset(seed=3)[0], reference.reset(rng, is_seeded=True))
     since = 0
@@ -55,7 +57,8 @@ def test_every_number_is_the_python_apis_bit_for_bit(name: str, compat: str) -> 
 def test_a_vector_of_robots_is_each_of_them(name: str, threads: int) -> None:
     vector = RoboschoolVectorEnv(name, 3, max_episode_steps=40, threads=threads)
     singles = [gymnasium.make(f"Roboschool{name}-v1", disable_env_checker=True, max_episode_steps=40) for _ in range(3)]
-    rng, ended_once = np.random.default_rng(1), np.zeros(3, bool)
+    rng = np.random.default_rng(1)
+    ended_once = np.zeros(3, bool)
     first, _ = vector.reset(seed=7)
     np.testing.assert_array_equal(first, [env.reset(seed=7 + i)[0] for i, env in enumerate(singles)])
     for _ in range(100):
@@ -120,7 +123,7 @@ def test_equal_seeds_give_equal_numbers_in_another_process() -> None:
 
 
 def test_a_library_that_differs_is_not_used() -> None:
-    """As if Bullet's contacts were laid out otherwise: feet that never feel the floor."""
+    """With another memory layout of Bullet's contacts, feet would never touch the floor."""
     native._describe_robot("Walker2d", as_port=False)["record"]["foot_links"] = 99
     native.native_fallback_reason.cache_clear()
     with pytest.warns(RuntimeWarning, match="step .* differs from the Python API's"):
@@ -133,9 +136,10 @@ def test_a_library_that_differs_is_not_used() -> None:
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_frames_are_those_of_the_python_robot(name: str) -> None:
-    """Although Bullet's camera looks at a double."""
+    """Bullet's camera renders a copy of the robot in the same pose."""
     env: Any = gymnasium.make(f"Roboschool{name}-v1", render_mode="rgb_array").unwrapped
-    reference, rng = build_robot(name, as_port=False), np.random.default_rng(2)
+    reference = build_robot(name, as_port=False)
+    rng = np.random.default_rng(2)
     env.reset(seed=2)
     reference.reset(rng, is_seeded=True)
     camera = Camera(reference.world, view_of(name), env.render_size)
@@ -206,7 +210,8 @@ def test_memory_stays_as_it_is() -> None:
     env = RoboschoolVectorEnv("InvertedPendulum", 4)
     env.reset(seed=0)
     actions = np.ones((4, 1), np.float32)
-    process, sizes = psutil.Process(), []
+    process = psutil.Process()
+    sizes = []
     for _ in range(3):
         for _ in range(8_000):
             env.advance(actions)
@@ -214,3 +219,25 @@ def test_memory_stays_as_it_is() -> None:
     assert sizes[-1] - sizes[0] < 2_000_000
     env.close()
     env.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="a read-only mount takes root")
+def test_code_that_was_compiled_beside_its_source_is_found_where_only_another_folder_can_be_written(
+    tmp_path: Path,
+) -> None:
+    code, home = tmp_path / "code", tmp_path / "home"
+    code.mkdir()
+    home.mkdir()
+    (code / "kernel.py").write_text("from envs.compiled import exact\n\n\n@exact\ndef add(x):\n    return x + 1\n")
+    script = (
+        "import envs.compiled as c; from kernel import add; print(add(1), c.is_kept(add), len(add.stats.cache_hits))"
+    )
+    where = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home), "PYTHONPATH": f"{ROOT}:{code}"}
+    kept = [sys.executable, "-c", script]
+    frozen = f'mount --bind {code} {code} && mount -o remount,bind,ro {code} && exec "$@"'
+    outs = [
+        subprocess.run(command, env=where, capture_output=True, text=True, check=True).stdout
+        for command in (kept, ["unshare", "--mount", "sh", "-c", frozen, "sh", *kept])
+    ]
+    assert outs == ["2 True 0\n", "2 True 1\n"]
+    assert not list(home.rglob("*.nbc"))

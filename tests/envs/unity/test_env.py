@@ -1,4 +1,4 @@
-"""Scenes behind Gymnasium's interfaces: every agent a row, whatever it does, and players that fail."""
+"""Scenes behind Gymnasium's interfaces: every agent has a row, and players may fail."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_step_limit_of_unitys_truncates(rows: Opener) -> None:
 
 
 def test_agents_that_ask_when_they_like_are_paid_for_their_own_waits(rows: Opener) -> None:
-    """An episode of agent k has 3 + k decisions, each paid (k + 1) (1 + k / 4), whatever the others do meanwhile."""
+    """An episode of agent k has 3 + k decisions, each paid (k + 1) (1 + k / 4), independent of the others."""
     ends = _play_staggered(rows("Staggered"), 300)
     assert len(ends) > 50
     for agent, _, total, decisions in ends:
@@ -158,7 +158,9 @@ def _play_staggered(env: UnityVectorEnv, steps: int) -> list[tuple[int, str, flo
     """Agent, kind of end, return and length of each episode, as a learner would count them."""
     observations, info = env.reset()
     ends = []
-    totals, lengths, agents = np.zeros(3), np.zeros(3, int), observations[:, 0].copy()
+    totals = np.zeros(3)
+    lengths = np.zeros(3, int)
+    agents = observations[:, 0].copy()
     for _ in range(steps):
         before = info["acting"].copy()
         observations, rewards, terminated, truncated, info = env.step(np.zeros((3, 1), np.float32))
@@ -251,8 +253,8 @@ def test_a_player_that_falls_silent_is_restarted(rows: Opener, tmp_path: Path) -
 def test_a_player_that_always_crashes_is_given_up(rows: Opener) -> None:
     env = rows(mode="crash=3")
     env.reset()
-    told = r"SIGSEGV[\s\S]*restarted 3 times before, and no episode ended in between"
-    with pytest.raises(PlayerError, match=told):
+    message = r"SIGSEGV[\s\S]*restarted 3 times before, and no episode ended in between"
+    with pytest.raises(PlayerError, match=message):
         _stand_still(env, 20)
 
 

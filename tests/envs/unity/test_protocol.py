@@ -81,10 +81,10 @@ def test_another_version_is_refused_politely(tmp_path: Path) -> None:
         "m.allow_messages()"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    told = (
+    message = (
         r"ImportError: mlagents-envs: got version 1\.1\.0; expected 0\.28\.0, .*pip install mlagents-envs==0\.28\.0\n$"
     )
-    assert re.search(told, done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr
 
 
 def test_bytes_on_the_wire_are_the_packages_lists_of_numbers() -> None:
@@ -116,7 +116,8 @@ def test_a_player_reads_what_the_packages_own_environment_reads(scene: str, star
     theirs = UnityEnvironment(str(tmp_path / "players" / f"{scene}.x86_64"), base_port=port, seed=5, no_graphics=True)
     try:
         theirs.reset()
-        steps, random = ours.steps(), np.random.default_rng(0)
+        steps = ours.steps()
+        random = np.random.default_rng(0)
         spec = theirs.behavior_specs[ours.name]
         for _ in range(60):
             decisions, ended = theirs.get_steps(ours.name)
@@ -140,7 +141,7 @@ def test_a_player_reads_what_the_packages_own_environment_reads(scene: str, star
                 action.add_discrete(discrete.astype(np.int32))
             theirs.set_actions(ours.name, action)
             theirs.step()
-            ours.send(encode_actions(ours.behaviour, continuous, discrete))
+            ours.send(encode_actions(ours.behavior, continuous, discrete))
             steps = ours.receive()
     finally:
         theirs.close()
@@ -148,7 +149,8 @@ def test_a_player_reads_what_the_packages_own_environment_reads(scene: str, star
 
 def _allowed(random: np.random.Generator, masks: Any, branches: tuple[int, ...]) -> Any:
     """A random allowed action of each branch."""
-    chosen, begin = [], 0
+    chosen = []
+    begin = 0
     for size in branches:
         part = masks[:, begin : begin + size]
         chosen.append([random.choice(np.flatnonzero(row)) for row in part])
@@ -191,7 +193,7 @@ def test_settings_reach_the_player(start: Any) -> None:
     assert "parameter small_goal 0.25\n" in log
     one, zero = np.ones((1, 1), np.int64), np.zeros((1, 0), np.float32)
     for _ in range(3):
-        player.send(encode_actions(player.behaviour, zero, one))
+        player.send(encode_actions(player.behavior, zero, one))
         steps = player.receive()
     assert steps.last_rewards.tolist() == pytest.approx([0.24])
 
@@ -203,7 +205,7 @@ def test_closing_ends_the_player_and_says_goodbye(start: Any) -> None:
     player.close()
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
-    assert player.log.read_text().endswith("Told to stop.\n")
+    assert player.log.read_text().endswith("Received the stop message.\n")
 
 
 _PARENT = """
@@ -256,7 +258,7 @@ def test_a_player_does_not_outlive_its_killed_supervisor(start: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "message"),
     [
         ("exit=3", r"did not start: it ended with exit code 3\.[\s\S]*There is no license[\s\S]*libstandin\.so\.1"),
         ("absent", r"did not start: it did not connect within 3 s\..*timeout_s[\s\S]*display that never comes"),
@@ -267,8 +269,8 @@ def test_a_player_does_not_outlive_its_killed_supervisor(start: Any) -> None:
         ("quit=1", r"did not start: Communicator has exited\."),
     ],
 )
-def test_a_player_that_does_not_start_is_told_with_the_end_of_its_log(start: Any, mode: str, told: str) -> None:
-    with pytest.raises(PlayerError, match=told) as caught:
+def test_a_player_that_does_not_start_is_reported_with_the_end_of_its_log(start: Any, mode: str, message: str) -> None:
+    with pytest.raises(PlayerError, match=message) as caught:
         start(mode=mode, timeout_s=3 if mode == "absent" else 30)
     assert caught.value.is_start
     assert "Player-0-0-" in str(caught.value)
@@ -280,7 +282,7 @@ def test_a_slow_start_is_waited_for(start: Any) -> None:
 
 def test_a_player_that_died_is_noticed_long_before_the_time_out(start: Any) -> None:
     player = start(mode="crash=3", timeout_s=60)
-    action = encode_idle_action(player.behaviour)
+    action = encode_idle_action(player.behavior)
     player.send([action])
     player.receive()
     began = time.monotonic()
@@ -292,25 +294,25 @@ def test_a_player_that_died_is_noticed_long_before_the_time_out(start: Any) -> N
 
 def test_a_reward_that_is_no_number_is_the_scenes_fault(start: Any) -> None:
     player = start(mode="nan=2")
-    player.send([encode_idle_action(player.behaviour)])
+    player.send([encode_idle_action(player.behavior)])
     with pytest.raises(
-        SceneError, match=r"Basic\.x86_64: behaviour 'Basic\?team=0': reward: got a value that is not a finite number"
+        SceneError, match=r"Basic\.x86_64: behavior 'Basic\?team=0': reward: got a value that is not a finite number"
     ):
         player.receive()
 
 
 @pytest.mark.parametrize("wanted", ["Basic", "Basic?team=0", "Walker"])
-def test_a_behaviour_is_chosen_with_or_without_its_team(start: Any, wanted: str) -> None:
+def test_a_behavior_is_chosen_with_or_without_its_team(start: Any, wanted: str) -> None:
     player = start("Two", behavior_name=wanted)
     assert player.name.startswith(wanted)
     player.send(
-        [encode_idle_action(player.behaviour)]
+        [encode_idle_action(player.behavior)]
     )  # the stand-in refuses a message that leaves the other one's action out
     assert len(player.receive().ids) == 1
 
 
 @pytest.mark.parametrize("wanted", [None, "Biped"])
-def test_behaviours_are_listed_where_the_choice_is_not_clear(start: Any, wanted: str | None) -> None:
+def test_behaviors_are_listed_where_the_choice_is_not_clear(start: Any, wanted: str | None) -> None:
     with pytest.raises(
         ValueError, match=rf"behavior_name: got {wanted!r}; expected one of 'Basic\?team=0', 'Walker\?team=0'"
     ):

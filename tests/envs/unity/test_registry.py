@@ -56,7 +56,8 @@ class Store:
             self.requests.append((request.path, asked))
             cut = None
             if request.path.endswith(".zip"):
-                cut, self.cut_at = self.cut_at, None
+                cut = self.cut_at
+                self.cut_at = None
         whole = self.files.get(request.path)
         if whole is None:
             request.send_error(404)
@@ -117,7 +118,7 @@ def test_a_scene_is_downloaded_once_and_may_be_run(store: Store, tmp_path: Path)
     assert [path for path, _ in store.requests].count("/basic.zip") == 1
 
 
-def test_a_download_that_breaks_off_is_gone_on_with(store: Store, registry: Registry) -> None:
+def test_an_interrupted_download_resumes(store: Store, registry: Registry) -> None:
     store.cut_at = 100_000
     assert registry.fetch("Basic").executable.is_file()
     assert [asked for path, asked in store.requests if path == "/basic.zip"] == [None, "bytes=100000-"]
@@ -149,7 +150,7 @@ def test_a_scene_that_is_here_needs_no_network(store: Store, registry: Registry)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         ("md5", "its MD5 is not the one that the server announced"),
         ("truncated", "it is no zip archive"),
@@ -158,7 +159,7 @@ def test_a_scene_that_is_here_needs_no_network(store: Store, registry: Registry)
     ],
 )
 def test_a_damaged_download_is_refused_and_dropped(
-    store: Store, registry: Registry, tmp_path: Path, damage: str, told: str
+    store: Store, registry: Registry, tmp_path: Path, damage: str, message: str
 ) -> None:
     whole = store.files["/basic.zip"]
     if damage == "md5":
@@ -173,7 +174,7 @@ def test_a_damaged_download_is_refused_and_dropped(
         )
         store.files["/manifest.yaml"] = manifest
     with pytest.raises(
-        ValueError, match=rf"got a download of {store.url}/basic\.zip that cannot be used: ({told})\. Try"
+        ValueError, match=rf"got a download of {store.url}/basic\.zip that cannot be used: ({message})\. Try"
     ):
         registry.fetch("Basic")
     assert not list((tmp_path / "cache").glob("*.part"))
@@ -183,7 +184,7 @@ def test_a_damaged_download_is_refused_and_dropped(
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("basic", r"got 'basic'; expected a scene of .*: 3DBall, Basic, MacOnly\. Did you mean 'Basic'\?"),
         ("3DBal", r"Did you mean '3DBall'\?"),
@@ -191,8 +192,8 @@ def test_a_damaged_download_is_refused_and_dropped(
         ("3DBall", r"3DBall cannot be downloaded: HTTP 404 .*lost\.zip; mount the executable as the train channel"),
     ],
 )
-def test_a_scene_that_cannot_be_had_is_refused_with_what_to_do(registry: Registry, name: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_scene_that_cannot_be_had_is_refused_with_what_to_do(registry: Registry, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         registry.fetch(name)
 
 
@@ -223,7 +224,8 @@ def test_an_archive_cannot_write_outside_of_its_folder(store: Store, registry: R
 
 
 def test_an_archive_without_a_player_is_not_kept(store: Store, registry: Registry) -> None:
-    whole, data = store.files["/basic.zip"], io.BytesIO()
+    whole = store.files["/basic.zip"]
+    data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr("README", "nothing to run")
     store.files["/basic.zip"] = data.getvalue()
@@ -268,7 +270,7 @@ def test_a_manifests_entry_of_the_wrong_kind_is_refused(store: Store, registry: 
 
 
 def test_all_wrong_settings_are_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # all lines are looked at below
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # all lines are checked below
         read_options(
             file_name=tmp_path / "Basic.x86_64",
             time_scale=0,
@@ -296,7 +298,7 @@ def _elf(machine: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (_elf(40), "got a build for 32-bit ARM; expected a Linux build for"),
         (b"MZ" + bytes(100), "got a build for Windows"),
@@ -305,10 +307,10 @@ def _elf(machine: int) -> bytes:
         (b"", "got a file that is no program"),
     ],
 )
-def test_what_cannot_run_here_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_cannot_run_here_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "Scene.x86_64"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         read_options(file_name=path)
 
 
@@ -337,8 +339,8 @@ def test_the_channels_executable_is_found_by_name_or_because_it_is_alone(tmp_pat
     for name in ("basic_env_linux.x86_64", "basic_env_linux", "linux/basic_env_linux.x86_64", None):
         assert read_options(env_name=name, folder=tmp_path).executable == path
     assert read_options(env_name="Basic", folder=tmp_path).executable == path  # as the preset names the registry's
-    told = r"env_name: got 'Basic\.x86' and .*; expected one file Basic\.x86 in it\. It holds linux/basic_env_linux"
-    with pytest.raises(ValueError, match=told):
+    message = r"env_name: got 'Basic\.x86' and .*; expected one file Basic\.x86 in it\. It holds linux/basic_env_linux"
+    with pytest.raises(ValueError, match=message):
         read_options(env_name="Basic.x86", folder=tmp_path)
     build_player(tmp_path, "Two")
     with pytest.raises(

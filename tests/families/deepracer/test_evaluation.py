@@ -48,7 +48,8 @@ ACTING: list[tuple[str, dict[str, Any], Any, Any]] = [
     ("dynamics", {}, "kinematic", {"speed_lag_s": 0.1}),
     ("track", {}, "oval", "reinvent_base"),
 ]
-STRAIGHT_ON, LEFT = 2, 3
+STRAIGHT_ON = 2
+LEFT = 3
 REFUSED = {"change_start_position": "true", "round_robin_advance_dist": 0.1, "alternate_driving_direction": True}
 ELSEWHERE = {
     # The label that a race's results are under, as in the original; files and models, which other tests read.
@@ -66,7 +67,8 @@ def drive(settings: dict[str, Any], *, seed: int = 0, trials: int = 1, action: i
         seen.append(pictures.tobytes())
         return np.eye(5, dtype=np.float32)[[action]]
 
-    stop, racer = StopRequest(), Racer("car", logits, options.metadata)
+    stop = StopRequest()
+    racer = Racer("car", logits, options.metadata)
     results = run_race(options, [racer], trials=trials, videos=None, stop=stop, seed=seed)
     stop.release()
     without_wall_clock = slice(None, TRACE.index("wall_clock"))

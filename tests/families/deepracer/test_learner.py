@@ -51,7 +51,8 @@ def test_the_loss_is_rllibs_on_the_same_minibatch(algorithm: Any) -> None:
 
     from runtime.families.deepracer.driving import autocast
 
-    learner, runner = algorithm.learner_group._learner, algorithm.env_runner
+    learner = algorithm.learner_group._learner
+    runner = algorithm.env_runner
     batch = learner._prepare(runner.sample())
     assert batch["observations"].dtype == torch.uint8
     assert batch["advantages"].mean().item() == pytest.approx(0, abs=1e-5)

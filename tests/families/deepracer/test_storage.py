@@ -30,6 +30,7 @@ def s3() -> Iterator[tuple[str, Any]]:
     server.stop()
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
@@ -84,6 +85,7 @@ def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
     assert (hyper["batch_size"], hyper["loss_type"]) == (32, "huber")
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_notebooks_head_to_head_takes_two_models_from_s3(

@@ -94,6 +94,7 @@ def test_training_metrics_are_what_the_notebook_plots(trained_car: tuple[Path, s
     assert starts == sorted(starts)
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, str], tmp_path: Path) -> None:
@@ -143,7 +144,8 @@ def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
     trained_car: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def evaluate(name: str, settings: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        stop, out = StopRequest(), tmp_path / name
+        stop = StopRequest()
+        out = tmp_path / name
         finish(run_evaluation(Container(), stop, {"number_of_trials": "1", **settings}, model=trained_car[0], out=out))
         stop.release()
         steps = pd.read_csv(next(out.glob("evaluation-*/evaluation-simtrace/0-iteration.csv")))[["X", "Y"]]
@@ -161,6 +163,7 @@ def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
     assert moved_m > 0.06
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_two_models_race_on_one_track(trained_car: tuple[Path, str], tmp_path: Path) -> None:
@@ -189,6 +192,7 @@ def test_the_policy_is_exported_with_its_pixels_scale(trained_car: tuple[Path, s
     assert state.policy["env_config"]["model_metadata"]["version"] == "5"  # the file itself may be gone
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) -> None:
@@ -215,6 +219,7 @@ def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) 
     assert set(frame["action"]) == {-1}
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path) -> None:
@@ -366,9 +371,10 @@ def test_a_reward_function_that_fails_in_training_is_named_with_its_line(tmp_pat
     assert re.search(r"mine.py:1: reward_function returned nan; expected a finite number .* steps=10,", done.stderr)
 
 
+@pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_training_that_goes_on_keeps_its_records(trained_car: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_its_records(trained_car: tuple[Path, str], tmp_path: Path) -> None:
     results = shutil.copytree(trained_car[0], tmp_path / "results")
     path = results / "deepracer" / "training_metrics.json"
     before = json.loads(path.read_text())["metrics"]

@@ -1,4 +1,4 @@
-"""What reaches the learner of a scene's agents: every decision with its own result, and nothing else."""
+"""The learner gets every decision of a scene's agents with its own result, and nothing else."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_without_exploration_the_likeliest_action_is_taken_and_its_probability_n
         np.testing.assert_allclose(episode.get_extra_model_outputs(Columns.ACTION_LOGP), expected, rtol=1e-5)
 
 
-def test_remote_runners_have_the_time_to_start_a_silent_player_anew(runner: Any) -> None:
+def test_remote_runners_have_the_time_to_restart_a_silent_player(runner: Any) -> None:
     assert runner("Basic").config.sample_timeout_s >= 60 * 2 * 4
 
 
@@ -141,14 +141,16 @@ def test_actions_logits_and_probabilities_belong_together(runner: Any) -> None:
         found = distribution.logp((numbers, choices)).numpy()
         np.testing.assert_allclose(found, episode.get_extra_model_outputs(Columns.ACTION_LOGP), rtol=1e-5)
         paid = episode.get_rewards() - 0.5  # of the group
-        arrived, chosen = numbers.numpy().clip(-1, 1), choices.numpy()
+        arrived = numbers.numpy().clip(-1, 1)
+        chosen = choices.numpy()
         expected = arrived[:, 0] + 10 * arrived[:, 1] + 100 * chosen[:, 0] + 1000 * chosen[:, 1]
         np.testing.assert_allclose(paid, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_a_forbidden_action_is_never_drawn_and_has_no_part_in_the_loss(runner: Any) -> None:
     one = runner("GridWorld")
-    learner, forbidden = _learners_module(one), 0
+    learner = _learners_module(one)
+    forbidden = 0
     for episode in _sample(one, 3, num_timesteps=100):  # the stand-in ends where one is taken
         masks = episode.get_extra_model_outputs(ACTION_MASK)
         forbidden += int((~masks).sum())
@@ -179,7 +181,7 @@ def test_an_entropy_under_a_mask_is_that_of_what_is_allowed() -> None:
 
 
 def _play(runner: Any, episodes: int, **settings: Any) -> tuple[list[Episode], list[str]]:
-    """Episodes that an untrained policy plays, and what is told of them."""
+    """Runs episodes with an untrained policy; returns their reports."""
     policy = Policy(runner.module, runner.env.single_action_space, observation_filter=None)
     playing = ScenePlay(runner.env, policy, **settings)
     return list(playing.episodes(StopRequest(), most_episodes=episodes)), playing.notes()
@@ -199,7 +201,7 @@ def test_an_episode_that_does_not_end_counts_as_it_is_after_a_while(runner: Any)
     assert notes == ["12 episodes did not end, and count as they were after 2 decisions"]
 
 
-def test_episodes_whose_player_failed_are_left_out_and_told_of(runner: Any, tmp_path: Path) -> None:
+def test_episodes_of_a_failed_player_are_dropped_and_reported(runner: Any, tmp_path: Path) -> None:
     episodes, notes = _play(runner("3DBall", mode=f"crash=2,once={tmp_path / 'once'}"), 4)
     assert len(episodes) == 4
     assert "SIGSEGV" in notes[0]
@@ -242,7 +244,8 @@ def test_a_trajectory_keeps_the_decision_that_still_waits() -> None:
 @pytest.mark.parametrize("scene", ["Basic", "3DBall", "GridWorld", "Sensors", "Hybrid"])
 def test_every_kind_of_scene_has_a_network_that_learns(runner: Any, scene: str) -> None:
     one = runner(scene)
-    module, space = _learners_module(one), one.env.single_observation_space
+    module = _learners_module(one)
+    space = one.env.single_observation_space
     assert isinstance(space, gymnasium.spaces.Box)
     (episode, *_) = one.sample(num_timesteps=20)
     values = module.compute_values({Columns.OBS: torch.from_numpy(episode.get_observations())})

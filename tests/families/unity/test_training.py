@@ -33,11 +33,11 @@ NOTEBOOKS_REQUEST = {
         "seq_lens": -1,
     }
 }
-FILMED = [
+RECORDED = [
     *("rl.training.config.train_batch_size=240", "rl.training.config.minibatch_size=60"),
     *("rl.training.config.num_epochs=1", "rl.training.export=false", "rl.training.config.num_env_runners=0"),
 ]
-SHORT = ["rl.training.video_freq=0", *FILMED]
+SHORT = ["rl.training.video_freq=0", *RECORDED]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_basic_is_trained_to_its_optimum_from_a_train_channel(trained: OptMl) ->
     assert last["time_total_s"] < 120
     logs = list((trained.base / "output" / "intermediate" / "unity").glob("Player-*.log"))
     assert len(logs) == 1
-    assert logs[0].read_text().endswith("Told to stop.\n")
+    assert logs[0].read_text().endswith("Received the stop message.\n")
 
 
 @pytest.mark.system
@@ -112,7 +112,8 @@ def test_the_notebooks_request_is_answered(trained: OptMl, tmp_path: Path) -> No
         assert server.invoke(alone)["outputs"] == [2, 2, 2]  # of one output, TF Serving gives the bare list
 
 
-def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_a_player_killed_during_training_is_restarted_and_the_job_continues(tmp_path: Path) -> None:
     path = build_player(tmp_path, "3DBall", mode=f"crash=30,once={tmp_path / 'once'}")
     done = run_smrl(
         *("train", "--out", "results", f"rl.training.config.env_config.file_name={path}", "rl.training.env=Unity-v0"),
@@ -141,7 +142,8 @@ def test_a_player_killed_in_mid_training_is_started_anew_and_the_job_goes_on(tmp
     assert json.loads((tmp_path / "again" / "evaluation.json").read_text())["seed"] == 4
 
 
-def test_two_runners_have_players_of_their_own_and_a_job_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.system
+def test_two_runners_have_players_of_their_own_and_a_job_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     path = build_player(tmp_path, "3DBall")
     words = ["train", "--out", "results", f"rl.training.config.env_config.env_name={path}", *SHORT[:-1]]
     words += ["rl.training.config.num_env_runners=2", "rl.training.config.observation_filter=MeanStdFilter"]
@@ -158,11 +160,11 @@ def test_two_runners_have_players_of_their_own_and_a_job_goes_on_from_its_checkp
     assert {"1000009", "2000009"} < seeds
 
 
-def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) -> None:
+def test_a_picture_with_masks_is_trained_recorded_and_evaluated(tmp_path: Path) -> None:
     path = build_player(tmp_path, "GridWorld")
     done = run_smrl(
         *("train", "--out", "results", f"rl.training.config.env_config.env_name={path}"),
-        *("rl.training.stop.training_iteration=1", *FILMED),
+        *("rl.training.stop.training_iteration=1", *RECORDED),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -174,8 +176,8 @@ def test_a_picture_with_masks_is_trained_filmed_and_evaluated(tmp_path: Path) ->
     assert (tmp_path / "results" / "evaluation" / "evaluation.mp4").stat().st_size > 500
 
 
-@pytest.mark.parametrize("scene", ["Hybrid", "Sensors"])
-def test_hybrid_actions_are_trained_and_played(tmp_path: Path, scene: str) -> None:
+@pytest.mark.parametrize("scene", [pytest.param("Hybrid", marks=pytest.mark.system), "Sensors"])
+def test_hybrid_actions_are_trained_and_evaluated(tmp_path: Path, scene: str) -> None:
     path = build_player(tmp_path, scene)
     done = run_smrl(
         *("train", "--out", "results", f"rl.training.config.env_config.env_name={path}"),
@@ -226,7 +228,7 @@ def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (
             ["rl.training.config.env_config.env_name=./Basik.x86_64"],
@@ -245,18 +247,18 @@ def test_scripts_of_2020_train_and_evaluate_unmodified(opt_ml: OptMl, tmp_path: 
             r"[\s\S]*env_config: timescale: got a setting[\s\S]*env_config: time_scale: got 'fast'",
         ),
         (
-            ["rl.training.config.env_config.env_name=./Absent.x86_64", "rl.training.config.env_config.timeout_s=1"],
-            r"did not start: it did not connect within 1 s[\s\S]*unity/Player-0-0-0\.log ends:[\s\S]*display that",
+            ["rl.training.config.env_config.env_name=./Absent.x86_64", "rl.training.config.env_config.timeout_s=3"],
+            r"did not start: it did not connect within 3 s[\s\S]*unity/Player-0-0-0\.log ends:[\s\S]*display that",
         ),
     ],
 )
-def test_mistakes_are_told_in_words(tmp_path: Path, settings: list[str], told: str) -> None:
+def test_mistakes_are_reported(tmp_path: Path, settings: list[str], message: str) -> None:
     for scene in ("Basic", "Two"):
         build_player(tmp_path, scene)
     build_player(tmp_path, "Basic", name="Absent.x86_64", mode="absent")
     done = run_smrl("train", "--out", "results", *settings, cwd=tmp_path)
     assert done.returncode == (3 if "Absent" in settings[0] else 2)
-    assert re.search(told, done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -123,7 +123,7 @@ def test_ends_by_themselves_and_by_a_cut_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_an_episode_whose_return_is_missing_counts_as_cut_off(tmp_path: Path) -> None:
-    """As the file that was copied while it was written."""
+    """The log was copied while it was being written."""
     data = read_transitions(
         write(tmp_path, HEAD + ROWS + "0,,c,1,0,1,1\n1,,c,1,0,1,1\n".replace(",,", ',"[0.5, 0.5]",'))
     )
@@ -332,8 +332,9 @@ def test_places_without_a_log(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=9), st.integers(0, 99), st.floats(0.1, 0.9))
 def test_a_split_keeps_each_episode_whole_and_its_states_linked(lengths: list[int], seed: int, share: float) -> None:
-    """Every state holds its own row number, so that what follows it can be told."""
-    count, cuts = sum(lengths), seed % 3
+    """Every state contains its own row number, which identifies the state that follows it."""
+    count = sum(lengths)
+    cuts = seed % 3
     ends = np.cumsum(lengths) - 1
     following = np.arange(1, count + 1)
     following[ends] = np.where(np.arange(len(ends)) % 3 == cuts, TERMINAL, UNKNOWN)

@@ -30,7 +30,8 @@ ACTIONS = 5
 def make_log(*episodes: list[float], end: int = TERMINAL, kept: bool = False) -> Transitions:
     """Episodes of these rewards; `kept`: they were cut off and the state after each cut is known."""
     lengths = np.array([len(rewards) for rewards in episodes])
-    starts, count = np.cumsum(lengths) - lengths, int(lengths.sum())
+    starts = np.cumsum(lengths) - lengths
+    count = int(lengths.sum())
     following = np.arange(1, count + 1)
     following[starts + lengths - 1] = count + np.arange(len(episodes)) if kept else end
     states = np.zeros((count + len(episodes) * kept, 1), np.float32)
@@ -44,12 +45,12 @@ def test_rewards_at_the_end_alone_are_paid_once() -> None:
     assert bound_returns(make_log([0, 0], [0]), 0.99) == ReturnBounds(0, 0)
     # The end of a cut episode is its last step, too, where nothing is known beyond it …
     assert bound_returns(make_log([0, 0, 1], [0, -1], end=UNKNOWN), 0.99) == ReturnBounds(-1, 1)
-    # … and where the log knows the state beyond, a value goes on from there.
+    # … and where the log has the state after it, the value bootstraps from there.
     assert bound_returns(make_log([0, 0, 1], [0, 0], kept=True), 0.99).high == pytest.approx(100)
 
 
 def test_rewards_of_each_step_add_up_without_a_limit() -> None:
-    """A pole that never falls, whatever the log's longest episode is; and a swing that ends with a reward of 0."""
+    """A pole that never falls, for any longest episode in the log; and a swing that ends with a reward of 0."""
     poles = bound_returns(make_log([1, 1, 1], [1, 1]), 0.99)
     assert (poles.low, poles.high) == pytest.approx((1, 100))
     swings = bound_returns(make_log([-1, -1, 0], [-1, -1, -1, 0]), 0.9)
@@ -115,10 +116,12 @@ class Clinic:
     def play(self, policy: Any, episodes: int, *, seed: int) -> Transitions:
         """Episodes of a policy, from (B, 8) states to (B, 5) probabilities; of 40 steps at most."""
         rng = np.random.default_rng(seed)
-        state, alive = rng.normal(size=(episodes, 8)), np.arange(episodes)
+        state = rng.normal(size=(episodes, 8))
+        alive = np.arange(episodes)
         columns: dict[str, list[Any]] = {name: [] for name in ("episode", "state", "action", "reward", "chances")}
         for step in range(40):
-            now, chances = state[alive], policy(state[alive].astype(np.float32))
+            now = state[alive]
+            chances = policy(state[alive].astype(np.float32))
             action = (rng.random((len(alive), 1)) > np.cumsum(chances, axis=1)[:, :-1]).sum(axis=1)
             state[alive] = now @ self._mix.T + self._effect[action] + 0.4 * rng.normal(size=now.shape)
             danger = 2 * state[alive] @ self._risk
@@ -148,7 +151,8 @@ class Clinic:
 
 def linear_policy(seed: int, *, features: int, actions: int) -> NetworkPolicy:
     """Takes the largest of some linear functions of the features."""
-    layer, rng = nn.Linear(features, actions), np.random.default_rng(seed)
+    layer = nn.Linear(features, actions)
+    rng = np.random.default_rng(seed)
     with torch.no_grad():
         layer.weight.copy_(torch.as_tensor(rng.normal(size=(actions, features))))
         layer.bias.copy_(torch.as_tensor(rng.normal(size=actions)))
@@ -159,7 +163,8 @@ def linear_policy(seed: int, *, features: int, actions: int) -> NetworkPolicy:
 @pytest.mark.parametrize("seed", range(3))
 def test_estimates_of_a_clinics_log_stay_within_its_rewards(seed: int) -> None:
     """With per-step bounds of ±1 / (1 - 0.99) they were -11.84 [-58.57, 92.67] and the like, for policies near 0."""
-    clinic, policy = Clinic(seed), linear_policy(seed, features=8, actions=ACTIONS)
+    clinic = Clinic(seed)
+    policy = linear_policy(seed, features=8, actions=ACTIONS)
     played = clinic.play(policy.probabilities, 4000, seed=seed + 10)
     truth = float((played.returns * 0.99 ** (played.lengths - 1)).mean())
     log = clinic.play(lambda states: 0.04 + 0.8 * policy.probabilities(states), 100, seed=seed + 20)
@@ -183,9 +188,12 @@ def make_grid(episodes: int, *, seed: int) -> Transitions:
     holes = {(2, 3), (4, 6), (6, 1)}
     states: list[Any] = []
     starts: list[int] = []
-    actions, rewards, following = [], [], []
+    actions = []
+    rewards = []
+    following = []
     for _ in range(episodes):
-        place, starts = np.zeros(2, int), [*starts, len(states)]
+        place = np.zeros(2, int)
+        starts = [*starts, len(states)]
         for step in range(60):
             action = int(rng.choice(4, p=chances))
             states.append(place)
@@ -230,7 +238,7 @@ def test_a_log_that_pays_nothing_is_settled_at_once() -> None:
     assert seconds[1] < 50 * seconds[0]
 
 
-def test_a_judge_goes_by_the_whole_logs_bounds() -> None:
+def test_an_evaluator_uses_the_bounds_of_the_whole_log() -> None:
     """Rewards that no judging episode has had are possible nevertheless."""
     log = Clinic(0).play(lambda states: np.full((len(states), ACTIONS), 0.2), 60, seed=1)
     lost = log.select(np.flatnonzero(log.returns < 0))

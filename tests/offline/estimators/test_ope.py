@@ -36,7 +36,7 @@ def make_episodes(lengths: list[int], seed: int, *, gamma: float = 0.9, with_mod
         gamma=gamma,
         rewards=rng.normal(size=steps),
         target=rng.uniform(0.1, 1, steps),
-        behaviour=rng.uniform(0.1, 1, steps),
+        behavior=rng.uniform(0.1, 1, steps),
         **model,
     )
 
@@ -59,7 +59,7 @@ def test_a_small_case_worked_by_hand() -> None:
         gamma=0.5,
         rewards=np.array([1.0, 2.0, 3.0]),
         target=np.array([0.8, 0.25, 0.5]),
-        behaviour=np.array([0.5, 0.5, 0.25]),
+        behavior=np.array([0.5, 0.5, 0.25]),
         q_values=np.array([2, 1.5, 2]),
         state_values=np.array([2.2, 1.6, 2.5]),
     )
@@ -82,7 +82,7 @@ def test_of_the_same_policy_every_estimate_is_the_mean_return(lengths: list[int]
     steps = sum(lengths)
     probabilities = rng.uniform(0.1, 1, steps)
     episodes = Episodes.from_steps(
-        np.array(lengths), gamma=0.9, rewards=rng.normal(size=steps), target=probabilities, behaviour=probabilities
+        np.array(lengths), gamma=0.9, rewards=rng.normal(size=steps), target=probabilities, behavior=probabilities
     )
     for name in (*BY_RATIOS, "sdr", "wdr"):
         assert estimate(name, episodes) == pytest.approx(episodes.returns.mean(), abs=1e-9), name
@@ -95,9 +95,13 @@ def enumerate_episodes(target: Any, q: Any, *, gamma: float) -> tuple[Episodes, 
     """
     horizon, actions = 4, 2
     rows: dict[str, list[float]] = {"rewards": [], "target": [], "q": [], "v": []}
-    lengths, exact = [], 0.0
+    lengths = []
+    exact = 0.0
     for sequence in np.ndindex(*[actions] * horizon):
-        state, length, likely, paid = 0, 0, 1.0, 0.0
+        state = 0
+        length = 0
+        likely = 1.0
+        paid = 0.0
         for step, action in enumerate(sequence):
             reward = 1.0 + state - 2.0 * action
             rows["rewards"].append(reward)
@@ -106,10 +110,11 @@ def enumerate_episodes(target: Any, q: Any, *, gamma: float) -> tuple[Episodes, 
             rows["v"].append(float(target[state] @ q[state]))
             likely *= target[state, action]
             paid += gamma**step * reward
-            state, length = state + 1 + action, length + 1
+            state = state + 1 + action
+            length = length + 1
             if state >= 4:
                 break
-        # A short sequence is met once for each of the ways in which it could have gone on.
+        # A short sequence occurs once for each of its possible continuations.
         exact += likely * paid / actions ** (horizon - length)
         lengths.append(length)
     columns = {name: np.array(values) for name, values in rows.items()}
@@ -118,7 +123,7 @@ def enumerate_episodes(target: Any, q: Any, *, gamma: float) -> tuple[Episodes, 
         gamma=gamma,
         rewards=columns["rewards"],
         target=columns["target"],
-        behaviour=np.full(len(columns["rewards"]), 1 / actions),
+        behavior=np.full(len(columns["rewards"]), 1 / actions),
         q_values=columns["q"],
         state_values=columns["v"],
     )
@@ -137,7 +142,8 @@ def test_enumerated_episodes_of_unequal_length_give_the_exact_value(seed: int) -
 
 
 def test_a_right_model_makes_the_doubly_robust_exact_from_any_sample() -> None:
-    gamma, q = 0.9, np.zeros((6, 2))
+    gamma = 0.9
+    q = np.zeros((6, 2))
     target = np.random.default_rng(1).dirichlet((1, 1), size=4)
     for state in (3, 2, 1, 0):
         for action in (0, 1):
@@ -183,7 +189,8 @@ def test_rllib_agrees_where_all_episodes_are_equally_long() -> None:
     from ray.rllib.offline.estimators import DoublyRobust, ImportanceSampling, WeightedImportanceSampling
     from ray.rllib.policy.sample_batch import SampleBatch
 
-    count, steps = 12, 7
+    count = 12
+    steps = 7
     rng = np.random.default_rng(4)
     columns = {name: rng.uniform(0.2, 1, count * steps) for name in ("target", "action_prob", "q", "v")}
     rewards = rng.normal(size=count * steps)
@@ -192,7 +199,7 @@ def test_rllib_agrees_where_all_episodes_are_equally_long() -> None:
         gamma=0.9,
         rewards=rewards,
         target=columns["target"],
-        behaviour=columns["action_prob"],
+        behavior=columns["action_prob"],
         q_values=columns["q"],
         state_values=columns["v"],
     )
@@ -215,7 +222,7 @@ def test_rllib_agrees_where_all_episodes_are_equally_long() -> None:
         assert estimate(name, episodes) == pytest.approx(found, rel=1e-6), name
 
 
-def test_thousands_of_steps_do_not_overflow_the_normalised_estimators() -> None:
+def test_thousands_of_steps_do_not_overflow_the_normalized_estimators() -> None:
     steps = 3000
     rng = np.random.default_rng(0)
     episodes = Episodes.from_steps(
@@ -223,7 +230,7 @@ def test_thousands_of_steps_do_not_overflow_the_normalised_estimators() -> None:
         gamma=0.99,
         rewards=np.ones(4 * steps),
         target=rng.uniform(0.9, 1, 4 * steps),
-        behaviour=np.full(4 * steps, 0.25),
+        behavior=np.full(4 * steps, 0.25),
     )
     for name in ("wis", "wpdis", "wdr"):
         assert estimate(name, episodes) == pytest.approx(100, rel=1e-3), name
@@ -233,7 +240,7 @@ def test_thousands_of_steps_do_not_overflow_the_normalised_estimators() -> None:
 def test_without_any_weight_left_nothing_is_claimed() -> None:
     """A deterministic policy that no episode agrees with: 0 would be the best of all negative returns."""
     episodes = Episodes.from_steps(
-        np.array([2, 3]), gamma=0.9, rewards=-np.ones(5), target=np.array([1, 0, 1, 1, 0]), behaviour=np.full(5, 0.5)
+        np.array([2, 3]), gamma=0.9, rewards=-np.ones(5), target=np.array([1, 0, 1, 1, 0]), behavior=np.full(5, 0.5)
     )
     for name in ("wis", "wpdis"):
         assert np.isnan(estimate(name, episodes))
@@ -242,12 +249,12 @@ def test_without_any_weight_left_nothing_is_claimed() -> None:
 
 
 def test_a_logged_action_that_could_not_happen_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"behaviour: got the probability 0.0 at step 1; expected above 0"):
+    with pytest.raises(ValueError, match=r"behavior: got the probability 0.0 at step 1; expected above 0"):
         Episodes.from_steps(
-            np.array([2]), gamma=1.0, rewards=np.ones(2), target=np.ones(2), behaviour=np.array([0.5, 0.0])
+            np.array([2]), gamma=1.0, rewards=np.ones(2), target=np.ones(2), behavior=np.array([0.5, 0.0])
         )
-    with pytest.raises(ValueError, match=r"behaviour: got 3 steps; expected 2, the sum of the lengths"):
-        Episodes.from_steps(np.array([2]), gamma=1.0, rewards=np.ones(3), target=np.ones(3), behaviour=np.ones(3))
+    with pytest.raises(ValueError, match=r"behavior: got 3 steps; expected 2, the sum of the lengths"):
+        Episodes.from_steps(np.array([2]), gamma=1.0, rewards=np.ones(3), target=np.ones(3), behavior=np.ones(3))
 
 
 def test_the_effective_sample_size_of_equal_and_of_lonely_weights() -> None:
@@ -278,7 +285,7 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
             gamma=1.0,
             rewards=np.where(actions == 0, 1.0, 3.0) + rng.normal(size=100),
             target=np.where(actions == 0, 0.7, 0.3),
-            behaviour=np.full(100, 0.5),
+            behavior=np.full(100, 0.5),
         )
         low, high = bootstrap(per_decision_importance_sampling(episodes), seed=seed, resamples=1000)
         hits += low <= 1.6 <= high
@@ -314,7 +321,7 @@ def test_magic_takes_the_model_when_the_weights_are_hopeless() -> None:
         gamma=0.9,
         rewards=1 + rng.normal(size=steps),
         target=rng.choice([0.05, 0.95], steps),
-        behaviour=np.full(steps, 0.5),
+        behavior=np.full(steps, 0.5),
         q_values=right,
         state_values=right,
     )

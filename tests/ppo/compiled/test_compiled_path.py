@@ -220,6 +220,7 @@ def test_both_paths_restore_each_others_checkpoints(build: Build, tmp_path: Path
     assert step > states[0][0]["step"] + 12
 
 
+@pytest.mark.system
 def test_runners_of_their_own_share_one_filter(build: Build) -> None:
     settings = {"config__num_env_runners": 2, "config__num_envs_per_env_runner": 2}
     algorithm = build(**settings, config__observation_filter="MeanStdFilter")
@@ -252,7 +253,7 @@ def test_no_two_episodes_start_alike(build: Build, settings: dict[str, Any], wor
 @pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bool, batch_mode: str) -> None:
-    """As compute_advantages(use_gae=False, use_critic=True) of Ray 0.8 has them; rewards are the actions taken."""
+    """Matches compute_advantages(use_gae=False, use_critic=True) of Ray 0.8; rewards are the actions taken."""
     settings = {
         "config__use_gae": False,
         "config__lambda_": 0.5,
@@ -260,7 +261,8 @@ def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bo
         "config__batch_mode": batch_mode,
     }
     algorithm = build("tests.toy_envs:NoFrames", fast=fast, **settings)
-    learner, sampled = learner_of(algorithm), algorithm.env_runner.sample()
+    learner = learner_of(algorithm)
+    sampled = algorithm.env_runner.sample()
     if fast and batch_mode == "truncate_episodes":
         batch = ppo_update.make_train_batch(
             sampled, learner._estimate_values, gamma=learner.config.gamma, lambda_=learner.config.lambda_
@@ -292,6 +294,7 @@ def test_environments_that_are_made_again_have_starts_of_their_own(build: Build)
     assert len(set(Starts.seen)) == len(Starts.seen)
 
 
+@pytest.mark.system
 def test_a_killed_runner_is_replaced_and_no_runner_starts_where_another_did(build: Build) -> None:
     settings = {"config__num_env_runners": 2, "config__num_envs_per_env_runner": 2}
     algorithm = build("tests.toy_envs:Starts", **settings)
@@ -307,7 +310,8 @@ def test_a_killed_runner_is_replaced_and_no_runner_starts_where_another_did(buil
     import ray
 
     ray.kill(algorithm.env_runner_group._worker_manager.actors()[1], no_restart=False)
-    steps, deadline = [0], time.monotonic() + 120
+    steps = [0]
+    deadline = time.monotonic() + 120
     while algorithm.env_runner_group.num_healthy_remote_workers() < 2 or len(steps) < 4:
         assert time.monotonic() < deadline
         steps.append(algorithm.train()[NUM_ENV_STEPS_SAMPLED_LIFETIME])
@@ -344,7 +348,8 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
     build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Chaos: the gradient's sign turns in the third update; from the fourth on, RLlib's learner does all."""
-    real, calls = ppo_update.loss_gradient, []
+    real = ppo_update.loss_gradient
+    calls = []
 
     def turned(*args: Any) -> None:
         real(*args)
@@ -356,9 +361,9 @@ def test_broken_kernels_are_noticed_and_training_learns_on(
     monkeypatch.setattr(torch_interop, "loss_gradient", turned)
     found = []
     with caplog.at_level(logging.ERROR, logger="runtime.ppo.compiled.learner"):
-        for _ in range(14):
+        for _ in range(9):
             found.append(algorithm.train())
-    assert [is_compiled(result) for result in found] == [True, True, False] + [False] * 11
+    assert [is_compiled(result) for result in found] == [True, True, False] + [False] * 6
     assert "gradients are RLlib's (compiled ones differ by 2 of their norm) from now on" in caplog.text
     returns = [np.mean([value for value, _ in finished_episodes(result)]) for result in found]
     assert np.mean(returns[-3:]) > 2 * returns[0]
@@ -372,6 +377,7 @@ def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monk
     assert "RLlib's (compiled ones differ" in describe_path(algorithm, job("CartPole-v1")[0], PLAIN)
 
 
+@pytest.mark.system
 def test_tune_runs_it(tmp_path: Path) -> None:
     from ray import tune
 
@@ -435,7 +441,8 @@ def test_the_first_step_is_filtered_by_what_it_starts_from(build: Build) -> None
 def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """One minibatch whose gradient differs, as where rounding puts a row on the other side of the clip."""
     algorithm = build()
-    real, calls = ppo_update.loss_gradient, []
+    real = ppo_update.loss_gradient
+    calls = []
 
     def now_and_then(*args: Any) -> None:
         real(*args)
@@ -470,7 +477,8 @@ def test_what_a_cut_episode_ends_with_is_filtered_too(build: Build) -> None:
     runner = build("Pendulum-v1", config__horizon=64, config__observation_filter="MeanStdFilter").env_runner
     (one,) = runner.sample()  # of 64 steps, so that all are cut at the last
     assert one.truncated[-1].all()
-    stats, raw = runner.observation_stats(), runner.env.final_observations
+    stats = runner.observation_stats()
+    raw = runner.env.final_observations
     expected = np.clip((raw - stats.mean) / (stats.std + 1e-8), -10, 10)
     np.testing.assert_allclose(one.final_observations[-1], expected, rtol=1e-4, atol=1e-5)
 

@@ -77,7 +77,8 @@ def draw(flat: FlatNetwork, rng: np.random.Generator, count: int = ROWS) -> np.n
 
 
 def act(flat: FlatNetwork, seen: Any, noise: Any) -> tuple[Any, Any, Any]:
-    actions, log_probs = np.empty((len(seen), flat.action_size), np.float32), np.empty(len(seen), np.float32)
+    actions = np.empty((len(seen), flat.action_size), np.float32)
+    log_probs = np.empty(len(seen), np.float32)
     distribution_inputs = np.empty((len(seen), int(flat.table[0]["distribution_size"])), np.float32)
     activations = flat.activations(len(seen))
     network_kernels.sample_actions(
@@ -110,7 +111,8 @@ def test_actions_and_values_are_the_modules(name: str) -> None:
 
 def test_choices_come_as_often_as_their_probabilities() -> None:
     _, flat = make_module("choices, tanh")
-    rng, count = np.random.default_rng(2), 40_000
+    rng = np.random.default_rng(2)
+    count = 40_000
     seen = np.repeat(rng.normal(size=(1, 7)).astype(np.float32), count, axis=0)
     actions, _, found = act(flat, seen, draw(flat, rng, count))
     expected = np.exp(found[0]) / np.exp(found[0]).sum()
@@ -121,7 +123,8 @@ def test_choices_come_as_often_as_their_probabilities() -> None:
 
 def test_state_dependent_noise_has_the_deviation_that_the_loss_takes() -> None:
     _, flat = make_module("gsde")
-    rng, count = np.random.default_rng(3), 40_000
+    rng = np.random.default_rng(3)
+    count = 40_000
     seen = np.repeat(rng.normal(size=(1, 7)).astype(np.float32), count, axis=0)
     actions, _, found = act(flat, seen, draw(flat, rng, count))
     np.testing.assert_allclose(actions.mean(axis=0), found[0, :3], atol=0.02 * np.exp(found[0, 3:]).max())
@@ -133,13 +136,14 @@ def test_state_dependent_noise_has_the_deviation_that_the_loss_takes() -> None:
 
 
 class Schedules:
-    """What RLlib's loss asks its learner for."""
+    """The parts of a learner that RLlib's loss uses: schedules and metrics."""
 
     def __init__(self, module: PPOModule, update: dict[str, float]) -> None:
         self.module = {"p": module}
         self.entropy_coeff_schedulers_per_module = {"p": self}
         self.curr_kl_coeffs_per_module = {"p": update["kl_coeff"]}
-        self._entropy, self.metrics = update["entropy_coeff"], self
+        self._entropy = update["entropy_coeff"]
+        self.metrics = self
 
     def get_current_value(self) -> float:
         return self._entropy
@@ -198,7 +202,7 @@ def test_gradients_are_those_of_rllibs_loss(name: str, loss: str) -> None:
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.5])
 def test_steps_are_those_of_torchs_adam(grad_clip: float) -> None:
-    """With the same gradients, which are the kernels' own; clipped as RLlib clips."""
+    """Both optimizers get the kernels' gradients, clipped as RLlib clips."""
     from ray.rllib.utils.torch_utils import clip_gradients
 
     _, flat = make_module("free std, relu")
@@ -243,11 +247,13 @@ def test_a_gradient_that_is_not_finite_moves_nothing(skips: bool) -> None:
     rng = np.random.default_rng(7)
     seen = rng.normal(size=(ROWS, 7)).astype(np.float32)
     actions, log_probs, before = act(flat, seen, draw(flat, rng))
-    advantages, value_targets = np.full(ROWS, np.nan, np.float32), np.zeros(ROWS, np.float32)
+    advantages = np.full(ROWS, np.nan, np.float32)
+    value_targets = np.zeros(ROWS, np.float32)
     update = np.zeros(1, ppo_update.UPDATE_SETTINGS)
     for key, number in {"clip_param": 0.2, "vf_clip_param": 1e4, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999}.items():
         update[key] = number
-    update["epsilon"], update["torch_skip_nan_gradients"] = 1e-8, skips
+    update["epsilon"] = 1e-8
+    update["torch_skip_nan_gradients"] = skips
     parameters = flat.gather()
     zeros = np.zeros_like(parameters), np.zeros_like(parameters)
     minibatches = np.arange(ROWS).reshape(1, -1)
@@ -260,7 +266,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing(skips: bool) -> None:
 def test_advantages_are_those_of_rllibs_connectors() -> None:
     """Three environments with episodes that terminate, are truncated, and go on after the rollout."""
     module, flat = make_module("choices, tanh")
-    rng, steps, count = np.random.default_rng(8), 40, 3
+    rng = np.random.default_rng(8)
+    steps = 40
+    count = 3
     rollout = Rollout.empty(steps, count, (7,), 1, 4)
     for name in ("observations", "final_observations", "next_observations", "rewards"):
         getattr(rollout, name)[:] = rng.normal(size=getattr(rollout, name).shape)
@@ -282,7 +290,8 @@ def test_advantages_are_those_of_rllibs_connectors() -> None:
     lengths = [len(episode) for episode in episodes]
     assert sum(lengths) == rollout.env_steps()
     padded = _rllibs_targets(module, episodes, gamma=0.97, lam=0.9)
-    expected, at = [], 0
+    expected = []
+    at = 0
     for length in lengths:
         expected.append(padded[at : at + length])
         at += length + 1  # RLlib adds a step to each

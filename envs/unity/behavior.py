@@ -1,4 +1,4 @@
-"""A behaviour of a Unity scene: the sensors, actions and Gymnasium spaces that its agents share."""
+"""A behavior of a Unity scene: the sensors, actions and Gymnasium spaces that its agents share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """The sensors and actions of the agents of one behaviour.
+class Behavior:
+    """The sensors and actions of the agents of one behavior.
 
     Attributes:
         shapes: Shape of each sensor's observation.
@@ -34,17 +34,17 @@ class Behaviour:
     dict_observations: bool = False
 
     @classmethod
-    def of_spec(cls, spec: BehaviorSpec, *, dict_observations: bool = False) -> Behaviour:
+    def of_spec(cls, spec: BehaviorSpec, *, dict_observations: bool = False) -> Behavior:
         """Reads the specification that the player sends.
 
         Raises:
-            ValueError: The behaviour has no sensor or no action.
+            ValueError: The behavior has no sensor or no action.
         """
         shapes = tuple(tuple(map(int, sensor.shape)) for sensor in spec.observation_specs)
         action = spec.action_spec
         branches = tuple(map(int, action.discrete_branches))
         if not shapes or not (action.continuous_size or branches):
-            raise ValueError("the scene: got a behaviour without observations or actions; expected some of both.")
+            raise ValueError("the scene: got a behavior without observations or actions; expected some of both.")
         return cls(shapes, int(action.continuous_size), branches, dict_observations)
 
     @cached_property
@@ -78,7 +78,7 @@ class Behaviour:
         )
 
     def picture_of(self, observation: Any) -> Floats:
-        """The first picture (H, W, C) of one observation."""
+        """Returns the first picture (H, W, C) of one observation."""
         number = self.pictures[0]
         if self.dict_observations:
             picture: Floats = observation[f"sensor_{number}"]
@@ -91,7 +91,7 @@ class Behaviour:
 
     @cached_property
     def sensor_sizes(self) -> list[int]:
-        """How many numbers each sensor gives."""
+        """Size of each sensor's observation, in numbers."""
         return [math.prod(shape) for shape in self.shapes]
 
     @property
@@ -100,7 +100,7 @@ class Behaviour:
         return len(self.shapes) == 1 and bool(self.pictures)
 
     def split(self, actions: Any) -> tuple[Floats, NDArray[np.int64]]:
-        """Actions (B, …) of the action space as (B, continuous) and (B, branches)."""
+        """Splits actions (B, …) of the action space into (B, continuous) and (B, branches)."""
         if self.continuous and self.branches:
             return np.asarray(actions[0], np.float32), np.asarray(actions[1], np.int64)
         rows = np.asarray(actions)

@@ -1,4 +1,4 @@
-"""Estimates the behaviour policy of a log that has no action probabilities."""
+"""Estimates the behavior policy of a log that has no action probabilities."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import nn
 from runtime.offline.data.transitions import Transitions
 from runtime.policies.network_policy import make_filter
 
-_HIDDEN, _STEPS, _BATCH, _LR = 64, 1500, 256, 1e-3
+_HIDDEN = 64
+_STEPS = 1500
+_BATCH = 256
+_LR = 1e-3
 _LEAST = 1e-3  # an action that was taken cannot have been impossible
 
 
-def estimate_behaviour(train: Transitions, held_out: Transitions, *, seed: int) -> NDArray[np.float32]:
-    """Estimates the behaviour policy by behaviour cloning.
+def estimate_behavior(train: Transitions, held_out: Transitions, *, seed: int) -> NDArray[np.float32]:
+    """Estimates the behavior policy by behavior cloning.
 
     Args:
         train: Transitions with discrete actions to imitate.
@@ -37,7 +40,8 @@ def estimate_behaviour(train: Transitions, held_out: Transitions, *, seed: int) 
             nn.Linear(_HIDDEN, train.num_actions),
         )
     see = make_filter(train.states)
-    states, actions = torch.as_tensor(see(train.states)), torch.as_tensor(train.actions)
+    states = torch.as_tensor(see(train.states))
+    actions = torch.as_tensor(train.actions)
     optimizer = torch.optim.Adam(network.parameters(), lr=_LR, weight_decay=1e-4, fused=True)
     for _ in range(_STEPS):
         rows = torch.randint(len(states), (_BATCH,), generator=generator)

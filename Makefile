@@ -95,14 +95,14 @@ install: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	# Python compiles a module when it is first imported: most of torch's and Ray's never are.
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
 	cp smrl-scripts-of-2020.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	$(BIN)/python -m runtime.ppo.compiled.compile_ahead
 	touch $(STAMP)
 
-# TensorFlow and the SageMaker SDK, which tests run against our files and our server. Most of their modules are never
-# imported, so none is compiled here.
+# TensorFlow and the SageMaker SDK, which tests run against our files and our server.
 $(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
 	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt

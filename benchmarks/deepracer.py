@@ -1,6 +1,7 @@
 """DeepRacer measured: steps a second with and without pictures, where an update's time goes, and training to laps.
 
-Run: .venv/bin/python -m benchmarks.deepracer [PART …], into benchmarks/deepracer.md. Parts: `steps`, `update`, `laps`.
+Run: .venv/bin/python -m benchmarks.deepracer [PART …], into benchmarks/deepracer.md. Parts: `steps`, `update`, `laps`,
+`dynamics`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 from benchmarks.result_page import write_sections
+from envs.deepracer.race import KNOWN_DYNAMICS
 from envs.deepracer.racing import Racing, read_options
 
 _PAGE = Path(__file__).with_suffix(".md")
@@ -148,27 +150,40 @@ def _measure_network(pictures: torch.Tensor, dtype: torch.dtype | None, layout: 
     return len(pictures) / float(np.median(seconds[3:]))
 
 
-def measure_laps(seeds: int = 3) -> list[str]:
-    """`smrl train --preset deepracer`, then five laps, as a user types it."""
-    rows = []
+def _smrl(*words: str) -> float:
+    """Runs a command as a user types it; its seconds."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-m", "runtime.cli", *words]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, cwd=_ROOT, env=environment)
+    return time.perf_counter() - started
+
+
+def _evaluate(results: Path, *words: str) -> tuple[int, list[float]]:
+    """Trials of `smrl evaluate`, and the seconds of those that completed the lap."""
+    with tempfile.TemporaryDirectory() as out:
+        _smrl("evaluate", str(results), "--out", out, *words)
+        trials = json.loads((Path(out) / "evaluation_metrics.json").read_text())["metrics"]
+    complete = [
+        trial["elapsed_time_in_milliseconds"] / 1000 for trial in trials if trial["completion_percentage"] == 100
+    ]
+    return len(trials), complete
+
+
+def measure_laps(seeds: int = 3) -> list[str]:
+    """`smrl train --preset deepracer`, then five laps."""
+    rows = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "results")
-            smrl = [sys.executable, "-m", "runtime.cli"]
-            words = ["train", "--preset", "deepracer", "--out", out, f"rl.training.config.seed={seed}"]
-            started = time.perf_counter()
-            subprocess.run([*smrl, *words], check=True, capture_output=True, cwd=_ROOT, env=environment)
-            took = time.perf_counter() - started
-            subprocess.run([*smrl, "evaluate", out], check=True, capture_output=True, cwd=_ROOT, env=environment)
-            metrics = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-            laps = json.loads((Path(out) / "evaluation" / "evaluation_metrics.json").read_text())["metrics"]
-        complete = [lap["elapsed_time_in_milliseconds"] / 1000 for lap in laps if lap["completion_percentage"] == 100]
+            out = Path(folder) / "results"
+            took = _smrl("train", "--preset", "deepracer", "--out", str(out), f"rl.training.config.seed={seed}")
+            metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+            trials, complete = _evaluate(out)
         first = next((row for row in metrics if row["evaluation_progress_mean"] == 100), metrics[-1])
         rows.append(
             f"| {seed} | {first['time_total_s'] / 60:.1f} | {first['timesteps_total']:,} | "
             f"{metrics[-1]['time_total_s'] / 60:.1f} | {metrics[-1]['timesteps_total']:,} | {took / 60:.1f} | "
-            f"{metrics[-1]['episode_reward_mean']:.0f} | {len(complete)} of {len(laps)} | "
+            f"{metrics[-1]['episode_reward_mean']:.0f} | {len(complete)} of {trials} | "
             f"{np.mean(complete) if complete else float('nan'):.2f} |"
         )
         print(rows[-1], flush=True)
@@ -176,6 +191,7 @@ def measure_laps(seeds: int = 3) -> list[str]:
         "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, center-line reward. "
         "*First* is the first in-training evaluation with five complete laps, *end* is where the preset stops; *in "
         "all* is with start-up, exports and video. Then `smrl evaluate`.",
+        _processor(),
         "",
         "| seed | first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -183,8 +199,51 @@ def measure_laps(seeds: int = 3) -> list[str]:
     ]
 
 
-_TITLES = {"steps": "Steps a second", "update": "Where an update's time goes", "laps": "From nothing to five laps"}
-_PARTS: dict[str, Callable[[], list[str]]] = {"steps": measure_steps, "update": measure_update, "laps": measure_laps}
+def measure_dynamics(seed: int = 0) -> list[str]:
+    """The preset trained under each of the known dynamics, and evaluated under each."""
+    rows = []
+    for trained in KNOWN_DYNAMICS:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "results"
+            config = f"rl.training.config.env_config.dynamics={trained}"
+            _smrl("train", "--preset", "deepracer", "--out", str(out), f"rl.training.config.seed={seed}", config)
+            cells = []
+            for evaluated in KNOWN_DYNAMICS:
+                trials, complete = _evaluate(out, f"dynamics={evaluated}")
+                cells.append(f"{len(complete)} of {trials}" + (f", {np.mean(complete):.2f} s" if complete else ""))
+        rows.append(f"| `{trained}` | {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
+    names = " | ".join(f"on `{name}`" for name in KNOWN_DYNAMICS)
+    return [
+        f"The preset `deepracer` with seed {seed}, trained under each `dynamics` and evaluated under each: completed "
+        "laps, and their mean time.",
+        "",
+        f"| trained under | {names} |",
+        "|---" * (len(KNOWN_DYNAMICS) + 1) + "|",
+        *rows,
+    ]
+
+
+def _processor() -> str:
+    """The processor, and the instructions that the update's speed depends on."""
+    info = Path("/proc/cpuinfo").read_text()
+    name = next(line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name"))
+    known = [flag.upper() for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in info]
+    return f"Processor: {name}, {os.cpu_count()} CPUs, {', '.join(known)}."
+
+
+_TITLES = {
+    "steps": "Steps a second",
+    "update": "Where an update's time goes",
+    "laps": "From nothing to five laps",
+    "dynamics": "Dynamics of training and evaluation",
+}
+_PARTS: dict[str, Callable[[], list[str]]] = {
+    "steps": measure_steps,
+    "update": measure_update,
+    "laps": measure_laps,
+    "dynamics": measure_dynamics,
+}
 
 
 def main(words: list[str]) -> None:

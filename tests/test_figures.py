@@ -61,6 +61,7 @@ OFFLINE = "benchmarks/offline.md"
 CHAOS = "benchmarks/chaos.md"
 HOSTS = "benchmarks/scaling.md"
 RACES = "benchmarks/deepracer.md"
+DYNAMICS = "benchmarks/dynamics.md"
 IMAGE = "benchmarks/image.py"
 
 
@@ -320,8 +321,19 @@ FIGURES = [
     figure(
         "docs/deepracer.md",
         "envs/deepracer/race.py",
-        r"REAL_CAR = Dynamics\(latency_s=([\d.]+)",
+        r'"real": Dynamics\(latency_s=([\d.]+)',
         lambda s: f"{s} s of latency",
+    ),
+    Figure(
+        ("docs/deepracer.md",),
+        (
+            (DYNAMICS, r"console 2022, training \| ([\d,]+) \| ([\d.]+) [^|]*\|[^|]*\| ([\d.]+)"),
+            (DYNAMICS, r"AWS 2026, training \| [\d,]+ \|[^|]*\| ([\d.]+)"),
+        ),
+        lambda steps, gazebo, kinematic, version_6: (
+            f"off by {gazebo} m on average with `gazebo` and {kinematic} m with `kinematic` ({steps:,.0f} steps of a "
+            f"training in 2022), and by {version_6} m with `gazebo-6`"
+        ),
     ),
     Figure(
         ("docs/deepracer.md",),

@@ -31,7 +31,8 @@ DIRECTION = 34  # state too: 1 where the car drives the track in reverse, else 0
 # State too: whether the nearest point of the center line is of a part of the track where the car is not, and progress
 # and front of the car before that.
 IS_ASTRAY, ROAD_PROGRESS, ROAD_X, ROAD_Y = range(35, 39)
-COLUMNS = 39
+SPEED_NOISE, CURVATURE_NOISE = 39, 40  # state too: factors of this episode, less 1
+COLUMNS = 41
 
 PREPARE, RUN, PAUSE, PARK = range(4)
 IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, PREPARING, PAUSED = range(9)
@@ -65,8 +66,9 @@ _GRAVITY = 9.81
 _SUBSTEPS = 8
 _BLOCK = 8
 
-# Columns of the dynamics' settings: wheel speed per commanded one, seconds, seconds, seconds, friction (0: no limit).
-SPEED_FACTOR, LATENCY, SPEED_LAG, STEERING_LAG, FRICTION = range(5)
+# Columns of the dynamics' settings: wheel speed per commanded one, seconds, seconds, seconds, friction (0: no limit),
+# and the path's curvature as a share of that of a car without slip.
+SPEED_FACTOR, LATENCY, SPEED_LAG, STEERING_LAG, FRICTION, STEERING_GAIN = range(6)
 
 
 def make_blocks(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -300,10 +302,9 @@ def _remember(car: Any, rings: Any, ring_blocks: Any, length: float) -> None:
 
 
 @exact
-def _roll(car: Any, speed: float, steering: float, duration: float) -> None:
-    """Rolls a car along the arc of its steering angle."""
+def _roll(car: Any, speed: float, curvature: float, duration: float) -> None:
+    """Moves a car along an arc, with its rear axle across it; curvature in 1/m."""
     x, y = car[X] + REAR_AXLE_M * math.cos(car[YAW]), car[Y] + REAR_AXLE_M * math.sin(car[YAW])
-    curvature = math.tan(steering) / WHEELBASE_M
     turn = speed * duration * curvature
     yaw = car[YAW] + turn
     if abs(turn) > 1e-9:
@@ -327,7 +328,7 @@ def _drive(car: Any, dynamics: Any) -> None:
     for number in range(substeps):
         age = max(0, math.ceil((dynamics[LATENCY] - (number + 0.5) * step) / CONTROL_S))
         column = COMMAND_SPEED if age == 0 else EARLIER + 2 * (min(age, 3) - 1)
-        speed = min(max(car[column], MIN_SPEED), MAX_SPEED) * dynamics[SPEED_FACTOR]
+        speed = min(max(car[column], MIN_SPEED), MAX_SPEED) * dynamics[SPEED_FACTOR] * (1 + car[SPEED_NOISE])
         if age > 0 and car[column] == 0:
             speed = 0.0  # no command had been given then
         angle = math.radians(min(max(car[column + 1], -MAX_STEERING_DEG), MAX_STEERING_DEG))
@@ -335,12 +336,11 @@ def _drive(car: Any, dynamics: Any) -> None:
         car[SPEED] = keep * car[SPEED] + (1 - keep) * speed
         keep = math.exp(-step / dynamics[STEERING_LAG]) if dynamics[STEERING_LAG] > 0 else 0.0
         car[STEERING] = keep * car[STEERING] + (1 - keep) * angle
-        turned = car[STEERING]
+        curvature = math.tan(car[STEERING]) / WHEELBASE_M * dynamics[STEERING_GAIN] * (1 + car[CURVATURE_NOISE])
         if dynamics[FRICTION] > 0 and car[SPEED] > 0:
             sharpest = dynamics[FRICTION] * _GRAVITY / (car[SPEED] * car[SPEED])
-            most = math.atan(sharpest * WHEELBASE_M)
-            turned = min(max(turned, -most), most)
-        _roll(car, car[SPEED], turned, step)
+            curvature = min(max(curvature, -sharpest), sharpest)
+        _roll(car, car[SPEED], curvature, step)
     car[EARLIER + 2 : EARLIER + 6] = car[EARLIER : EARLIER + 4].copy()
     car[EARLIER], car[EARLIER + 1] = car[COMMAND_SPEED], car[COMMAND_STEERING]
 
@@ -392,7 +392,7 @@ def measure(
 
 @exact
 def drive(cars: Any, dynamics: Any) -> None:
-    """Moves every running car by one control step; (C, COLUMNS) cars, (A, 5) dynamics of a world's cars."""
+    """Moves every running car by one control step; (C, COLUMNS) cars, (A, 6) dynamics of a world's cars."""
     for row in range(len(cars)):
         car = cars[row]
         if car[PHASE] == PARK:

@@ -22,21 +22,25 @@ _LARGEST = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-    """Dynamics of a car: its response to commands; by default immediate, as in DeepRacer's simulator.
+    """Dynamics of a car: its response to commands; by these defaults immediate, without slip.
 
     Attributes:
         version: Version of the model's metadata; it sets how fast wheels turn for a commanded speed.
         latency_s: Seconds until a command acts, at most 0.2.
         speed_lag_s: Time constant of the speed.
         steering_lag_s: Time constant of the steering angle.
-        friction: Coefficient that bounds the sharpest turn at a speed; 0 for none.
+        steering_gain: Curvature of the path, as a share of what the wheels' angle gives a car that rolls without slip.
+        friction: Coefficient that bounds the lateral acceleration, in multiples of gravity; 0 for no bound.
+        noise: Standard deviation of the factors by which each episode's speed and curvature differ; 0 for none.
     """
 
     version: float = 5.0
     latency_s: float = 0.0
     speed_lag_s: float = 0.0
     steering_lag_s: float = 0.0
+    steering_gain: float = 1.0
     friction: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -52,34 +56,49 @@ class Dynamics:
         for name in ("speed_lag_s", "steering_lag_s", "friction"):
             if not 0 <= getattr(self, name) <= _LARGEST_OF_DYNAMICS:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 to {_LARGEST_OF_DYNAMICS:g}.")
+        if not 0.1 <= self.steering_gain <= 2:
+            raise ValueError(f"steering_gain: got {self.steering_gain}; expected 0.1 to 2, with 1 for no slip.")
+        if not 0 <= self.noise <= 0.2:
+            raise ValueError(f"noise: got {self.noise}; expected 0 to 0.2, a share of speed and curvature.")
 
     @property
     def name(self) -> str:
-        """`kinematic`, `real`, or the settings that are not 0; the version does not matter."""
-        for name, known in (("kinematic", Dynamics()), ("real", REAL_CAR)):
+        """The name in KNOWN_DYNAMICS, or the settings that have an effect; the version does not matter."""
+        for name, known in KNOWN_DYNAMICS.items():
             if dataclasses.replace(self, version=known.version) == known:
                 return name
-        return ", ".join(f"{name} {value:g}" for name, value in self.settings.items() if value)
+        immediate = Dynamics().settings
+        return ", ".join(f"{name} {value:g}" for name, value in self.settings.items() if value != immediate[name])
 
     @property
     def settings(self) -> dict[str, float]:
-        """Latency, lags and friction by their names."""
+        """Latency, lags, gain, friction and noise by their names."""
         return {name: float(value) for name, value in dataclasses.asdict(self).items() if name != "version"}
 
     def as_array(self) -> Any:
-        """Returns (5,) array for the kernels."""
+        """Returns (6,) array for the kernels; noise is drawn by the simulation."""
         # The angular speed of the wheels is the command by this radius; the wheel rolls on its own.
         radius = 0.035 if self.version >= 3 else 0.0277 if self.version >= 2 else 0.1
         factor = _WHEEL_RADIUS_M / radius
-        return np.array([factor, self.latency_s, self.speed_lag_s, self.steering_lag_s, self.friction])
+        return np.array(
+            [factor, self.latency_s, self.speed_lag_s, self.steering_lag_s, self.friction, self.steering_gain]
+        )
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# Roughly the delays of a real car, for policies that will run on one.
-REAL_CAR = Dynamics(latency_s=0.06, speed_lag_s=0.15, steering_lag_s=0.05, friction=0.8)
+# `gazebo` and `gazebo-6` follow traces of the original simulator, of the console's version 5 and of version 6; its four
+# driven wheels turn at one speed, without a differential, and so scrub through a curve. benchmarks/dynamics.md has how
+# far off they are. `real` is roughly a real car's delays, for policies that will run on one.
+KNOWN_DYNAMICS = {
+    "gazebo": Dynamics(speed_lag_s=0.32, steering_lag_s=0.16, steering_gain=0.44, friction=0.43),
+    "gazebo-6": Dynamics(latency_s=1 / 15, speed_lag_s=0.06, steering_lag_s=0.17, steering_gain=0.6, friction=0.8),
+    "kinematic": Dynamics(),
+    "real": Dynamics(latency_s=0.06, speed_lag_s=0.15, steering_lag_s=0.05, friction=0.8),
+}
+DEFAULT_DYNAMICS = "gazebo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +161,7 @@ class Race:
     min_distance_between_bot_cars: float = 2.0
     randomize_bot_car_locations: bool = False
     enable_domain_randomization: bool = False
-    dynamics: Dynamics = dataclasses.field(default_factory=Dynamics)
+    dynamics: Dynamics = KNOWN_DYNAMICS[DEFAULT_DYNAMICS]
 
     def __post_init__(self) -> None:
         """Parses the object positions and checks all values.

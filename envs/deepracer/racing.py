@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from envs.deepracer import kernels
 from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata, read_metadata
 from envs.deepracer.params import make_params
-from envs.deepracer.race import REAL_CAR, Dynamics, Race
+from envs.deepracer.race import DEFAULT_DYNAMICS, KNOWN_DYNAMICS, Dynamics, Race
 from envs.deepracer.rewards import RewardFunction, check_calls, default_rewards, load_reward_function
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import DEFAULT as DEFAULT_TRACK
 from envs.deepracer.tracks import Track, load_track
-
-_DYNAMICS = ("kinematic", "real")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,7 @@ def read_options(
     tracks: str | Path | Sequence[str | Path] = (),
     model_metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
     reward_function: str | Path | RewardFunction | None = None,
-    dynamics: str | Mapping[str, float] = "kinematic",
+    dynamics: str | Mapping[str, float] = DEFAULT_DYNAMICS,
     is_training: bool = True,
     **race: Any,
 ) -> Options:
@@ -60,7 +58,7 @@ def read_options(
         tracks: Folder or folders of `.npy` files.
         model_metadata: Path of model_metadata.json, or its JSON object; five steering angles at 1 m/s if None.
         reward_function: File with `reward_function(params)`, or the function; the default reward if None.
-        dynamics: `kinematic` (no delay), `real` (the delays of a real car), or settings of Dynamics by name.
+        dynamics: A name of KNOWN_DYNAMICS, or settings of Dynamics by name, the others as in the default.
         is_training: As in Options.
         race: Attributes of Race.
 
@@ -78,7 +76,7 @@ def read_options(
     version = 5.0 if metadata is None else metadata.version
     answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
     settings = {name: value for name, value in race.items() if name in known}
-    rules = _attempt(lambda: Race(**settings, dynamics=answer or Dynamics()), wrong)
+    rules = _attempt(lambda: Race(**settings, dynamics=answer or KNOWN_DYNAMICS[DEFAULT_DYNAMICS]), wrong)
     if rules is not None and found_track is not None:
         wrong += rules.find_misfits(found_track.length)
     if wrong or found_track is None or metadata is None or rules is None:
@@ -120,18 +118,16 @@ def _read_reward(given: Any) -> RewardFunction | None:
 
 
 def _read_dynamics(given: Any, version: float) -> Dynamics:
-    if given == "kinematic":
-        return Dynamics(version=version)
-    if given == "real":
-        return dataclasses.replace(REAL_CAR, version=version)
+    if isinstance(given, str) and given in KNOWN_DYNAMICS:
+        return dataclasses.replace(KNOWN_DYNAMICS[given], version=version)
     if isinstance(given, Mapping):
         known = {field.name for field in dataclasses.fields(Dynamics)} - {"version"}
         if unknown := sorted(set(given) - known):
             raise ValueError(
                 f"dynamics: got {', '.join(map(str, unknown))}; expected some of {', '.join(sorted(known))}."
             )
-        return Dynamics(version=version, **given)
-    raise ValueError(f"dynamics: got {given!r}; expected {' or '.join(_DYNAMICS)}, or settings by name.")
+        return dataclasses.replace(KNOWN_DYNAMICS[DEFAULT_DYNAMICS], version=version, **given)
+    raise ValueError(f"dynamics: got {given!r}; expected {', '.join(KNOWN_DYNAMICS)}, or settings by name.")
 
 
 class Racing:

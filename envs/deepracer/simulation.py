@@ -54,7 +54,7 @@ class Simulation:
         cars: (C, COLUMNS) all agents' cars, those of a world in a row.
         objects: Objects of every world.
         agents: Number of cars in each world.
-        dynamics: (A, 5) dynamics of each of a world's cars.
+        dynamics: (A, 6) dynamics of each of a world's cars.
         has_ended: (C,) whether a car's episode is over.
         episodes: (C,) number of each car's episode, from 0.
         laps: (C,) completed laps of each car's episode.
@@ -66,7 +66,7 @@ class Simulation:
         worlds: Number of worlds.
         agents: Number of cars in each world.
         is_training: Whether each episode starts farther along the track.
-        seed: Seed of objects and lights.
+        seed: Seed of objects, lights and the dynamics' noise.
     """
 
     def __init__(
@@ -119,10 +119,10 @@ class Simulation:
         return self.tracks[int(self.cars[row, kernels.DIRECTION])]
 
     def seed(self, seed: int, *, episodes_before: int = 0) -> None:
-        """Restarts the random generator of objects and lights; the next episode is the first.
+        """Restarts the random generator of objects, lights and noise; the next episode is the first.
 
         Args:
-            seed: Seed of objects and lights.
+            seed: Seed of objects, lights and noise.
             episodes_before: Episodes that other processes drive first; the next one starts after theirs.
         """
         self.random.bit_generator.state = np.random.default_rng(seed).bit_generator.state
@@ -143,6 +143,8 @@ class Simulation:
             self.cars[row, kernels.PHASE] = PREPARE
             self.cars[row, kernels.HIT] = -1
             self.cars[row, kernels.START_SHARE] = self._start_share
+            if noise := self.race.dynamics.noise:
+                self.cars[row, [kernels.SPEED_NOISE, kernels.CURVATURE_NOISE]] = self.random.normal(0, noise, 2)
             self._place_at_start(world, row, agent)
             self.has_ended[row] = False
             self.laps[row] = 0

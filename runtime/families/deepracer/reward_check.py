@@ -101,7 +101,8 @@ def _steer(racing: Racing, row: int, line: Line) -> float:
     here = kernels.project(track.center, blocks, track.distances, x, y)
     aim_x, aim_y, _ = track.place(here + _AHEAD_M, line)
     angle = (np.arctan2(aim_y - y, aim_x - x) - yaw + np.pi) % (2 * np.pi) - np.pi
-    return float(np.degrees(np.arctan(2 * kernels.WHEELBASE_M * np.sin(angle) / _AHEAD_M)))
+    curvature = 2 * np.sin(angle) / _AHEAD_M / simulation.dynamics[row % simulation.agents, kernels.STEERING_GAIN]
+    return float(np.degrees(np.arctan(kernels.WHEELBASE_M * curvature)))
 
 
 def _draw(track: Track, laps: Mapping[str, Lap], out: Path, *, title: str) -> None:

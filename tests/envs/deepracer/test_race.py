@@ -84,7 +84,7 @@ def test_a_reward_is_for_the_pose_before_its_action() -> None:
         seen.append(params)
         return 0.0
 
-    racing = race(reward_function=reward)
+    racing = race(reward_function=reward, dynamics="kinematic")
     drive(racing, STRAIGHT_ON, 3)
     assert seen[0]["speed"] == 1.0
     assert seen[0]["steering_angle"] == 0.0
@@ -165,12 +165,60 @@ def test_friction_widens_the_sharpest_turn() -> None:
     assert radius(0.5) == pytest.approx((3.0 * FACTOR) ** 2 / (0.5 * 9.81))
 
 
-def test_a_lap_on_the_center_line_ends_as_complete() -> None:
-    racing = race()
-    statuses = follow(racing, 2.0, 1000)
+@pytest.mark.parametrize("gain", [0.43, 1.0, 1.3])
+def test_a_cars_path_has_its_gains_share_of_the_curvature_without_slip(gain: float) -> None:
+    cars = np.zeros((1, kernels.COLUMNS))
+    cars[0, kernels.PHASE] = kernels.RUN
+    cars[0, COMMAND_SPEED], cars[0, kernels.COMMAND_STEERING] = 1.0, 20.0
+    kernels.drive(cars, Dynamics(steering_gain=gain).as_array()[None])
+    assert cars[0, YAW] / (FACTOR * CONTROL_S) == pytest.approx(gain * math.tan(math.radians(20)) / WHEELBASE_M)
+
+
+def test_the_default_car_moves_as_the_original_simulators() -> None:
+    """Source: traces of the console's version 5 (2023), to which benchmarks/dynamics.md adds others."""
+    assert read_options().race.dynamics.name == Race().dynamics.name == "gazebo"
+    dynamics = Race().dynamics.as_array()[None]
+    car = np.zeros((1, kernels.COLUMNS))
+    car[0, kernels.PHASE] = kernels.RUN
+
+    def rates(speed: float, steps: int) -> tuple[float, float]:
+        """Speed and yaw rate at the end of some steps."""
+        car[0, COMMAND_SPEED], car[0, kernels.COMMAND_STEERING] = speed, 30.0
+        for _ in range(steps):
+            before = car[0, YAW]
+            kernels.drive(car, dynamics)
+        return car[0, kernels.SPEED], (car[0, YAW] - before + math.pi) % math.tau - math.pi
+
+    speed, _ = rates(1.0, 5)
+    assert speed == pytest.approx(FACTOR * (1 - math.exp(-5 * CONTROL_S / 0.32)), rel=0.01)
+    speed, turn = rates(1.0, 60)
+    assert turn / (speed * CONTROL_S) == pytest.approx(0.44 * math.tan(math.radians(30)) / WHEELBASE_M, rel=0.05)
+    speed, turn = rates(4.0, 60)
+    assert speed * turn / CONTROL_S == pytest.approx(4.2, rel=0.05)
+
+
+def test_noise_gives_each_episode_a_car_of_its_own_from_the_seed() -> None:
+    def lap_steps(seed: int, noise: float) -> list[int]:
+        racing = Racing(read_options(is_training=False, dynamics={"noise": noise}), seed=seed)
+        counts = []
+        for _ in range(3):
+            racing.restart(0)
+            counts.append(len(follow(racing, 1.0, 1000)))
+        return counts
+
+    assert lap_steps(0, 0.02) == lap_steps(0, 0.02) != lap_steps(1, 0.02)
+    assert len(set(lap_steps(0, 0.02))) > 1
+    assert len(set(lap_steps(0, 0.0))) == 1
+
+
+@pytest.mark.parametrize(("dynamics", "speed", "lag_s"), [("kinematic", 2.0, 0.0), ("gazebo", 1.0, 0.32)])
+def test_a_lap_on_the_center_line_ends_as_complete(dynamics: str, speed: float, lag_s: float) -> None:
+    racing = race(dynamics=dynamics)
+    statuses = follow(racing, speed, 1000)
     assert statuses[-1] == "lap_complete"
     assert racing.measured[0, kernels.PROGRESS] == 100
-    assert len(statuses) == pytest.approx(racing.simulation.track.length / (2 * FACTOR * CONTROL_S), rel=0.03)
+    lap_s = racing.simulation.track.length / (speed * FACTOR) + lag_s
+    assert len(statuses) * CONTROL_S == pytest.approx(lap_s, rel=0.03)
 
 
 def test_progress_is_negative_behind_the_start_and_reversing_ends_the_episode() -> None:
@@ -254,14 +302,16 @@ def test_a_failure_before_the_finish_gives_no_lap_away() -> None:
 
 
 def test_laps_from_an_offset_are_whole_laps() -> None:
-    racing = race(track="oval", start_position_offset=0.25, is_continuous=True, laps=2, is_training=False)
+    racing = race(
+        track="oval", start_position_offset=0.25, is_continuous=True, laps=2, is_training=False, dynamics="kinematic"
+    )
     statuses = follow(racing, 2.0, 1000)
     first, second = np.flatnonzero(np.array(statuses) == "lap_complete")
     assert second - first == pytest.approx(first + 1, abs=3)
 
 
 def test_laps_follow_each_other_in_a_continuous_race() -> None:
-    racing = race(track="oval", is_continuous=True, laps=3, is_training=False)
+    racing = race(track="oval", is_continuous=True, laps=3, is_training=False, dynamics="kinematic")
     statuses = follow(racing, 4.0, 1000)
     assert statuses.count("lap_complete") == 3
     assert statuses[-1] == "lap_complete"
@@ -273,8 +323,10 @@ def test_laps_follow_each_other_in_a_continuous_race() -> None:
         ({"race_type": "DRAG"}, "race_type: got 'DRAG'; expected one of TIME_TRIAL"),
         ({"number_of_obstacles": -1}, "number_of_obstacles: got -1; expected a whole number of at least 0"),
         ({"lower_lane_change_time": 9.0}, "upper_lane_change_time: got 5.0; expected at least"),
-        ({"dynamics": "lunar"}, "dynamics: got 'lunar'; expected kinematic or real"),
+        ({"dynamics": "lunar"}, "dynamics: got 'lunar'; expected gazebo, gazebo-6, kinematic, real"),
         ({"dynamics": {"latency_s": 5.0}}, "latency_s: got 5.0; expected 0 to 0.2"),
+        ({"dynamics": {"steering_gain": 0}}, "steering_gain: got 0; expected 0.1 to 2"),
+        ({"dynamics": {"noise": 30}}, "noise: got 30; expected 0 to 0.2"),
         ({"reverse_dir": "maybe"}, "reverse_dir: got 'maybe'; expected true or false"),
         ({"number_of_bot_cars": 1.5}, "number_of_bot_cars: got 1.5; expected a whole number"),
         ({"penalty_seconds": math.inf}, "penalty_seconds: got inf; expected a number"),

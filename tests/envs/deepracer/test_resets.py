@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import envs
 from envs.deepracer import kernels
-from envs.deepracer.race import Race
+from envs.deepracer.race import Dynamics, Race
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import BUILT_IN, Track, load_track
 from tests.envs.deepracer.test_tracks import published
@@ -51,7 +51,8 @@ def needle() -> Track:
 
 def start(track: Track, poses: list[tuple[float, float]], *, is_training: bool = True, **rules: Any) -> Simulation:
     """Cars about to drive, each on the center line at a share of the lap from its start, turned by an angle."""
-    race = Race(number_of_resets=9, off_track_penalty=0.2, change_start_position=False, **rules)
+    immediate = Dynamics()  # a step's distance is the test's to choose
+    race = Race(number_of_resets=9, off_track_penalty=0.2, change_start_position=False, dynamics=immediate, **rules)
     simulation = Simulation(track, race, worlds=len(poses), is_training=is_training, seed=0)
     for world in range(len(poses)):
         simulation.restart(world)

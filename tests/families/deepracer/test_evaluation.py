@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from envs.deepracer.race import REAL_CAR, Dynamics
+from envs.deepracer.race import KNOWN_DYNAMICS, Dynamics
 from envs.deepracer.racing import read_options
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
@@ -44,8 +44,10 @@ ACTING: list[tuple[str, dict[str, Any], Any, Any]] = [
     ("min_distance_between_bot_cars", {"number_of_bot_cars": 3}, 1.5, 2.5),
     ("randomize_bot_car_locations", {"number_of_bot_cars": 3}, False, True),
     ("enable_domain_randomization", {}, False, True),
+    ("dynamics", {}, "gazebo", "gazebo-6"),
     ("dynamics", {}, "kinematic", "real"),
-    ("dynamics", {}, "kinematic", {"speed_lag_s": 0.1}),
+    *(("dynamics", {}, "gazebo", {name: 0.1}) for name in ("latency_s", "speed_lag_s", "steering_lag_s", "noise")),
+    *(("dynamics", {}, "gazebo", {name: value}) for name, value in (("steering_gain", 0.2), ("friction", 0.05))),
     ("track", {}, "oval", "reinvent_base"),
 ]
 STRAIGHT_ON = 2
@@ -84,7 +86,7 @@ def test_every_setting_that_is_accepted_acts(name: str, beside: dict[str, Any], 
     for value in (one, other):
         settings, found, notes = resolve_race({**beside, name: value, "number_of_trials": trials})
         assert (settings[name], found, notes) == (value, trials, [])
-        action = LEFT if name == "penalty_seconds" else STRAIGHT_ON  # into the bot car
+        action = LEFT if name in ("penalty_seconds", "dynamics") else STRAIGHT_ON  # into the bot car; into a curve
         races.append(drive(settings, trials=trials, action=action))
     assert races[0] != races[1]
 
@@ -157,8 +159,8 @@ def test_keys_of_a_training_are_named_in_an_evaluations_file(tmp_path: Path) -> 
     ("dynamics", "name"),
     [
         (Dynamics(version=2.0), "kinematic"),
-        (dataclasses.replace(REAL_CAR, version=4.0), "real"),
-        (Dynamics(latency_s=0.1, friction=0.5), "latency_s 0.1, friction 0.5"),
+        (dataclasses.replace(KNOWN_DYNAMICS["real"], version=4.0), "real"),
+        (Dynamics(latency_s=0.1, steering_gain=0.5), "latency_s 0.1, steering_gain 0.5"),
     ],
 )
 def test_dynamics_have_a_name(dynamics: Dynamics, name: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
 
-from envs.deepracer.race import REAL_CAR
+from envs.deepracer.race import KNOWN_DYNAMICS
 from envs.deepracer.racing import Racing, read_options
 from runtime.artifacts.checkpoint import read_state
 from runtime.container.layout import Container
@@ -153,7 +153,7 @@ def test_a_policy_is_evaluated_on_the_car_that_lags_and_the_report_says_so(
         return json.loads((out / "evaluation.json").read_text()), float(np.linalg.norm(steps.iloc[2] - steps.iloc[1]))
 
     lagging, moved_m = evaluate("real", {"rl.training.config.env_config.dynamics": "real"})
-    assert lagging["dynamics"] == {"name": "real", **REAL_CAR.settings}
+    assert lagging["dynamics"] == {"name": "real", **KNOWN_DYNAMICS["real"].settings}
     assert lagging["track"] == "reinvent_base"
     assert "  dynamics  real\n" in capsys.readouterr().out
     assert moved_m < 0.01

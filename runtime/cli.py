@@ -138,7 +138,7 @@ def _add_deepracer(commands: Any) -> None:
     check = commands.add_parser("reward-check", help="drive laps with a DeepRacer reward function, without training")
     check.add_argument("file", type=Path, help="Python file with reward_function(params)")
     check.add_argument("--out", type=_folder, help="picture to write; beside the file if not given")
-    check.epilog = "track=NAME, tracks=FOLDER, number_of_obstacles=6, … set the race"
+    check.epilog = "track=NAME, tracks=FOLDER, number_of_obstacles=6, … set the race; speed=2.5 the speed in m/s"
     check.set_defaults(command=_reward_check)
 
 

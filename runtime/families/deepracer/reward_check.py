@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.deepracer import kernels
+from envs.deepracer.kernels import MAX_SPEED, MIN_SPEED
 from envs.deepracer.racing import Options, Racing, read_options
 from envs.deepracer.rewards import RewardError
 from envs.deepracer.tracks import Line, Track
 from runtime.errors import PlatformError, UserError
 
 _AHEAD_M = 0.5
-_SPEED = 1.0
 _MOST_STEPS = 20_000
 _LINES = ("center line", "inner lane", "outer lane")
 
@@ -29,7 +29,7 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
 
     Args:
         path: File with `reward_function(params)`.
-        settings: Settings of the environment, as track and race_type.
+        settings: Settings of the environment, as track and race_type, and `speed` in m/s, 1 if not given.
         out: Picture to write.
 
     Returns:
@@ -43,17 +43,21 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     for name in ("reward_function", "is_training"):
         if name in settings:
             raise UserError(f"{name}: got {settings[name]!r} from the command line; leave it out, the file is named.")
+    race = dict(settings)
+    speed = race.pop("speed", 1.0)
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or not MIN_SPEED <= speed <= MAX_SPEED:
+        raise UserError(f"speed: got {speed!r}; expected {MIN_SPEED} to {MAX_SPEED:g} m/s.")
     try:
-        options = read_options(**{**settings, "reward_function": path, "is_training": False})
+        options = read_options(**{**race, "reward_function": path, "is_training": False})
         started = time.perf_counter()
-        laps = drive_lines(options)
+        laps = drive_lines(options, speed)
     except RewardError as error:
         raise UserError(str(error)) from error.__cause__
     except ValueError as error:
         raise UserError(f"reward-check: {error}") from None
     took = time.perf_counter() - started
     steps = sum(len(lap) for lap in laps.values())
-    lines = [f"{path} on {options.track.name}, {_SPEED:g} m/s, {steps} calls in {took:.2f} s"]
+    lines = [f"{path} on {options.track.name}, {speed:g} m/s, {steps} calls in {took:.2f} s"]
     for name, lap in laps.items():
         rewards = lap[:, 2]
         if lap[-1, 3] < 99:
@@ -71,8 +75,8 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"  picture: {out}"])
 
 
-def drive_lines(options: Options) -> dict[str, Lap]:
-    """Laps on the center line and in the lanes: x, y, reward and progress of each step that was paid."""
+def drive_lines(options: Options, speed: float) -> dict[str, Lap]:
+    """Laps on the center line and in the lanes at a speed in m/s: x, y, reward and progress of each paid step."""
     racing = Racing(options, worlds=len(_LINES), seed=0)
     for world in range(len(_LINES)):
         racing.restart(world)
@@ -84,7 +88,7 @@ def drive_lines(options: Options) -> dict[str, Lap]:
         if not len(driving):
             break
         steering = np.array([_steer(racing, row, line) for row, line in enumerate(lines)])
-        rewards = racing.command(np.stack([steering, np.full(len(lines), _SPEED)], axis=1))
+        rewards = racing.command(np.stack([steering, np.full(len(lines), speed)], axis=1))
         for row in driving.tolist():
             if racing.measured[row, kernels.STATUS] != kernels.PREPARING:
                 x, y, progress = racing.measured[row, [kernels.FRONT_X, kernels.FRONT_Y, kernels.PROGRESS]]

@@ -179,6 +179,16 @@ def test_a_reward_function_is_driven_and_drawn(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "mine.reward.png").std() > 10
 
 
+def test_a_reward_function_is_driven_at_a_speed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def reward_function(params):\n    return params['speed']\n")
+    done = run_smrl("reward-check", "mine.py", "track=oval", "speed=1.5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("least 1.5, mean 1.5, most 1.5") == 3
+    done = run_smrl("reward-check", "mine.py", "speed=9", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "speed: got 9; expected 0.1 to 4 m/s." in done.stderr
+
+
 def test_a_failing_reward_function_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def reward_function(params):\n\n    return params['sped']\n")
     done = run_smrl("reward-check", "mine.py", cwd=tmp_path)

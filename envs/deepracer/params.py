@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from envs.deepracer import kernels
+from envs.deepracer.race import Race
 from envs.deepracer.simulation import Simulation
 
-_HALF_VIEW = 1.13 / 2
-_NEAR_M = 0.2
-_CAMERA_M = 0.1453
+# Of a camera: tangents of half its view in width and height, the distances between which it sees, its pitch downwards.
+_HALF_WIDTH = math.tan(1.13 / 2)
+_HALF_HEIGHT = _HALF_WIDTH * 480 / 640
+_NEAR_M, _FAR_M = 0.2, 300.0
+_PITCH_SINE, _PITCH_COSINE = math.sin(0.2618), math.cos(0.2618)
+_STEREO_M = 0.03
 
 
 def make_params(simulation: Simulation, row: int, *, speed: float, steering: float, is_stereo: bool) -> dict[str, Any]:
@@ -77,11 +81,14 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
     places += [(float(simulation.cars[other, kernels.X]), float(simulation.cars[other, kernels.Y])) for other in others]
     yaws = simulation.objects.rows[world, :, kernels.OBJECT_YAW].tolist()
     yaws += [float(simulation.cars[other, kernels.YAW]) for other in others]
+    sizes = simulation.objects.rows[world, :, kernels.OBJECT_LENGTH : kernels.OBJECT_WIDTH + 1].tolist()
+    sizes += [[kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M]] * len(others)
     inner_lane = np.concatenate([track.center, track.inner[::-1], track.center[:1]])
     inner_blocks = kernels.make_blocks([inner_lane])
     blocks = simulation.blocks[int(car[kernels.DIRECTION]), 0]
     distances = [kernels.project(track.center, blocks, track.distances, x, y) for x, y in places]
-    ahead = [(distance - car[kernels.DISTANCE]) % track.length for distance in distances]
+    # One that is level with the car is behind it.
+    ahead = [(distance - car[kernels.DISTANCE]) % track.length or track.length for distance in distances]
     following = int(np.argmin(ahead))
     has_bots = race.number_of_bot_cars > 0
     return {
@@ -91,7 +98,9 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
             kernels.is_on_road(inner_lane, inner_blocks, x, y) != (track.is_counter_clockwise == track.is_reversed)
             for x, y in places
         ],
-        "object_in_camera": _is_in_camera(car, places[following], is_stereo=is_stereo),
+        "object_in_camera": _is_in_camera(
+            car, _outline(*places[following], yaws[following], *sizes[following]), race, is_stereo=is_stereo
+        ),
         "objects_speed": [race.bot_car_speed if has_bots else 0.0] * len(places),
         "objects_heading": yaws if has_bots else [0.0] * len(places),
         "objects_distance_from_center": [
@@ -102,10 +111,32 @@ def _describe_objects(simulation: Simulation, row: int, *, is_stereo: bool) -> d
     }
 
 
-def _is_in_camera(car: Any, place: tuple[float, float], *, is_stereo: bool) -> bool:
-    """Whether an object is within a camera's horizontal field of view."""
+def _outline(x: float, y: float, yaw: float, length: float, width: float) -> list[tuple[float, float]]:
+    """The center and the corners of an object on the floor."""
+    along, across = (math.cos(yaw), math.sin(yaw)), (-math.sin(yaw), math.cos(yaw))
+    return [(x, y)] + [
+        (x + a * along[0] + b * across[0], y + a * along[1] + b * across[1])
+        for a in (length / 2, -length / 2)
+        for b in (width / 2, -width / 2)
+    ]
+
+
+def _is_in_camera(car: Any, points: list[tuple[float, float]], race: Race, *, is_stereo: bool) -> bool:
+    """Whether any of these points on the floor is in a camera's view.
+
+    Source: `cameras/frustum.py` and `track_geom/track_data.py::get_objects_in_camera_frustums`.
+    """
+    is_new = race.dynamics.version >= 3
+    forward_m, height_m = (0.14529379, 0.13032555) if is_new else (0.2, 0.164)
     cosine, sine = math.cos(car[kernels.YAW]), math.sin(car[kernels.YAW])
-    dx, dy = place[0] - car[kernels.X], place[1] - car[kernels.Y]
-    ahead, left = cosine * dx + sine * dy - _CAMERA_M, cosine * dy - sine * dx
-    cameras = (0.03, -0.03) if is_stereo else (0.0,)
-    return any(ahead > _NEAR_M and abs(math.atan2(left - camera, ahead)) < _HALF_VIEW for camera in cameras)
+    for x, y in points:
+        dx, dy = x - car[kernels.X], y - car[kernels.Y]
+        ahead, left = cosine * dx + sine * dy - forward_m, cosine * dy - sine * dx
+        depth = ahead * _PITCH_COSINE + height_m * _PITCH_SINE
+        rise = ahead * _PITCH_SINE - height_m * _PITCH_COSINE
+        if not _NEAR_M < depth < _FAR_M or abs(rise) >= depth * _HALF_HEIGHT:
+            continue
+        for camera in (_STEREO_M, -_STEREO_M) if is_stereo else (0.0,):
+            if abs(left - camera) < depth * _HALF_WIDTH:
+                return True
+    return False

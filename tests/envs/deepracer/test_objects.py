@@ -11,6 +11,7 @@ import pytest
 
 from envs.deepracer import kernels
 from envs.deepracer.kernels import STATUS
+from envs.deepracer.metadata import DEFAULT
 from envs.deepracer.race import Race
 from envs.deepracer.racing import Racing, read_options
 from envs.deepracer.simulation import STATUS_NAMES, Simulation
@@ -134,6 +135,60 @@ def test_objects_reach_the_reward_function() -> None:
     assert params["closest_objects"] == [1, 0]
     assert params["object_in_camera"] is True
     assert params["objects_distance_from_center"] == pytest.approx([0.2, 0.2], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ahead_m", "left_m", "is_seen"),
+    [
+        (2.0, 0.0, True),
+        (-1.0, 0.0, False),
+        # Its center is in none of the pictures, a corner is in the single camera's and the near one of two.
+        (1.0, 0.85, True),
+        (1.0, 1.0, False),
+        # In front of the car, but below the picture and too near.
+        (0.02, 0.0, False),
+    ],
+)
+@pytest.mark.parametrize("sensor", ["FRONT_FACING_CAMERA", "STEREO_CAMERAS"])
+def test_an_object_is_in_the_camera_where_a_corner_of_it_is_in_the_picture(
+    ahead_m: float, left_m: float, is_seen: bool, sensor: str
+) -> None:
+    """Oracle: the six planes of the original's frustum, from its corners."""
+    racing = race(track="oval", number_of_obstacles=1, model_metadata={**DEFAULT, "sensor": [sensor], "version": 5})
+    simulation = racing.simulation
+    car, box = simulation.cars[0], simulation.objects.rows[0, 0]
+    yaw = car[kernels.YAW]
+    box[kernels.OBJECT_YAW] = yaw
+    along, across = np.array([math.cos(yaw), math.sin(yaw)]), np.array([-math.sin(yaw), math.cos(yaw)])
+    box[:2] = car[:2] + ahead_m * along + left_m * across
+    assert racing.params(0)["object_in_camera"] == is_seen
+    cameras = (0.03, -0.03) if sensor == "STEREO_CAMERAS" else (0.0,)
+    corners = [
+        (ahead_m + a, left_m + b, 0.0) for a, b in ((0, 0), (0.25, 0.2), (0.25, -0.2), (-0.25, 0.2), (-0.25, -0.2))
+    ]
+    assert is_seen == any(is_inside(corner, (0.14529379, y, 0.13032555)) for corner in corners for y in cameras)
+
+
+def is_inside(point: tuple[float, float, float], camera: tuple[float, float, float]) -> bool:
+    """Whether a point in the car's frame is in a camera's frustum, by the normals of its planes."""
+    forward = np.array([math.cos(0.2618), 0, -math.sin(0.2618)])
+    right, up = np.array([0.0, -1.0, 0.0]), np.array([math.sin(0.2618), 0, math.cos(0.2618)])
+    half = math.tan(1.13 / 2)
+    rays = [forward + half * (a * right + 0.75 * b * up) for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
+    seen = np.array(point) - np.array(camera)
+    normals = [np.cross(one, other) for one, other in zip(rays, [*rays[1:], rays[0]], strict=True)]
+    inwards = [normal * np.sign(normal @ forward) for normal in normals]
+    return bool(all(normal @ seen > 0 for normal in inwards) and 0.2 < seen @ forward < 300)
+
+
+def test_an_object_level_with_the_car_is_the_one_before_it() -> None:
+    racing = race(track="oval", number_of_obstacles=2)
+    simulation = racing.simulation
+    x, y, _ = simulation.track.place(float(simulation.cars[0, kernels.DISTANCE]))
+    simulation.objects.rows[0, 1, :2] = x, y
+    params = racing.params(0)
+    assert params["objects_distance"][1] == simulation.cars[0, kernels.DISTANCE]
+    assert params["closest_objects"] == [1, 0]
 
 
 def test_a_bot_car_waits_behind_a_car_that_stands_in_its_way_and_not_for_one_far_ahead() -> None:

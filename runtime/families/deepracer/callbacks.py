@@ -19,7 +19,15 @@ from runtime.artifacts.checkpoint import JobState
 from runtime.environments.spec import EnvSpec
 from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
-from runtime.families.deepracer.records import C, SimTrace, Trace, TrainingMetrics, label_of
+from runtime.families.deepracer.records import (
+    HYPERPARAMETERS,
+    C,
+    SimTrace,
+    Trace,
+    TrainingMetrics,
+    label_of,
+    write_metadata,
+)
 from runtime.files import write_json
 from runtime.outputs.console import Reporter
 
@@ -72,13 +80,9 @@ class TrainingRecords:
         self._best: tuple[float, dict[str, Any]] | None = None
         self._score: float | None = None  # of the latest evaluation; the best checkpoint has the highest
         self._seen = -1  # iteration
-        for name in ("model", "ip"):
-            (settings.folder / name).mkdir(parents=True, exist_ok=True)
-        metadata = self._options.metadata
-        # Log tools fail where one of these is missing, which a user's file may leave to its default.
-        needed = {"sensor": list(metadata.sensors), "neural_network": metadata.network, "version": metadata.version}
-        write_json(settings.folder / "model" / "model_metadata.json", {**needed, **metadata.source})
-        write_json(settings.folder / "ip" / "hyperparameters.json", settings.hyperparameters)
+        (settings.folder / "ip").mkdir(parents=True, exist_ok=True)
+        write_metadata(settings.folder, self._options.metadata)
+        write_json(settings.folder / HYPERPARAMETERS, settings.hyperparameters)
 
     def _make_evaluation_cars(self, options: Options, seed: int | None) -> Racing:
         """Makes the cars for evaluations, spread over the track: trials from one start would all be identical."""

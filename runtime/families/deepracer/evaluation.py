@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, run_race, write_results
+from runtime.families.deepracer.records import HYPERPARAMETERS, write_metadata
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Reporter, Summary
@@ -52,7 +54,11 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     records = Layout.of_results(evaluation.place).deepracer  # of a training, where log tools find both
     traces = records if records.is_dir() and data.is_relative_to(evaluation.place) else data
     try:
-        return race(checkpoints, chosen, context, traces=traces)
+        result = race(checkpoints, chosen, context, traces=traces)
+        if traces != records and (records / HYPERPARAMETERS).is_file():
+            (traces / HYPERPARAMETERS).parent.mkdir(exist_ok=True)
+            shutil.copyfile(records / HYPERPARAMETERS, traces / HYPERPARAMETERS)
+        return result
     except OSError as error:
         where = error.filename or data
         raise PlatformError(
@@ -86,6 +92,8 @@ def race(
     seed = chosen.get("seed", 0)
     results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
+    if len(racers) == 1:
+        write_metadata(traces, racers[0].metadata)
     for result in results:
         _print(result, reporter, is_alone=len(results) == 1)
     facts = {"dynamics": options.race.dynamics.name, **_summarize(results)}

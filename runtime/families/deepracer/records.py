@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.deepracer.kernels import CONTROL_S, CRASHED, IMMOBILIZED, OFF_TRACK, REVERSED
+from envs.deepracer.metadata import Metadata
 from envs.deepracer.simulation import STATUS_NAMES
 from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.files import write_json
@@ -23,6 +24,7 @@ HEADER = (
     "episode,steps,X,Y,yaw,steer,throttle,action,reward,done,all_wheels_on_track,progress,closest_waypoint,track_len,"
     "tstamp,episode_status,pause_duration,obstacle_crash_counter,wall_clock"
 )
+HYPERPARAMETERS = Path("ip", "hyperparameters.json")
 _LABELS = {
     "lap_complete": "Lap complete",
     "crashed": "Crashed",
@@ -38,6 +40,13 @@ _COUNTED = {"crash": CRASHED, "immobilized": IMMOBILIZED, "off_track": OFF_TRACK
 C = {name: number for number, name in enumerate(TRACE)}
 
 Trace = NDArray[np.float64]
+
+
+def write_metadata(folder: Path, metadata: Metadata) -> None:
+    """Writes model/model_metadata.json: the user's, and the keys that log tools need where it leaves them out."""
+    needed = {"sensor": list(metadata.sensors), "neural_network": metadata.network, "version": metadata.version}
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "model" / "model_metadata.json", {**needed, **metadata.source})
 
 
 class SimTrace:

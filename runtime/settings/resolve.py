@@ -22,6 +22,7 @@ DRAWN_SEED = "drawn for this run"  # the source of a seed that nobody set
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ENV_CONFIG = "config.env_config"
 _FEW_NAMES = 15  # which an error may list
+_SHORT_NAMES = {"seed": f"{ROOT}config.seed"}  # as evaluations have it
 
 # Arguments: the setting's name, the environment, its source, and where to add a problem if there is none.
 EnvCheck = Callable[[str, str, str, Problems], None]
@@ -180,6 +181,8 @@ class _Resolver:
             dotted = name.replace("__", ".") if name.startswith("rl__") else name
             if dotted == "rl" or dotted.startswith("rl."):
                 found += self._read_tree(dotted, raw, source)
+            elif name in _SHORT_NAMES and self._extra_settings is not None and name not in self._extra_settings:
+                found += self._read_tree(_SHORT_NAMES[name], raw, source)
             else:
                 self._add_extra(name, raw, source)
         return found

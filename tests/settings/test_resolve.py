@@ -46,6 +46,12 @@ def test_every_spelling_of_a_hyperparameter_arrives(values: dict[str, Any]) -> N
     assert PPOSettings.of(from_json(values)).kl_coeff == 0.5
 
 
+def test_a_seed_has_a_short_name_as_in_an_evaluation() -> None:
+    assert from_json({"rl.training.env": "CartPole-v1", "seed": "7"}).algorithm.seed == 7
+    with pytest.raises(UserError, match=r"rl.training.config.seed: got 'x' from hyperparameters.json; expected"):
+        from_json({"rl.training.env": "CartPole-v1", "seed": "x"})
+
+
 def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:
     config = from_json({"preset": "reacher", "rl.training.config.kl_coeff": "0.5"})
     assert PPOSettings.of(config).use_kl_loss is True

@@ -40,8 +40,10 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
         kept = [frame for number, frame in enumerate(video.decode(stream)) if number % every == 0]
         if not kept:
             raise ValueError(f"{path}: got a video without frames")
-        frames = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
+        images = [Image.fromarray(frame.to_ndarray(format="rgb24", width=size[0], height=size[1])) for frame in kept]
         fps = float(stream.average_rate or DEFAULT_FPS)
+    # Pillow's own way to 256 colors (median cut) takes ten times as long, and loses the color of small objects.
+    frames = [image.quantize(method=Image.Quantize.FASTOCTREE) for image in images]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 * every / fps), loop=0)
     return file.getvalue(), size

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from PIL import Image
 
 from envs.roboschool.robots import build_robot
-from runtime.outputs.video import Mp4Writer
+from runtime.outputs.video import Mp4Writer, as_gif
 
 av = pytest.importorskip("av")
 
@@ -49,6 +51,23 @@ def test_the_floor_moves_under_a_moving_camera() -> None:
     env.robot.torso_xyz = (env.robot.torso_xyz[0] + 0.5, *env.robot.torso_xyz[1:])
     assert np.abs(env.render().astype(int) - first).mean() > 2
     env.close()
+
+
+def test_an_animation_keeps_the_colors_of_small_objects(tmp_path: Path) -> None:
+    env: Any = gymnasium.make("RoboschoolReacher-v1", render_mode="rgb_array")
+    env.reset(seed=0)
+    writer = Mp4Writer(tmp_path / "a.mp4", fps=30)
+    for _ in range(3):
+        env.step(env.action_space.sample())
+        writer.add(env.render())
+    writer.close()
+    env.close()
+    data, size = as_gif(tmp_path / "a.mp4")
+    with Image.open(io.BytesIO(data)) as animation:
+        assert (animation.size, animation.n_frames) == (size, 3)
+        frame = np.asarray(animation.convert("RGB")).astype(int)
+    assert (frame[..., 0] - frame[..., 1] > 80).any()  # the red target
+    assert (frame[..., 2] - frame[..., 0] > 80).any()  # the blue arm
 
 
 def test_a_video_is_written_in_one_go_under_its_own_name(tmp_path: Path) -> None:

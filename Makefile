@@ -19,7 +19,7 @@ deepracer: install
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: $(PEERS)/.installed
+test: install $(PEERS)/.installed
 	$(PYTEST) -m "not system" $(PYTEST_ARGS)
 
 # What takes minutes or machines of its own: several hosts, notebooks, learning to a threshold, SageMaker's whole jobs.
@@ -103,13 +103,13 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	touch $(STAMP)
 
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.
-$(PEERS)/.installed: tests/peers/requirements.txt $(STAMP)
-	test -x $(PEERS)/bin/python || $(BIN)/python -m venv $(PEERS)
+$(PEERS)/.installed: tests/peers/requirements.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt
 	touch $@
 
-$(SDK3)/.installed: tests/peers/sdk3.txt $(STAMP)
-	test -x $(SDK3)/bin/python || $(BIN)/python -m venv $(SDK3)
+$(SDK3)/.installed: tests/peers/sdk3.txt
+	test -x $(SDK3)/bin/python || $(PYTHON) -m venv $(SDK3)
 	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
 	touch $@
 

@@ -199,14 +199,15 @@ def measure_laps(seeds: int = 3) -> list[str]:
     ]
 
 
-def measure_dynamics(seed: int = 0) -> list[str]:
-    """The preset trained under each of the known dynamics, and evaluated under each."""
+def measure_dynamics(steps: int = 10_000) -> list[str]:
+    """The preset trained under each of the known dynamics for some steps, and evaluated under each."""
     rows = []
     for trained in KNOWN_DYNAMICS:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "results"
+            settings = ("seed=0", f"rl.training.stop.timesteps_total={steps}")
             config = f"rl.training.config.env_config.dynamics={trained}"
-            _smrl("train", "--preset", "deepracer", "--out", str(out), f"rl.training.config.seed={seed}", config)
+            _smrl("train", "--preset", "deepracer", "--out", str(out), *settings, config)
             cells = []
             for evaluated in KNOWN_DYNAMICS:
                 trials, complete = _evaluate(out, f"dynamics={evaluated}")
@@ -215,8 +216,8 @@ def measure_dynamics(seed: int = 0) -> list[str]:
         print(rows[-1], flush=True)
     names = " | ".join(f"on `{name}`" for name in KNOWN_DYNAMICS)
     return [
-        f"The preset `deepracer` with seed {seed}, trained under each `dynamics` and evaluated under each: completed "
-        "laps, and their mean time.",
+        f"The preset `deepracer`, trained for {steps:,} steps with seed 0 under each `dynamics` and evaluated under "
+        "each: completed laps, and their mean time.",
         "",
         f"| trained under | {names} |",
         "|---" * (len(KNOWN_DYNAMICS) + 1) + "|",

@@ -12,20 +12,19 @@ from envs.deepracer.metadata import Metadata
 from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.errors import UserError
 
+# Convolutions as [filters, kernel, stride], then the dense layers of the middleware. The embedders of the deeper two
+# end in dense layers, which Coach applies to each pixel's channels before it flattens: convolutions of one pixel.
 _SHALLOW = ([[32, 8, 4], [64, 4, 2], [64, 3, 1]], [512])
 _MONO = {
     "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": _SHALLOW,
-    "DEEP_CONVOLUTIONAL_NETWORK": ([[32, 5, 2], [32, 3, 1], [64, 3, 2], [64, 3, 1]], [64, 512]),
-    "DEEP_CONVOLUTIONAL_NETWORK_DEEP": ([[32, 8, 4], [32, 4, 2], [64, 4, 2], [64, 3, 1]], [512, 512, 256, 128]),
+    "DEEP_CONVOLUTIONAL_NETWORK": ([[32, 5, 2], [32, 3, 1], [64, 3, 2], [64, 3, 1], [64, 1, 1]], [512]),
+    "DEEP_CONVOLUTIONAL_NETWORK_DEEP": (
+        [[32, 8, 4], [32, 4, 2], [64, 4, 2], [64, 3, 1], [512, 1, 1], [512, 1, 1]],
+        [256, 128],
+    ),
 }
-# Number of dense layers that see the image alone, before the LIDAR scan is concatenated.
-_OWN_LAYERS = {
-    "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 0,
-    "DEEP_CONVOLUTIONAL_NETWORK": 1,
-    "DEEP_CONVOLUTIONAL_NETWORK_DEEP": 2,
-}
+# Their embedders of two cameras have no dense layers.
 _STEREO_FILTERS = [[32, 3, 1], [64, 3, 2], [64, 3, 1], [128, 3, 2], [128, 3, 1]]
-# Embedder's dense layers, then the middleware's; facts give the stereo convolutions alone, these follow the mono ones.
 _STEREO = {name: (_STEREO_FILTERS, hiddens) for name, (_, hiddens) in _MONO.items()} | {
     "DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": _SHALLOW
 }
@@ -47,7 +46,7 @@ def network_settings(metadata: Metadata) -> dict[str, Any]:
         "picture_shape": [HEIGHT, WIDTH, 2 if is_stereo else 1],
         "scan_size": metadata.scan_size,
         "is_picture_first": metadata.sensors == tuple(sorted(metadata.sensors)),
-        "own_layers": _OWN_LAYERS[metadata.network],
+        "own_layers": 0,
     }
     return {
         **({"lidar": lidar} if metadata.lidar is not None else {}),

@@ -105,21 +105,28 @@ def test_a_minibatch_fits_a_short_rollout(size: int, steps: int, expected: int) 
 
 
 @pytest.mark.parametrize(
-    ("network", "sensor", "flat"),
+    ("network", "sensor", "embedder", "flat", "middleware"),
     [
-        ("DEEP_CONVOLUTIONAL_NETWORK_SHALLOW", "FRONT_FACING_CAMERA", 11 * 16 * 64),
-        ("DEEP_CONVOLUTIONAL_NETWORK_SHALLOW", "STEREO_CAMERAS", 11 * 16 * 64),
-        ("DEEP_CONVOLUTIONAL_NETWORK", "FRONT_FACING_CAMERA", 25 * 35 * 64),
-        ("DEEP_CONVOLUTIONAL_NETWORK_DEEP", "FRONT_FACING_CAMERA", 3 * 6 * 64),
+        ("DEEP_CONVOLUTIONAL_NETWORK_SHALLOW", "FRONT_FACING_CAMERA", [], 11 * 16 * 64, [512]),
+        ("DEEP_CONVOLUTIONAL_NETWORK_SHALLOW", "STEREO_CAMERAS", [], 11 * 16 * 64, [512]),
+        ("DEEP_CONVOLUTIONAL_NETWORK", "FRONT_FACING_CAMERA", [64], 25 * 35 * 64, [512]),
+        ("DEEP_CONVOLUTIONAL_NETWORK", "STEREO_CAMERAS", [], 25 * 35 * 128, [512]),
+        ("DEEP_CONVOLUTIONAL_NETWORK_DEEP", "FRONT_FACING_CAMERA", [512, 512], 3 * 6 * 512, [256, 128]),
+        ("DEEP_CONVOLUTIONAL_NETWORK_DEEP", "STEREO_CAMERAS", [], 25 * 35 * 128, [256, 128]),
     ],
 )
-def test_the_networks_have_the_published_shapes(network: str, sensor: str, flat: int) -> None:
+def test_the_networks_have_the_published_shapes(
+    network: str, sensor: str, embedder: list[int], flat: int, middleware: list[int]
+) -> None:
+    """Coach's embedder applies its dense layers to each pixel, and flattens what they make."""
     settings = network_settings(parse_metadata({**DEFAULT, "neural_network": network, "sensor": [sensor]}))
     rows, columns = 120, 160
     for _, kernel, stride, padding in settings["conv_filters"]:
         assert padding == "valid"
         rows, columns = (rows - kernel) // stride + 1, (columns - kernel) // stride + 1
     assert rows * columns * settings["conv_filters"][-1][0] == flat
+    assert [filters for filters, kernel, *_ in settings["conv_filters"] if kernel == 1] == embedder
+    assert settings["head_fcnet_hiddens"] == middleware
 
 
 @pytest.mark.parametrize(("camera", "lidar"), [("FRONT_FACING_CAMERA", "LIDAR"), ("STEREO_CAMERAS", "LIDAR")])

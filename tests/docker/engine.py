@@ -154,7 +154,9 @@ def own_daemon(folder: Path) -> Iterator[Docker]:
             process.kill()
             process.wait()
         log.close()
-        shutil.rmtree(state, ignore_errors=True)
+        for namespace in state.glob("exec/netns/*"):  # which dockerd leaves mounted
+            subprocess.run(["umount", str(namespace)], check=False)
+        shutil.rmtree(state)
 
 
 def build_cpu_image(docker: Docker, tag: str, source: Path = ROOT) -> str:

@@ -199,7 +199,7 @@ def measure_laps(seeds: int = 3) -> list[str]:
     ]
 
 
-def measure_dynamics(steps: int = 10_000) -> list[str]:
+def measure_dynamics(steps: int = 6_000) -> list[str]:
     """The preset trained under each of the known dynamics for some steps, and evaluated under each."""
     rows = []
     for trained in KNOWN_DYNAMICS:

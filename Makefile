@@ -6,6 +6,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
+# Where it is set, every process would compile all modules that it imports: 10 s for a training.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image clean
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.errors import JobError, UserError
 from runtime.settings.command_line import parse_settings
@@ -314,10 +314,17 @@ def _presets(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def command() -> NoReturn:
+    """Runs the command `smrl`."""
+    from runtime.container.job import run_program
+
+    run_program(main)
+
+
 def serve() -> int:
     """Runs the command `serve`, by which SageMaker starts a hosting container."""
     return main(["serve", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

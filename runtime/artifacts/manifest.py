@@ -72,6 +72,11 @@ def note_exports(
     write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
 
 
+def largest_difference(exports: list[dict[str, Any]]) -> float:
+    """Largest difference of exported files from the policy, over all formats and outputs."""
+    return max(float(max(export["parity"]["largest_difference"].values())) for export in exports)
+
+
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Holds a model directory for one writer; the lock goes with the process, however it ends.

@@ -36,6 +36,7 @@ from runtime.cluster.session import (
     read_failures,
     require_token,
     start_until_exit,
+    without_ray,
     write_failure,
 )
 from runtime.cluster.worker_node import connect_to_head, run_worker_node
@@ -173,6 +174,7 @@ def ray_hosts(
     stop: StopRequest,
     timeout_s: float,
     ray_options: Mapping[str, Any] | None,
+    needs_ray: Callable[[Machines], bool],
 ) -> Iterator[Hosts]:
     """Runs Ray on this host for the length of a block; with several hosts it runs already, and the others join.
 
@@ -182,6 +184,8 @@ def ray_hosts(
         stop: The request to stop.
         timeout_s: How long to wait for the worker nodes.
         ray_options: Arguments of ray.init that a launcher script asked for.
+        needs_ray: Whether the job starts processes by Ray on one host of these CPUs and GPUs; without any, Ray is not
+            started, which takes two seconds.
 
     Raises:
         PlatformError: A worker node did not join.
@@ -194,6 +198,10 @@ def ray_hosts(
         yield Hosts(lambda: head.machines, head.take_events)
         return
     own = Machines(container.num_cpus, container.num_gpus)
+    if not needs_ray(own):
+        with without_ray():
+            yield Hosts(lambda: own)
+        return
     with contextlib.ExitStack() as session:
         with stop:
             session.enter_context(ray_session(num_cpus=own.cpus, num_gpus=own.gpus, overrides=ray_options, stop=stop))

@@ -185,6 +185,29 @@ def ray_session(
         yield str(ray.get_runtime_context().gcs_address)
 
 
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Lets RLlib train in this process alone for the length of a block, without starting Ray.
+
+    RLlib puts its config and weights into Ray's object store for remote env runners, even if there are none, and
+    `ray.put` would start Ray for that.
+    """
+    prepare_environment()
+    import ray
+
+    quiet_ray()
+    put = ray.put
+
+    def keep(value: Any, **options: Any) -> Any:
+        return put(value, **options) if ray.is_initialized() else value
+
+    ray.put = keep
+    try:
+        yield
+    finally:
+        ray.put = put
+
+
 def start_until_exit(
     *, address: str, num_cpus: int, num_gpus: int, overrides: Mapping[str, Any] | None, stop: StopRequest
 ) -> None:

@@ -1,4 +1,4 @@
-"""Exports a policy: writes each format, runs it in a process apart, and keeps the files only if outputs agree."""
+"""Exports a policy: writes each format, loads and runs it, and keeps the files only if outputs agree."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from runtime.export.parity import OBSERVATION_COUNT, TOLERANCE, Outputs, make_ob
 from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
-from runtime.export.verify import run_apart
+from runtime.export.verify import run_all
 from runtime.files import folder_aside, replace_file, write_bytes
 from runtime.policies.network_policy import FILE, NetworkPolicy
 from runtime.policies.policy import Policy
@@ -162,11 +162,6 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
     return exports
 
 
-def largest_difference(exports: list[dict[str, Any]]) -> float:
-    """Largest difference over all formats and outputs."""
-    return max(float(max(export["parity"]["largest_difference"].values())) for export in exports)
-
-
 def export(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """Writes `1/saved_model.pb`, `policy.onnx` and `policy.pt2` into a folder.
 
@@ -190,7 +185,7 @@ def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path,
         files = {name: aside / _flatten_name(name) for name in _FORMATS}
         for name, content in contents.items():
             write_bytes(files[name], content)
-        outputs = run_apart(files, subject.observations, aside)
+        outputs = run_all(files, subject.observations)
         differences = _check(subject, outputs)
         yield aside, [_describe(subject, name, contents[name], differences[name]) for name in _FORMATS]
 

@@ -25,12 +25,13 @@ from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
-from runtime.errors import JobError, PlatformError, Problems, UserError
+from runtime.errors import PlatformError, Problems, UserError
 from runtime.files import lock, make_writable, write_json
 from runtime.interfaces.algorithm import Algorithm, Training
 from runtime.interfaces.context import RunContext, WriteModel
 from runtime.interfaces.family import EnvFamily
 from runtime.jobs.catalog import CATALOG, PLAIN, resolve
+from runtime.jobs.exporting import Exporting
 from runtime.outputs.console import Reporter, Summary, make_reporter
 from runtime.outputs.result import JobResult
 from runtime.policies.spaces import Spaces
@@ -119,6 +120,7 @@ def run_training(
         with (
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
+            Exporting(reporter) as exporting,
         ):
             write_config(layout, config)
             context = RunContext(
@@ -128,10 +130,11 @@ def run_training(
                 stop=stop,
                 scratch=Path(scratch),
                 start=find_start(config, container, layout, Path(scratch)),
-                write_model=_make_model_writer(config, layout, reporter, save_model),
+                write_model=_make_model_writer(config, layout, exporting, save_model),
                 ray_options=request.ray_options,
             )
             summary = _train(algorithm, training, context)
+            exporting.finish()
         exports = _describe_exports(layout.model)
     except BaseException:
         reporter.close()
@@ -221,7 +224,7 @@ def _find_layout(config: JobConfig, container: Container, request: Request) -> L
 
 
 def _make_model_writer(
-    config: JobConfig, layout: Layout, reporter: Reporter, save_model: SaveModel | None
+    config: JobConfig, layout: Layout, exporting: Exporting, save_model: SaveModel | None
 ) -> WriteModel:
     """Makes the function that writes the model directory, through a launcher's hook if there is one."""
 
@@ -233,29 +236,20 @@ def _make_model_writer(
             layout.model.mkdir(parents=True, exist_ok=True)
             with only_writer(layout.model):
                 write_model(layout.model, checkpoint, config, spaces=spaces, facts=facts)
-                if config.export:
-                    export_or_note(layout.model, reporter)
+            if config.export:
+                exporting.start(layout.model)
 
         if save_model is None:
             write()
-        else:
-            save_model(write, config)
+            return
+
+        def write_all() -> None:
+            write()
+            exporting.finish()  # as the hook may copy the folder then
+
+        save_model(write_all, config)
 
     return write_model_directory
-
-
-def export_or_note(model: Path, reporter: Reporter) -> None:
-    """Exports the policy; a failure is only noted, as the model directory with its checkpoint is complete."""
-    from runtime.artifacts.manifest import note_exports
-    from runtime.export.exporter import export_model
-
-    try:
-        export_model(model)
-    except Exception as error:
-        why = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
-        reporter.note(f"the policy is not exported: {why}")
-        with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as it did before
-            note_exports(model, [], {}, checkpoint="checkpoint", not_exported=why)
 
 
 @contextlib.contextmanager
@@ -300,8 +294,7 @@ def new_results_folder(config: JobConfig, *, prefix: str = "") -> Path:
 
 
 def _describe_exports(model: Path) -> str:
-    from runtime.artifacts.manifest import read_manifest
-    from runtime.export.exporter import largest_difference
+    from runtime.artifacts.manifest import largest_difference, read_manifest
 
     manifest = read_manifest(model)
     exports = manifest.get("exports")

@@ -45,12 +45,13 @@ class PPO:
         rules.complete(draft)
 
     def train(self, training: Training, context: RunContext) -> Summary:
-        """Trains on Ray, over all hosts, until a stop criterion is met or a stop is requested."""
+        """Trains, over all hosts, until a stop criterion is met or a stop is requested."""
         from runtime.cluster.session import prepare_environment
 
         prepare_environment()
         from runtime.ppo.loop import TrainingJob  # imports torch and RLlib, after their environment variables are set
         from runtime.ppo.restart import train, write_from_newest
+        from runtime.ppo.rllib_config import needs_ray
 
         config = training.prepared.config
         family = training.family
@@ -63,6 +64,7 @@ class PPO:
                 stop=context.stop,
                 timeout_s=config.cluster_timeout_s,
                 ray_options=context.ray_options,
+                needs_ray=lambda machines: needs_ray(config, env, machines),
             ) as hosts:
                 outcome = train(replace(job, hosts=hosts))
         except Interrupted:

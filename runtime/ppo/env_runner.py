@@ -18,7 +18,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from runtime.errors import JobError, RemoteError, describe_root, find_cause
-from runtime.ppo.seeds import derive_seed
+from runtime.ppo.seeds import derive_seed, without_dynamo
 
 _KEY = b"smrl-environment-fault"
 
@@ -39,7 +39,8 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
             self.is_restarted = is_remote and bool(ray.get_runtime_context().was_current_actor_reconstructed)
             if self.is_restarted and config.seed is not None:  # the same seed would give the same episodes again
                 config = config.copy(copy_frozen=False).debugging(seed=secrets.randbelow(2**31))
-            super().__init__(config=config, **kwargs)
+            with without_dynamo():
+                super().__init__(config=config, **kwargs)
 
     def take_env_seed(self) -> int | None:
         """The seed of the environments' next reset, or None if they are seeded already; environment i adds i to it.
@@ -82,6 +83,8 @@ def raise_reported_fault() -> None:
         JobError: An expected failure, as the env runner raised it.
         RemoteError: Any other exception, with the env runner's traceback.
     """
+    if not ray.is_initialized():  # there are no remote env runners
+        return
     report = _internal_kv_get(_KEY)
     if report is None:
         return

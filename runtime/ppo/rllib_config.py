@@ -28,6 +28,7 @@ from runtime.ppo.compiled.sync_envs import EnvMaker, is_compiled
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import EpisodeReports
 from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
+from runtime.ppo.seeds import without_dynamo
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.settings.schema import JobConfig
 
@@ -45,7 +46,7 @@ _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
 def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPO:
-    """Builds RLlib's PPO, with Ray already running.
+    """Builds RLlib's PPO, with Ray already running if `needs_ray`.
 
     Args:
         config: The job's settings, fit to the machine.
@@ -59,7 +60,9 @@ def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines
     torch.set_num_threads(machines.own_cpus if uses_all_cores else 1)
     if not uses_all_cores:
         threadpoolctl.threadpool_limits(1)
-    return rllib_config(config, env, family, machines).build_algo()
+    rllib = rllib_config(config, env, family, machines)
+    with without_dynamo():
+        return rllib.build_algo()
 
 
 def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPOConfig:
@@ -222,6 +225,12 @@ def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> in
     if machines.hosts > 1:
         return most
     return min(machines.cpus - 1, most) if machines.cpus > 2 and not is_compiled(env) else 0
+
+
+def needs_ray(config: JobConfig, env: EnvSpec, machines: Machines) -> bool:
+    """Whether a job has env runners or learners in processes of their own, which Ray starts."""
+    settings = PPOSettings.of(config)
+    return machines.hosts > 1 or settings.num_learners > 0 or count_env_runners(config, machines, env) > 0
 
 
 def count_threads(config: JobConfig, env: EnvSpec, machines: Machines) -> int:

@@ -1,10 +1,13 @@
-"""Derives the seeds of a training: one for each env runner, and one for each start of the job."""
+"""The seeds of a training: one for each env runner, and one for each start of the job; and PyTorch's own seeding."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from runtime.environments.spec import EnvSpec
 from runtime.settings.schema import JobConfig
@@ -40,3 +43,23 @@ def seed_start(config: JobConfig, env: EnvSpec, *, steps: int) -> tuple[JobConfi
     if env.has_jobs_seed:
         env = replace(env, config={**env.config, "seed": seed})
     return config.replace({"config.seed": seed}), env
+
+
+@contextlib.contextmanager
+def without_dynamo() -> Iterator[None]:
+    """Keeps PyTorch from importing its compiler in a block that seeds, which takes a second of every start.
+
+    `torch.use_deterministic_algorithms`, which RLlib calls for a seed, imports it only to set an option of it (PyTorch
+    2.13); `torch.set_deterministic_debug_mode` does the rest of the same.
+    """
+    before = torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms = _use_deterministic_algorithms
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms = before
+
+
+def _use_deterministic_algorithms(mode: bool, *, warn_only: bool = False) -> None:
+    when_asked = "warn" if warn_only else "error"
+    torch.set_deterministic_debug_mode(when_asked if mode else "default")

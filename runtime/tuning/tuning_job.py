@@ -18,13 +18,8 @@ from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.files import drop_partial_line, flush_tree, write_json, write_text, writing_aside
-from runtime.jobs.training import (
-    Request,
-    export_or_note,
-    find_parts,
-    new_results_folder,
-    resolve_config,
-)
+from runtime.jobs.exporting import Exporting
+from runtime.jobs.training import Request, find_parts, new_results_folder, resolve_config
 from runtime.outputs.console import Summary
 from runtime.outputs.metrics import JSONL, read_rows
 from runtime.outputs.result import Finish, JobResult, show_summary
@@ -251,12 +246,14 @@ def _write_results(
     model = root / "model" if layout is None else layout.model
     try:
         _write_preset(root / PRESET, best, job, source)
-        if (source / "model").is_dir():
-            _copy_model(source / "model", model)
-            export_or_note(model, display)
-        else:
-            display.note(f"the best trial was killed before it wrote its model; smrl train --out {source} ends it")
-        pictures = _draw(root, job, trials, best, display)
+        with Exporting(display) as exporting:
+            if (source / "model").is_dir():
+                _copy_model(source / "model", model)
+                exporting.start(model)
+            else:
+                display.note(f"the best trial was killed before it wrote its model; smrl train --out {source} ends it")
+            pictures = _draw(root, job, trials, best, display)
+            exporting.finish()
         if layout is not None:
             ignore = shutil.ignore_patterns("checkpoints", ".*")
             shutil.copytree(root, layout.data, dirs_exist_ok=True, ignore=ignore)

@@ -1,0 +1,75 @@
+"""The export at the end of a job, beside which the job records its video and draws its pictures."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from runtime.artifacts.manifest import note_exports, only_writer
+from runtime.container.forked import Fork
+from runtime.errors import JobError
+from runtime.outputs.console import Reporter
+
+# The largest networks take a minute or two. A job that was stopped has its checkpoint and model directory by then.
+_TIMEOUT_S = 300.0
+
+
+class Exporting:
+    """Exports a model directory in a fork of this process, which leaving the block kills.
+
+    A failure is only noted, as the model directory with its checkpoint is complete.
+
+    Args:
+        reporter: Shows the note.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._running: tuple[Path, Fork[None], ExitStack] | None = None
+
+    def __enter__(self) -> Exporting:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            _, fork, lock = self._running
+            fork.kill()
+            lock.close()
+
+    def start(self, folder: Path) -> None:
+        """Starts to export a model directory, after the end of the export before.
+
+        Raises:
+            UserError: Another process is writing to the folder.
+        """
+        self.finish()
+        lock = ExitStack()
+        lock.enter_context(only_writer(folder))
+        self._running = folder, Fork("export", lambda: _export(folder)), lock
+
+    def finish(self) -> None:
+        """Waits for the end of the export, if there is one."""
+        if self._running is None:
+            return
+        folder, fork, lock = self._running
+        self._running = None
+        with lock:
+            try:
+                fork.result(timeout_s=_TIMEOUT_S)
+            except JobError as error:
+                self._reporter.note(f"the policy is not exported: {error}")
+                with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as before
+                    note_exports(folder, [], {}, checkpoint="checkpoint", not_exported=str(error))
+
+
+def _export(folder: Path) -> None:
+    import torch
+
+    from runtime.export.exporter import export_model
+
+    torch.set_num_threads(1)  # a fork has none of the threads that PyTorch has started
+    export_model(folder)

@@ -6,7 +6,8 @@ import contextlib
 import queue
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,40 @@ class _TurnReporter(Reporter):
             self.may_go_on.acquire()
 
 
-class _Run(threading.Thread):
-    """Runs one training in a thread that pauses between the tuning's turns."""
+class _Thread:
+    """Runs functions one after the other in a thread, which ends with the process."""
 
-    def __init__(self, container: Container, overrides: Mapping[str, Any], folder: Path, finish: Finish) -> None:
-        super().__init__(name="training", daemon=True)
+    def __init__(self) -> None:
+        self._calls: queue.Queue[tuple[Callable[[], None], Future[None]]] = queue.Queue()
+        threading.Thread(target=self._run_all, name="training", daemon=True).start()
+
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        """Runs a function after those before it; the result says when it has returned."""
+        call: Future[None] = Future()
+        self._calls.put((function, call))
+        return call
+
+    def _run_all(self) -> None:
+        while True:
+            function, call = self._calls.get()
+            function()
+            call.set_result(None)
+
+
+class _Run:
+    """Runs one training in a thread, which pauses between the tuning's turns.
+
+    Args:
+        thread: Runs it.
+        container: The job's container.
+        overrides: Its settings.
+        folder: Its results folder.
+        finish: Ends it.
+    """
+
+    def __init__(
+        self, thread: _Thread, container: Container, overrides: Mapping[str, Any], folder: Path, finish: Finish
+    ) -> None:
         self._finish = finish
         folder.mkdir(parents=True, exist_ok=True)
         self._container = container
@@ -111,8 +141,9 @@ class _Run(threading.Thread):
         self._fault = ""
         self.is_platforms = False
         self._is_paused = False
+        self._ended = thread.submit(self._train)
 
-    def run(self) -> None:
+    def _train(self) -> None:
         try:
             self._finish(run_training(self._container, self._asked, self._request))
         except Interrupted:
@@ -135,14 +166,14 @@ class _Run(threading.Thread):
         row = self._turns.rows.get()
         self._is_paused = row is not None
         if row is None:
-            self.join()
+            self._ended.result()
         return row, self._fault
 
     def end(self) -> bool:
         """Stops the job after its iteration and waits for its results; returns whether it had finished by itself."""
         self._asked.ask()
         self._turns.may_go_on.release()
-        self.join()
+        self._ended.result()
         return bool(self._turns.why) and _TUNING not in self._turns.why
 
 
@@ -153,6 +184,8 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         """Starts the job that a config describes."""
         quiet_ray()
         self._fixed = fixed
+        # One for all jobs of the process: what malloc keeps for a thread, 400 MB of freed worlds, no other thread uses.
+        self._thread = _Thread()
         self._run: _Run | None = None
         self._begin(config)
 
@@ -170,8 +203,7 @@ class TrialJob(tune.Trainable):  # type: ignore[misc]
         self._row: dict[str, float] = {}
         self._read = fixed["job"].read_objective
         self._folder = Path(fixed["root"]) / config["folder"]
-        self._run = _Run(container, overrides, self._folder, fixed["finish"])
-        self._run.start()
+        self._run = _Run(self._thread, container, overrides, self._folder, fixed["finish"])
 
     def step(self) -> dict[str, Any]:
         """Runs one iteration of training; returns its metrics, or how the job ended."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runtime.container.job import run_program
+from runtime.container.program import run_program
 from runtime.entry import train_deepracer
 
 if __name__ == "__main__":

@@ -316,7 +316,7 @@ def _presets(arguments: argparse.Namespace) -> int:
 
 def command() -> NoReturn:
     """Runs the command `smrl`."""
-    from runtime.container.job import run_program
+    from runtime.container.program import run_program
 
     run_program(main)
 

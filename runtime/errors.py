@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import traceback
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -63,6 +61,8 @@ def describe_root(error: BaseException) -> str:
         return error.reason
     message = str(error).strip()
     if not message and error.__traceback__ is not None:  # as with a bare assert: show its source line
+        import traceback  # here, and difflib below: `smrl --help` takes no longer than Python's own start
+
         place = traceback.extract_tb(error.__traceback__)[-1]
         message = f"{place.line} ({place.filename}, line {place.lineno})"
     return f"{type(error).__name__}: {message}"
@@ -74,6 +74,8 @@ def _cause_of(error: BaseException) -> BaseException | None:
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Returns a sentence that suggests the closest known word; empty if none is close."""
+    import difflib
+
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,9 +12,6 @@ from runtime.container.layout import Container, find_base, read_container
 from runtime.container.scratch import remove_own_folders
 from runtime.container.signals import INTERRUPTED, LOOKING, WORKING, Interrupted, Phase, StopRequest, end_now
 from runtime.errors import JobError, describe_root
-
-# Allocations until a collection of the youngest objects, and such collections until one of older objects.
-_GC_THRESHOLDS = (100_000, 50, 50)
 
 
 def run_job(
@@ -65,26 +60,6 @@ def run_job(
             request.release()
             atexit.register(request.ignore)
     return 0
-
-
-def run_program(main: Callable[[], int]) -> NoReturn:
-    """Runs a program's main function and ends the process with its exit code.
-
-    Python's garbage collector runs rarely: imports make millions of objects and no garbage, and searching them takes
-    a fifth of the imports' time. At the end nothing is freed, which takes a second or two where RLlib is imported.
-    """
-    gc.set_threshold(*_GC_THRESHOLDS)
-    codes: list[int] = []
-
-    def end() -> None:
-        for code in codes:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    atexit.register(end)  # the first to be registered is the last to run
-    codes.append(main())
-    sys.exit(codes[0])
 
 
 def _end_now(code: int) -> NoReturn:

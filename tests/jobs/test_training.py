@@ -411,6 +411,32 @@ def test_bad_settings_are_answered_before_anything_heavy_and_leave_no_folder(tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_in_one_process_starts_no_ray_and_imports_no_compiler(tmp_path: Path) -> None:
+    """Also where RLlib's own code samples and learns, and where the job resumes."""
+    program = (
+        "import sys; from runtime.cli import main\n"
+        "words = ['train', '--preset', 'cartpole', '--out', sys.argv[1], *sys.argv[2:]]\n"
+        "for last in (['1'], ['2', 'rl.training.fast=false'], ['3']):\n"
+        "    iterations, *more = last\n"
+        "    assert main([*words, f'rl.training.stop.training_iteration={iterations}', *more]) == 0\n"
+        "    import ray, torch\n"
+        "    print(ray.is_initialized(), torch.are_deterministic_algorithms_enabled(), 'torch._dynamo' in sys.modules)\n"
+    )
+    settings = [f"{name}={value}" for name, value in TINY.items() if "training_iteration" not in name]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "out"), *settings, "rl.training.export=false"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith(("True", "False"))]
+    assert told[0] == "False True False"
+    assert [line.split()[0] for line in told] == ["False"] * 3  # PyTorch's own Adam imports the compiler
+    assert "resuming from" in done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys; from runtime.cli import main\n"

@@ -107,13 +107,13 @@ def smrl(words: list[str], checkout: Path) -> Cost:
     return run(["-c", _RUN, *words], checkout)
 
 
-def in_turn(checkouts: list[Path], runs: int, measure: Callable[[Path], Cost]) -> list[Cost]:
-    """Measures each checkout a number of times, in turn, after a run that does not count; returns the medians."""
+def in_turn(checkouts: list[Path], runs: int, measure: Callable[[Path], Cost], *, warm_ups: int = 1) -> list[Cost]:
+    """Measures each checkout a number of times, in turn, after runs that do not count; returns the medians."""
     found: list[list[Cost]] = [[] for _ in checkouts]
-    for number in range(runs + 1):
+    for number in range(warm_ups + runs):
         for costs, checkout in zip(found, checkouts, strict=True):
             cost = measure(checkout)
-            if number:
+            if number >= warm_ups:
                 costs.append(cost)
     return [_median(costs) for costs in found]
 
@@ -215,7 +215,7 @@ def measure_goals(checkouts: list[Path], runs: int) -> str:
     job = in_turn(checkouts, runs, short_training)
     add("reacher job of two iterations, s without their seconds", [cost.wall_s for cost in job], "7")
     add("the same, CPU seconds with the training", [cost.cpu_s for cost in job], "9")
-    found = in_turn(checkouts, _TUNE_RUNS, tuning)
+    found = in_turn(checkouts, _TUNE_RUNS, tuning, warm_ups=0)
     add(f"`smrl tune examples/tune-reacher.yaml`, s ({_TUNE_RUNS} runs)", [cost.wall_s for cost in found], "25")
     with results_folder() as out:
         smrl([*_SHORT, "--out", out], checkouts[-1])
@@ -249,7 +249,7 @@ def measure_commands(checkouts: list[Path], runs: int) -> str:
     with results_folder() as out:
         smrl([*_SHORT, "--out", out], checkouts[-1])
         rows_in = Path(out, "rows.jsonl")
-        rows_in.write_text(json.dumps({"features": [[0.0] * 9]}) + "\n")
+        rows_in.write_text(json.dumps([0.0] * 9) + "\n")
         commands = {
             "smrl --help": ["--help"],
             "smrl presets": ["presets"],

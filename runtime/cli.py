@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
+    export.add_argument("--car", type=_folder, help="write the archive NAME.tar.gz for a DeepRacer car instead")
     export.epilog = "checkpoint=best exports the best checkpoint instead of the final one"
     export.set_defaults(command=_export)
     serve = commands.add_parser("serve", help="serve an exported policy over HTTP, as SageMaker's hosting expects")
@@ -202,10 +203,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
-    from runtime.export.export_command import run_export
+    from runtime.jobs.export import run_export
 
     settings = parse_settings(arguments.settings)
-    return run_job(lambda container, stop: run_export(arguments.model, settings))
+    return run_job(lambda container, stop: run_export(arguments.model, settings, car=arguments.car))
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -298,7 +298,7 @@ FIGURES = [
         "docs/operations.md",
         "runtime/cluster/session.py",
         r"OBJECT_STORE_BYTES = (\d+) \* 1024 \* 1024",
-        lambda mb: f"Ray's object store takes {mb:.0f} MB",
+        lambda mb: f"Its object store takes {mb:.0f} MB",
     ),
     figure(
         PERFORMANCE,

@@ -9,6 +9,8 @@ from __future__ import annotations
 SAVED_MODEL = "1/saved_model.pb"
 ONNX = "policy.onnx"
 TORCH = "policy.pt2"
+# For DeepRacer's cars, where DeepRacer's own jobs have it.
+CAR_MODEL = "agent/model.pb"
 
 # The one input, and the one output of a policy that learned from a log.
 OBSERVATIONS = "observations"

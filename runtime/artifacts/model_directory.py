@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, read_state
-from runtime.artifacts.exports import ONNX, SAVED_MODEL, TORCH
+from runtime.artifacts.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, is_whole, read_state
+from runtime.artifacts.exports import CAR_MODEL, ONNX, SAVED_MODEL, TORCH
 from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
 from runtime.files import sweep, write_json, writing_aside
@@ -108,11 +108,29 @@ def open_model(place: Path, *, scratch: Path, checkpoint: str | None = None) -> 
     )
 
 
+def held_checkpoint(folder: Path, name: str) -> Path:
+    """Returns a checkpoint of a model directory.
+
+    Args:
+        folder: The model directory.
+        name: Name of the checkpoint, as `best`.
+
+    Raises:
+        UserError: It does not hold such a checkpoint.
+    """
+    if not is_whole(folder / name):
+        held = [one for one in (_FINAL, _BEST) if is_whole(folder / one)]
+        raise UserError(
+            f"checkpoint: got {name!r}, which {folder} does not hold; expected {' or '.join(held) or 'a model'}."
+        )
+    return folder / name
+
+
 def _forget_exports(folder: Path) -> None:
     """Removes what an earlier start exported from another checkpoint; first from the manifest, should a kill come."""
     if (folder / MANIFEST).is_file():
         note_exports(folder, [], {}, checkpoint=_FINAL, not_exported="the model is being written")
-    for exported in (SAVED_MODEL, ONNX, TORCH):
+    for exported in (SAVED_MODEL, ONNX, TORCH, CAR_MODEL):
         (folder / exported).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # TF Serving would take the empty folder for a version
         (folder / SAVED_MODEL).parent.rmdir()

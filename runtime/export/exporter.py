@@ -13,7 +13,6 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.artifacts.checkpoint import is_whole
 from runtime.artifacts.exports import (
     DEFAULT_SIGNATURE,
     OBSERVATIONS,
@@ -24,6 +23,7 @@ from runtime.artifacts.exports import (
     TORCH,
 )
 from runtime.artifacts.manifest import note_exports, read_manifest
+from runtime.artifacts.model_directory import held_checkpoint
 from runtime.artifacts.policy_file import read_policy
 from runtime.errors import JobError, PlatformError, UserError
 from runtime.export.bcq_graph import build_network_graph
@@ -139,17 +139,13 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
         PlatformError: The folder cannot be written.
     """
     manifest = read_manifest(folder)
-    if not is_whole(folder / checkpoint):
-        held = [name for name in ("checkpoint", "best") if is_whole(folder / name)]
-        raise UserError(
-            f"checkpoint: got {checkpoint!r}, which {folder} does not hold; expected {' or '.join(held) or 'a model'}."
-        )
+    source = held_checkpoint(folder, checkpoint)
     space = read_box(manifest["observation_space"])
     if manifest.get("algorithm", "PPO") == "PPO":
-        policy = read_policy(folder / checkpoint, settings=manifest, trust=trust)
+        policy = read_policy(source, settings=manifest, trust=trust)
         subject = Subject.of_policy(policy, space)
     else:
-        subject = Subject.of_network_policy(NetworkPolicy.load(folder / checkpoint / FILE), space)
+        subject = Subject.of_network_policy(NetworkPolicy.load(source / FILE), space)
     try:
         with _written_and_checked(subject, folder) as (aside, exports):
             # A kill in between leaves a manifest without exports, never one that describes other files.

@@ -1,11 +1,11 @@
-"""Runs a SavedModel of frozen constants with NumPy, as an independent check of the exported file.
+"""Runs TensorFlow's frozen graphs with NumPy, as an independent check of the exported files.
 
-It shares no code with the writer. TensorFlow itself, which the image does not carry, reads the same files in the tests.
+It shares no code with the writers. TensorFlow itself, which the image does not carry, reads the files in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,43 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
 _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, 10: np.bool_}
+
+
+class FrozenGraph:
+    """A graph of constants and operations.
+
+    Args:
+        nodes: The nodes of a GraphDef.
+    """
+
+    def __init__(self, nodes: Iterable[Any]) -> None:
+        self._nodes = {node.name: node for node in nodes}
+        self._constants = {
+            name: _constant(node.attr["value"].tensor) for name, node in self._nodes.items() if node.op == "Const"
+        }
+
+    def run(self, outputs: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Computes nodes, and of the graph no more than they depend on.
+
+        Args:
+            outputs: Names of the nodes.
+            feeds: A value for each placeholder that they depend on.
+        """
+        tensors = self._constants | dict(feeds)
+        with np.errstate(over="ignore"):  # exp of a large negative number is 0 in every framework
+            for output in outputs:
+                self._compute(output, tensors)
+        return [tensors[output] for output in outputs]
+
+    def _compute(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
+        """Adds a node's tensor, and first those that it is computed from."""
+        if name in tensors:
+            return
+        node = self._nodes[name]
+        inputs = [_node(tensor) for tensor in node.input]
+        for tensor in inputs:
+            self._compute(tensor, tensors)
+        tensors[name] = _OPERATIONS[node.op]([tensors[tensor] for tensor in inputs], node.attr)
 
 
 class SavedModelReader:
@@ -27,10 +64,7 @@ class SavedModelReader:
     def __init__(self, path: Path) -> None:
         meta = _read(path.read_bytes())
         self._signatures = meta.signature_def
-        self._nodes = {node.name: node for node in meta.graph_def.node}
-        self._constants = {
-            name: _constant(node.attr["value"].tensor) for name, node in self._nodes.items() if node.op == "Const"
-        }
+        self._graph = FrozenGraph(meta.graph_def.node)
 
     def zeros(self, signature: str) -> dict[str, NDArray[Any]]:
         """A zero of the right dtype for each input of a signature, as a client sends for inputs that are not read."""
@@ -38,7 +72,7 @@ class SavedModelReader:
         return {name: np.zeros((), _DTYPES[info.dtype]) for name, info in inputs.items()}
 
     def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Computes the outputs of a signature, and of the graph no more than they depend on.
+        """Computes the outputs of a signature.
 
         Args:
             signature: Its name.
@@ -46,22 +80,9 @@ class SavedModelReader:
         """
         chosen = self._signatures[signature]
         assert set(feeds) == set(chosen.inputs), (sorted(feeds), sorted(chosen.inputs))
-        tensors = self._constants | {_node(chosen.inputs[name].name): value for name, value in feeds.items()}
         outputs = {name: _node(info.name) for name, info in chosen.outputs.items()}
-        with np.errstate(over="ignore"):  # exp of a large negative number is 0 in every framework
-            for output in outputs.values():
-                self._compute(output, tensors)
-        return {name: tensors[node] for name, node in outputs.items()}
-
-    def _compute(self, name: str, tensors: dict[str, NDArray[Any]]) -> None:
-        """Adds a node's tensor, and first those that it is computed from."""
-        if name in tensors:
-            return
-        node = self._nodes[name]
-        inputs = [_node(tensor) for tensor in node.input]
-        for tensor in inputs:
-            self._compute(tensor, tensors)
-        tensors[name] = _OPERATIONS[node.op]([tensors[tensor] for tensor in inputs], node.attr)
+        fed = {_node(chosen.inputs[name].name): value for name, value in feeds.items()}
+        return dict(zip(outputs, self._graph.run(list(outputs.values()), fed), strict=True))
 
 
 def _read(data: bytes) -> MetaGraphDef:
@@ -107,12 +128,20 @@ def _convolve(x: list[Any], attr: Any) -> Any:
     return rows @ kernel.reshape(-1, kernel.shape[3])
 
 
+def _softmax(x: Any) -> Any:
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def _sigmoid(x: Any) -> Any:
     return (0.5 * (np.tanh(0.5 * x) + 1)).astype(x.dtype)
 
 
 _OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
     "MatMul": lambda x, _: x[0] @ x[1],
+    "Identity": lambda x, _: x[0],
+    "Softmax": lambda x, _: _softmax(x[0]),
+    "BiasAdd": lambda x, _: x[0] + x[1],
     "Add": lambda x, _: x[0] + x[1],
     "Sub": lambda x, _: x[0] - x[1],
     "Mul": lambda x, _: x[0] * x[1],

@@ -23,7 +23,7 @@ from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, 
 from runtime.export.graph import Graph, Operation, Tensor
 
 _TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10}
-_PRODUCER = 134  # a GraphDef version older than TF 2.1.0, whose own is 175: every reader since accepts it
+PRODUCER = 134  # a GraphDef version older than TF 2.1.0, whose own is 175: every reader since accepts it
 _METHOD = "tensorflow/serving/predict"
 
 # Inputs that RLlib 0.8.2 had and clients still send: TF Serving refuses a request that lacks one. No value of theirs
@@ -144,21 +144,22 @@ def _shape(shape: Iterable[int | None]) -> TensorShapeProto:
 
 def _graph_def(graph: Graph) -> GraphDef:
     nodes = GraphDef()
-    nodes.versions.producer = _PRODUCER
+    nodes.versions.producer = PRODUCER
     for name, tensor in signatures(graph)[DEFAULT_SIGNATURE][0].items():
         node = nodes.node.add(name=name, op="Placeholder")
         node.attr["dtype"].type = _TYPES[tensor.dtype.name]
         node.attr["shape"].shape.CopyFrom(_shape(tensor.shape))
     dtypes = {OBSERVATIONS: graph.input.dtype.name}
     for name, value in graph.constants.items():
-        _add_constant(nodes, name, value)
+        add_constant(nodes, name, value)
         dtypes[name] = value.dtype.name
     for operation in graph.operations:
         dtypes[operation.output] = _add_operation(nodes, operation, dtypes[operation.inputs[0]])
     return nodes
 
 
-def _add_constant(nodes: GraphDef, name: str, value: NDArray[Any]) -> str:
+def add_constant(nodes: GraphDef, name: str, value: NDArray[Any]) -> str:
+    """Adds a constant to a graph; returns its name."""
     node = nodes.node.add(name=name, op="Const")
     number = _TYPES[value.dtype.name]
     node.attr["dtype"].type = number
@@ -172,7 +173,7 @@ def _add_operation(nodes: GraphDef, operation: Operation, dtype: str) -> str:
     form = _FORMS[operation.kind](operation.attributes)
     inputs = list(operation.inputs)
     for value in form.constants:
-        inputs.append(_add_constant(nodes, f"{operation.output}/{len(inputs)}", np.asarray(value, np.int32)))
+        inputs.append(add_constant(nodes, f"{operation.output}/{len(inputs)}", np.asarray(value, np.int32)))
     node = nodes.node.add(name=operation.output, op=form.op, input=inputs)
     node.attr["SrcT" if form.op == "Cast" else "T"].type = _TYPES[dtype]
     if form.op == "ConcatV2":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
@@ -103,4 +104,15 @@ class EnvFamily(FamilyRules, Protocol):
             UserError: A setting, the model or the environment is invalid.
             PlatformError: A file could not be written, or the machine failed.
             Interrupted: A stop was requested before an episode ended.
+        """
+
+    def write_own_formats(self, checkpoint: Path, folder: Path) -> None:
+        """Exports a policy in the formats that only this family's users read.
+
+        Args:
+            checkpoint: The policy's checkpoint.
+            folder: The model directory.
+
+        Raises:
+            UserError: The policy cannot be written so.
         """

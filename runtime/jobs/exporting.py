@@ -6,10 +6,13 @@ import contextlib
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from runtime.artifacts.manifest import note_exports, only_writer
+from runtime.artifacts.checkpoint import is_whole
+from runtime.artifacts.manifest import note_exports, only_writer, read_manifest
 from runtime.container.forked import Fork
 from runtime.errors import JobError
+from runtime.jobs.catalog import CATALOG
 from runtime.outputs.console import Reporter
 
 # The largest networks take a minute or two. A job that was stopped has its checkpoint and model directory by then.
@@ -27,7 +30,7 @@ class Exporting:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._running: tuple[Path, Fork[None], ExitStack] | None = None
+        self._running: tuple[Path, Fork[str], ExitStack] | None = None
 
     def __enter__(self) -> Exporting:
         return self
@@ -59,17 +62,51 @@ class Exporting:
         self._running = None
         with lock:
             try:
-                fork.result(timeout_s=_TIMEOUT_S)
+                missing = fork.result(timeout_s=_TIMEOUT_S)
             except JobError as error:
                 self._reporter.note(f"the policy is not exported: {error}")
                 with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as before
                     note_exports(folder, [], {}, checkpoint="checkpoint", not_exported=str(error))
+                return
+        if missing:
+            self._reporter.note(missing)
 
 
-def _export(folder: Path) -> None:
+def export_all(
+    folder: Path, *, checkpoint: str = "checkpoint", trust: bool = False
+) -> tuple[list[dict[str, Any]], str]:
+    """Exports the policy of a model directory in every format, those of its environment's family included.
+
+    Args:
+        folder: The model directory.
+        checkpoint: Name of the checkpoint in the model directory, as `best`.
+        trust: Whether pickles of an older checkpoint may be read.
+
+    Returns:
+        The entries of the manifest; and why the family's formats are missing, if they are.
+
+    Raises:
+        JobError: The policy cannot be exported, or a format does not agree with it.
+    """
+    from runtime.export.exporter import export_model  # imports torch
+
+    missing = _write_own_formats(folder, checkpoint)  # first, as a family's own networks may have no other format
+    return export_model(folder, checkpoint=checkpoint, trust=trust), missing
+
+
+def _write_own_formats(folder: Path, checkpoint: str) -> str:
+    """Writes the formats of the environment's family; returns why they are missing, if they are."""
+    env = read_manifest(folder).get("env")
+    try:
+        if env and is_whole(folder / checkpoint):
+            CATALOG.family_of(env).write_own_formats(folder / checkpoint, folder)
+    except (JobError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _export(folder: Path) -> str:
     import torch
 
-    from runtime.export.exporter import export_model
-
     torch.set_num_threads(1)  # a fork has none of the threads that PyTorch has started
-    export_model(folder)
+    return export_all(folder)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -97,3 +98,9 @@ class DeepRacerFamily:
         from runtime.families.deepracer.evaluation import evaluate  # imports torch
 
         return evaluate(evaluation, context)
+
+    def write_own_formats(self, checkpoint: Path, folder: Path) -> None:
+        """Writes `agent/model.pb`, which physical cars run."""
+        from runtime.families.deepracer.car_archive import write_agent_model  # imports torch
+
+        write_agent_model(checkpoint, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -105,3 +106,6 @@ class UnityFamily:
         from runtime.families.unity.evaluation import evaluate  # imports torch
 
         return evaluate(evaluation, context)
+
+    def write_own_formats(self, checkpoint: Path, folder: Path) -> None:
+        """Writes nothing, as the family has no formats of its own."""

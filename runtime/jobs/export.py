@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.manifest import find_model_directory, only_writer
+from runtime.artifacts.model_directory import held_checkpoint
 from runtime.errors import Problems, suggest
 from runtime.files import sweep
+from runtime.jobs.exporting import export_all
+from runtime.outputs.console import Reporter
 from runtime.settings.types import parse_text
 
+ARCHIVE = ".tar.gz"
 _SETTINGS = {"checkpoint", "trust_checkpoint"}
 
 
-def run_export(place: Path, settings: Mapping[str, str]) -> None:
+def run_export(place: Path, settings: Mapping[str, str], *, car: Path | None = None) -> None:
     """Exports the policy of a model directory, and prints each format's differences from it.
 
     Args:
         place: Model directory, or the results folder that holds one as `model`.
         settings: `checkpoint`, the final one if not given, and `trust_checkpoint`.
+        car: Archive for a DeepRacer car to write instead of the other formats; None for those.
 
     Raises:
         UserError: A setting or the folder is invalid, or the policy cannot be exported.
@@ -31,15 +36,30 @@ def run_export(place: Path, settings: Mapping[str, str]) -> None:
     trust = parse_text(settings.get("trust_checkpoint", "false"))
     if not isinstance(trust, bool):
         problems.add("trust_checkpoint", trust, "the command line", expected="true or false")
+    if car is not None and not _is_car_name(car.name.removesuffix(ARCHIVE)):
+        tried = "-".join(car.name.removesuffix(ARCHIVE).replace(".", "-").split())
+        expected = "a name without dots and spaces, as cars cut it at the first dot and replace spaces"
+        problems.add("--car", car.name, "the command line", expected=expected, remedy=f" Try {tried or 'my-car'}.")
     problems.raise_if_any()
     folder = find_model_directory(place)
-    from runtime.export.exporter import export_model
+    checkpoint = settings.get("checkpoint", "checkpoint")
+    if car is not None:
+        target = car.with_name(car.name.removesuffix(ARCHIVE) + ARCHIVE)
+        from runtime.families.deepracer.car_archive import write_car_archive  # imports torch
 
+        print(*write_car_archive(held_checkpoint(folder, checkpoint), target, trust=bool(trust)), sep="\n")
+        return
     with only_writer(folder):
         sweep(folder)
-        exports = export_model(folder, checkpoint=settings.get("checkpoint", "checkpoint"), trust=bool(trust))
+        exports, missing = export_all(folder, checkpoint=checkpoint, trust=bool(trust))
     print(parity_table(exports))
-    print(f"exported {settings.get('checkpoint', 'checkpoint')} into {folder}")
+    print(f"exported {checkpoint} into {folder}")
+    if missing:
+        Reporter().note(missing)
+
+
+def _is_car_name(name: str) -> bool:
+    return bool(name) and "." not in name and not any(letter.isspace() for letter in name)
 
 
 def parity_table(exports: list[dict[str, Any]]) -> str:

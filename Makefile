@@ -9,7 +9,7 @@ SDK3 := .venv/sdk3
 # Where it is set, every process would compile all modules that it imports: 10 s for a training.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image clean
+.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image bench-start clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -88,6 +88,10 @@ bench-tuning: install
 
 bench-unity: install
 	$(BIN)/python -m benchmarks.unity
+
+# Writes benchmarks/start.md, in half an hour on an idle machine; ARGS="--before CHECKOUT" measures another commit beside it.
+bench-start: install
+	$(BIN)/python -m benchmarks.start $(ARGS)
 
 # Writes benchmarks/image.md; on an idle machine with a Docker daemon.
 bench-image: install

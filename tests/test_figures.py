@@ -63,6 +63,7 @@ HOSTS = "benchmarks/scaling.md"
 RACES = "benchmarks/deepracer.md"
 DYNAMICS = "benchmarks/dynamics.md"
 IMAGE = "benchmarks/image.py"
+START = "benchmarks/start.md"
 
 
 def covers(heading: str) -> tuple[str, str]:
@@ -104,7 +105,34 @@ def races() -> str:
     return f"training took {longest} minutes at most, and each car then completed {laps} laps"
 
 
+def goal(what: str) -> tuple[str, str]:
+    """Returns where start.md has a row of its goals, with or without another commit beside it."""
+    return START, rf"\| {what} \|(?: [\d.]+ \|)?? ([\d.]+) \| [\d.]+ \|\n"
+
+
 FIGURES = [
+    Figure(
+        (PERFORMANCE,),
+        (
+            goal("command to first environment step, s"),
+            (START, r"`import torch, ray\.rllib\.algorithms\.ppo` \| ([\d.]+) "),
+        ),
+        lambda step, imports: (
+            f"{step:.1f} s after the command; importing PyTorch and RLlib takes {imports:.1f} s of them"
+        ),
+    ),
+    Figure(
+        (PERFORMANCE,),
+        (
+            goal("reacher job of two iterations, s without their seconds"),
+            goal("the same, CPU seconds with the training"),
+            goal("`smrl evaluate` of one episode, s"),
+        ),
+        lambda job, cpu, evaluation: (
+            f"takes {job:.1f} s beside its iterations, and {cpu:.1f} CPU seconds in all. `smrl evaluate` of one episode "
+            f"takes {evaluation:.1f} s."
+        ),
+    ),
     *(speeds(env) for env in ("CartPole", "Reacher", "Hopper", "Humanoid")),
     Figure((PERFORMANCE,), (), spans),
     Figure((README,), (), races),

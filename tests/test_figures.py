@@ -129,8 +129,8 @@ FIGURES = [
             goal("`smrl evaluate` of one episode, s"),
         ),
         lambda job, cpu, evaluation: (
-            f"takes {job:.1f} s beside its iterations, and {cpu:.1f} CPU seconds in all. `smrl evaluate` of one episode "
-            f"takes {evaluation:.1f} s."
+            f"takes {job:.1f} s beside its iterations, and {cpu:.1f} CPU seconds in all. "
+            f"`smrl evaluate` of one episode takes {evaluation:.1f} s."
         ),
     ),
     *(speeds(env) for env in ("CartPole", "Reacher", "Hopper", "Humanoid")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +13,7 @@ from typing import Any
 from runtime.artifacts.checkpoint import is_whole
 from runtime.artifacts.manifest import note_exports, only_writer, read_manifest
 from runtime.container.forked import Fork
-from runtime.errors import JobError
+from runtime.errors import JobError, describe_root
 from runtime.jobs.catalog import CATALOG
 from runtime.outputs.console import Reporter
 
@@ -22,7 +24,8 @@ _TIMEOUT_S = 300.0
 class Exporting:
     """Exports a model directory in a fork of this process, which leaving the block kills.
 
-    A failure is only noted, as the model directory with its checkpoint is complete.
+    After training on a GPU it exports in this process: a fork cannot use CUDA, which torch.export asks for its random
+    numbers' state. A failure is only noted, as the model directory with its checkpoint is complete.
 
     Args:
         reporter: Shows the note.
@@ -50,9 +53,13 @@ class Exporting:
             UserError: Another process is writing to the folder.
         """
         self.finish()
+        if _has_used_gpu():
+            with only_writer(folder):
+                self._note_end(folder, lambda: _export_here(folder))
+            return
         lock = ExitStack()
         lock.enter_context(only_writer(folder))
-        self._running = folder, Fork("export", lambda: _export(folder)), lock
+        self._running = folder, Fork("export", lambda: _export_in_fork(folder)), lock
 
     def finish(self) -> None:
         """Waits for the end of the export, if there is one."""
@@ -61,13 +68,17 @@ class Exporting:
         folder, fork, lock = self._running
         self._running = None
         with lock:
-            try:
-                missing = fork.result(timeout_s=_TIMEOUT_S)
-            except JobError as error:
-                self._reporter.note(f"the policy is not exported: {error}")
-                with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as before
-                    note_exports(folder, [], {}, checkpoint="checkpoint", not_exported=str(error))
-                return
+            self._note_end(folder, lambda: fork.result(timeout_s=_TIMEOUT_S))
+
+    def _note_end(self, folder: Path, wait: Callable[[], str]) -> None:
+        """Notes how an export ended, which `wait` returns or raises."""
+        try:
+            missing = wait()
+        except JobError as error:
+            self._reporter.note(f"the policy is not exported: {error}")
+            with contextlib.suppress(OSError):  # of a full disk; the manifest lists no exports then, as it did before
+                note_exports(folder, [], {}, checkpoint="checkpoint", not_exported=str(error))
+            return
         if missing:
             self._reporter.note(missing)
 
@@ -105,8 +116,22 @@ def _write_own_formats(folder: Path, checkpoint: str) -> str:
     return ""
 
 
-def _export(folder: Path) -> str:
+def _has_used_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
+
+def _export_in_fork(folder: Path) -> str:
     import torch
 
     torch.set_num_threads(1)  # a fork has none of the threads that PyTorch has started
     return export_all(folder)[1]
+
+
+def _export_here(folder: Path) -> str:
+    try:
+        return export_all(folder)[1]
+    except JobError:
+        raise
+    except Exception as error:  # as in a fork
+        raise JobError(describe_root(error)) from error

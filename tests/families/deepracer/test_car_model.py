@@ -155,6 +155,7 @@ def test_a_training_and_an_export_write_the_archive_of_a_car(car_results: Path, 
     done = run_smrl("export", str(car_results), "--car", "cars/fast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("wrote cars/fast.tar.gz: agent/model.pb (")
+    assert f"agent/model.pb ({len(model):,} bytes)" in (ROOT / "docs" / "deepracer.md").read_text()
     plain = gzip.decompress((tmp_path / "cars" / "fast.tar.gz").read_bytes())
     with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as tar:  # one layer of gzip, as a car reads it
         assert tar.getnames() == ["agent/model.pb", "model_metadata.json"]

@@ -13,6 +13,7 @@ from typing import Any
 from runtime.artifacts.checkpoint import is_whole
 from runtime.artifacts.manifest import note_exports, only_writer, read_manifest
 from runtime.container.forked import Fork
+from runtime.container.imports import importing
 from runtime.errors import JobError, describe_root
 from runtime.jobs.catalog import CATALOG
 from runtime.outputs.console import Reporter
@@ -99,7 +100,8 @@ def export_all(
     Raises:
         JobError: The policy cannot be exported, or a format does not agree with it.
     """
-    from runtime.export.exporter import export_model  # imports torch
+    with importing():  # torch and RLlib
+        from runtime.export.exporter import export_model
 
     missing = _write_own_formats(folder, checkpoint)  # first, as a family's own networks may have no other format
     return export_model(folder, checkpoint=checkpoint, trust=trust), missing

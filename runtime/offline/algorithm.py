@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 
 from runtime.artifacts.checkpoint import JobState
+from runtime.container.imports import importing
 from runtime.environments.recording import Episode
 from runtime.interfaces.algorithm import Training
 from runtime.interfaces.context import RunContext
@@ -37,7 +38,8 @@ class OfflineLearning:
 
     def train(self, training: Training, context: RunContext) -> Summary:
         """Learns from the log, evaluates every iteration on held-out episodes, and writes the chosen one."""
-        from runtime.offline.log_job import learn_from_log  # imports torch and d3rlpy
+        with importing():  # torch and d3rlpy
+            from runtime.offline.log_job import learn_from_log
 
         return learn_from_log(training.prepared.config, context)
 

@@ -11,6 +11,7 @@ import gymnasium
 
 from runtime.artifacts.checkpoint import JobState
 from runtime.cluster.hosts import ray_hosts
+from runtime.container.imports import importing
 from runtime.container.signals import Interrupted
 from runtime.environments.recording import Episode
 from runtime.interfaces.algorithm import Training
@@ -49,9 +50,10 @@ class PPO:
         from runtime.cluster.session import prepare_environment
 
         prepare_environment()
-        from runtime.ppo.loop import TrainingJob  # imports torch and RLlib, after their environment variables are set
-        from runtime.ppo.restart import train, write_from_newest
-        from runtime.ppo.rllib_config import needs_ray
+        with importing():  # torch and RLlib, after their environment variables are set
+            from runtime.ppo.loop import TrainingJob
+            from runtime.ppo.restart import train, write_from_newest
+            from runtime.ppo.rllib_config import needs_ray
 
         config = training.prepared.config
         family = training.family
@@ -76,7 +78,8 @@ class PPO:
         self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
     ) -> ActingPolicy:
         """Loads the policy of a checkpoint; Ray need not run."""
-        from runtime.artifacts.policy_file import read_policy  # imports torch
+        with importing():  # torch and RLlib
+            from runtime.artifacts.policy_file import read_policy
 
         return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
 

@@ -14,6 +14,7 @@ from typing import Any
 from runtime.artifacts.manifest import only_writer
 from runtime.cluster.hosts import refuse_several_hosts
 from runtime.cluster.session import prepare_environment
+from runtime.container.imports import importing
 from runtime.container.layout import CONFIG, Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError, Problems, UserError
@@ -86,7 +87,7 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
 
 def _run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
     prepare_environment()
-    with stop:
+    with stop, importing():  # Ray Tune
         from runtime.tuning.engine import run_trials
     return run_trials(plan, container, stop, display, finish_trial)
 

@@ -99,8 +99,11 @@ bench-image: install
 
 install: $(STAMP)
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+# Before the environments within its folder, which may be made at the same time otherwise.
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth | $(BIN)/python
 	# Python compiles a module when it is first imported: most of torch's and Ray's never are.
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	# An editable install leaves data files out; a wheel carries this one by itself.
@@ -109,12 +112,12 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt smrl-scripts-of-2020.pth
 	touch $(STAMP)
 
 # TensorFlow and the SageMaker SDK, which tests run against our files and our server.
-$(PEERS)/.installed: tests/peers/requirements.txt
+$(PEERS)/.installed: tests/peers/requirements.txt | $(BIN)/python
 	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --no-compile --requirement tests/peers/requirements.txt
 	touch $@
 
-$(SDK3)/.installed: tests/peers/sdk3.txt
+$(SDK3)/.installed: tests/peers/sdk3.txt | $(BIN)/python
 	test -x $(SDK3)/bin/python || $(PYTHON) -m venv $(SDK3)
 	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
 	touch $@

@@ -117,7 +117,7 @@ def hyperband() -> Any:
     strategy = StrategyConfig(HyperbandStrategyConfig(max_resource=4, min_resource=1))
     static = {"iterations": 100_000, "seconds": 0.05}
     tuner = make_tuner(X, static=static, strategy="Hyperband", strategy_config=strategy)
-    tuner.fit()
+    tuner.fit(job_name="hyperband")  # the SDK's own names have minutes, and two tunings of one minute the same
     (job,) = tuner.analytics().training_job_summaries()
     return {"status": job["TrainingJobStatus"], "model_data": tuner.best_estimator().model_data}
 

@@ -14,7 +14,7 @@ from runtime.artifacts.checkpoint import is_whole
 from runtime.artifacts.manifest import note_exports, only_writer, read_manifest
 from runtime.container.forked import Fork
 from runtime.container.imports import importing
-from runtime.errors import JobError, describe_root
+from runtime.errors import JobError, UserError, describe_root
 from runtime.jobs.catalog import CATALOG
 from runtime.outputs.console import Reporter
 
@@ -48,18 +48,18 @@ class Exporting:
             lock.close()
 
     def start(self, folder: Path) -> None:
-        """Starts to export a model directory, after the end of the export before.
-
-        Raises:
-            UserError: Another process is writing to the folder.
-        """
+        """Starts to export a model directory, after the end of the export before; another writer's is left alone."""
         self.finish()
+        lock = ExitStack()
+        try:
+            lock.enter_context(only_writer(folder))
+        except UserError as error:
+            self._reporter.note(f"the policy is not exported: {error}")
+            return
         if _has_used_gpu():
-            with only_writer(folder):
+            with lock:
                 self._note_end(folder, lambda: _export_here(folder))
             return
-        lock = ExitStack()
-        lock.enter_context(only_writer(folder))
         self._running = folder, Fork("export", lambda: _export_in_fork(folder)), lock
 
     def finish(self) -> None:

@@ -112,8 +112,10 @@ class _Thread:
     def _run_all(self) -> None:
         while True:
             function, call = self._calls.get()
-            function()
-            call.set_result(None)
+            try:
+                call.set_result(function())
+            except BaseException as error:  # for who waits for the result
+                call.set_exception(error)
 
 
 class _Run:

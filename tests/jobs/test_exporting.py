@@ -38,6 +38,7 @@ def test_a_model_is_exported_in_a_fork_but_not_after_cuda_was_used(
     notes = Notes()
     with Exporting(notes) as exporting:
         exporting.start(folder)
+        assert bool(read_manifest(folder).get("exports")) == has_used_gpu  # done before it returned, in this process
         if not has_used_gpu:
             with pytest.raises(UserError, match="another process is writing to"), only_writer(folder):
                 pass
@@ -61,6 +62,19 @@ def test_a_model_that_cannot_be_exported_is_noted_in_the_manifest(tiny_results: 
     assert note.startswith("the policy is not exported: ")
     assert "got 'checkpoint', which" in note  # it is not whole
     assert read_manifest(folder)["not_exported"] in note
+
+
+def test_a_folder_that_another_process_writes_to_is_left_alone(tiny_results: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_results / "model", tmp_path / "model")
+    before = (folder / "manifest.json").read_text()
+    notes = Notes()
+    with only_writer(folder), Exporting(notes) as exporting:
+        exporting.start(folder)
+        exporting.finish()
+    (note,) = notes.kept
+    assert "the policy is not exported: " in note
+    assert "another process is writing to" in note
+    assert (folder / "manifest.json").read_text() == before
 
 
 def test_leaving_a_job_early_kills_its_export(tiny_results: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
@@ -125,14 +126,9 @@ def _compare(graph: FrozenGraph, policy: Policy, metadata: Metadata, part: int) 
         is_picture_first = metadata.sensors == tuple(sorted(metadata.sensors))
         rows = np.concatenate(both if is_picture_first else both[::-1], axis=1)
     logits = policy.logits(rows)
-    expected = _softmax(logits) if metadata.actions is not None else logits[:, :2]
+    expected = torch.softmax(torch.as_tensor(logits), 1).numpy() if metadata.actions is not None else logits[:, :2]
     (found,) = graph.run([OUTPUT], feeds)
     return float(np.max(np.abs(found - expected) / np.maximum(1, np.abs(expected))))
-
-
-def _softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def _pack(files: dict[str, bytes]) -> bytes:

@@ -6,10 +6,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .venv/peers
 SDK3 := .venv/sdk3
+ROBOSCHOOL := .venv/roboschool
 # Where it is set, every process would compile all modules that it imports: 10 s for a training.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image bench-start clean
+.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image bench-start zoo clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -21,7 +22,7 @@ deepracer: install
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: install $(PEERS)/.installed
+test: install $(PEERS)/.installed $(ROBOSCHOOL)/.installed
 	$(PYTEST) -m "not system" $(PYTEST_ARGS)
 
 # What takes minutes or machines of its own: several hosts, notebooks, learning to a threshold, SageMaker's whole jobs.
@@ -93,6 +94,10 @@ bench-unity: install
 bench-start: install
 	$(BIN)/python -m benchmarks.start $(ARGS)
 
+# OpenAI's agents on our robots and on Roboschool's own, into docs/robots.md: make zoo ZOO=FOLDER, a quarter of an hour.
+zoo: install $(ROBOSCHOOL)/.installed
+	$(BIN)/python -m benchmarks.zoo $(ZOO) $(ARGS)
+
 # Writes benchmarks/image.md; on an idle machine with a Docker daemon.
 bench-image: install
 	$(BIN)/python -m benchmarks.image
@@ -120,6 +125,12 @@ $(PEERS)/.installed: tests/peers/requirements.txt | $(BIN)/python
 $(SDK3)/.installed: tests/peers/sdk3.txt | $(BIN)/python
 	test -x $(SDK3)/bin/python || $(PYTHON) -m venv $(SDK3)
 	$(SDK3)/bin/pip install --quiet --no-compile --requirement tests/peers/sdk3.txt
+	touch $@
+
+# OpenAI's Roboschool as it was released, for its Bullet: built for Python 3.7, of which only the package is used.
+$(ROBOSCHOOL)/.installed: | $(BIN)/python
+	$(BIN)/pip install --quiet --no-deps --no-compile --target $(ROBOSCHOOL) --only-binary :all: --python-version 3.7 \
+		--implementation cp --abi cp37m --platform manylinux1_x86_64 roboschool==1.0.49
 	touch $@
 
 clean:

@@ -32,6 +32,7 @@ _SET_UP = {
     "b3DisconnectSharedMemory": (_INT, (_POINTER,)),
     "b3InitPhysicsParamCommand": (_POINTER, (_POINTER,)),
     "b3PhysicsParameterSetDeterministicOverlappingPairs": (_INT, (_POINTER, _INT)),
+    "b3PhysicsParamSetEnableConeFriction": (_INT, (_POINTER, _INT)),
     "b3PhysicsParamSetGravity": (_INT, (_POINTER, _DOUBLE, _DOUBLE, _DOUBLE)),
     "b3PhysicsParamSetDefaultContactERP": (_INT, (_POINTER, _DOUBLE)),
     "b3PhysicsParamSetTimeStep": (_INT, (_POINTER, _DOUBLE)),

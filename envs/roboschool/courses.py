@@ -86,8 +86,12 @@ class FlagRun:
         """Does nothing: no state outlives an episode."""
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Poses the robot and sets the first flag, half of the time straight ahead."""
+        """Poses the robot and sets the first flag."""
         self.straight.start(walker, rng)
+        self.place_first_flag(walker, rng)
+
+    def place_first_flag(self, walker: Walker, rng: np.random.Generator) -> None:
+        """Sets the first flag of an episode, half of the time straight ahead, which favors a symmetric gait."""
         if not self._as_port and rng.uniform() < 0.5:
             half = FIELD_HALF_LENGTH_M * _FLAG_COMPACTNESS
             self._move_flag(walker, rng.uniform(half, 2 * half), 0.0)

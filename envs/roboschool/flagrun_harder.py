@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from envs.roboschool.world import data_file
 
 _WALK, _STAND_UP, _ROLL_OVER = range(3)
 _TASKS_REMEMBERED = 10
+_STEP_LIMIT = 1000  # the registration's: an episode that lasts so long has not failed
 _STANDING_Z_M = 0.8
 _STEPS_ON_GROUND_AT_MOST = 170
 _THROW_EVERY = 30
 _THROWS_AFTER = 100
 _THROW_FROM_M = 4.0
 _CUBE_MASS_KG = 1.2
+_CUBE_HALF_SIZE_M = 0.05
 _CUBE_START_M = (-1.5, 0.0, 0.05)
 _LEAK_TO_POTENTIAL = 100.0  # 1 / (1 - gamma) for the gamma of 0.99 that Roboschool assumes
 
@@ -26,7 +29,9 @@ _LEAK_TO_POTENTIAL = 100.0  # 1 / (1 - gamma) for the gamma of 0.99 that Robosch
 class FlagRunHarder:
     """Flags under attack; the alive reward is the leak of a potential, so that getting up is rewarded at once.
 
-    With `as_port`: no lying starts, the port's leak (z / 0.8 + 1) and undivided electricity cost.
+    An episode starts on the feet, on the back or on the belly, the more often the more often that start failed. One
+    that starts on the feet ends when the robot goes down, the others after 170 steps on the ground.
+    With `as_port`: no lying starts, the port's leak (z / 0.8 + 1), its smaller cube and undivided electricity cost.
     Not reproducible from its seed once the cube has touched the robot: that contact depends on memory that Bullet
     3.2.7 leaves uninitialized (with glibc's MALLOC_PERTURB_ set, 16 of 16 worlds agree; without, 11 to 14 of 16).
 
@@ -47,10 +52,12 @@ class FlagRunHarder:
         """Clears the record of which tasks failed."""
         self._task = _WALK
         self._steps = 0
-        self._successes = [collections.deque([0.0], maxlen=_TASKS_REMEMBERED) for _ in range(3)]
+        self._successes: list[collections.deque[bool]]
+        self._successes = [collections.deque(maxlen=_TASKS_REMEMBERED) for _ in range(3)]
 
     def _begin(self) -> None:
         self._steps = self._steps_on_ground = 0
+        self._is_down = False
         self._crawl_start: float | None = None
         self._crawl_ignored = 0.0
 
@@ -67,28 +74,33 @@ class FlagRunHarder:
         """Adds the flag and the cube to the world."""
         self._flags.place(walker)
         p, client = walker.world.api, walker.world.client
-        self._cube = p.loadURDF(data_file("cube_small.urdf"), _CUBE_START_M, physicsClientId=client)
-        p.changeDynamics(self._cube, -1, mass=_CUBE_MASS_KG, physicsClientId=client)
+        if self._as_port:
+            self._cube = p.loadURDF(data_file("cube_small.urdf"), _CUBE_START_M, physicsClientId=client)
+            p.changeDynamics(self._cube, -1, mass=_CUBE_MASS_KG, physicsClientId=client)
+        else:
+            box = p.createCollisionShape(p.GEOM_BOX, halfExtents=[_CUBE_HALF_SIZE_M] * 3, physicsClientId=client)
+            self._cube = p.createMultiBody(_CUBE_MASS_KG, box, basePosition=_CUBE_START_M, physicsClientId=client)
         # The pelvis counts in the height by 30 %.
         self._pelvis = walker.world.link_names(walker.body)["pelvis"]
 
     def start(self, walker: Walker, rng: np.random.Generator) -> None:
-        """Scores the last task, draws the next by failure rate, and poses the robot for it."""
-        if self._steps:
-            self._successes[self._task].append(float(self._steps_on_ground == 0))
+        """Draws the next task by failure rate, poses the robot for it, and sets the first flag."""
         self._begin()
-        self._flags.start(walker, rng)
-        if not self._as_port:
+        if self._as_port:
+            self._flags.start(walker, rng)
+        else:
             self._pose(walker, rng)
+            self._flags.place_first_flag(walker, rng)
         p, client = walker.world.api, walker.world.client
         p.resetBasePositionAndOrientation(self._cube, _CUBE_START_M, (0, 0, 0, 1), physicsClientId=client)
 
     def _pose(self, walker: Walker, rng: np.random.Generator) -> None:
-        failures = np.array([1.0 - np.mean(past) for past in self._successes]) + 0.1
+        failures = np.array([1.0 - sum(past) / (1.0 + len(past)) for past in self._successes])
         self._task = int(rng.choice(3, p=failures / failures.sum()))
-        yaw = float(rng.uniform(-math.pi, math.pi))
-        heights = {_WALK: 1.4, _STAND_UP: 0.45, _ROLL_OVER: 0.25}
-        pitches = {_WALK: 0.0, _STAND_UP: math.pi / 2, _ROLL_OVER: math.pi * 3 / 2}
+        spread = self._flags.straight.yaw_spread
+        yaw = float(rng.uniform(-spread, spread))
+        heights = {_WALK: 1.4, _STAND_UP: 0.45, _ROLL_OVER: 0.22}
+        pitches = {_WALK: 0.0, _STAND_UP: math.pi / 2, _ROLL_OVER: math.pi * 3 / 2 - 0.15}
         walker.lay_down(height_m=heights[self._task], roll=0.0, pitch=pitches[self._task], yaw=yaw)
 
     def tick(self, walker: Walker, rng: np.random.Generator) -> None:
@@ -100,12 +112,17 @@ class FlagRunHarder:
         on_feet = self._steps_on_ground == 0
         if on_feet and self._steps > _THROWS_AFTER and self._steps % _THROW_EVERY == 0:
             self._throw_cube(walker, rng)
-        if z < _STANDING_Z_M:
+        self._is_down = z < _STANDING_Z_M
+        if self._is_down:
             self._steps_on_ground += 1
         elif self._steps_on_ground > 0:
             self._steps_on_ground -= 1
         self._steps += 1
-        return self._leak(walker) if self._steps_on_ground < _STEPS_ON_GROUND_AT_MOST else -1.0
+        may_not_fall = self._task == _WALK and not self._as_port
+        has_failed = self._steps_on_ground >= (1 if may_not_fall else _STEPS_ON_GROUND_AT_MOST)
+        if has_failed or self._steps == _STEP_LIMIT:
+            self._successes[self._task].append(self._steps == _STEP_LIMIT)
+        return -1.0 if has_failed else self._leak(walker)
 
     def _leak(self, walker: Walker) -> float:
         torso_z = walker.torso_xyz[2]
@@ -125,7 +142,9 @@ class FlagRunHarder:
         start = aim + np.array([_THROW_FROM_M * math.cos(angle), _THROW_FROM_M * math.sin(angle), 1.0])
         velocity = (aim - start) * (speed_mps / np.linalg.norm(aim - start))
         velocity += rng.uniform(-1.0, 1.0, size=3)
-        _, turn = p.getBasePositionAndOrientation(self._cube, physicsClientId=client)
+        turn: Sequence[float] = (0.0, 0.0, 0.0, 1.0)
+        if self._as_port:
+            _, turn = p.getBasePositionAndOrientation(self._cube, physicsClientId=client)
         p.resetBasePositionAndOrientation(self._cube, start.tolist(), turn, physicsClientId=client)
         p.resetBaseVelocity(self._cube, velocity.tolist(), (0, 0, 0), physicsClientId=client)
 
@@ -152,4 +171,4 @@ class FlagRunHarder:
         """Returns 0.2 while the robot is down, else 0.5; the port's own division had no effect."""
         if self._as_port:
             return 1.0
-        return 0.2 if self._steps_on_ground > 0 else 0.5
+        return 0.2 if self._is_down else 0.5

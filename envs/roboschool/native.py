@@ -227,7 +227,8 @@ def _describe_robot(name: str, *, as_port: bool) -> dict[str, Any]:
             "record": record,
             "sizes": (robot.observation_size, robot.action_size),
             "world": {
-                name: getattr(world, name) for name in ("xml", "gravity", "substeps", "restitution", "floor", "bodies")
+                name: getattr(world, name)
+                for name in ("xml", "gravity", "substeps", "restitution", "has_friction_cone", "floor", "bodies")
             },
             "motors_off": {
                 body: [(info[POSITION_AT], info[SPEED_AT]) for info in found if info[SPEED_AT] >= 0]
@@ -297,6 +298,7 @@ def _fill_world(client: int, described: dict[str, Any]) -> dict[int, int]:
     world = described["world"]
     command = library.b3InitPhysicsParamCommand(client)
     library.b3PhysicsParameterSetDeterministicOverlappingPairs(command, 1)
+    library.b3PhysicsParamSetEnableConeFriction(command, int(world["has_friction_cone"]))
     library.b3PhysicsParamSetGravity(command, 0.0, 0.0, -world["gravity"])
     library.b3PhysicsParamSetDefaultContactERP(command, CONTACT_ERP)
     library.b3PhysicsParamSetTimeStep(command, STEP_S)

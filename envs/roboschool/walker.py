@@ -9,7 +9,7 @@ whose differences from Roboschool are marked "port" below.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,7 +70,9 @@ class Walker:
         self.course = course
         self._as_port = as_port
         restitution = _PORT_RESTITUTION if as_port else 0.0
-        self.world = World(spec.xml, gravity=9.8, substeps=4, has_floor=True, restitution=restitution)
+        self.world = World(
+            spec.xml, gravity=9.8, substeps=4, has_floor=True, restitution=restitution, has_friction_cone=as_port
+        )
         self.body = self.world.bodies[0]
         self._name_parts()
         self._name_joints()
@@ -88,7 +90,9 @@ class Walker:
         self.torso = links.get("torso", -1)
         self._links = list(links.values())
         self._torso_row = self._links.index(self.torso) if self.torso >= 0 else -1
-        self.part_count = len(self._links) + (self.torso < 0)
+        # port: the base of the body is a part, too.
+        self._counts_base = self._as_port and self.torso < 0
+        self.part_count = len(self._links) + self._counts_base
 
     def _name_joints(self) -> None:
         joints = self.world.joint_names(self.body)
@@ -174,6 +178,7 @@ class Walker:
     def _read_joints(self) -> None:
         states = self.world.api.getJointStates(self.body, self.joints, physicsClientId=self.world.client)
         raw = np.array([state[:2] for state in states])
+        self._first_joint_speed = float(raw[0, 1])
         self._joint_positions = ((raw[:, 0] - self.limit_low) * self.limit_scale - 1.0).astype(np.float32)
         self._joint_speeds = (0.1 * raw[:, 1]).astype(np.float32)
 
@@ -191,11 +196,12 @@ class Walker:
             states = p.getLinkStates(body, self._links, physicsClientId=client)
             self.torso_xyz, orientation = p.getBasePositionAndOrientation(body, physicsClientId=client)
             self.torso_velocity = p.getBaseVelocity(body, physicsClientId=client)[0]
-            places = [self.torso_xyz]
+            places = [self.torso_xyz] if self._counts_base else []
         self.link_states = states
         # NumPy's sum, rounding included: the port's mean is NumPy's.
         sums = np.add.reduce(np.array(places + [state[0] for state in states])[:, :2].T.copy(), axis=1)
         self.mean_x, self.mean_y = (float(total) / self.part_count for total in sums)
+        self._orientation = orientation
         self.roll, self.pitch, self.yaw = p.getEulerFromQuaternion(orientation)
 
     @property
@@ -212,7 +218,7 @@ class Walker:
         target_x, target_y = self.course.target
         angle = math.atan2(target_y - self.mean_y, target_x - self.mean_x) - self.yaw
         cos_yaw, sin_yaw = math.cos(self.yaw), math.sin(self.yaw)
-        vx, vy, vz = self.torso_velocity
+        vx, vy, vz = self._observed_velocity()
         joints = len(self.joints)
         observation = np.empty(self.observation_size, np.float32)
         observation[:8] = (
@@ -231,6 +237,21 @@ class Walker:
         np.maximum(observation, -5.0, out=observation)
         np.minimum(observation, 5.0, out=observation)
         return observation
+
+    def _observed_velocity(self) -> Sequence[float]:
+        """Returns the torso's velocity in m/s, as Roboschool's engine reported it.
+
+        Bullet 2.87 added the speed of the next joint, along the link's own x axis, to the velocity of a link that has
+        no joint of its own, as the planar robots' torso. Roboschool's planar policies were trained on that sum.
+
+        Source: btMultiBody::compTreeLinkVelocities of Bullet 2.87; seen by stepping the library in Roboschool's wheel.
+        """
+        if self._as_port or self.torso < 0:
+            velocity: Sequence[float] = self.torso_velocity
+            return velocity
+        x, y, z, w = self._orientation
+        axis = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z), 2.0 * (x * z - w * y)
+        return [speed + self._first_joint_speed * part for speed, part in zip(self.torso_velocity, axis, strict=True)]
 
     def _update_foot_contacts(self) -> int:
         """Updates which feet touch the floor; returns how many feet touch anything else."""

@@ -51,9 +51,19 @@ def _target_distance(world: Any) -> float:
 
 
 @without_gil
+def _add_first_joint_speed(world: Any, pose: Any, velocity: Any) -> None:
+    """Adds what Roboschool's engine added to a planar torso's velocity: `Walker._observed_velocity` says why."""
+    x, y, z, w = pose[3], pose[4], pose[5], pose[6]
+    joint_speed = bullet.speed(world.found, world.joint_speeds_at[0])
+    velocity[0] += joint_speed * (1.0 - 2.0 * (y * y + z * z))
+    velocity[1] += joint_speed * (2.0 * (x * y + w * z))
+    velocity[2] += joint_speed * (2.0 * (x * z - w * y))
+
+
+@without_gil
 def _mean_place(world: Any, axis: int) -> float:
     """Computes the mean of all parts along x or y (m), in NumPy's order of summation (by eights)."""
-    has_base = 1 if world.torso < 0 else 0
+    has_base = 1 if world.torso < 0 and world.as_port else 0  # port: the base of the body is a part, too
     total = np.zeros(8)
     parts = world.links + has_base
     blocked = parts - parts % 8
@@ -105,6 +115,8 @@ def _observe_walker(world: Any, observation: Any) -> bool:
         pose[i] = bullet.position(found, i) if torso < 0 else bullet.link_pose(found, torso, i)
     for i in range(3):
         velocity[i] = bullet.speed(found, i) if torso < 0 else bullet.link_speed(found, torso, i)
+    if torso >= 0 and not world.as_port:
+        _add_first_joint_speed(world, pose, velocity)
     world.mean[0], world.mean[1] = _mean_place(world, 0), _mean_place(world, 1)
     has_moved = _flag_has_moved(world)
     roll, pitch, yaw = euler(pose[3], pose[4], pose[5], pose[6])

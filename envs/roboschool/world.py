@@ -56,6 +56,8 @@ class World:
         substeps: Bullet's own steps in a step of 0.0165 s.
         has_floor: Whether to load a floor.
         restitution: Restitution of the floor.
+        has_friction_cone: Whether friction is limited to a cone, Bullet's default since 2.88, or to a pyramid, as in
+            Roboschool's Bullet 2.87: each of two tangential directions on its own.
 
     Attributes:
         client: Bullet's number of this DIRECT client.
@@ -64,17 +66,29 @@ class World:
         torque_driven: Bodies whose position motors are disabled.
     """
 
-    def __init__(self, xml: str, *, gravity: float, substeps: int, has_floor: bool, restitution: float = 0.0) -> None:
+    def __init__(
+        self,
+        xml: str,
+        *,
+        gravity: float,
+        substeps: int,
+        has_floor: bool,
+        restitution: float = 0.0,
+        has_friction_cone: bool = False,
+    ) -> None:
         self.xml = xml
         self.gravity = gravity
         self.substeps = substeps
         self.restitution = restitution
+        self.has_friction_cone = has_friction_cone
         self.torque_driven: list[int] = []
         p = self.api = import_pybullet()
         # connect(DIRECT) and not BulletClient(): that one tries shared memory first and may join a foreign server.
         self.client: int = p.connect(p.DIRECT)
         client = {"physicsClientId": self.client}
-        p.setPhysicsEngineParameter(deterministicOverlappingPairs=1, **client)
+        p.setPhysicsEngineParameter(
+            deterministicOverlappingPairs=1, enableConeFriction=int(has_friction_cone), **client
+        )
         p.setGravity(0, 0, -gravity, **client)
         p.setDefaultContactERP(CONTACT_ERP, **client)
         p.setPhysicsEngineParameter(

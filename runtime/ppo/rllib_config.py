@@ -23,7 +23,7 @@ from runtime.interfaces.family import EnvFamily
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled.env_runner import FastRunner
-from runtime.ppo.compiled.learner import FastLearner
+from runtime.ppo.compiled.learner import NORMALIZE_REWARDS, THREADS, FastLearner
 from runtime.ppo.compiled.sync_envs import EnvMaker, is_compiled
 from runtime.ppo.env_runner import Runner
 from runtime.ppo.episodes import EpisodeReports
@@ -38,7 +38,14 @@ _TESTED_RAY = ("2.60.0",)
 # Settings that are ours, not PPOConfig's, or need more than an assignment.
 _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"),
-    *("vf_loss", "episodes_per_iteration", "epsilon_greedy", "epsilon_steps", "most_steps_per_iteration"),
+    *(
+        "normalize_rewards",
+        "vf_loss",
+        "episodes_per_iteration",
+        "epsilon_greedy",
+        "epsilon_steps",
+        "most_steps_per_iteration",
+    ),
 )
 _GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
 _OWN_MODEL_SETTINGS = ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")
@@ -88,6 +95,8 @@ def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: M
     if fallback_reason(config, family) is None:
         rllib.env_runners(env_runner_cls=FastRunner)
         rllib.training(learner_class=FastLearner)
+        threads = 1 if settings.num_learners else count_threads(config, env, machines)
+        rllib.training(learner_config_dict={NORMALIZE_REWARDS: settings.normalize_rewards, THREADS: threads})
     return rllib
 
 
@@ -170,6 +179,10 @@ def fit_to_resources(
         notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
     if runners == 0 and machines.hosts > 1:
         notes.append("rl.training.config.num_env_runners is 0: the other hosts have nothing to do")
+    reason = fallback_reason(config, family)
+    if settings.normalize_rewards and reason is not None:
+        changes["config.normalize_rewards"] = False
+        notes.append(f"rl.training.config.normalize_rewards left out: learning by RLlib's own code ({reason})")
     changes |= _fit_gpus(config, machines, notes)
     return config.replace(changes, without=left_out), notes
 

@@ -106,6 +106,9 @@ class PPOSettings(AlgorithmSettings):
     use_gae: Annotated[
         bool, Setting("bool", "Generalized advantage estimation; false: discounted returns minus values (lambda_ 1).")
     ] = True
+    normalize_rewards: Annotated[
+        bool, Setting("bool", "Rewards over the running deviation of the discounted return, in the losses.")
+    ] = False
     use_critic: Annotated[bool, Setting("bool", "A value function as baseline.")] = True
     clip_param: Annotated[float, Setting("float", "PPO's ratio clip.", low=0, above=True)] = 0.3
     vf_clip_param: Annotated[

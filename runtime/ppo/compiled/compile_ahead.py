@@ -18,6 +18,7 @@ from envs.roboschool.vector_env import RoboschoolVectorEnv
 from runtime.outputs.console import quiet_ray
 from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.advantages import generalized_advantages
+from runtime.ppo.compiled.barrier import Barrier
 from runtime.ppo.compiled.flat_network import FlatNetwork, flatten
 from runtime.ppo.compiled.network_kernels import sample_actions, state_values
 from runtime.ppo.compiled.ppo_update import (
@@ -55,7 +56,10 @@ def compile_learning(flat: FlatNetwork) -> None:
     loss_gradient(flat.table[0], settings[0], parameters, batch, activations, d_activations, gradient)
     apply_one_gradient(settings.copy(), parameters, gradient, mean, mean_square)
     minibatches = np.zeros((1, 1), np.int64)
-    update_on_minibatches(flat.table, settings, parameters, mean, mean_square, batch, minibatches)
+    gradients = np.zeros((1, len(parameters)), np.float32)
+    update_on_minibatches(
+        flat.table, settings, parameters, mean, mean_square, batch, minibatches, gradients, 0, 1, Barrier(1).address
+    )
 
 
 def compile_acting(flat: FlatNetwork) -> None:

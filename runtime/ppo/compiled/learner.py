@@ -29,6 +29,7 @@ from ray.rllib.utils.metrics import (
 
 from runtime.ppo.compiled.flat_network import UnsupportedError
 from runtime.ppo.compiled.ppo_update import TrainBatch, draw_minibatches, make_train_batch
+from runtime.ppo.compiled.return_scale import ReturnScale
 from runtime.ppo.compiled.torch_interop import CompiledModule, skip_dynamo_import
 from runtime.ppo.rollout import Rollout
 
@@ -37,6 +38,10 @@ COMPILED = "compiled_gradients"
 _TOLERANCE = 1e-3  # relative to the gradient's norm; float32 rounding leaves 1e-6
 _CHECKED_MINIBATCHES = 3  # all of them must differ for the kernels to be wrong
 _VALUES_AT_ONCE = 1024  # observations; bounds the memory of activations
+# Of `learner_config_dict`: whether to scale rewards, and the threads that compute gradients.
+NORMALIZE_REWARDS = "normalize_rewards"
+THREADS = "threads"
+_RETURN_SCALE = "return_scale"  # of a checkpoint's state
 _logger = logging.getLogger(__name__)
 
 
@@ -50,8 +55,10 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._compiled: CompiledModule | None = None
         self._is_checked = self._uses_rllib = False
         self._how = "compiled"
+        self._return_scale = ReturnScale() if self.config.learner_config_dict[NORMALIZE_REWARDS] else None
         try:
-            self._compiled = CompiledModule(self._net, self.get_optimizer(DEFAULT_MODULE_ID))
+            threads = self.config.learner_config_dict[THREADS]
+            self._compiled = CompiledModule(self._net, self.get_optimizer(DEFAULT_MODULE_ID), threads=threads)
         except UnsupportedError as error:
             self._how = f"PyTorch's ({error})"
 
@@ -64,6 +71,19 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
     def _net(self) -> Any:
         return self.module[DEFAULT_MODULE_ID].unwrapped()
 
+    def get_state(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns RLlib's state and the running scale of rewards; called for each checkpoint."""
+        state = super().get_state(*args, **kwargs)
+        if self._return_scale is not None:
+            state[_RETURN_SCALE] = self._return_scale.state()
+        return state
+
+    def set_state(self, state: Any) -> None:
+        """Restores what `get_state` returned."""
+        super().set_state(state)
+        if self._return_scale is not None and _RETURN_SCALE in state:
+            self._return_scale = ReturnScale(*state[_RETURN_SCALE])
+
     def update(self, *args: Any, training_data: TrainingData | None = None, **kwargs: Any) -> Any:
         """Learns from the rollouts of an iteration, in `num_epochs` passes; called by RLlib."""
         if training_data is not None:
@@ -72,6 +92,8 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         rollouts = training_data.episodes if training_data is not None else None
         if not rollouts or not isinstance(rollouts[0], Rollout):
             return super().update(*args, training_data=training_data, **kwargs)
+        if self._return_scale is not None:
+            rollouts = self._return_scale.scale(rollouts, gamma=float(self.config.gamma))
         if not self._uses_rllib:
             return self._update_on_arrays(rollouts, **kwargs)
         spaces = self._net.observation_space, self._net.action_space

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from envs.compiled import fused_without_gil
 from runtime.ppo.advantages import generalized_advantages
+from runtime.ppo.compiled.barrier import wait_at
 from runtime.ppo.compiled.network_kernels import (
     ACTIVATION,
     CATEGORICAL,
@@ -46,6 +47,9 @@ from runtime.ppo.compiled.network_kernels import (
 )
 from runtime.ppo.rollout import Rollout
 
+# A minibatch's chunks: enough for as many cores, and enough rows for matrix products at full speed.
+_MOST_CHUNKS = 16
+_LEAST_ROWS = 128
 _LEAST_DEVIATION = 1e-4  # of advantages, when they are standardized; as RLlib's
 
 # Settings of an update under RLlib's names; `adam_steps` counts on.
@@ -161,11 +165,29 @@ def draw_minibatches(rows: int, size: int | None, epochs: int, *, is_shuffled: b
     return np.concatenate([order, orders[-1][:missing]]).reshape(-1, size)
 
 
+def count_chunks(size: int) -> int:
+    """Returns into how many chunks of rows a minibatch is split; it does not depend on the number of threads."""
+    return max(1, min(_MOST_CHUNKS, size // _LEAST_ROWS))
+
+
 @fused_without_gil
 def update_on_minibatches(
-    networks: Any, settings: Any, parameters: Any, mean: Any, mean_square: Any, batch: Any, minibatches: Any
+    networks: Any,
+    settings: Any,
+    parameters: Any,
+    mean: Any,
+    mean_square: Any,
+    batch: Any,
+    minibatches: Any,
+    gradients: Any,
+    thread: int,
+    threads: int,
+    barrier: int,
 ) -> None:
-    """Takes a step of Adam on each minibatch.
+    """Takes a step of Adam on each minibatch, as one of several threads that call this at the same time.
+
+    Each minibatch is split into C chunks. A thread computes the gradients of every T-th chunk; the first thread then
+    sums all of them, always in the same order, and takes the step. So the result does not depend on T.
 
     Args:
         networks: (1,) record of `NETWORK`.
@@ -175,28 +197,69 @@ def update_on_minibatches(
         mean_square: (P,) Adam's mean of squared gradients, changed.
         batch: `TrainBatch` of the whole iteration, with observations (B, O).
         minibatches: (M, size) rows of each minibatch.
+        gradients: (C, P) zeros that all threads share.
+        thread: Number of this thread.
+        threads: Number of threads T.
+        barrier: Address of a `Barrier` of T threads, read where there is more than one.
     """
     network, setting = networks[0], settings[0]
-    size = minibatches.shape[1]
-    activations = np.empty(size * network.width, np.float32)
-    d_activations, gradient = np.empty_like(activations), np.zeros_like(parameters)
+    size, chunks = minibatches.shape[1], gradients.shape[0]
+    most = (size + chunks - 1) // chunks
+    activations = np.empty(most * network.width, np.float32)
+    d_activations = np.empty_like(activations)
     own = TrainBatch(
-        np.empty((size, batch.observations.shape[1]), np.float32),
-        np.empty((size, batch.actions.shape[1]), np.float32),
-        np.empty(size, np.float32),
-        np.empty((size, batch.action_distribution_inputs.shape[1]), np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
+        np.empty((most, batch.observations.shape[1]), np.float32),
+        np.empty((most, batch.actions.shape[1]), np.float32),
+        np.empty(most, np.float32),
+        np.empty((most, batch.action_distribution_inputs.shape[1]), np.float32),
+        np.empty(most, np.float32),
+        np.empty(most, np.float32),
     )
     for rows in minibatches:
-        for i in range(size):
-            row = rows[i]
-            own.observations[i], own.actions[i] = batch.observations[row], batch.actions[row]
-            own.log_probs[i] = batch.log_probs[row]
-            own.action_distribution_inputs[i] = batch.action_distribution_inputs[row]
-            own.advantages[i], own.value_targets[i] = batch.advantages[row], batch.value_targets[row]
-        loss_gradient(network, setting, parameters, own, activations, d_activations, gradient)
-        apply_gradient(setting, parameters, gradient, mean, mean_square)
+        for chunk in range(thread, chunks, threads):
+            begin, end = chunk * size // chunks, (chunk + 1) * size // chunks
+            count = end - begin
+            for i in range(count):
+                row = rows[begin + i]
+                own.observations[i], own.actions[i] = batch.observations[row], batch.actions[row]
+                own.log_probs[i] = batch.log_probs[row]
+                own.action_distribution_inputs[i] = batch.action_distribution_inputs[row]
+                own.advantages[i], own.value_targets[i] = batch.advantages[row], batch.value_targets[row]
+            part = TrainBatch(
+                own.observations[:count],
+                own.actions[:count],
+                own.log_probs[:count],
+                own.action_distribution_inputs[:count],
+                own.advantages[:count],
+                own.value_targets[:count],
+            )
+            loss_gradient(network, setting, parameters, part, activations, d_activations, gradients[chunk])
+        if threads > 1:
+            wait_at(barrier)
+        if thread == 0:
+            _sum_chunks(gradients, size)
+            apply_gradient(setting, parameters, gradients[0], mean, mean_square)
+        if threads > 1:
+            wait_at(barrier)
+
+
+@fused_without_gil
+def _sum_chunks(gradients: Any, size: int) -> None:
+    """Replaces the first of (C, P) gradients by the mean over the minibatch's `size` rows."""
+    chunks = gradients.shape[0]
+    total = gradients[0]
+    if chunks == 1:
+        return
+    for chunk in range(chunks):
+        count = (chunk + 1) * size // chunks - chunk * size // chunks
+        share = np.float32(count / size)
+        gradient = gradients[chunk]
+        if chunk == 0:
+            for i in range(len(total)):
+                total[i] *= share
+        else:
+            for i in range(len(total)):
+                total[i] += share * gradient[i]
 
 
 @fused_without_gil

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.ppo.compiled.barrier import Barrier
 from runtime.ppo.compiled.compile_ahead import compile_learning
 from runtime.ppo.compiled.flat_network import UnsupportedError, flatten
 from runtime.ppo.compiled.network_kernels import state_values
@@ -17,6 +19,7 @@ from runtime.ppo.compiled.ppo_update import (
     UPDATE_SETTINGS,
     TrainBatch,
     apply_one_gradient,
+    count_chunks,
     loss_gradient,
     update_on_minibatches,
 )
@@ -30,13 +33,17 @@ class CompiledModule:
     Args:
         module: RLlib's policy and value network.
         optimizer: RLlib's optimizer of its parameters.
+        threads: Threads that compute gradients; the result does not depend on their number.
 
     Raises:
         UnsupportedError: The kernels do not support the network or the optimizer.
     """
 
-    def __init__(self, module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, module: Any, optimizer: torch.optim.Optimizer, *, threads: int = 1) -> None:
         _require_plain_adam(optimizer)
+        self._threads = threads if Barrier.exists() else 1
+        # Its own pool: all its threads meet at a barrier, and one that another training occupies would never come.
+        self._pool = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="gradients")
         self._flat = flatten(module, module.action_space)
         self._optimizer = optimizer
         compile_learning(self._flat)
@@ -60,7 +67,19 @@ class CompiledModule:
             settings: Fields of `UPDATE_SETTINGS` except Adam's.
         """
         with self._adam(settings) as (record, parameters, mean, mean_square):
-            update_on_minibatches(self._flat.table, record, parameters, mean, mean_square, batch, minibatches)
+            chunks = count_chunks(minibatches.shape[1])
+            threads = min(self._threads, chunks)
+            barrier = Barrier(threads)
+            gradients = np.zeros((chunks, len(parameters)), np.float32)
+            arrays = self._flat.table, record, parameters, mean, mean_square, batch, minibatches, gradients
+
+            def update(thread: int) -> None:
+                update_on_minibatches(*arrays, thread, threads, barrier.address)
+
+            others = [self._pool.submit(update, thread) for thread in range(1, threads)]
+            update(0)
+            for other in others:
+                other.result()
 
     def apply_torch_gradient(self, settings: dict[str, float]) -> None:
         """Takes a step of Adam on the gradient that PyTorch left in the parameters, which is clipped already."""

@@ -27,7 +27,13 @@ from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
 from runtime.ppo.results import explains_nothing, finished_episodes, to_row
-from runtime.ppo.rllib_config import build_algorithm, count_env_runners, describe_path, fallback_reason
+from runtime.ppo.rllib_config import (
+    build_algorithm,
+    count_env_runners,
+    describe_path,
+    fallback_reason,
+    fit_to_resources,
+)
 from runtime.ppo.rollout import Rollout
 from runtime.settings.resolve import Source
 from tests.toy_envs import Fragile, Smooth, Starts
@@ -375,6 +381,30 @@ def test_kernels_that_are_wrong_from_the_start_are_never_used(build: Build, monk
     monkeypatch.setattr(torch_interop, "update_on_minibatches", lambda *args: pytest.fail("a wrong kernel was used"))
     assert not is_compiled(algorithm.train())
     assert "RLlib's (compiled ones differ" in describe_path(algorithm, job("CartPole-v1")[0], PLAIN)
+
+
+def test_the_scale_of_rewards_is_in_checkpoints(build: Build, tmp_path: Path) -> None:
+    settings = {"config__normalize_rewards": True, "config__gamma": 0.9}
+    algorithm = build(**settings)
+    algorithm.train()
+    state = learner_of(algorithm)._return_scale.state()
+    assert state[0] == 256
+    assert state[1] > 1
+    algorithm.save_to_path(tmp_path)
+    restored = build(**settings)
+    assert learner_of(restored)._return_scale.state()[0] == 0
+    restored.restore_from_path(tmp_path)
+    assert learner_of(restored)._return_scale.state() == pytest.approx(state)
+    result = restored.train()
+    assert np.mean([value for value, _ in finished_episodes(result)]) > 5  # returns are reported as the env pays them
+
+
+def test_rllibs_own_code_learns_without_the_scale_and_says_so() -> None:
+    config, _ = job("CartPole-v1", config__normalize_rewards=True, fast=False)
+    fitted, notes = fit_to_resources(config, PLAIN, gymnasium.spaces.Discrete(2), Machines(2))
+    assert not fitted.values()["config.normalize_rewards"]
+    said = "rl.training.config.normalize_rewards left out: learning by RLlib's own code (rl.training.fast)"
+    assert said in notes
 
 
 @pytest.mark.system

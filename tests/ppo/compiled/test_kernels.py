@@ -22,6 +22,7 @@ from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.compiled import network_kernels, ppo_update
 from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
 from runtime.ppo.compiled.ppo_update import TrainBatch
+from runtime.ppo.compiled.torch_interop import CompiledModule
 from runtime.ppo.rllib_config import model_config
 from runtime.ppo.rollout import Rollout
 
@@ -236,9 +237,38 @@ def test_steps_are_those_of_torchs_adam(grad_clip: float) -> None:
                 grad_clip_by="global_norm",
             )
         optimizer.step()
-    ppo_update.update_on_minibatches(flat.table, update, parameters, mean, mean_square, batch, minibatches)
+    gradients = np.zeros((1, len(parameters)), np.float32)
+    state = parameters, mean, mean_square
+    ppo_update.update_on_minibatches(flat.table, update, *state, batch, minibatches, gradients, 0, 1, 0)
     assert update["adam_steps"] == 5
     np.testing.assert_allclose(parameters, flat.gather(), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [300, 1024])
+def test_threads_that_share_a_minibatch_take_the_same_steps_as_one(size: int) -> None:
+    rows, found = 2048, []
+    rng = np.random.default_rng(3)
+    _, flat = make_module("free std, relu")
+    seen = rng.normal(size=(rows, 7)).astype(np.float32)
+    actions, log_probs, before = act(flat, seen, draw(flat, rng, rows))
+    advantages, targets = rng.normal(size=(2, rows)).astype(np.float32)
+    batch = TrainBatch(seen, actions, log_probs, before, advantages, targets)
+    minibatches = np.stack([rng.permutation(rows)[:size] for _ in range(4)])
+    settings = {"clip_param": 0.2, "vf_clip_param": 1e4, "vf_loss_coeff": 0.5, "grad_clip": 0.5}
+    assert ppo_update.count_chunks(size) == size // 128
+    for threads in (1, 2, 3):
+        module, flat = make_module("free std, relu")
+        compiled = CompiledModule(module, torch.optim.Adam(module.parameters(), lr=1e-3), threads=threads)
+        if threads == 1:  # chunks make no difference but by rounding
+            one = compiled.gradient(batch.rows(minibatches[0]), settings)
+            parts = np.array_split(minibatches[0], 2)
+            halves = [compiled.gradient(batch.rows(part), settings) * len(part) / size for part in parts]
+            np.testing.assert_allclose(sum(halves), one, atol=1e-6)
+        compiled.update(batch, minibatches, settings)
+        found.append(flat.gather())
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - make_module("free std, relu")[1].gather()).max() > 1e-3
 
 
 @pytest.mark.parametrize("skips", [False, True])
@@ -258,7 +288,8 @@ def test_a_gradient_that_is_not_finite_moves_nothing(skips: bool) -> None:
     zeros = np.zeros_like(parameters), np.zeros_like(parameters)
     minibatches = np.arange(ROWS).reshape(1, -1)
     batch = TrainBatch(seen, actions, log_probs, before, advantages, value_targets)
-    ppo_update.update_on_minibatches(flat.table, update, parameters, *zeros, batch, minibatches)
+    gradients = np.zeros((1, len(parameters)), np.float32)
+    ppo_update.update_on_minibatches(flat.table, update, parameters, *zeros, batch, minibatches, gradients, 0, 1, 0)
     np.testing.assert_array_equal(parameters, flat.gather())
     assert update["adam_steps"] == (0 if skips else 1)
 

@@ -30,6 +30,7 @@ from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
 from runtime.ppo.compiled.compile_ahead import are_kernels_cached
+from runtime.ppo.compiled.sync_envs import count_env_bytes
 from runtime.ppo.env_runner import raise_reported_fault
 from runtime.ppo.faults import FaultWatch, LostError, find_loss
 from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
@@ -114,7 +115,13 @@ class Training:
         with context.stop, job.family.open_spaces(seeded, env) as probed:
             self._spaces = probed.spaces
             sizes = [math.prod(space.shape or (1,)) for space in (self._spaces.observation, self._spaces.action)]
-            check_batch(seeded, observation_size=sizes[0], action_size=sizes[1], room=Room(measure_memory()))
+            check_batch(
+                seeded,
+                observation_size=sizes[0],
+                action_size=sizes[1],
+                room=Room(measure_memory()),
+                env_bytes=count_env_bytes(env),
+            )
             config, notes = fit_to_resources(seeded, job.family, self._spaces.action, machines)
             for note in notes:
                 self._reporter.note(note)

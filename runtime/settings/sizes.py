@@ -64,11 +64,20 @@ def check_sizes(values: Mapping[str, Any], sources: Mapping[str, str], problems:
         _check("config.num_env_runners", started * _PROCESS, room.memory_bytes * room.hosts, values, sources, problems)
 
 
-def check_batch(config: JobConfig, *, observation_size: int, action_size: int, room: Room) -> None:
-    """Checks a batch of observations and actions whose sizes are known.
+def check_batch(
+    config: JobConfig, *, observation_size: int, action_size: int, room: Room, env_bytes: float = _ENVIRONMENT
+) -> None:
+    """Checks a batch of observations and actions whose sizes are known, and an env runner's environments.
+
+    Args:
+        config: The job's settings.
+        observation_size: Numbers in an observation.
+        action_size: Numbers in an action.
+        room: Memory of the hosts.
+        env_bytes: Memory of one environment.
 
     Raises:
-        UserError: It does not fit into the memory.
+        UserError: One of them does not fit into the memory.
     """
     problems = Problems()
     path = "config.train_batch_size"
@@ -76,6 +85,8 @@ def check_batch(config: JobConfig, *, observation_size: int, action_size: int, r
     steps = values.get(path, 0) / max(1, values.get("config.num_learners", 0))
     needed_bytes = steps * _step_bytes(observation_size, action_size)
     _check(path, needed_bytes, room.memory_bytes, values, config.sources, problems)
+    path = "config.num_envs_per_env_runner"
+    _check(path, values.get(path, 0) * env_bytes, room.memory_bytes, values, config.sources, problems)
     problems.raise_if_any()
 
 

@@ -9,9 +9,11 @@ import pytest
 
 from runtime.container.hardware import measure_memory
 from runtime.container.layout import Container
+from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.jobs.catalog import resolve
 from runtime.jobs.training import Request, resolve_config
+from runtime.ppo.compiled.sync_envs import count_env_bytes
 from runtime.ppo.settings import PPOSettings
 from runtime.settings.resolve import Source
 from runtime.settings.schema import JobConfig
@@ -89,6 +91,17 @@ def test_a_batch_of_pictures_takes_what_its_pictures_take() -> None:
     with pytest.raises(UserError, match=r"train_batch_size: got 1000000 .* this takes 78\.9 GiB at least"):
         check_batch(config, **sizes, room=SMALL)
     check_batch(config, **sizes, room=Room(80 * 2**30))
+
+
+def test_worlds_of_bullet_take_what_they_take() -> None:
+    robots = EnvSpec("RoboschoolHumanoid-v1")
+    assert count_env_bytes(EnvSpec("CartPole-v1")) == 0
+    sizes = {"observation_size": 44, "action_size": 17}
+    each = count_env_bytes(robots)
+    config = settle(config__num_envs_per_env_runner=4096)
+    with pytest.raises(UserError, match=r"num_envs_per_env_runner: got 4096 .* of 2 GiB; this takes 111 GiB at least"):
+        check_batch(config, **sizes, room=Room(2 * 2**30), env_bytes=each)
+    check_batch(config, **sizes, room=Room(120 * 2**30), env_bytes=each)
 
 
 def test_a_job_is_measured_against_its_own_container() -> None:

@@ -142,6 +142,11 @@ def _is_array_env(spec: EnvSpec) -> bool:
     return spec.creator is None and _ARRAY_ENV.can_make(spec.name, spec.config)
 
 
+def count_env_bytes(spec: EnvSpec) -> float:
+    """Returns the memory of an environment that writes into arrays by itself; of others it is not known, and 0."""
+    return _ARRAY_ENV.bytes_per_env if _is_array_env(spec) else 0.0
+
+
 def make_envs(maker: EnvMaker, config: Any, *, worker_index: int) -> SyncEnvs | RoboschoolVectorEnv:
     """Makes the environments of an env runner.
 

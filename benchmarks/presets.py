@@ -1,8 +1,9 @@
-"""Measures each preset's seeds, steps and seconds to its goal; writes benchmarks/presets.md.
+"""Trains the robots' presets to their goals and evaluates the policies; writes benchmarks/presets.md, .json and .png.
 
-Run: .venv/bin/python benchmarks/presets.py [PRESET:SEEDS[:SECONDS] …]; without words, all presets as below; cartpole,
-reacher and hopper are in `make bench`. A preset's
-`expected_return` and `minutes` are this table's. Goals are means over 100 episodes of the exploring policy.
+Run: .venv/bin/python -m benchmarks.presets [PRESET[:SEEDS] …]; without words all of them, in two hours.
+Presets that are not named keep their rows. cartpole, reacher and hopper are also in `make bench`, with their peers.
+A preset's `expected_return` and `minutes` are this table's; seconds are those of the whole command, with its video,
+checkpoints and exports, on this machine.
 """
 
 from __future__ import annotations
@@ -10,62 +11,119 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
-# Preset, seeds, and seconds after which a run is cut (0: only its own stop criteria).
-_PLAN = (
-    ("inverted-pendulum", 2, 0),
-    *(("inverted-double-pendulum", 1, 0), ("walker2d", 1, 0), ("ant", 1, 0), ("halfcheetah", 1, 0)),
-    *(("inverted-pendulum-swingup", 1, 300), ("humanoid", 1, 600)),
+import matplotlib.pyplot as plt
+import numpy as np
+import yaml
+
+from envs.roboschool.registration import ROBOSCHOOL_IDS
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PAGE = Path(__file__).with_suffix(".md")
+_RECORD = Path(__file__).with_suffix(".json")
+_PICTURE = Path(__file__).with_suffix(".png")
+_ORDER = (
+    *("reacher", "inverted-pendulum", "inverted-pendulum-swingup", "inverted-double-pendulum", "hopper", "ant"),
+    *("halfcheetah", "walker2d", "humanoid"),
 )
+_SEEDS = {"humanoid": 1}
+_EPISODES = 100
+_POINTS = 100  # of each learning curve
 
 
 def main(words: list[str]) -> None:
-    """Trains, and rewrites the table after every run."""
-    plan = [_parse(word) for word in words] or list(_PLAN)
-    rows = []
-    for preset, seeds, seconds in plan:
-        for seed in range(seeds):
-            rows.append(_row(preset, seed, seconds))
-            print(rows[-1], flush=True)
-            _write(rows)
+    """Trains, and rewrites the page after every run."""
+    named = [word.partition(":") for word in words] or [(preset, "", "") for preset in _ORDER]
+    record = json.loads(_RECORD.read_text(encoding="utf-8")) if _RECORD.exists() else {}
+    for preset, _, seeds in named:
+        runs = []
+        for seed in range(int(seeds or _SEEDS.get(preset, 3))):
+            runs.append(_measure(preset, seed))
+            print(_row(preset, runs[-1]), flush=True)
+            record[preset] = runs
+            _RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            _write(record)
 
 
-def _parse(word: str) -> tuple[str, int, int]:
-    name, *numbers = word.split(":")
-    seeds, seconds = (*(int(number) for number in numbers), *(1, 0)[len(numbers) :])
-    return name, seeds, seconds
-
-
-def _row(preset: str, seed: int, seconds: int) -> str:
+def _measure(preset: str, seed: int) -> dict[str, Any]:
+    smrl = [sys.executable, "-m", "runtime.cli"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "runtime.cli", "train", "--preset", preset, "--out", folder]
-        command += [f"rl.training.config.seed={seed}"]
-        if seconds:
-            command += [f"rl.training.stop.time_total_s={seconds}"]
-        subprocess.run(command, check=True, capture_output=True, cwd=Path(__file__).parent.parent)
+        began = time.monotonic()
+        train = [*smrl, "train", "--preset", preset, "--out", folder, f"rl.training.config.seed={seed}"]
+        subprocess.run(train, check=True, capture_output=True, cwd=_ROOT)
+        seconds = time.monotonic() - began
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    last: dict[str, Any] = json.loads(lines[-1])
-    steps, took = last["timesteps_total"], last["time_total_s"]
-    mean = last["episode_reward_mean"]
-    return f"| {preset} | {seed} | {mean:,.1f} | {steps:,} | {took:,.0f} | {steps / took:,.0f} |"
+        evaluate = [*smrl, "evaluate", folder, f"evaluate_episodes={_EPISODES}", "seed=1000"]
+        done = subprocess.run(evaluate, check=True, capture_output=True, cwd=_ROOT, text=True)
+    (returned,) = re.findall(r"episode_reward_mean[ =:]+(-?[\d.]+)", done.stdout)[-1:]
+    rows = [json.loads(line) for line in lines]
+    kept = np.unique(np.linspace(0, len(rows) - 1, _POINTS).round().astype(int))
+    return {
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "steps": rows[-1]["timesteps_total"],
+        "training_return": round(rows[-1]["episode_reward_mean"], 1),
+        "evaluated_return": float(returned),
+        "curve": [[round(rows[i]["time_total_s"], 1), round(rows[i]["episode_reward_mean"], 1)] for i in kept],
+    }
 
 
-def _write(rows: list[str]) -> None:
-    head = [
+def _threshold(preset: str) -> float:
+    described = yaml.safe_load((_ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
+    threshold = ROBOSCHOOL_IDS[described["training"]["env"]].reward_threshold
+    assert threshold is not None
+    return threshold
+
+
+def _row(preset: str, run: dict[str, Any]) -> str:
+    cells = [preset, f"{_threshold(preset):,.0f}", str(run["seed"]), f"{run['evaluated_return']:,.1f}"]
+    cells += [f"{run['training_return']:,.1f}", f"{run['steps']:,}", f"{run['seconds']:,.0f}"]
+    return f"| {' | '.join(cells)} | {run['steps'] / run['seconds']:,.0f} |"
+
+
+def _write(record: dict[str, list[dict[str, Any]]]) -> None:
+    known = [preset for preset in _ORDER if preset in record]
+    lines = [
         "# What the presets reach",
         "",
-        f"`python benchmarks/presets.py` on {os.cpu_count()} CPUs ({platform.machine()}), shared with other work while"
-        " measured; videos and checkpoints as by default. Each run ends at its preset's goal, or when cut.",
+        f"`python -m benchmarks.presets` on {os.cpu_count()} CPUs ({platform.machine()}). Each run is the command `smrl"
+        f" train --preset PRESET` until its own goal, then {_EPISODES} episodes of `smrl evaluate`. Seconds are of"
+        " the whole training command. The threshold is Roboschool's.",
         "",
-        "| preset | seed | mean return | steps | seconds | steps/s |",
-        "|---|---|---|---|---|---|",
+        "| preset | threshold | seed | evaluated return | return in training | steps | seconds | steps/s |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        *(_row(preset, run) for preset in known for run in record[preset]),
+        "",
+        f"![Return in training over time, one line a seed]({_PICTURE.name})",
     ]
-    Path(__file__).with_suffix(".md").write_text("\n".join([*head, *rows]) + "\n", encoding="utf-8")
+    _PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _draw({preset: record[preset] for preset in known})
+
+
+def _draw(record: dict[str, list[dict[str, Any]]]) -> None:
+    columns = 3
+    rows = -(-len(record) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    for axes in grid.flat[len(record) :]:
+        axes.remove()
+    for axes, (preset, runs) in zip(grid.flat, record.items(), strict=False):
+        for run in runs:
+            seconds, returns = zip(*run["curve"], strict=True)
+            axes.plot(np.array(seconds) / 60, returns, linewidth=1.2, label=f"seed {run['seed']}")
+        axes.axhline(_threshold(preset), color="gray", linewidth=0.8, linestyle="--")
+        axes.set_title(preset, fontsize=10)
+        axes.set_xlabel("minutes", fontsize=8)
+        axes.tick_params(labelsize=8)
+    grid.flat[0].set_ylabel("mean return of 100 episodes", fontsize=8)
+    figure.savefig(_PICTURE, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,12 @@ _SET_UP = {
     "b3LoadMJCFCommandInit": (_POINTER, (_POINTER, _POINTER)),
     "b3LoadMJCFCommandSetFlags": (_INT, (_POINTER, _INT)),
     "b3GetStatusBodyIndices": (_INT, (_POINTER, _POINTER, _INT)),
+    "b3CreateCollisionShapeCommandInit": (_POINTER, (_POINTER,)),
+    "b3CreateCollisionShapeAddBox": (_INT, (_POINTER, _POINTER)),
+    "b3GetStatusCollisionShapeUniqueId": (_INT, (_POINTER,)),
+    "b3CreateMultiBodyCommandInit": (_POINTER, (_POINTER,)),
+    "b3CreateMultiBodyBase": (_INT, (_POINTER, _DOUBLE, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER)),
+    "b3GetStatusBodyIndex": (_INT, (_POINTER,)),
     "b3InitChangeDynamicsInfo": (_POINTER, (_POINTER,)),
     "b3ChangeDynamicsInfoSetLateralFriction": (_INT, (_POINTER, _INT, _INT, _DOUBLE)),
     "b3ChangeDynamicsInfoSetRestitution": (_INT, (_POINTER, _INT, _INT, _DOUBLE)),
@@ -69,6 +75,8 @@ _HOT = {
     "b3CreatePoseCommandInit": (_POINTER, (_POINTER, _INT)),
     "b3CreatePoseCommandSetBasePosition": (_INT, (_POINTER, _DOUBLE, _DOUBLE, _DOUBLE)),
     "b3CreatePoseCommandSetBaseOrientation": (_INT, (_POINTER, _DOUBLE, _DOUBLE, _DOUBLE, _DOUBLE)),
+    "b3CreatePoseCommandSetBaseLinearVelocity": (_INT, (_POINTER, _POINTER)),
+    "b3CreatePoseCommandSetBaseAngularVelocity": (_INT, (_POINTER, _POINTER)),
     "b3CreatePoseCommandSetJointPosition": (_INT, (_POINTER, _POINTER, _INT, _DOUBLE)),
     "b3CreatePoseCommandSetJointVelocity": (_INT, (_POINTER, _POINTER, _INT, _DOUBLE)),
     "b3LoadStateCommandInit": (_POINTER, (_POINTER,)),
@@ -118,6 +126,22 @@ def load_bodies(client: int, kind: str, path: str, *, flags: int | None = None) 
     return list(found[:count])
 
 
+def add_cube(client: int, *, mass_kg: float, half_size_m: float, place_m: tuple[float, float, float]) -> int:
+    """Adds a cube; returns Bullet's number of it."""
+    library = load()
+
+    def doubles(*values: float) -> ctypes.c_void_p:
+        return ctypes.cast((ctypes.c_double * len(values))(*values), ctypes.c_void_p)
+
+    command = library.b3CreateCollisionShapeCommandInit(client)
+    library.b3CreateCollisionShapeAddBox(command, doubles(*[half_size_m] * 3))
+    shape = library.b3GetStatusCollisionShapeUniqueId(submit(client, command))
+    command = library.b3CreateMultiBodyCommandInit(client)
+    here, upright = doubles(0.0, 0.0, 0.0), doubles(0.0, 0.0, 0.0, 1.0)
+    library.b3CreateMultiBodyBase(command, mass_kg, shape, -1, doubles(*place_m), upright, here, upright)
+    return int(library.b3GetStatusBodyIndex(submit(client, command)))
+
+
 def _hot(name: str) -> Any:
     returns, takes = _HOT[name]
     return types.ExternalFunction(name, returns(*takes))
@@ -137,6 +161,8 @@ _get_contacts = _hot("b3GetContactPointInformation")
 _pose = _hot("b3CreatePoseCommandInit")
 _pose_base = _hot("b3CreatePoseCommandSetBasePosition")
 _turn_base = _hot("b3CreatePoseCommandSetBaseOrientation")
+_move_base = _hot("b3CreatePoseCommandSetBaseLinearVelocity")
+_spin_base = _hot("b3CreatePoseCommandSetBaseAngularVelocity")
 _pose_joint = _hot("b3CreatePoseCommandSetJointPosition")
 _pose_speed = _hot("b3CreatePoseCommandSetJointVelocity")
 _load_state = _hot("b3LoadStateCommandInit")
@@ -273,6 +299,25 @@ def pose_base(client: int, body: int, height: float, x: float, y: float, z: floa
     command = _pose(client, np.int32(body))
     _pose_base(command, 0.0, 0.0, height)
     _turn_base(command, x, y, z, w)
+    _submit(client, command)
+
+
+@without_gil
+def put_base(client: int, body: int, place: Any) -> None:
+    """Puts a base at (3,) `place` in m, upright and at rest."""
+    command = _pose(client, np.int32(body))
+    _pose_base(command, place[0], place[1], place[2])
+    _turn_base(command, 0.0, 0.0, 0.0, 1.0)
+    _submit(client, command)
+
+
+@without_gil
+def throw_base(client: int, body: int, velocity: Any) -> None:
+    """Gives a base a (3,) float64 velocity in m/s, without rotation."""
+    still = np.zeros(3)
+    command = _pose(client, np.int32(body))
+    _move_base(command, velocity.ctypes.data)
+    _spin_base(command, still.ctypes.data)
     _submit(client, command)
 
 

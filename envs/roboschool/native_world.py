@@ -13,6 +13,7 @@ REACHER, PENDULUM, SWING_UP, DOUBLE_PENDULUM, WALKER = range(5)
 HOPS, RUNS_ON_PAWS, KEEPS_BELLY_UP, STANDS = range(4)
 MOST_JOINTS = 20
 MOST_FEET = 6
+TASKS_REMEMBERED = 10  # of FlagrunHarder, of each kind
 
 # One world: its handles and numbers in Bullet, its robot's rules, and the state of its episode.
 WORLD = np.dtype(
@@ -27,6 +28,7 @@ WORLD = np.dtype(
         ("floor", np.int64),
         ("as_port", np.int64),
         ("is_flagrun", np.int64),
+        ("is_harder", np.int64),
         ("has_float32_torques", np.int64),
         ("alive_rule", np.int64),
         ("never_falls", np.int64),
@@ -53,9 +55,19 @@ WORLD = np.dtype(
         ("is_first_episode", np.int64),
         ("target", np.float64, 3),
         ("flag_steps_left", np.int64),
+        ("pelvis", np.int64),
+        ("task", np.int64),
+        ("task_steps", np.int64),
+        ("steps_on_ground", np.int64),
+        ("is_down", np.int64),
+        ("crawl_start", np.float64),
+        ("crawl_ignored", np.float64),
+        ("past_tasks", np.int64, 3),
+        ("successes", np.int64, (3, TASKS_REMEMBERED)),
         ("standing_z", np.float64),
         ("potential", np.float64),
         ("pitch", np.float64),
+        ("torso_z", np.float64),
         ("mean", np.float64, 2),
         ("foot_flags", np.float64, MOST_FEET),
         ("joint_positions", np.float32, MOST_JOINTS),

@@ -54,7 +54,7 @@ def compare(env_id: str) -> int:
         for _ in range(200):
             action = rng.uniform(-1.2, 1.2, ours.action_space.shape).astype(np.float32)
             mine, reference = ours.step(action), theirs.step(action)
-            if env_id.endswith("Harder-v1") and is_near_cube(ours):
+            if env_id.endswith("Harder-v1") and is_near_cube(ours.robot):
                 break  # from here on Bullet does not agree with itself
             np.testing.assert_array_equal(mine[0], reference[0])
             # Its squares and lengths are libm's and BLAS's, of which the last bit may differ from a product's.
@@ -64,11 +64,11 @@ def compare(env_id: str) -> int:
     return compared
 
 
-def is_near_cube(env: Any) -> bool:
-    """Whether the cube is about to touch the robot."""
-    world = env.robot.world
-    cube = env.robot.course._cube
-    return bool(world.api.getClosestPoints(env.robot.body, cube, distance=0.7, physicsClientId=world.client))
+def is_near_cube(robot: Any) -> bool:
+    """Whether the cube is about to touch the robot, one of `build_robot`."""
+    world = robot.world
+    found = world.api.getClosestPoints(robot.body, robot.course.cube, distance=0.7, physicsClientId=world.client)
+    return bool(found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Plays OpenAI's published agents on our robots, and on Roboschool's own; writes the table in docs/robots.md.
+"""Plays OpenAI's published agents on our robots, and on Roboschool's own: zoo.json, and the table in docs/robots.md.
 
 Run: make zoo ZOO=FOLDER, where the agents lie as `Roboschool<robot>_v1_2017jul.npz` or `_v0_2017may.npz`: the arrays of
 https://github.com/openai/roboschool/tree/master/agent_zoo. Roboschool's own robots are those of its last wheel.
@@ -11,8 +11,8 @@ import concurrent.futures
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from envs.roboschool.vector_env import RoboschoolVectorEnv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "robots.md"
+RECORD = Path(__file__).with_suffix(".json")
 WHEEL = ROOT / ".venv" / "roboschool"
 BEGIN, END = "<!-- zoo -->\n", "<!-- end of zoo -->\n"
 
@@ -97,30 +98,30 @@ def find_agent(zoo: Path, env_id: str) -> Path | None:
     return found[-1] if found else None
 
 
-def _row(env_id: str, zoo: Path, episodes: int) -> str:
+def _measure(env_id: str, zoo: Path, episodes: int) -> dict[str, Any]:
     path = find_agent(zoo, env_id)
     if path is None:
-        raise SystemExit(
-            f"{zoo}: has no agent of {env_id}; expected a file {env_id.removesuffix('-v1')}_v1_2017jul.npz."
-        )
+        raise SystemExit(f"{zoo}: has no agent of {env_id}; expected {env_id.removesuffix('-v1')}_v1_2017jul.npz.")
     robot = robot_of(env_id)
-    began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        original = pool.submit(play_original, robot, path, episodes=episodes) if WHEEL.exists() else None
+        original = pool.submit(play_original, robot, path, episodes=episodes)
         ours = play(env_id, path, episodes=episodes)
-        theirs = None if original is None else original.result()
+        theirs = original.result()
+    return {"agent": path.stem, "smrl": _summarize(*ours), "roboschool": _summarize(*theirs)}
+
+
+def _summarize(returns: list[float], lengths: list[int]) -> list[float]:
+    return [round(float(number), 1) for number in (np.mean(returns), np.std(returns), np.mean(lengths))]
+
+
+def row(env_id: str, found: dict[str, Any]) -> str:
+    """Makes a row of the table from one of zoo.json: agent, threshold, and both robots' returns and lengths."""
     threshold = ROBOSCHOOL_IDS[env_id].reward_threshold
-    cells = [f"`{path.stem}`", "–" if threshold is None else f"{threshold:,.0f}", _cell(ours), _cell(theirs)]
-    row = f"| {' | '.join(cells)} |"
-    print(f"{row} {time.monotonic() - began:.0f} s", flush=True)
-    return row
-
-
-def _cell(found: tuple[list[float], list[int]] | None) -> str:
-    if found is None:
-        return "not measured"
-    returns, lengths = found
-    return f"{np.mean(returns):,.1f} ± {np.std(returns):,.1f}, {np.mean(lengths):,.0f} steps"
+    cells = [f"`{found['agent']}`", "–" if threshold is None else f"{threshold:,.0f}"]
+    for robot in ("smrl", "roboschool"):
+        mean, deviation, length = found[robot]
+        cells.append(f"{mean:,.1f} ± {deviation:,.1f}, {length:,.0f} steps")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -129,13 +130,17 @@ def main() -> None:
     parser.add_argument("zoo", type=Path, help="folder of the agents")
     parser.add_argument("--episodes", type=int, default=100, help="episodes of each agent")
     given = parser.parse_args()
-    rows = [_row(env_id, given.zoo, given.episodes) for env_id in ROBOSCHOOL_IDS]
+    record = {}
+    for env_id in ROBOSCHOOL_IDS:
+        record[env_id] = _measure(env_id, given.zoo, given.episodes)
+        print(row(env_id, record[env_id]), flush=True)
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     table = [
         f"Mean return ± standard deviation and mean length of {given.episodes} episodes:",
         "",
         "| agent | threshold | on smrl's robot | on Roboschool 1.0.49 |",
         "|---|--:|--:|--:|",
-        *rows,
+        *(row(env_id, found) for env_id, found in record.items()),
     ]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]

@@ -6,6 +6,8 @@ Any other number is listed with its reason.
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.screens import SCREENS, read_screens, with_screens
+from benchmarks.zoo import RECORD, row
 from tests.conftest import ROOT
 
 GENERATED = {"hyperparameters.md", "presets.md", "licences.md"}
@@ -64,6 +67,7 @@ RACES = "benchmarks/deepracer.md"
 DYNAMICS = "benchmarks/dynamics.md"
 IMAGE = "benchmarks/image.py"
 START = "benchmarks/start.md"
+ZOO = json.loads(RECORD.read_text())
 
 
 def covers(heading: str) -> tuple[str, str]:
@@ -389,12 +393,7 @@ FIGURES = [
         r"StraightAhead\(start_height_m=([\d.]+)",
         lambda height_m: f"{height_m} m up, heading",
     ),
-    figure(
-        "docs/robots.md",
-        "envs/roboschool/flagrun_harder.py",
-        r"_STAND_UP: ([\d.]+), _ROLL_OVER: ([\d.]+)",
-        lambda back, belly: f"{back} m up on the back and {belly} m on the belly",
-    ),
+    *(Figure(("docs/robots.md",), (), functools.partial(row, env_id, found)) for env_id, found in ZOO.items()),
     figure(
         "docs/robots.md",
         "envs/roboschool/native.py",
@@ -449,6 +448,8 @@ CONSTANTS = {
         "of 1 − 2 × the angle": "a formula",
         "| a joint at its limit | −0.2 | −0.1 |": "rewards of Roboschool and of the port",
         "| floor | Bullet's restitution of 0 | 0.5 |": "settings of Roboschool and of the port",
+        "| Harder's cube | 0.1 m wide | 0.05 m wide |": "settings of Roboschool and of the port",
+        "of 100 episodes:": "the episodes of `make zoo`",
     },
     "docs/scaling.md": {
         "Docker's 64 MB": "Docker's default for /dev/shm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,14 @@ def pose_at_random(world: Any, low: float, high: float, first: int, middle: floa
     for i in range(count):
         positions[i] = middle + draw(world, low, high)
     bullet.pose_joints(world.client, world.body, world.joint_numbers[first:], positions, count)
+
+
+@without_gil
+def lay_down(world: Any, height: float, pitch: float, yaw: float) -> None:
+    """Places the robot at a height (m), pitch and yaw (rad), with pybullet's rounding of the quaternion."""
+    sine_p, cosine_p = math.sin(pitch * 0.5), math.cos(pitch * 0.5)
+    sine_y, cosine_y = math.sin(yaw * 0.5), math.cos(yaw * 0.5)
+    x, y = -sine_p * sine_y, sine_p * cosine_y
+    z, w = cosine_p * sine_y, cosine_p * cosine_y
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    bullet.pose_base(world.client, world.body, height, x / length, y / length, z / length, w / length)

@@ -1,4 +1,4 @@
-"""Compiled step and reward of the walking robots: bit-equal to `walker`, `walker_rewards` and both courses' modules."""
+"""Compiled step and reward of the walking robots: bit-equal to `walker`, `walker_rewards` and `courses`."""
 
 from __future__ import annotations
 
@@ -9,42 +9,20 @@ import numpy as np
 
 from envs.compiled import without_gil
 from envs.roboschool import bullet
-from envs.roboschool.flagrun_harder import (
-    CUBE_START_M,
-    LEAK_TO_POTENTIAL,
-    STANDING_Z_M,
-    START_HEIGHTS_M,
-    START_PITCHES,
-    STEP_LIMIT,
-    STEPS_ON_GROUND_AT_MOST,
-    THROW_EVERY,
-    THROW_FROM_M,
-    THROWS_AFTER,
-    WALK,
-)
+from envs.roboschool.flagrun_harder import CUBE_START_M
+from envs.roboschool.harder_kernels import alive_in_harder, begin_harder, potential_in_harder
 from envs.roboschool.native_world import (
     HOPS,
     KEEPS_BELLY_UP,
     MOST_FEET,
     MOST_JOINTS,
     RUNS_ON_PAWS,
-    TASKS_REMEMBERED,
     draw,
+    lay_down,
     pose_at_random,
     push,
 )
 from envs.roboschool.world import STEP_S
-
-
-@without_gil
-def _lay_down(world: Any, height: float, pitch: float, yaw: float) -> None:
-    """Places the robot at a height (m), pitch and yaw (rad), with pybullet's rounding of the quaternion."""
-    sine_p, cosine_p = math.sin(pitch * 0.5), math.cos(pitch * 0.5)
-    sine_y, cosine_y = math.sin(yaw * 0.5), math.cos(yaw * 0.5)
-    x, y = -sine_p * sine_y, sine_p * cosine_y
-    z, w = cosine_p * sine_y, cosine_p * cosine_y
-    length = math.sqrt(x * x + y * y + z * z + w * w)
-    bullet.pose_base(world.client, world.body, height, x / length, y / length, z / length, w / length)
 
 
 @without_gil
@@ -182,9 +160,9 @@ def reset_walker(world: Any, observation: Any) -> None:
     world.foot_flags[:] = 0.0
     world.standing_z = world.fixed_standing_z
     if world.is_harder:
-        _begin_harder(world)
+        begin_harder(world)
     elif not math.isnan(world.start_height):
-        _lay_down(world, world.start_height, 0.0, draw(world, -world.yaw_spread, world.yaw_spread))
+        lay_down(world, world.start_height, 0.0, draw(world, -world.yaw_spread, world.yaw_spread))
     if world.is_flagrun:
         if not world.as_port and draw(world, 0.0, 1.0) < 0.5:
             _move_flag(world, draw(world, 13.125, 26.25), 0.0)
@@ -202,80 +180,10 @@ def reset_walker(world: Any, observation: Any) -> None:
 
 
 @without_gil
-def _begin_harder(world: Any) -> None:
-    """Draws the next task by failure rate, and poses the robot for it."""
-    world.task_steps = world.steps_on_ground = world.is_down = 0
-    world.crawl_start, world.crawl_ignored = math.nan, 0.0
-    failures = np.empty(3)
-    for task in range(3):
-        known = min(world.past_tasks[task], TASKS_REMEMBERED)
-        failures[task] = 1.0 - world.successes[task].sum() / (1.0 + known)
-    at = draw(world, 0.0, 1.0) * (failures[0] + failures[1] + failures[2])
-    world.task = int(at >= failures[0]) + int(at >= failures[0] + failures[1])
-    yaw = draw(world, -world.yaw_spread, world.yaw_spread)
-    _lay_down(world, START_HEIGHTS_M[world.task], START_PITCHES[world.task], yaw)
-
-
-@without_gil
-def _alive_in_harder(world: Any, z: float) -> float:
-    on_feet = world.steps_on_ground == 0
-    if on_feet and world.task_steps > THROWS_AFTER and world.task_steps % THROW_EVERY == 0:
-        _throw_cube(world)
-    world.is_down = z < STANDING_Z_M
-    if world.is_down:
-        world.steps_on_ground += 1
-    elif world.steps_on_ground > 0:
-        world.steps_on_ground -= 1
-    world.task_steps += 1
-    has_failed = world.steps_on_ground >= (1 if world.task == WALK else STEPS_ON_GROUND_AT_MOST)
-    if has_failed or world.task_steps == STEP_LIMIT:
-        world.successes[world.task, world.past_tasks[world.task] % TASKS_REMEMBERED] = world.task_steps == STEP_LIMIT
-        world.past_tasks[world.task] += 1
-    return -1.0 if has_failed else _leak(world)
-
-
-@without_gil
-def _leak(world: Any) -> float:
-    height = 0.7 * world.torso_z + 0.3 * bullet.link_pose(world.found, world.pelvis, 2)
-    return 0.5 + 1.5 * (min(max(height, 0.0), 0.7) / 0.7)
-
-
-@without_gil
-def _throw_cube(world: Any) -> None:
-    """Throws the cube so that it meets the robot where it will be."""
-    angle = draw(world, -3.14, 3.14)
-    speed = draw(world, 20.0, 30.0)
-    travel_s = THROW_FROM_M / speed
-    aim, start, velocity = np.empty(3), np.empty(3), np.empty(3)
-    aim[0], aim[1], aim[2] = world.mean[0], world.mean[1], world.torso_z
-    start[0], start[1], start[2] = THROW_FROM_M * math.cos(angle), THROW_FROM_M * math.sin(angle), 1.0
-    for i in range(3):
-        aim[i] += bullet.speed(world.found, i) * travel_s
-        start[i] = aim[i] + start[i]
-        velocity[i] = aim[i] - start[i]
-    length = math.sqrt(velocity[0] * velocity[0] + velocity[1] * velocity[1] + velocity[2] * velocity[2])
-    for i in range(3):
-        velocity[i] = velocity[i] * (speed / length) + draw(world, -1.0, 1.0)
-    bullet.put_base(world.client, world.target_body, start)
-    bullet.throw_base(world.client, world.target_body, velocity)
-    bullet.read_state(world.client, world.body, 1, world.found)  # a command makes what was read before invalid
-
-
-@without_gil
 def _potential(world: Any) -> float:
-    """Minus the distance to the target, over the step; FlagrunHarder's counts no crawling, and height beside it."""
+    """Returns minus the distance to the target, over the step; in FlagrunHarder the course's own potential."""
     progress = -_target_distance(world) / STEP_S
-    if not world.is_harder:
-        return progress
-    if world.torso_z < STANDING_Z_M:
-        if math.isnan(world.crawl_start):
-            world.crawl_start = progress - world.crawl_ignored
-        world.crawl_ignored = progress - world.crawl_start
-        progress = world.crawl_start
-    else:
-        progress -= world.crawl_ignored
-        world.crawl_start = math.nan
-    return progress + LEAK_TO_POTENTIAL * _leak(world)
+    return potential_in_harder(world, progress) if world.is_harder else progress
 
 
 @without_gil
@@ -359,7 +267,7 @@ def step_walker(world: Any, action: Any, observation: Any) -> tuple[float, bool]
     push(world, action)
     has_moved = _observe_walker(world, observation)
     z = np.float64(observation[0]) + world.standing_z
-    alive = _alive_in_harder(world, z) if world.is_harder else _alive_reward(world, z)
+    alive = alive_in_harder(world, z) if world.is_harder else _alive_reward(world, z)
     after = _potential(world)
     before = after if has_moved and not world.as_port else world.potential
     world.potential = after

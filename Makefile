@@ -61,10 +61,15 @@ lint: install
 	$(BIN)/lint-imports
 
 # PPO against its peers, into benchmarks/RESULTS.md: about an hour. make bench PARTS="speed limits" for some of it.
+# PARTS=threads, in eight minutes and without peers, is how it scales with cores, into benchmarks/threads.md.
 bench: install
+ifeq ($(PARTS),threads)
+	$(BIN)/python -m benchmarks.threads
+else
 	test -x .venv/bench/bin/python || $(BIN)/python -m venv .venv/bench
 	.venv/bench/bin/pip install --quiet --requirement benchmarks/ppo_peers/requirements.txt
 	$(BIN)/python -m benchmarks.ppo $(PARTS)
+endif
 
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -12,6 +12,7 @@ Run: python roboschool_wheel.py WHEEL_FOLDER, with a JSON object for each job on
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import math
 import sys
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 
 HANDLE, INT, DOUBLE, TEXT = ctypes.c_void_p, ctypes.c_int, ctypes.c_double, ctypes.c_char_p
+MODULES = ("pendulums", "reacher", "mujoco_walkers", "humanoid_flagrun")
 SELF_COLLISION = 8 | 32
 TORQUE, POSITION_AND_VELOCITY = 1, 2
 REVOLUTE, PRISMATIC = 0, 1
@@ -339,61 +341,45 @@ class Draws:
         self.randint = lambda high: int(rng.uniform() >= 0.5) if high == 2 else int(rng.integers(high))
 
 
-def load_robots(folder: Path) -> types.ModuleType:
-    """Imports the wheel's package, on its own Bullet."""
+def load_robots(folder: Path) -> dict[str, Any]:
+    """Imports the wheel's modules of robots, on its own Bullet; returns the classes by name."""
     bullet = ctypes.CDLL(str(folder / "roboschool" / ".libs" / "libPhysicsClientC_API.so.2.87"))
     for name, (returns, takes) in PROTOTYPES.items():
         function = getattr(bullet, name)
         function.restype, function.argtypes = returns, takes
     World.bullet = bullet
-    gym, household = types.ModuleType("gym"), types.ModuleType("roboschool.cpp_household")
-    gym.Env = type("Env", (), {})  # type: ignore[attr-defined]
-    for name in ("spaces", "utils", "utils.seeding", "envs", "envs.registration"):
-        sys.modules[f"gym.{name}"] = types.ModuleType(f"gym.{name}")
-        parent, _, last = f"gym.{name}".rpartition(".")
-        setattr(sys.modules.get(parent, gym), last, sys.modules[f"gym.{name}"])
-    sys.modules["gym"], sys.modules["roboschool.cpp_household"] = gym, household
-    sys.modules["gym.spaces"].Box = lambda low, high, **_: (low, high)  # type: ignore[attr-defined]
-    sys.modules["gym.utils.seeding"].np_random = lambda seed: (None, seed)  # type: ignore[attr-defined]
-    sys.modules["gym.envs.registration"].register = lambda **_: None  # type: ignore[attr-defined]
-    household.World, household.Pose = World, Pose  # type: ignore[attr-defined]
-    sys.path.insert(0, str(folder))
-    package = types.ModuleType("roboschool")
-    package.__path__ = [str(folder / "roboschool")]
-    package.cpp_household = household  # type: ignore[attr-defined]
-    sys.modules["roboschool"] = package
-    exec((folder / "roboschool" / "__init__.py").read_text(), {**vars(package), "__file__": str(folder / "roboschool")})
-    return package
+    stand_ins: dict[str, dict[str, Any]] = {
+        "gym": {"Env": type("Env", (), {})},
+        "gym.spaces": {"Box": lambda low, high, **_: (low, high)},
+        "gym.utils": {},
+        "gym.utils.seeding": {"np_random": lambda seed: (None, seed)},
+        "roboschool": {"__path__": [str(folder / "roboschool")]},
+        "roboschool.cpp_household": {"World": World, "Pose": Pose},
+    }
+    for name, members in stand_ins.items():
+        module = types.ModuleType(name)
+        vars(module).update(members)
+        sys.modules[name] = module
+        parent, _, last = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], last, module)
+    modules = [importlib.import_module(f"roboschool.gym_{name}") for name in MODULES]
+    return {name: member for module in modules for name, member in vars(module).items()}
 
 
-def make_robot(name: str, rng: np.random.Generator) -> Any:
+def make_robot(kind: Any, rng: np.random.Generator) -> Any:
     """Builds one of the wheel's environments, which draws from `rng`."""
-    module = next(
-        module
-        for title, module in sys.modules.items()
-        if title.startswith("roboschool.gym_") and hasattr(module, f"Roboschool{name}")
-    )
-    env = getattr(module, f"Roboschool{name}")()
+    env = kind()
     env.np_random = Draws(rng)
-    env.spec = types.SimpleNamespace(max_episode_steps=1000, timestep_limit=1000)
+    env.spec = types.SimpleNamespace(max_episode_steps=1000)
     return env
-
-
-def reset(env: Any) -> Any:
-    """Starts an episode."""
-    return (env.reset if hasattr(env, "reset") else env._reset)()
-
-
-def step(env: Any, action: Any) -> Any:
-    """Takes a step."""
-    return (env.step if hasattr(env, "step") else env._step)(action)
 
 
 def follow(env: Any, actions: list[list[float]]) -> dict[str, Any]:
     """Steps through actions; returns all observations and rewards."""
-    observations, rewards = [np.asarray(reset(env)).tolist()], []
+    observations, rewards = [np.asarray(env.reset()).tolist()], []
     for action in actions:
-        observation, reward, *_ = step(env, np.array(action, np.float32))
+        observation, reward, *_ = env.step(np.array(action, np.float32))
         observations.append(np.asarray(observation).tolist())
         rewards.append(float(reward))
     return {"observations": observations, "rewards": rewards}
@@ -405,11 +391,11 @@ def play(env: Any, agent: str, episodes: int, limit: int) -> dict[str, Any]:
         weights = {name: arrays[name].astype(np.float32) for name in arrays.files}
     returns, lengths = [], []
     for _ in range(episodes):
-        observation, total, length, is_over = np.asarray(reset(env), np.float32), 0.0, 0, False
+        observation, total, length, is_over = np.asarray(env.reset(), np.float32), 0.0, 0, False
         while not is_over and length < limit:
             hidden = np.maximum(observation @ weights["dense1_w"] + weights["dense1_b"], 0)
             hidden = np.maximum(hidden @ weights["dense2_w"] + weights["dense2_b"], 0)
-            observation, reward, is_over, _ = step(env, hidden @ weights["final_w"] + weights["final_b"])
+            observation, reward, is_over, _ = env.step(hidden @ weights["final_w"] + weights["final_b"])
             observation = np.asarray(observation, np.float32)
             total, length = total + float(reward), length + 1
         returns.append(total)
@@ -419,10 +405,10 @@ def play(env: Any, agent: str, episodes: int, limit: int) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Answers the jobs on standard input."""
-    load_robots(folder)
+    kinds = load_robots(folder)
     for line in sys.stdin:
         job = json.loads(line)
-        env = make_robot(job["robot"], np.random.default_rng(job["seed"]))
+        env = make_robot(kinds[f"Roboschool{job['robot']}"], np.random.default_rng(job["seed"]))
         limit = 150 if job["robot"] == "Reacher" else 1000
         answer = follow(env, job["actions"]) if "actions" in job else play(env, job["agent"], job["episodes"], limit)
         print(json.dumps(answer), flush=True)

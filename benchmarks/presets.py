@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -61,16 +60,16 @@ def _measure(preset: str, seed: int) -> dict[str, Any]:
         seconds = time.monotonic() - began
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
         evaluate = [*smrl, "evaluate", folder, f"evaluate_episodes={_EPISODES}", "seed=1000"]
-        done = subprocess.run(evaluate, check=True, capture_output=True, cwd=_ROOT, text=True)
-    (returned,) = re.findall(r"episode_reward_mean[ =:]+(-?[\d.]+)", done.stdout)[-1:]
-    rows = [json.loads(line) for line in lines]
+        subprocess.run(evaluate, check=True, capture_output=True, cwd=_ROOT)
+        evaluation = json.loads((Path(folder) / "evaluation" / "evaluation.json").read_text())
+    rows = [row for row in map(json.loads, lines) if "episode_reward_mean" in row]  # not before the first episode's end
     kept = np.unique(np.linspace(0, len(rows) - 1, _POINTS).round().astype(int))
     return {
         "seed": seed,
         "seconds": round(seconds, 1),
         "steps": rows[-1]["timesteps_total"],
         "training_return": round(rows[-1]["episode_reward_mean"], 1),
-        "evaluated_return": float(returned),
+        "evaluated_return": round(evaluation["mean_reward"], 1),
         "curve": [[round(rows[i]["time_total_s"], 1), round(rows[i]["episode_reward_mean"], 1)] for i in kept],
     }
 

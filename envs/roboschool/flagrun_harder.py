@@ -37,8 +37,8 @@ class FlagRunHarder:
     An episode starts on the feet, on the back or on the belly, the more often the more often that start failed. One
     that starts on the feet ends when the robot goes down, the others after 170 steps on the ground.
     With `as_port`: no lying starts, the port's leak (z / 0.8 + 1), its smaller cube and undivided electricity cost.
-    Not reproducible from its seed: with the cube as a second body, one world in ten rounds otherwise than the rest from
-    the first steps on, and contacts with it depend on memory that Bullet 3.2.7 leaves uninitialized (with glibc's
+    Not reproducible from its seed: with the cube as a second body, one world in ten rounds unlike the others from the
+    first steps on, and contacts with it depend on memory that Bullet 3.2.7 leaves uninitialized (with glibc's
     MALLOC_PERTURB_ set, 16 of 16 worlds agree; without, 11 to 14 of 16).
 
     Source: openai/roboschool 1.0.49; for the port pybullet_envs_gymnasium 0.6.0.

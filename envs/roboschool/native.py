@@ -39,7 +39,7 @@ from envs.roboschool.world import (
 # The second of two episodes is short; the first is long enough for every robot to land on its feet.
 _CHECKED_STEPS = 70
 _FIRST_EPISODE = 60
-# With a second body in the world, one world in ten of Bullet 3.2.7 rounds otherwise than the rest, whoever steps it.
+# With a second body in the world, one world in ten of Bullet 3.2.7 rounds unlike the others, by either API.
 _HARDERS_EPISODE = 10
 _HARDERS_TOLERANCE = 0.01
 _ALIVE_RULES = {

@@ -9,6 +9,8 @@ from numba import types
 from envs.compiled import fused_without_gil
 
 _SIZE = 64  # bytes; at least that of a pthread_barrier_t
+# macOS's C library has no barriers.
+HAS_BARRIERS = hasattr(ctypes.CDLL(None), "pthread_barrier_init")
 _wait = types.ExternalFunction("pthread_barrier_wait", types.int32(types.intp))
 
 
@@ -30,13 +32,16 @@ class Barrier:
         if failed:
             raise OSError(failed, "pthread_barrier_init")
 
-    @staticmethod
-    def exists() -> bool:
-        """Whether this system's C library has barriers; macOS's has none."""
-        return hasattr(ctypes.CDLL(None), "pthread_barrier_init")
 
+if HAS_BARRIERS:
 
-@fused_without_gil
-def wait_at(barrier: int) -> None:
-    """Waits at the `Barrier` with this address, without the GIL."""
-    _wait(barrier)
+    @fused_without_gil
+    def wait_at(barrier: int) -> None:
+        """Waits at the `Barrier` with this address, without the GIL."""
+        _wait(barrier)
+
+else:
+
+    @fused_without_gil
+    def wait_at(barrier: int) -> None:
+        """Does nothing: a single thread waits for no other."""

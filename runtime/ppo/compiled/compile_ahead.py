@@ -18,7 +18,6 @@ from envs.roboschool.vector_env import RoboschoolVectorEnv
 from runtime.outputs.console import quiet_ray
 from runtime.policies.ppo_module import PPOModule
 from runtime.ppo.advantages import generalized_advantages
-from runtime.ppo.compiled.barrier import Barrier
 from runtime.ppo.compiled.flat_network import FlatNetwork, flatten
 from runtime.ppo.compiled.network_kernels import sample_actions, state_values
 from runtime.ppo.compiled.ppo_update import (
@@ -57,9 +56,7 @@ def compile_learning(flat: FlatNetwork) -> None:
     apply_one_gradient(settings.copy(), parameters, gradient, mean, mean_square)
     minibatches = np.zeros((1, 1), np.int64)
     gradients = np.zeros((1, len(parameters)), np.float32)
-    update_on_minibatches(
-        flat.table, settings, parameters, mean, mean_square, batch, minibatches, gradients, 0, 1, Barrier(1).address
-    )
+    update_on_minibatches(flat.table, settings, parameters, mean, mean_square, batch, minibatches, gradients, 0, 1, 0)
 
 
 def compile_acting(flat: FlatNetwork) -> None:

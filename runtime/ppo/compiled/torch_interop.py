@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.ppo.compiled.barrier import Barrier
+from runtime.ppo.compiled.barrier import HAS_BARRIERS, Barrier
 from runtime.ppo.compiled.compile_ahead import compile_learning
 from runtime.ppo.compiled.flat_network import UnsupportedError, flatten
 from runtime.ppo.compiled.network_kernels import state_values
@@ -41,7 +41,7 @@ class CompiledModule:
 
     def __init__(self, module: Any, optimizer: torch.optim.Optimizer, *, threads: int = 1) -> None:
         _require_plain_adam(optimizer)
-        self._threads = threads if Barrier.exists() else 1
+        self._threads = threads if HAS_BARRIERS else 1
         # Its own pool: all its threads meet at a barrier, and one that another training occupies would never come.
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1), thread_name_prefix="gradients")
         self._flat = flatten(module, module.action_space)
@@ -69,12 +69,13 @@ class CompiledModule:
         with self._adam(settings) as (record, parameters, mean, mean_square):
             chunks = count_chunks(minibatches.shape[1])
             threads = min(self._threads, chunks)
-            barrier = Barrier(threads)
+            barrier = Barrier(threads) if threads > 1 else None
+            address = 0 if barrier is None else barrier.address
             gradients = np.zeros((chunks, len(parameters)), np.float32)
             arrays = self._flat.table, record, parameters, mean, mean_square, batch, minibatches, gradients
 
             def update(thread: int) -> None:
-                update_on_minibatches(*arrays, thread, threads, barrier.address)
+                update_on_minibatches(*arrays, thread, threads, address)
 
             others = [self._pool.submit(update, thread) for thread in range(1, threads)]
             update(0)

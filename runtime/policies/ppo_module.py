@@ -18,10 +18,11 @@ _MEAN_SCALE = 0.01  # norm of each row of the last layer's weights
 
 
 class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO network with four additions.
+    """RLlib's PPO network with five additions.
 
     - `initial_log_std` is the log standard deviation before training. RLlib starts at a standard deviation of 1, which
       for actions in ±1 is mostly clipped noise.
+    - `log_std_schedule` gives the log standard deviation by steps, which the learner sets.
     - `use_sde` makes exploration noise depend on the state, and samples it every `sde_sample_freq` steps
       (`StateDependentNoiseHead`).
     - `pixel_scale` is multiplied with uint8 images inside the network, so that rollouts keep one byte for each pixel.
@@ -31,7 +32,11 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
     def setup(self) -> None:
         """Builds the network; called by RLlib."""
         super().setup()
-        initial = self.model_config.get("initial_log_std")
+        schedule = self.model_config.get("log_std_schedule")
+        if schedule is not None:
+            initial = schedule[0][1] if isinstance(schedule, list) else schedule
+        else:
+            initial = self.model_config.get("initial_log_std")
         self._noise: torch.Tensor | None = None
         self._noise_age = 0
         if self.model_config.get("use_sde"):

@@ -47,8 +47,11 @@ _NOT_RLLIB = (
         "most_steps_per_iteration",
     ),
 )
-_GAUSSIAN = ("free_log_std", "initial_log_std", "use_sde", "sde_sample_freq")
-_OWN_MODEL_SETTINGS = ("initial_log_std", "use_sde", "sde_sample_freq", "pixel_scale", "lidar", "action_mask")
+_GAUSSIAN = ("free_log_std", "initial_log_std", "log_std_schedule", "use_sde", "sde_sample_freq")
+_OWN_MODEL_SETTINGS = (
+    *("initial_log_std", "log_std_schedule", "use_sde", "sde_sample_freq"),
+    *("pixel_scale", "lidar", "action_mask"),
+)
 _POLICY_ACTIVATIONS = {"silu": "swish"}
 
 
@@ -183,6 +186,10 @@ def fit_to_resources(
     if settings.normalize_rewards and reason is not None:
         changes["config.normalize_rewards"] = False
         notes.append(f"rl.training.config.normalize_rewards left out: learning by RLlib's own code ({reason})")
+    schedule = "config.model.log_std_schedule"
+    if settings.model.log_std_schedule is not None and reason is not None and schedule not in left_out:
+        left_out += (schedule,)
+        notes.append(f"rl.training.{schedule} left out: learning by RLlib's own code ({reason})")
     changes |= _fit_gpus(config, machines, notes)
     return config.replace(changes, without=left_out), notes
 

@@ -32,6 +32,8 @@ def _check_network(draft: Draft) -> None:
     needs = {"config.model.sde_sample_freq": "use_sde" if not has_sde else None}
     if not (values.get("config.model.free_log_std") or has_sde):
         needs[width] = "free_log_std"
+    if has_sde or not values.get("config.model.free_log_std"):
+        needs["config.model.log_std_schedule"] = "free_log_std"
     for name, needed in needs.items():
         if needed is None or values.get(name) is None:
             continue

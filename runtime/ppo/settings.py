@@ -62,6 +62,16 @@ class PPONetworkSettings(NetworkSettings):
             none_ok=True,
         ),
     ] = None
+    log_std_schedule: Annotated[
+        float | list[Any] | None,
+        Setting(
+            "schedule",
+            "Log standard deviation by steps, which is then not learned; needs free_log_std.",
+            low=-10,
+            high=2,
+            none_ok=True,
+        ),
+    ] = None
     use_sde: Annotated[
         bool, Setting("bool", "Exploration that depends on the state and lasts for some steps (gSDE).")
     ] = False

@@ -171,6 +171,7 @@ class _Reader:
             row["kind"] = STATE_DEPENDENT if is_noise else FREE_GAUSSIAN
             row["actions"] = outputs
             row["log_std_at"] = self._add_parameter(head.log_std)
+            row["learns_log_std"] = self._module.model_config.get("log_std_schedule") is None
         row["distribution_size"] = 2 * row["actions"]
         if is_noise and len(self._layers) == begin + 1 and begin == 0:
             raise UnsupportedError("its state-dependent noise has no features: the policy has no layer before the last")

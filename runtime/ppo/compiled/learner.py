@@ -20,12 +20,14 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import (
     MODULE_TRAIN_BATCH_SIZE_MEAN,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
     NUM_ENV_STEPS_TRAINED,
     NUM_ENV_STEPS_TRAINED_LIFETIME,
     NUM_MODULE_STEPS_TRAINED,
     NUM_MODULE_STEPS_TRAINED_LIFETIME,
     WEIGHTS_SEQ_NO,
 )
+from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from runtime.ppo.compiled.flat_network import UnsupportedError
 from runtime.ppo.compiled.ppo_update import TrainBatch, draw_minibatches, make_train_batch
@@ -55,6 +57,8 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._compiled: CompiledModule | None = None
         self._is_checked = self._uses_rllib = False
         self._how = "compiled"
+        schedule = self._net.model_config.get("log_std_schedule")
+        self._log_std = Scheduler(schedule) if schedule is not None else None
         self._return_scale = ReturnScale() if self.config.learner_config_dict[NORMALIZE_REWARDS] else None
         try:
             threads = self.config.learner_config_dict[THREADS]
@@ -140,7 +144,15 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self._apply_torch_gradients()
         self._log_update(loss, env_steps * num_epochs, minibatches)
         self.after_gradient_based_update(timesteps=timesteps)
+        self._set_log_std(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         return self.metrics.reduce()
+
+    def _set_log_std(self, env_steps: int) -> None:
+        """Sets the log standard deviation that the schedule has after so many steps."""
+        if self._log_std is not None:
+            value = self._log_std.update(timestep=env_steps)
+            with torch.no_grad():
+                self._net.pi.log_std.fill_(float(value))
 
     def _estimate_values(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns (B,) value estimates of (B, …) observations."""
@@ -187,6 +199,8 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         }
         losses = self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
         self._torch_gradients = self.compute_gradients(losses)
+        if self._log_std is not None:
+            self._torch_gradients[self.get_param_ref(self._net.pi.log_std)].zero_()
         loss: torch.Tensor = losses[DEFAULT_MODULE_ID]
         return loss
 

@@ -34,6 +34,7 @@ NETWORK = np.dtype(
         ("distribution_size", np.int64),
         ("log_std_at", np.int64),
         ("log_std_bound", np.float64),
+        ("learns_log_std", np.int64),
         ("variance_floor", np.float64),
         ("parameters", np.int64),
         ("width", np.int64),

@@ -415,8 +415,11 @@ def _gaussian_backward(
 
 @fused_without_gil
 def _free_log_std_gradient(network: Any, parameters: Any, d_inputs: Any, gradient: Any) -> None:
-    """Gradient of log standard deviations that are parameters themselves."""
+    """Gradient of log standard deviations that are parameters themselves; 0 where a schedule sets them."""
     count = network.actions
+    if not network.learns_log_std:
+        gradient[network.log_std_at : network.log_std_at + count] = 0.0
+        return
     for i in range(count):
         total = 0.0
         for row in range(len(d_inputs)):

@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from runtime.cluster.machines import Machines
 from runtime.environments.spec import EnvironmentFaultError, EnvSpec
+from runtime.errors import UserError
 from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
 from runtime.ppo.compiled import ppo_update, torch_interop
@@ -224,6 +225,46 @@ def test_both_paths_restore_each_others_checkpoints(build: Build, tmp_path: Path
     # Steps of Adam go on from those of RLlib's learner.
     step = learner_of(fast).get_optimizer(DEFAULT_MODULE_ID).state_dict()["state"][0]["step"]
     assert step > states[0][0]["step"] + 12
+
+
+def log_std_of(algorithm: PPO) -> Any:
+    return learner_of(algorithm).module[DEFAULT_MODULE_ID].unwrapped().pi.log_std.detach().numpy().copy()
+
+
+def test_a_schedule_sets_the_log_standard_deviation_which_is_not_learned(build: Build, tmp_path: Path) -> None:
+    schedule = [[0, -0.5], [1024, -1.5]]
+    settings = {"config__model__free_log_std": True, "config__model__log_std_schedule": schedule}
+    algorithm = build("Pendulum-v1", **settings)
+    assert log_std_of(algorithm) == pytest.approx(-0.5)
+    before = weights_of(algorithm)
+    assert is_compiled(algorithm.train())
+    assert log_std_of(algorithm) == pytest.approx(-0.75)  # 256 of 1,024 steps
+    assert not np.allclose(weights_of(algorithm), before)
+    runner = algorithm.env_runner.module.unwrapped()
+    algorithm.train()  # the runner has the learner's weights from the iteration's start
+    assert runner.pi.log_std.detach().numpy() == pytest.approx(log_std_of(algorithm))
+    algorithm.save_to_path(tmp_path)
+    restored = build("Pendulum-v1", **settings)
+    restored.restore_from_path(tmp_path)
+    for _ in range(3):
+        restored.train()
+    assert log_std_of(restored) == pytest.approx(-1.5)
+
+
+def test_a_log_standard_deviation_can_be_constant(build: Build) -> None:
+    algorithm = build("Pendulum-v1", config__model__free_log_std=True, config__model__log_std_schedule=0)
+    algorithm.train()
+    assert not log_std_of(algorithm).any()
+
+
+def test_a_schedule_of_the_log_standard_deviation_needs_free_log_std_and_the_compiled_path() -> None:
+    with pytest.raises(UserError, match=r"log_std_schedule.*model.free_log_std to be true beside it"):
+        job("Pendulum-v1", config__model__log_std_schedule=-1.0)
+    config, _ = job("Pendulum-v1", config__model__free_log_std=True, config__model__log_std_schedule=-1.0, fast=False)
+    fitted, notes = fit_to_resources(config, PLAIN, gymnasium.spaces.Box(-1, 1), Machines(2))
+    assert "config.model.log_std_schedule" not in fitted.values()
+    said = "rl.training.config.model.log_std_schedule left out: learning by RLlib's own code (rl.training.fast)"
+    assert said in notes
 
 
 @pytest.mark.system

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ class Options:
         track: Track to drive on.
         race: Rules of the race.
         metadata: Actions and sensors of the cars.
-        reward_function: The user's reward function, or None for the default.
+        make_reward_function: Makes the user's reward function for one car; None for the default.
         is_training: Whether each episode starts farther along the track.
     """
 
     track: Track
     race: Race
     metadata: Metadata
-    reward_function: RewardFunction | None = None
+    make_reward_function: Callable[[], RewardFunction] | None = None
     is_training: bool = True
 
 
@@ -57,7 +57,8 @@ def read_options(
         track: Name of a built-in track or of a file in `tracks`, or the path of a `.npy` file.
         tracks: Folder or folders of `.npy` files.
         model_metadata: Path of model_metadata.json, or its JSON object; five steering angles at 1 m/s if None.
-        reward_function: File with `reward_function(params)`, or the function; the default reward if None.
+        reward_function: File with `reward_function(params)`, which is run once for each car, as what it remembers of
+            the last step is that car's; or the function, which all cars call; the default reward if None.
         dynamics: A name of KNOWN_DYNAMICS, or settings of Dynamics by name, the others as in the default.
         is_training: As in Options.
         race: Attributes of Race.
@@ -109,12 +110,16 @@ def _read_metadata(given: Any) -> Metadata:
     return read_metadata(Path(given))
 
 
-def _read_reward(given: Any) -> RewardFunction | None:
+def _read_reward(given: Any) -> Callable[[], RewardFunction] | None:
     if given is None:
         return None
-    if not callable(given) and not isinstance(given, str | Path):
+    if callable(given):
+        function = check_calls(given)
+        return lambda: function
+    if not isinstance(given, str | Path):
         raise ValueError(f"reward_function: got {given!r}; expected a Python file, or a function.")
-    return check_calls(given) if callable(given) else load_reward_function(Path(given))
+    load_reward_function(Path(given))  # raises here, before anything heavy starts, where it cannot be loaded
+    return lambda: load_reward_function(Path(given))
 
 
 def _read_dynamics(given: Any, version: float) -> Dynamics:
@@ -171,6 +176,8 @@ class Racing:
         self.rewards = np.zeros(len(self.measured))
         self.actions = np.zeros(len(self.measured))
         self._is_stereo = options.metadata.camera == "STEREO_CAMERAS"
+        make = options.make_reward_function
+        self._reward_functions = None if make is None else [make() for _ in self.measured]
 
     @property
     def observation_space(self) -> gymnasium.Space[Any]:
@@ -245,12 +252,12 @@ class Racing:
         """Returns (C,) reward of each car; 0 while it prepares, or is parked."""
         status = self.measured[:, kernels.STATUS]
         gets_reward = (status < kernels.PREPARING) & (self.measured[:, kernels.PHASE] != kernels.PARK)
-        function = self.options.reward_function
-        if function is None:
+        functions = self._reward_functions
+        if functions is None:
             return np.where(gets_reward, default_rewards(self.measured), 0.0)
         rewards = np.zeros(len(status))
         for row in np.flatnonzero(gets_reward).tolist():
-            rewards[row] = function(self.params(row))
+            rewards[row] = functions[row](self.params(row))
         return rewards
 
     def params(self, row: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Source of keys, limits and the default: DeepRacer's simulation application 6.0.5
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import sys
 import traceback
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.deepracer import kernels
+
+_numbers = itertools.count()  # of the modules that are loaded
 
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
@@ -31,7 +34,7 @@ class RewardError(ValueError):
 
 
 def load_reward_function(path: Path) -> RewardFunction:
-    """Runs a file and returns its `reward_function(params)`, whose every call is checked.
+    """Runs a file as a module of its own and returns its `reward_function(params)`, whose every call is checked.
 
     Raises:
         RewardError: The file cannot be run, or defines no such function.
@@ -39,7 +42,7 @@ def load_reward_function(path: Path) -> RewardFunction:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise RewardError(f"{path}: got {found}; expected Python with a function reward_function(params).")
-    name = f"smrl_reward_{abs(hash(path.resolve()))}"
+    name = f"smrl_reward_{next(_numbers)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise RewardError(f"{path}: got a file that is no Python module; expected one whose name ends in .py.")

@@ -260,6 +260,29 @@ def test_a_file_without_a_reward_function_is_refused(tmp_path: Path, text: str, 
         load_reward_function(write(tmp_path / "mine.py", text))
 
 
+def test_what_a_reward_function_remembers_is_of_one_car(tmp_path: Path) -> None:
+    text = (
+        "last = {'steps': 0.0, 'x': None}\n"
+        "def reward_function(params):\n"
+        "    steps, before = params['steps'], dict(last)\n"
+        "    last.update(steps=steps, x=params['x'])\n"
+        "    if steps == 2:\n"
+        "        return 0.0\n"
+        "    assert before['steps'] == steps - 1, (before, steps)\n"
+        "    return abs(params['x'] - before['x'])\n"
+    )
+    racing = Racing(read_options(reward_function=write(tmp_path / "mine.py", text)), worlds=3, seed=0)
+    for world in range(3):
+        racing.restart(world)
+    rewards = []
+    for step in range(12):
+        if step == 5:
+            racing.restart(1)  # the others drive on
+        rewards.append(racing.step(np.array([0, 2, 4])).copy())
+    assert (np.array(rewards)[7:] > 0).all()
+    assert (np.array(rewards)[2:] < 0.2).all()  # m in a step, as no car jumps to another's place
+
+
 def test_a_reward_function_may_spoil_its_parameters(tmp_path: Path) -> None:
     text = "def reward_function(params):\n    params['waypoints'].clear()\n    params.clear()\n    return 1\n"
     racing = Racing(read_options(reward_function=write(tmp_path / "mine.py", text)), seed=0)

@@ -1,7 +1,7 @@
 """DeepRacer measured: steps a second with and without pictures, where an update's time goes, and training to laps.
 
 Run: .venv/bin/python -m benchmarks.deepracer [PART …], into benchmarks/deepracer.md. Parts: `steps`, `update`, `laps`,
-`dynamics`.
+`race`, `dynamics`.
 """
 
 from __future__ import annotations
@@ -175,17 +175,7 @@ def measure_laps(seeds: int = 3) -> list[str]:
     rows = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "results"
-            took = _smrl("train", "--preset", "deepracer", "--out", str(out), f"rl.training.config.seed={seed}")
-            metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            trials, complete = _evaluate(out)
-        first = next((row for row in metrics if row["evaluation_progress_mean"] == 100), metrics[-1])
-        rows.append(
-            f"| {seed} | {first['time_total_s'] / 60:.1f} | {first['timesteps_total']:,} | "
-            f"{metrics[-1]['time_total_s'] / 60:.1f} | {metrics[-1]['timesteps_total']:,} | {took / 60:.1f} | "
-            f"{metrics[-1]['episode_reward_mean']:.0f} | {len(complete)} of {trials} | "
-            f"{np.mean(complete) if complete else float('nan'):.2f} |"
-        )
+            rows.append(f"| {seed} | {_train_to_laps('deepracer', seed, Path(folder))}")
         print(rows[-1], flush=True)
     return [
         "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, center-line reward. "
@@ -193,10 +183,61 @@ def measure_laps(seeds: int = 3) -> list[str]:
         "all* is with start-up, exports and video. Then `smrl evaluate`.",
         _processor(),
         "",
-        "| seed | first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) |",
+        f"| seed | {_LAP_COLUMNS}",
         "|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+_LAP_COLUMNS = "first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) |"
+
+
+def _train_to_laps(preset: str, seed: int, out: Path) -> str:
+    """Trains a preset with a seed, evaluates it, and returns the cells of `_LAP_COLUMNS`."""
+    took = _smrl("train", "--preset", preset, "--out", str(out), f"rl.training.config.seed={seed}")
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    first = next((row for row in metrics if row["evaluation_progress_mean"] == 100), metrics[-1])
+    return (
+        f"{first['time_total_s'] / 60:.1f} | {first['timesteps_total']:,} | "
+        f"{metrics[-1]['time_total_s'] / 60:.1f} | {metrics[-1]['timesteps_total']:,} | {took / 60:.1f} | "
+        f"{metrics[-1]['episode_reward_mean']:.0f} | {_drive(out)} |"
+    )
+
+
+def _drive(results: Path, *words: str) -> str:
+    """Evaluates a policy, and returns two cells: its complete laps, and their mean seconds."""
+    trials, complete = _evaluate(results, *words)
+    return f"{len(complete)} of {trials} | {f'{np.mean(complete):.2f}' if complete else '–'}"
+
+
+def measure_race() -> list[str]:
+    """The racing presets on their track, then on tracks that they were not trained on."""
+    rows, elsewhere = [], []
+    for preset, seeds in (("deepracer-race", 3), ("deepracer-race-continuous", 1)):
+        for seed in range(seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(f"| `{preset}` | {seed} | {_train_to_laps(preset, seed, Path(folder))}")
+                print(rows[-1], flush=True)
+                for words in _ELSEWHERE if seed == 0 else ():
+                    elsewhere.append(f"| `{preset}` | `{' '.join(words)}` | {_drive(Path(folder), *words)} |")
+                    print(elsewhere[-1], flush=True)
+    return [
+        "The presets `deepracer-race` (21 actions up to 4 m/s) and `deepracer-race-continuous`: reinvent_base, SHALLOW "
+        "network, a reward of the meters gained in a step. Columns as above.",
+        "",
+        f"| preset | seed | {_LAP_COLUMNS}",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "Seed 0 on tracks that it never saw, by `smrl evaluate` with these settings:",
+        "",
+        "| preset | settings | laps | lap time (s) |",
+        "|---|---|---|---|",
+        *elsewhere,
+    ]
+
+
+_ELSEWHERE = (("reverse_dir=true",), ("track=reInvent2019_track",), ("track=oval",), ("dynamics=gazebo-6",))
 
 
 def measure_dynamics(steps: int = 6_000) -> list[str]:
@@ -237,12 +278,14 @@ _TITLES = {
     "steps": "Steps a second",
     "update": "Where an update's time goes",
     "laps": "From nothing to five laps",
+    "race": "Races",
     "dynamics": "Dynamics of training and evaluation",
 }
 _PARTS: dict[str, Callable[[], list[str]]] = {
     "steps": measure_steps,
     "update": measure_update,
     "laps": measure_laps,
+    "race": measure_race,
     "dynamics": measure_dynamics,
 }
 

@@ -19,7 +19,7 @@ from envs.deepracer.rewards import RewardFunction, check_calls, default_rewards,
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import DEFAULT as DEFAULT_TRACK
-from envs.deepracer.tracks import Track, load_track
+from envs.deepracer.tracks import Track, load_tracks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,12 @@ class Options:
     """Checked settings of a race.
 
     Attributes:
-        track: Track to drive on.
+        track: Track to drive on, the first one where there are several.
         race: Rules of the race.
         metadata: Actions and sensors of the cars.
         make_reward_function: Makes the user's reward function for one car; None for the default.
         is_training: Whether each episode starts farther along the track.
+        others: Further tracks of a training.
     """
 
     track: Track
@@ -39,11 +40,16 @@ class Options:
     metadata: Metadata
     make_reward_function: Callable[[], RewardFunction] | None = None
     is_training: bool = True
+    others: tuple[Track, ...] = ()
+
+    def on_each_track(self) -> list[Options]:
+        """Returns the options of each track alone."""
+        return [dataclasses.replace(self, track=track, others=()) for track in (self.track, *self.others)]
 
 
 def read_options(
     *,
-    track: str | Track = DEFAULT_TRACK,
+    track: str | Track | Sequence[str] = DEFAULT_TRACK,
     tracks: str | Path | Sequence[str | Path] = (),
     model_metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
     reward_function: str | Path | RewardFunction | None = None,
@@ -54,7 +60,8 @@ def read_options(
     """Reads a user's settings into Options.
 
     Args:
-        track: Name of a built-in track or of a file in `tracks`, or the path of a `.npy` file.
+        track: Name of a built-in track or of a file in `tracks`, or the path of a `.npy` file; several as a list or
+            with commas, or `all` for every closed one: a training drives on all of them, all else on the first.
         tracks: Folder or folders of `.npy` files.
         model_metadata: Path of model_metadata.json, or its JSON object; five steering angles at 1 m/s if None.
         reward_function: File with `reward_function(params)`, which is run once for each car, as what it remembers of
@@ -68,7 +75,7 @@ def read_options(
     """
     wrong: list[str] = []
     folders = _attempt(lambda: _read_folders(tracks), wrong) or []
-    found_track = _attempt(lambda: track if isinstance(track, Track) else load_track(track, folders), wrong)
+    found_tracks = _attempt(lambda: [track] if isinstance(track, Track) else load_tracks(track, folders), wrong) or []
     metadata = _attempt(lambda: _read_metadata(model_metadata), wrong)
     function = _attempt(lambda: _read_reward(reward_function), wrong)
     known = {field.name for field in dataclasses.fields(Race)} - {"dynamics"}
@@ -78,11 +85,11 @@ def read_options(
     answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
     settings = {name: value for name, value in race.items() if name in known}
     rules = _attempt(lambda: Race(**settings, dynamics=answer or KNOWN_DYNAMICS[DEFAULT_DYNAMICS]), wrong)
-    if rules is not None and found_track is not None:
-        wrong += rules.find_misfits(found_track.length)
-    if wrong or found_track is None or metadata is None or rules is None:
+    if rules is not None and found_tracks:
+        wrong += rules.find_misfits(min(found.length for found in found_tracks))
+    if wrong or metadata is None or rules is None:
         raise ValueError("\n".join(wrong))
-    return Options(found_track, rules, metadata, function, is_training)
+    return Options(found_tracks[0], rules, metadata, function, is_training, tuple(found_tracks[1:]))
 
 
 def _attempt(read: Any, wrong: list[str]) -> Any:

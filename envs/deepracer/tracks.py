@@ -159,6 +159,38 @@ def load_track(name: str | Path, folders: Sequence[Path] = ()) -> Track:
     )
 
 
+def load_tracks(names: str | Path | Sequence[str], folders: Sequence[Path] = ()) -> list[Track]:
+    """Loads a track, or several.
+
+    Args:
+        names: As of `load_track`; several as a list, or in one string with commas; `all` for every closed built-in one
+            and every closed one in the folders.
+        folders: Folders of `.npy` files.
+
+    Raises:
+        TrackError: None is named, or some are not there; the message has a line for each.
+    """
+    if names == "all":
+        files = (path.stem for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.npy")))
+        found = [load_track(name, folders) for name in dict.fromkeys((*BUILT_IN, *files))]
+        return [track for track in found if track.is_closed]
+    listed: Sequence[str | Path]
+    if isinstance(names, str):
+        listed = [name.strip() for name in names.split(",")]
+    else:
+        listed = names if isinstance(names, list | tuple) else [names]  # type: ignore[list-item]  # refused below
+    tracks, wrong = [], []
+    for i, name in enumerate(listed):
+        try:
+            if name not in listed[:i]:
+                tracks.append(load_track(name, folders))
+        except TrackError as error:
+            wrong.append(str(error))
+    if wrong or not tracks:
+        raise TrackError("\n".join(wrong) or f"track: got {names!r}; expected at least one track.")
+    return tracks
+
+
 def read_track(path: Path) -> Track:
     """Reads a track from its file; rows that repeat the previous center point are dropped, but for the closing one.
 

@@ -14,10 +14,9 @@ import torch
 from ray.rllib.core.columns import Columns
 
 from envs.deepracer import kernels
-from envs.deepracer.racing import Options, Racing, read_options
+from envs.deepracer.racing import Options, Racing, action_space, read_options
 from runtime.artifacts.checkpoint import JobState
 from runtime.environments.spec import EnvSpec
-from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.families.deepracer.records import (
     HYPERPARAMETERS,
@@ -75,8 +74,8 @@ class TrainingRecords:
         self._options = read_options(**env.config)
         self._metrics = TrainingMetrics(settings.folder / "training_metrics.json", best_by=settings.best_by)
         self._traces: dict[int, SimTrace] = {}
-        self._evaluation_cars = self._make_evaluation_cars(self._options, seed) if settings.evaluation_trials else None
-        self._explorer = Explorer(self._evaluation_cars.action_space, seed=seed) if self._evaluation_cars else None
+        self._evaluation_cars = self._make_evaluation_cars(self._options, seed)
+        self._explorer = Explorer(action_space(self._options.metadata), seed=seed)
         self._best: tuple[float, dict[str, Any]] | None = None
         self._score: float | None = None  # of the latest evaluation; the best checkpoint has the highest
         self._seen = -1  # iteration
@@ -84,9 +83,12 @@ class TrainingRecords:
         write_metadata(settings.folder, self._options.metadata)
         write_json(settings.folder / HYPERPARAMETERS, settings.hyperparameters)
 
-    def _make_evaluation_cars(self, options: Options, seed: int | None) -> Racing:
-        """Makes the cars for evaluations, spread over the track: trials from one start would all be identical."""
-        trials = self._settings.evaluation_trials
+    def _make_evaluation_cars(self, options: Options, seed: int | None) -> list[Racing]:
+        """Makes the cars for evaluations, spread over each track: trials from one start would all be identical."""
+        if not self._settings.evaluation_trials:
+            return []
+        each = options.on_each_track()
+        trials = max(1, self._settings.evaluation_trials // len(each))
         race = dataclasses.replace(
             options.race,
             change_start_position=True,
@@ -95,7 +97,7 @@ class TrainingRecords:
             number_of_resets=0,
             is_continuous=False,
         )
-        return Racing(dataclasses.replace(options, race=race), worlds=trials, seed=seed)
+        return [Racing(dataclasses.replace(one, race=race), worlds=trials, seed=seed) for one in each]
 
     def after_iteration(self, algorithm: Any, result: Mapping[str, Any], state: JobState) -> dict[str, float]:
         """Records an iteration.
@@ -115,7 +117,7 @@ class TrainingRecords:
         )
         self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
         self._record_learning(result)
-        found = self._evaluate(algorithm, state) if self._evaluation_cars is not None else {}
+        found = self._evaluate(algorithm, state) if self._evaluation_cars else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
         state.extra[FAMILY] = {"score": self._score, "metrics": self._metrics.rows, "best": self._best}
@@ -178,13 +180,12 @@ class TrainingRecords:
             logits: torch.Tensor = module.forward_inference({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]
             return logits
 
-        assert self._evaluation_cars is not None
-        assert self._explorer is not None
-        most_steps = _most_steps(self._evaluation_cars)
-        rollout = drive_episodes(
-            self._evaluation_cars, act, self._explorer.likeliest, most_steps=most_steps, is_shared=False
-        )
-        traces = np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
+        traces: list[Trace] = []
+        for racing in self._evaluation_cars:
+            rollout = drive_episodes(
+                racing, act, self._explorer.likeliest, most_steps=_most_steps(racing), is_shared=False
+            )
+            traces += np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
         for number, trace in enumerate(traces):
             last = self._metrics.rows[-1]
             self._metrics.add(trace, episode=last["episode"], trial=last["trial"], phase="evaluation")
@@ -198,11 +199,11 @@ class TrainingRecords:
             f"[BestModelSelection] Number of evaluations: {len(traces)} Evaluation episode progress: {progress}"
         )
         self._reporter.log(f"[BestModelSelection] Evaluation episode progress mean: {np.mean(progress)}")
-        self._score = _score(rollout, traces, self._settings.best_by)
+        self._score = _score(traces, self._settings.best_by)
         laps = [float(trace[-1, C["time"]]) for trace in traces if label_of(trace) == "Lap complete"]
         found = {
             "evaluation_progress_mean": float(np.mean(progress)),
-            "evaluation_reward_mean": float(rollout.rewards.sum() / len(traces)),
+            "evaluation_reward_mean": _mean_reward(traces),
             "evaluation_laps": float(len(laps)),
         }
         return {**found, **({"evaluation_lap_time_s": float(np.mean(laps))} if laps else {})}
@@ -229,10 +230,14 @@ def _most_steps(racing: Racing) -> int:
     return int(racing.options.track.length / kernels.MIN_SPEED / kernels.CONTROL_S)
 
 
-def _score(rollout: DrivenEpisodes, traces: list[Trace], best_by: str) -> float:
+def _mean_reward(traces: list[Trace]) -> float:
+    return float(np.mean([trace[:, C["reward"]].sum() for trace in traces]))
+
+
+def _score(traces: list[Trace], best_by: str) -> float:
     """Returns the score that selects the best checkpoint (higher is better; lap times count negatively)."""
     if best_by == "reward":
-        return float(rollout.rewards.sum() / len(traces))
+        return _mean_reward(traces)
     if best_by == "laptime":
         times = [t[-1, C["time"]] if label_of(t) == "Lap complete" else _NEVER_S for t in traces]
         return -float(np.mean(times))

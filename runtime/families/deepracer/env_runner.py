@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 
 from envs.deepracer.env import DeepRacerVectorEnv
+from envs.deepracer.racing import read_options
 from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.ppo.env_runner import Runner
@@ -29,24 +30,36 @@ class RacingRunner(Runner):
         number = max(0, (self.worker_index or 0) - 1)
         shares = [episodes // workers + (n < episodes % workers) for n in range(workers)]
         worlds = max(1, shares[number])
-        self.env = DeepRacerVectorEnv(worlds, **settings)
+        first = sum(shares[:number])
+        options = read_options(**settings)
+        tracks = (options.track, *options.others)
+        numbers = np.arange(first, first + worlds)  # of this runner's episodes, which take the tracks in turn
+        counts = np.bincount(numbers % len(tracks), minlength=len(tracks)).tolist()
+        driven = [(count, track) for count, track in zip(counts, tracks, strict=True) if count]
+        envs = [DeepRacerVectorEnv(count, **{**settings, "track": track}) for count, track in driven]
+        self.env = envs[0]
+        self._racings = [env.racing for env in envs]
         self.num_envs = worlds
         seed = self.take_env_seed()
         if seed is not None:
-            self.env.racing.simulation.seed(seed, episodes_before=sum(shares[:number]))
+            for racing in self._racings:
+                racing.simulation.seed(seed, episodes_before=first // len(tracks))
         self._explorer = Explorer(self.env.single_action_space, seed=seed)
         self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def sample(self, **kwargs: Any) -> list[Any]:
-        """Samples one rollout of whole episodes; RLlib's arguments are ignored."""
+        """Samples one rollout of whole episodes on each track; RLlib's arguments are ignored."""
         if self._epsilon is not None:
             least, over = self._epsilon
             self._explorer.epsilon = max(least, 1 - (1 - least) * self.num_env_steps_sampled_lifetime / over)
-        racing = self.env.racing
-        rollout = drive_episodes(racing, self._act, self._explorer.draw, most_steps=self._most_steps)
-        self._report(rollout)
-        self._traces.append((rollout.trace, rollout.lengths))
-        return [rollout]
+        most_steps = self._most_steps // len(self._racings)
+        rollouts = [
+            drive_episodes(racing, self._act, self._explorer.draw, most_steps=most_steps) for racing in self._racings
+        ]
+        for rollout in rollouts:
+            self._report(rollout)
+            self._traces.append((rollout.trace, rollout.lengths))
+        return rollouts
 
     def _act(self, pictures: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.module.forward_exploration({Columns.OBS: pictures})[Columns.ACTION_DIST_INPUTS]

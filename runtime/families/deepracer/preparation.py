@@ -8,6 +8,8 @@ from envs.deepracer.racing import read_options
 from runtime.container.layout import Container
 from runtime.errors import UserError
 from runtime.families.deepracer.network import network_settings
+from runtime.ppo.settings import PPOSettings
+from runtime.settings.presets import PRESET_DIR
 from runtime.settings.schema import JobConfig
 
 TRACKS_CHANNEL = "tracks"
@@ -36,11 +38,12 @@ def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])
     for name in _FILES:
         given = settings.get(name)
-        if isinstance(given, str) and (found := container.find_input(given)) is not None and not Path(given).exists():
+        if isinstance(given, str) and not Path(given).exists() and (found := _find(given, container)) is not None:
             settings[name] = str(found)
     try:
         options = read_options(**settings)
         network_settings(options.metadata)
+        _check_episodes(config, tracks=1 + len(options.others))
     except (ValueError, UserError) as error:
         wrong += [f"rl.training.config.env_config: {line}" for line in str(error).splitlines()]
         raise UserError("\n".join(wrong)) from error.__cause__
@@ -48,3 +51,18 @@ def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
         raise UserError("\n".join(wrong))
     settings["model_metadata"] = dict(options.metadata.source)
     return config.replace({"config.env_config": settings})
+
+
+def _check_episodes(config: JobConfig, *, tracks: int) -> None:
+    episodes = PPOSettings.of(config).episodes_per_iteration
+    if episodes < tracks:
+        raise UserError(
+            f"track: got {tracks} tracks and config.episodes_per_iteration {episodes}; expected an episode on each "
+            "track in every iteration. Name fewer tracks, or ask for more episodes."
+        )
+
+
+def _find(name: str, container: Container) -> Path | None:
+    """Finds a file in the channels or beside the user's code, else beside the presets, one of which may name it."""
+    beside_presets = PRESET_DIR / name
+    return container.find_input(name) or (beside_presets if beside_presets.is_file() else None)

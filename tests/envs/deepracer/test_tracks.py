@@ -16,7 +16,7 @@ from envs.deepracer import kernels
 from envs.deepracer.params import make_params
 from envs.deepracer.race import Race
 from envs.deepracer.simulation import Simulation
-from envs.deepracer.tracks import BUILT_IN, Track, TrackError, load_track, read_track
+from envs.deepracer.tracks import BUILT_IN, Track, TrackError, load_track, load_tracks, read_track
 from tests.conftest import ROOT
 
 PUBLISHED = ROOT.parent / "shared" / "tracks"
@@ -216,3 +216,17 @@ def test_an_unknown_track_is_answered_with_the_known_ones(tmp_path: Path) -> Non
         TrackError, match=r"got 'yours'; expected one of reinvent_base, .* and in .*: mine; or the path"
     ):
         load_track("yours", [tmp_path])
+
+
+def test_several_tracks_are_loaded_by_a_list_by_commas_or_all_at_once(tmp_path: Path) -> None:
+    oval = load_track("oval")
+    np.save(tmp_path / "mine.npy", np.concatenate([oval.center, oval.inner, oval.outer], axis=1))
+    names = [track.name for track in load_tracks("oval, reinvent_base,oval")]
+    assert names == ["oval", "reinvent_base"] == [track.name for track in load_tracks(["oval", "reinvent_base"])]
+    closed = [name for name in BUILT_IN if name != "straight"]
+    assert [track.name for track in load_tracks("all", [tmp_path])] == [*closed, "mine"]
+    with pytest.raises(TrackError, match=r"(?s)got 'ovall'.*got 'strait'"):
+        load_tracks("ovall,strait,oval")
+    for nothing in ([], 3, [3]):
+        with pytest.raises(TrackError, match="track: got"):
+            load_tracks(nothing)  # type: ignore[arg-type]

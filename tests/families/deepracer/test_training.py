@@ -230,6 +230,32 @@ def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) 
 @pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
+def test_one_training_drives_on_several_tracks_and_its_policy_on_the_first(tmp_path: Path) -> None:
+    done = run_smrl(
+        *("train", "--preset", "deepracer-race", "--out", "results", "rl.training.stop.training_iteration=1"),
+        *(*SHORT_RACES, "rl.training.config.env_config.track=oval,reinvent_base", "rl.training.export=false"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "results" / "deepracer" / "training_metrics.json").read_text())["metrics"]
+    assert [row["phase"] for row in rows] == ["training"] * 3 + ["evaluation"] * 4
+    steps = pd.read_csv(tmp_path / "results" / "deepracer" / "training-simtrace" / "0-iteration.csv")
+    lengths = steps.groupby("episode")["track_len"].unique().map(list).tolist()
+    assert [round(one[0], 1) for one in lengths] == [17.4, 17.4, 17.6]
+    raced = run_smrl("evaluate", "results", "number_of_trials=1", cwd=tmp_path)
+    assert raced.returncode == 0, raced.stderr
+    assert json.loads((tmp_path / "results" / "evaluation" / "evaluation.json").read_text())["track"] == "oval"
+    few = "rl.training.config.episodes_per_iteration=1"
+    refused = run_smrl(
+        *("train", "--preset", "deepracer", "rl.training.config.env_config.track=all", few), cwd=tmp_path
+    )
+    assert refused.returncode == 2
+    assert "got 3 tracks and config.episodes_per_iteration 1; expected an episode on each track" in refused.stderr
+
+
+@pytest.mark.system
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_car_with_a_lidar_is_trained_and_raced_but_not_exported(tmp_path: Path) -> None:
     metadata = tmp_path / "model_metadata.json"
     metadata.write_text(json.dumps({**CONTINUOUS, "sensor": ["STEREO_CAMERAS", "SECTOR_LIDAR"]}))

@@ -6,10 +6,13 @@ Source of keys, limits and the default: DeepRacer's simulation application 6.0.5
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import itertools
 import math
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +27,50 @@ _numbers = itertools.count()  # of the modules that are loaded
 
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
+LONGEST_S = 10.0  # of one call
 # Default reward: bands of the distance to the center line, as shares of the track's width, and the reward of each.
 _BANDS = (0.1, 0.25, 0.5)
 _BAND_PAY = (1.0, 0.5, 0.1, 1e-3)
+
+
+class _OverdueError(BaseException):
+    """Raised inside a reward function that does not return; no Exception, which the user's code might catch."""
+
+
+class _Watch:
+    """Interrupts a call that takes longer than LONGEST_S, by an exception in the thread that makes it.
+
+    A thread of its own looks once a second, so that a call costs nothing but the clock's reading.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._call: tuple[float, int] | None = None  # when it began, and its thread
+        self._is_watching = False
+
+    def begin(self) -> None:
+        """Notes that a call begins in this thread."""
+        if not self._is_watching:
+            self._is_watching = True
+            threading.Thread(target=self._look, name="reward-function-watch", daemon=True).start()
+        self._call = time.monotonic(), threading.get_ident()
+
+    def end(self) -> None:
+        """Notes that it has ended; what interrupts calls does not do so any more when this returns."""
+        with self._lock:
+            self._call = None
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(min(1.0, LONGEST_S / 4))
+            with self._lock:
+                call = self._call
+                if call is not None and time.monotonic() - call[0] > LONGEST_S:
+                    self._call = None
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(call[1]), ctypes.py_object(_OverdueError))
+
+
+_watch = _Watch()
 
 
 class RewardError(ValueError):
@@ -65,7 +109,16 @@ def check_calls(function: Callable[[dict[str, Any]], Any], path: Path | None = N
 
     def call_reward_function(params: dict[str, Any]) -> float:
         try:
-            reward = float(function(params))
+            _watch.begin()
+            try:
+                reward = float(function(params))
+            finally:
+                _watch.end()
+        except _OverdueError as error:
+            raise RewardError(
+                f"{place}{_line_of(error, place)}: reward_function did not return within {LONGEST_S:g} s; expected a "
+                f"number at once, as a training calls it millions of times. It was given {_short(params)}"
+            ) from None
         except (Exception, SystemExit) as error:  # the user's function may raise anything
             raise RewardError(
                 f"{place}{_line_of(error, place)}: reward_function failed: {_describe(error)}. "

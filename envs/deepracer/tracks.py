@@ -22,6 +22,7 @@ _SPACING_M = 0.15
 _MOST_WAYPOINTS = 20_000
 _LEAST_EXTENT_M = 1.0
 _MOST_EXTENT_M = 1000.0
+_MOST_OFF_ROAD = 0.02  # of the waypoints; a published file may have one that is a little off
 
 # Center lines through these points approximate the published tracks of the same name to 4.2 cm.
 _CONTROL_POINTS: dict[str, tuple[float, list[tuple[float, float]]]] = {
@@ -223,7 +224,27 @@ def read_track(path: Path) -> Track:
             f"{path}: got a track that reaches over {extent:.4g} m; expected {_LEAST_EXTENT_M:g} to "
             f"{_MOST_EXTENT_M:g}. Are its numbers meters?"
         )
-    return _from_rows(path.stem, rows)
+    track = _from_rows(path.stem, rows)
+    if track.is_closed and (off := _off_road(track)).mean() > _MOST_OFF_ROAD:
+        raise TrackError(
+            f"{path}: got a center line that is not on the road at {off.sum()} of {len(off)} waypoints, first in row "
+            f"{int(np.flatnonzero(off)[0])}; expected borders that are rings, and a road that does not cross itself."
+        )
+    return track
+
+
+def _off_road(track: Track) -> NDArray[np.bool_]:
+    """Returns (N,) whether each point of a closed track's center line lies in both borders' rings, or in neither."""
+    off = np.empty(len(track.center), np.bool_)
+    for i, (x, y) in enumerate(track.center):
+        crossings = 0
+        for ring in (track.inner, track.outer):
+            begin, end = ring, np.roll(ring, -1, axis=0)
+            sides = (begin[:, 1] > y) != (end[:, 1] > y)
+            (ax, ay), (bx, by) = begin[sides].T, end[sides].T
+            crossings += int((x < ax + (y - ay) / (by - ay) * (bx - ax)).sum())
+        off[i] = crossings % 2 == 0
+    return off
 
 
 def _from_rows(name: str, rows: Line) -> Track:

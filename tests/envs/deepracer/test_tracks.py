@@ -230,3 +230,16 @@ def test_several_tracks_are_loaded_by_a_list_by_commas_or_all_at_once(tmp_path: 
     for nothing in ([], 3, [3]):
         with pytest.raises(TrackError, match="track: got"):
             load_tracks(nothing)  # type: ignore[arg-type]
+
+
+def test_a_track_that_crosses_itself_is_refused(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi, 121)
+    center = np.stack([3 * np.sin(angle), 2 * np.sin(2 * angle)], axis=1)
+    along = np.gradient(center, axis=0)
+    left = 0.4 * np.stack([-along[:, 1], along[:, 0]], axis=1) / np.linalg.norm(along, axis=1, keepdims=True)
+    center[-1], left[-1] = center[0], left[0]
+    np.save(tmp_path / "eight.npy", np.concatenate([center, center + left, center - left], axis=1))
+    with pytest.raises(
+        TrackError, match=r"eight.npy: got a center line that is not on the road .* does not cross itself"
+    ):
+        load_track("eight", [tmp_path])

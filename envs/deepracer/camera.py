@@ -184,12 +184,25 @@ class Renderer:
         )
         if not objects.shape[1]:
             return
-        fine = self._fineness
-        large = out if fine == 1 else out.repeat(fine, axis=1).repeat(fine, axis=2)
-        draw_objects(large, poses, objects, colors, ground.tints, SHAPES, self._view, self._depths, rounding)
-        if fine > 1:
-            parts = large.reshape(len(out), camera.height, fine, camera.width, fine, -1)
-            out[:] = parts.mean(axis=(2, 4), dtype=np.float32) + 0.5
+        if self._fineness == 1:
+            draw_objects(out, poses, objects, colors, ground.tints, SHAPES, self._view, self._depths, rounding)
+            return
+        large = np.empty((1, *self._depths.shape, out.shape[3]), np.uint8)
+        for i in range(len(out)):
+            _enlarge(large[0], out[i], self._fineness)
+            part = slice(i, i + 1)
+            draw_objects(
+                large,
+                poses[part],
+                objects[part],
+                colors[part],
+                ground.tints,
+                SHAPES,
+                self._view,
+                self._depths,
+                rounding,
+            )
+            _reduce(out[i], large[0], self._fineness)
 
 
 @fast
@@ -279,6 +292,28 @@ def _add(sums: Any, quads: Any, u: Any, v: Any, weight: Any) -> None:
 def _cut(values: Any, sums: Any, rounding: Any) -> None:
     for i in range(len(sums)):
         values[i] = np.uint8(np.int32(min(sums[i] + rounding, np.float32(255.0))))
+
+
+@exact
+def _enlarge(large: Any, picture: Any, times: int) -> None:
+    for row in range(len(large)):
+        for column in range(picture.shape[1]):
+            for right in range(times):
+                large[row, column * times + right] = picture[row // times, column]
+
+
+@exact
+def _reduce(picture: Any, large: Any, times: int) -> None:
+    """Reduces a picture to the rounded means of its squares."""
+    count = times * times
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            for channel in range(picture.shape[2]):
+                total = count // 2
+                for down in range(times):
+                    for right in range(times):
+                        total += large[row * times + down, column * times + right, channel]
+                picture[row, column, channel] = np.uint8(total // count)
 
 
 @exact

@@ -22,8 +22,8 @@ from envs.deepracer.kernels import (
 # Toward the sun, in the track's frame; and how bright a face is that is turned away from it, and how much brighter one
 # is that is turned toward it.
 _SUN = (0.46, -0.36, 0.81)
-_AMBIENT = 0.56
-_DIFFUSE = 0.5
+_AMBIENT = 0.72
+_DIFFUSE = 0.36
 _SHADOW = 0.62
 _NEAREST_M = 0.02
 _MOST_CORNERS = 24

@@ -84,7 +84,7 @@ def draw_inset(picture: Picture, inset: Image.Image) -> None:
 
 
 def draw_banner(picture: Picture, title: str, lines: Sequence[str], *, share: float) -> Picture:
-    """Returns the picture (H, W, 3), darkened by a share from 0 to 1, with a title and lines that appear with it."""
+    """Returns the picture (H, W, 3) darkened by a share from 0 to 1, with a title and lines, clear from a half on."""
     dark = (picture * (1 - 0.82 * share)).astype(np.uint8)
     written = Image.fromarray(dark)
     draw = ImageDraw.Draw(written)
@@ -93,7 +93,8 @@ def draw_banner(picture: Picture, title: str, lines: Sequence[str], *, share: fl
     draw.text((middle, top), title, fill=_TEXT, font=_font(40), anchor="mm")
     for number, line in enumerate(lines):
         draw.text((middle, top + 46 + 24 * number), line, fill=_LABEL, font=_font(18), anchor="mm")
-    return np.asarray(dark * (1 - share) + np.asarray(written, np.float32) * share, np.uint8)
+    shown = min(1.0, 2 * share)
+    return np.asarray(dark * (1 - shown) + np.asarray(written, np.float32) * shown, np.uint8)
 
 
 def as_clock(seconds: float) -> str:

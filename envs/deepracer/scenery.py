@@ -25,7 +25,7 @@ FIELD: Color = (96, 148, 92)
 ROAD: Color = (78, 79, 84)
 EDGE: Color = (252, 252, 250)
 DASH: Color = (240, 170, 40)
-BOX: Color = (176, 128, 82)
+BOX: Color = (190, 140, 90)
 BOT: Color = (196, 200, 206)
 CAR: Color = (40, 90, 200)
 # Parts of objects that are not painted in the object's color, by the numbers that shapes.py uses.

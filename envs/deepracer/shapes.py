@@ -92,7 +92,7 @@ class _Shape:
         """Adds a wheel, seen from outside: tread, side and rim."""
         hub = (x, y) if turns else None
         side = 1 if y > 0 else -1
-        angles = np.arange(_WHEEL_SIDES) * 2 * np.pi / _WHEEL_SIDES
+        angles = np.pi / 2 + np.arange(_WHEEL_SIDES) * 2 * np.pi / _WHEEL_SIDES
 
         def ring(radius: float, across: float) -> list[Point]:
             points = [

@@ -31,8 +31,9 @@ _FOLLOW_PITCH = np.radians(18)
 _FINENESS = 2
 _INSET = (200, 150)
 _INSET_FIELD = (12, 16, 22)
-_INSET_ROAD = (112, 118, 126)
-_LEAST_CAR_PIXELS = 7.0  # of a car on a map
+_INSET_ROAD = (66, 71, 78)
+_INSET_OUTLINE = (235, 238, 242)
+_LEAST_CAR_PIXELS = 8.0  # of a car on a map
 CAR_COLORS = (scenery.CAR, (214, 60, 50), (230, 180, 30), (60, 160, 90))
 # The follow camera's time constants; and how far a car moves in a step at most unless it is put elsewhere.
 _FOLLOW_S = 0.12
@@ -70,7 +71,7 @@ class Views:
             for name, (position, pitch) in mounts.items()
         }
         self._map = Map(simulation.track, SIZE)
-        self._inset = Map(simulation.track, _INSET, field=_INSET_FIELD, road=_INSET_ROAD)
+        self._inset = Map(simulation.track, _INSET, field=_INSET_FIELD, road=_INSET_ROAD, outline=_INSET_OUTLINE)
         self._followers = [Follower() for _ in simulation.cars]
 
     def draw(self, row: int, view: str) -> NDArray[np.uint8]:
@@ -172,6 +173,7 @@ class Map:
         size: Width and height in pixels.
         field: Color beside the road.
         road: Color of the road.
+        outline: Color around objects, None for none.
     """
 
     def __init__(
@@ -181,8 +183,10 @@ class Map:
         *,
         field: scenery.Color = scenery.FIELD,
         road: scenery.Color = scenery.ROAD,
+        outline: scenery.Color | None = None,
     ) -> None:
         self.track = track
+        self._outline = outline
         self._size = size
         points = np.concatenate([track.outer, track.inner])
         low, high = points.min(axis=0) - 0.5, points.max(axis=0) + 0.5
@@ -222,5 +226,5 @@ class Map:
             larger = max(1.0, _LEAST_CAR_PIXELS / self._scale / length)
             corners = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * [length / 2 * larger, width / 2 * larger]
             turn = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-            draw.polygon(self._at_large(corners @ turn + [x, y]), fill=color)
+            draw.polygon(self._at_large(corners @ turn + [x, y]), fill=color, outline=self._outline)
         return image.reduce(_FINENESS)

@@ -62,7 +62,7 @@ class RaceVideos:
             lines = [_describe(row) for row in rows]
             if len(rows) > 1:
                 lines = [f"{name}: {line}" for name, line in zip(self._names, lines, strict=True)]
-            self._fade(f"trial {number} of {trials}", lines, most=0.6, frames=_PAUSE_FRAMES)
+            self._fade(f"Trial {number} of {trials}", lines, most=0.6, frames=_PAUSE_FRAMES)
 
     def end(self, title: str, laps: Sequence[Sequence[dict[str, Any]]]) -> None:
         """Fades out with a title and the racers' results, and writes the files.

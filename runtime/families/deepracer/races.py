@@ -98,7 +98,7 @@ def run_race(
         returns = [float(trace[:, C["reward"]].sum()) for trace in found]
         results.append(Result(racer.name, found, _lap_rows(found), returns))
     if recorder is not None:
-        recorder.end("race stopped" if stop.is_set else "race complete", [result.laps for result in results])
+        recorder.end("Race stopped" if stop.is_set else "Race complete", [result.laps for result in results])
     return results
 
 

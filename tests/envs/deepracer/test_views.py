@@ -57,7 +57,7 @@ def look(objects: NDArray[np.float64], color: tuple[int, int, int] = scenery.CAR
     out = np.zeros((1, 240, 320, 3), np.uint8)
     colors = np.broadcast_to(np.array(color, np.float64), (1, len(objects), 3))
     Renderer(camera, ground).draw(out, np.array([[3.0, -30.0, 0.0]]), objects[None], colors)
-    return out[0]
+    return np.asarray(out[0])
 
 
 def car_at(x: float, y: float, *, yaw: float = 0.0, steering: float = 0.0) -> NDArray[np.float64]:
@@ -194,4 +194,4 @@ def test_pictures_of_one_simulation_are_the_same_again() -> None:
             simulation.drive(np.ones(1), np.zeros(1))
             last = views.draw(0, "race")
         pictures.append(last)
-    np.testing.assert_array_equal(*pictures)
+    np.testing.assert_array_equal(pictures[0], pictures[1])

@@ -1,8 +1,8 @@
-"""Renders pictures for any camera: the ground by inverse perspective mapping, boxes on it by ray casting.
+"""Renders pictures for any camera: the ground by inverse perspective mapping, the objects on it as flat faces.
 
-A camera that is fixed to a car sees each point of the flat ground at the same pixel for ever, so the ground under every
-pixel is worked out once, in the car's frame; a picture is a rotation and a look-up. Far pixels cover long strips of
-ground: they are averages of several points, looked up in a smaller picture of the ground.
+A camera that is fixed to a car sees each point of the flat ground at the same pixel for ever, and all pixels of a row
+see equally far ahead: a row of a picture is one or more straight lines over a picture of the ground. Far rows cover
+long strips of ground: they are averages of several lines, in a smaller picture of the ground.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.compiled import exact, fast
+from envs.deepracer.faces import draw_objects
 from envs.deepracer.kernels import (
     OBJECT_HEIGHT,
     OBJECT_LENGTH,
@@ -24,35 +25,47 @@ from envs.deepracer.kernels import (
     OBJECT_YAW,
 )
 from envs.deepracer.scenery import Ground
+from envs.deepracer.shapes import SHAPES
 
-_MOST_SAMPLES = 8
-_FARTHEST_M = 60.0
-_TOP_SHADE = 1.0
-_END_SHADE = 0.82
-_SIDE_SHADE = 0.66
+_MOST_LINES = 8
+_FARTHEST_M = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """A pinhole camera, and the part of the flat ground that each of its pixels sees.
+    """A pinhole camera, and the part of the flat ground that each row of its pixels sees.
 
     Attributes:
         width: Pixels.
         height: Pixels.
+        focal: Distance of the picture plane, in pixels.
         position: (3,) in the frame that it is mounted to, meters.
-        rays: (P, 3) direction of each pixel in that frame, row by row from the upper left.
-        first: (P + 1,) where each pixel's ground samples begin.
-        samples: (M, 2) ground points in that frame, meters.
-        footprints: (M,) meters of ground that a sample stands for.
+        pitch: Angle below the horizon, in radians.
+        left: (width,) tangent of each column's angle to the left.
+        first: (height + 1,) where each row's ground lines begin.
+        ahead: (M,) meters ahead of the mount at which a line crosses the ground.
+        reach: (M,) meters that it moves to the left for a tangent of 1.
+        footprints: (M,) meters of ground that a sample of a line stands for.
+        coverage: (height,) share of each row that is ground.
     """
 
     width: int
     height: int
+    focal: float
     position: NDArray[np.float64]
-    rays: NDArray[np.float32]
+    pitch: float
+    left: NDArray[np.float32]
     first: NDArray[np.int64]
-    samples: NDArray[np.float32]
-    footprints: NDArray[np.float32]
+    ahead: NDArray[np.float64]
+    reach: NDArray[np.float64]
+    footprints: NDArray[np.float64]
+    coverage: NDArray[np.float64]
+
+    def elevations(self) -> NDArray[np.float64]:
+        """Computes (height, width) angles of the pixels above the horizon, in radians."""
+        up = -(np.arange(self.height) + 0.5 - self.height / 2)[:, None] / self.focal
+        rise = up * math.cos(self.pitch) - math.sin(self.pitch)
+        return np.asarray(np.arcsin(rise / np.sqrt(1 + up**2 + self.left.astype(np.float64) ** 2)))
 
 
 def make_camera(
@@ -68,51 +81,45 @@ def make_camera(
         pitch: Angle below the horizon, in radians.
     """
     focal = width / 2 / math.tan(field_of_view / 2)
-    columns, rows = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
-    ahead, left, up = np.ones(width * height), -columns.ravel() / focal, -rows.ravel() / focal
-    cosine, sine = math.cos(pitch), math.sin(pitch)
-    rays = np.stack([ahead * cosine + up * sine, left, up * cosine - ahead * sine], axis=1)
-    counts, samples, footprints = _sample_ground((height, width), focal, np.array(position), (cosine, sine))
+    left = -(np.arange(width) + 0.5 - width / 2) / focal
+    rows = [_find_lines(row + 0.5 - height / 2, focal, position, pitch) for row in range(height)]
+    counts = [len(ahead) for ahead, _, _, _ in rows]
+    ahead, reach, footprints = (np.concatenate([found[part] for found in rows]) for part in range(3))
     return Camera(
         width,
         height,
+        focal,
         np.array(position),
-        rays.astype(np.float32),
+        pitch,
+        left.astype(np.float32),
         np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        samples.astype(np.float32),
-        footprints.astype(np.float32),
+        ahead,
+        reach,
+        footprints,
+        np.array([coverage for _, _, _, coverage in rows]),
     )
 
 
-def _sample_ground(
-    shape: tuple[int, int], focal: float, position: NDArray[np.float64], turn: tuple[float, float]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Samples the ground behind each pixel; returns the count per pixel, the points, and their footprints.
+def _find_lines(
+    down: float, focal: float, position: tuple[float, float, float], pitch: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], float]:
+    """Finds the lines on the ground that a row sees: ahead, reach, footprint of each, and the share that is ground.
 
-    A filter is two pixels of the large picture's reduction high; all pixels of a row see equally far ahead.
+    A row stands for one and a half of it, as a filter that reduces a larger picture does.
     """
-    height, width = shape
-    cosine, sine = turn
-    left = -(np.arange(width) + 0.5 - width / 2) / focal
-    counts = np.zeros(height, np.int64)
-    points = []
-    footprints = []
-    for row in range(height):
-        up = -(row + 0.5 - height / 2) / focal
-        falls = (up + np.array([-0.75, 0.75]) / focal) * cosine - sine
-        if falls[0] >= -position[2] / _FARTHEST_M:
-            continue
-        near, far = position[2] / -falls[0], position[2] / max(-falls[1], position[2] / _FARTHEST_M)
-        across = (near + far) / 2 / focal
-        count = int(np.clip(round((far - near) / (4 * across)), 1, _MOST_SAMPLES))
-        levels = up + np.linspace(-0.75, 0.75, 2 * count + 1)[1::2] / focal
-        levels = levels[levels * cosine - sine < -position[2] / _FARTHEST_M]
-        reach = position[2] / (sine - levels * cosine)
-        counts[row] = len(reach)
-        ahead = np.broadcast_to(position[0] + reach * (cosine + levels * sine), (width, len(reach)))
-        points.append(np.stack([ahead, position[1] + reach * left[:, None]], axis=-1).reshape(-1, 2))
-        footprints.append(np.full(width * len(reach), max(across, (far - near) / count / 2)))
-    return np.repeat(counts, width), np.concatenate(points), np.concatenate(footprints)
+    cosine, sine = math.cos(pitch), math.sin(pitch)
+    up = -down / focal
+    nearest = position[2] / _FARTHEST_M  # how far rays fall per meter, at least, to meet the ground in sight
+    falls = np.maximum(sine - (up + np.array([-0.75, 0.75]) / focal) * cosine, nearest)
+    near, far = position[2] / falls
+    across = (near + far) / 2 / focal
+    count = int(np.clip(round((far - near) / (4 * across)), 1, _MOST_LINES))
+    levels = up + np.linspace(-0.75, 0.75, 2 * count + 1)[1::2] / focal
+    seen = levels[levels * cosine < sine]
+    reach = position[2] / np.maximum(sine - seen * cosine, nearest)
+    ahead = position[0] + reach * (cosine + seen * sine)
+    footprint = max(across, (far - near) / count / 2)
+    return ahead, reach, np.full(len(reach), footprint), len(seen) / count
 
 
 class Renderer:
@@ -121,27 +128,30 @@ class Renderer:
     Args:
         camera: Camera to draw with.
         ground: The ground, in color or gray.
+        fineness: Objects are drawn so many times as large and reduced, for smooth edges.
     """
 
-    def __init__(self, camera: Camera, ground: Ground) -> None:
+    def __init__(self, camera: Camera, ground: Ground, *, fineness: int = 1) -> None:
         self.camera = camera
+        self._fineness = fineness
         self._ground = ground
         levels = np.log2(np.maximum(camera.footprints / ground.pixel_m, 1e-9))
-        levels = np.clip(np.round(levels), 0, len(ground.sizes) - 1).astype(np.int64)
-        scales = 1 / (ground.pixel_m * 2.0**levels)
-        self._samples = np.stack([*camera.samples.T, scales]).astype(np.float32)
-        self._sizes = np.ascontiguousarray(ground.sizes[levels].T.astype(np.int32))
-        self._values = np.empty((ground.quads.shape[1], len(levels)), np.float32)
-        self._depths = np.empty(camera.width * camera.height, np.float32)
-        self._sky = camera.rays[:, 2] >= -1e-6
-        self._ground_depths = np.full(len(self._depths), np.inf, np.float32)
-        self._ground_depths[~self._sky] = -camera.position[2] / camera.rays[~self._sky, 2]
+        self._levels = np.clip(np.round(levels), 0, len(ground.sizes) - 1).astype(np.int64)
+        self._lines = np.stack([camera.ahead, camera.reach], axis=1)
+        sky_rows = int(np.flatnonzero(camera.coverage < 1)[-1]) + 1 if (camera.coverage < 1).any() else 0
+        sky = ground.sky_at(camera.elevations()[:sky_rows]) * (1 - camera.coverage[:sky_rows, None, None])
+        self._sky = np.ascontiguousarray(np.moveaxis(sky, -1, 0).astype(np.float32))
+        self._view = np.array(
+            [*camera.position, math.cos(camera.pitch), math.sin(camera.pitch), camera.focal * fineness]
+        )
+        size = (camera.height * fineness, camera.width * fineness)
+        self._depths = np.zeros(size, np.float32)
 
     def draw(
         self,
         out: NDArray[np.uint8],
         poses: NDArray[np.float64],
-        boxes: NDArray[np.float64],
+        objects: NDArray[np.float64],
         colors: NDArray[np.float64],
         *,
         rounding: float = 0.0,
@@ -151,179 +161,159 @@ class Renderer:
         Args:
             out: (B, height, width, C), overwritten.
             poses: (B, 3) x, y, yaw of what the camera is mounted to.
-            boxes: (B, K, OBJECT_COLUMNS) on the ground; those of no height are left out.
+            objects: (B, K, OBJECT_COLUMNS) on the ground; those of no height are left out.
             colors: (B, K, C).
             rounding: 0 cuts a value off, 0.5 rounds it.
         """
         ground, camera = self._ground, self.camera
-        pictures = out.reshape(len(out), camera.width * camera.height, -1)
-        for i, (picture, pose) in enumerate(zip(pictures, poses, strict=True)):
-            _look_up(self._values, pose, self._samples, self._sizes, ground.quads, ground.origin)
-            _average(picture, self._values, camera.first, ground.background, rounding)
-            if boxes.shape[1]:
-                self._depths[:] = self._ground_depths
-                _draw_boxes(
-                    picture,
-                    pose,
-                    boxes[i],
-                    colors[i],
-                    camera.position,
-                    camera.rays,
-                    camera.width,
-                    self._depths,
-                    rounding,
-                )
+        _draw_grounds(
+            out,
+            poses,
+            camera.position,
+            camera.left,
+            camera.first,
+            camera.coverage,
+            self._lines,
+            self._levels,
+            ground.quads,
+            ground.sizes,
+            ground.origins,
+            ground.pixel_m,
+            self._sky,
+            np.float32(rounding),
+        )
+        if not objects.shape[1]:
+            return
+        if self._fineness == 1:
+            draw_objects(out, poses, objects, colors, ground.tints, SHAPES, self._view, self._depths, rounding)
+            return
+        large = np.empty((1, *self._depths.shape, out.shape[3]), np.uint8)
+        for i in range(len(out)):
+            _enlarge(large[0], out[i], self._fineness)
+            part = slice(i, i + 1)
+            draw_objects(
+                large,
+                poses[part],
+                objects[part],
+                colors[part],
+                ground.tints,
+                SHAPES,
+                self._view,
+                self._depths,
+                rounding,
+            )
+            _reduce(out[i], large[0], self._fineness)
 
 
 @fast
-def _look_up(values: Any, pose: Any, samples: Any, sizes: Any, quads: Any, origin: Any) -> None:
-    """Looks up the ground at every sample by bilinear interpolation in its picture.
-
-    No branch and one 32-bit load a sample and channel, so that the compiler makes vector instructions of it.
-    """
-    cosine, sine = np.float32(math.cos(pose[2])), np.float32(math.sin(pose[2]))
-    left, low = np.float32(pose[0] - origin[0]), np.float32(pose[1] - origin[1])
-    zero, half, one = np.float32(0.0), np.float32(0.5), np.float32(1.0)
-    aheads, acrosses, scales = samples[0], samples[1], samples[2]
-    starts, rows, columns = sizes[0], sizes[1], sizes[2]
-    for c in range(len(values)):
-        channel, found = quads[:, c], values[c]
-        for m in range(len(scales)):
-            x = (left + cosine * aheads[m] - sine * acrosses[m]) * scales[m] - half
-            y = (low + sine * aheads[m] + cosine * acrosses[m]) * scales[m] - half
-            # Beyond its edge the ground is as at the edge, which is the background.
-            x = min(max(x, zero), np.float32(columns[m] - 2))
-            y = min(max(y, zero), np.float32(rows[m] - 2))
-            column, row = np.int32(x), np.int32(y)
-            u, v = x - np.float32(column), y - np.float32(row)
-            quad = channel[starts[m] + row * columns[m] + column]
-            a, b = np.float32(quad & 255), np.float32((quad >> 8) & 255)
-            d, e = np.float32((quad >> 16) & 255), np.float32(quad >> 24)
-            found[m] = (a * (one - u) + b * u) * (one - v) + (d * (one - u) + e * u) * v
-
-
-@fast
-def _average(picture: Any, values: Any, first: Any, background: Any, rounding: float) -> None:
-    """Averages each pixel's samples; pixels without samples get the background."""
-    for c in range(len(values)):
-        found = values[c]
-        for p in range(len(picture)):
-            begin, end = first[p], first[p + 1]
-            if end == begin:
-                picture[p, c] = np.uint8(background[c] + rounding)
-                continue
-            total = np.float32(0.0)
-            for m in range(begin, end):
-                total += found[m]
-            picture[p, c] = np.uint8(min(total / np.float32(end - begin) + np.float32(rounding), np.float32(255.0)))
-
-
-@fast
-def _draw_boxes(
-    picture: Any,
-    pose: Any,
-    boxes: Any,
-    colors: Any,
-    position: Any,
-    rays: Any,
-    width: int,
-    depths: Any,
-    rounding: float,
-) -> None:
-    for k in range(len(boxes)):
-        if boxes[k, OBJECT_HEIGHT] > 0:
-            _draw_box(picture, pose, boxes[k], colors[k], position, rays, width, depths, rounding)
-
-
-@fast
-def _draw_box(
+def _draw_grounds(
     out: Any,
-    pose: Any,
-    box: Any,
-    color: Any,
+    poses: Any,
     position: Any,
-    rays: Any,
-    width: int,
-    depths: Any,
-    rounding: float,
+    left: Any,
+    first: Any,
+    coverage: Any,
+    lines: Any,
+    levels: Any,
+    quads: Any,
+    sizes: Any,
+    origins: Any,
+    pixel_m: float,
+    sky: Any,
+    rounding: Any,
 ) -> None:
-    """Draws one box, in the pixels where it is the nearest object so far."""
-    cosine, sine = math.cos(pose[2]), math.sin(pose[2])
-    cx = pose[0] + cosine * position[0] - sine * position[1] - box[OBJECT_X]
-    cy = pose[1] + sine * position[0] + cosine * position[1] - box[OBJECT_Y]
-    # The camera in the box's frame; half sizes.
-    turn = box[OBJECT_YAW]
-    bx, by = math.cos(turn) * cx + math.sin(turn) * cy, math.cos(turn) * cy - math.sin(turn) * cx
-    hx, hy, height = box[OBJECT_LENGTH] / 2, box[OBJECT_WIDTH] / 2, box[OBJECT_HEIGHT]
-    c, s = math.cos(pose[2] - turn), math.sin(pose[2] - turn)
-    top, bottom, leftmost, rightmost = _find_pixels(bx, by, position[2], hx, hy, height, c, s, rays, width)
-    for row in range(top, bottom):
-        for column in range(leftmost, rightmost):
-            p = row * width + column
-            dx, dy = c * rays[p, 0] - s * rays[p, 1], s * rays[p, 0] + c * rays[p, 1]
-            dz = rays[p, 2]
-            entry = 0.0
-            exit_ = np.inf
-            face = 2
-            for axis in range(3):
-                o, d = (bx, dx) if axis == 0 else (by, dy) if axis == 1 else (position[2] - height / 2, dz)
-                h = hx if axis == 0 else hy if axis == 1 else height / 2
-                if abs(d) < 1e-9:
-                    if abs(o) > h:
-                        exit_ = -1.0
-                    continue
-                one, two = (-h - o) / d, (h - o) / d
-                if min(one, two) > entry:
-                    entry = min(one, two)
-                    face = axis
-                exit_ = min(exit_, max(one, two))
-            if exit_ <= entry or entry <= 0 or entry >= depths[p]:
-                continue
-            depths[p] = entry
-            shade = _END_SHADE if face == 0 else _SIDE_SHADE if face == 1 else _TOP_SHADE
-            for channel in range(out.shape[1]):
-                out[p, channel] = np.uint8(color[channel] * shade + rounding)
+    """Draws sky and ground: each row is the mean of its lines, interpolated in the picture of the ground."""
+    width = len(left)
+    sums = np.empty(width, np.float32)
+    values = np.empty(width, np.uint8)
+    places = np.empty(width, np.int32)
+    found = np.empty(width, np.uint32)
+    shares = np.empty((2, width), np.float32)
+    for picture in range(len(out)):
+        cosine, sine = math.cos(poses[picture, 2]), math.sin(poses[picture, 2])
+        for row in range(out.shape[1]):
+            begin, end = first[row], first[row + 1]
+            for channel in range(len(quads)):
+                if row < sky.shape[1]:
+                    sums[:] = sky[channel, row]
+                else:
+                    sums[:] = np.float32(0.0)
+                for number in range(begin, end):
+                    start, rows, columns = sizes[levels[number]]
+                    scale = 1 / (pixel_m * 2.0 ** levels[number])
+                    ahead, reach = lines[number]
+                    x = poses[picture, 0] + cosine * ahead - sine * position[1] - origins[levels[number], 0]
+                    y = poses[picture, 1] + sine * ahead + cosine * position[1] - origins[levels[number], 1]
+                    across = np.float32(x * scale - 0.5), np.float32(-sine * reach * scale)
+                    along = np.float32(y * scale - 0.5), np.float32(cosine * reach * scale)
+                    _find_places(places, shares[0], shares[1], left, across, along, rows, columns)
+                    _load(found, quads[channel], places, start)
+                    _add(sums, found, shares[0], shares[1], np.float32(coverage[row] / (end - begin)))
+                _cut(values, sums, rounding)
+                out[picture, row, :, channel] = values
+
+
+# Three loops: the compiler makes vector instructions of the first and the last one, and of no loop that loads from all
+# over a picture.
+@fast
+def _find_places(places: Any, u: Any, v: Any, left: Any, across: Any, along: Any, rows: int, columns: int) -> None:
+    """Finds the pixels under the points of a line, and the points' shares of the way to the next ones."""
+    x0, dx = across
+    y0, dy = along
+    last_column, last_row, stride = np.float32(columns - 2), np.float32(rows - 2), np.int32(columns)
+    for i in range(len(left)):
+        # Beyond its edge the ground is as at the edge, which is plain field.
+        x = min(max(x0 + dx * left[i], np.float32(0.0)), last_column)
+        y = min(max(y0 + dy * left[i], np.float32(0.0)), last_row)
+        column, row = np.int32(x), np.int32(y)
+        u[i], v[i] = x - np.float32(column), y - np.float32(row)
+        places[i] = np.int32(np.int32(row * stride) + column)
 
 
 @fast
-def _find_pixels(
-    bx: float, by: float, z: float, hx: float, hy: float, height: float, c: float, s: float, rays: Any, width: int
-) -> tuple[int, int, int, int]:
-    """Finds the rows and columns that a box may cover: all if some corners are behind the camera, none if all are."""
-    rows = len(rays) // width
-    # Rays are linear in row and column: three of them give the camera's axes.
-    origin, right, down = rays[0], rays[1], rays[width]
-    rx, ry, rz = right[0] - origin[0], right[1] - origin[1], right[2] - origin[2]
-    ex, ey, ez = down[0] - origin[0], down[1] - origin[1], down[2] - origin[2]
-    top, bottom, leftmost, rightmost = float(rows), 0.0, float(width), 0.0
-    # Normal of the picture plane, and the change of a ray from one pixel to the next.
-    nx, ny, nz = ry * ez - rz * ey, rz * ex - rx * ez, rx * ey - ry * ex
-    plane = nx * origin[0] + ny * origin[1] + nz * origin[2]
-    r2, e2 = rx * rx + ry * ry + rz * rz, ex * ex + ey * ey + ez * ez
-    behind = 0
-    for corner in range(8):
-        x = (hx if corner & 1 else -hx) - bx
-        y = (hy if corner & 2 else -hy) - by
-        dz = (height if corner & 4 else 0.0) - z
-        dx, dy = c * x + s * y, c * y - s * x
-        along = (nx * dx + ny * dy + nz * dz) / plane
-        if along < 0.02:
-            behind += 1
-            continue
-        ox, oy, oz = dx / along - origin[0], dy / along - origin[1], dz / along - origin[2]
-        column, row = (ox * rx + oy * ry + oz * rz) / r2, (ox * ex + oy * ey + oz * ez) / e2
-        top, bottom = min(top, row), max(bottom, row)
-        leftmost, rightmost = min(leftmost, column), max(rightmost, column)
-    if behind == 8:
-        return 0, 0, 0, 0
-    if behind:
-        return 0, rows, 0, width
-    return (
-        max(0, int(top // 1)),
-        min(rows, int(bottom // 1) + 2),
-        max(0, int(leftmost // 1)),
-        min(width, int(rightmost // 1) + 2),
-    )
+def _load(found: Any, quads: Any, places: Any, start: int) -> None:
+    for i in range(len(places)):
+        found[i] = quads[np.uint64(start + places[i])]
+
+
+@fast
+def _add(sums: Any, quads: Any, u: Any, v: Any, weight: Any) -> None:
+    """Adds what is between four pixels, by bilinear interpolation."""
+    for i in range(len(sums)):
+        quad = np.int32(quads[i])
+        a, b = np.float32(quad & np.int32(255)), np.float32(np.int32(quad >> np.int32(8)) & np.int32(255))
+        c = np.float32(np.int32(quad >> np.int32(16)) & np.int32(255))
+        d = np.float32(np.int32(quad >> np.int32(24)) & np.int32(255))
+        low, high = a + (b - a) * u[i], c + (d - c) * u[i]
+        sums[i] += weight * (low + (high - low) * v[i])
+
+
+@fast
+def _cut(values: Any, sums: Any, rounding: Any) -> None:
+    for i in range(len(sums)):
+        values[i] = np.uint8(np.int32(min(sums[i] + rounding, np.float32(255.0))))
+
+
+@exact
+def _enlarge(large: Any, picture: Any, times: int) -> None:
+    for row in range(len(large)):
+        for column in range(picture.shape[1]):
+            for right in range(times):
+                large[row, column * times + right] = picture[row // times, column]
+
+
+@exact
+def _reduce(picture: Any, large: Any, times: int) -> None:
+    """Reduces a picture to the rounded means of its squares."""
+    count = times * times
+    for row in range(picture.shape[0]):
+        for column in range(picture.shape[1]):
+            for channel in range(picture.shape[2]):
+                total = count // 2
+                for down in range(times):
+                    for right in range(times):
+                        total += large[row * times + down, column * times + right, channel]
+                picture[row, column, channel] = np.uint8(total // count)
 
 
 @exact

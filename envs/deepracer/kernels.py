@@ -41,7 +41,9 @@ IN_PROGRESS, LAP_COMPLETE, CRASHED, OFF_TRACK, IMMOBILIZED, REVERSED, TIME_UP, P
 OBJECT_X, OBJECT_Y, OBJECT_YAW, OBJECT_LENGTH, OBJECT_WIDTH, OBJECT_HEIGHT = range(6)
 OBJECT_DISTANCE = 6  # meters along the center line
 OBJECT_MOVES = 7  # 1 for a bot car
-OBJECT_COLUMNS = 8
+OBJECT_STEERING = 8  # angle of a car's front wheels, radians; only pictures show it
+OBJECT_SHAPE = 9  # one of shapes.py
+OBJECT_COLUMNS = 10
 
 CONTROL_S = 1 / 15
 FRONT_M = 0.14  # from the car's origin to the point that counts as the car's position

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from envs.deepracer import kernels
 from envs.deepracer.race import Race
+from envs.deepracer.shapes import BOX, CAR
 from envs.deepracer.tracks import Track
 
 Doubles = NDArray[np.float64]
@@ -41,6 +42,8 @@ class Objects:
         self.rows[:, : race.obstacles, size : size + 3] = race.obstacle_size
         self.rows[:, self._bots, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
         self.rows[:, self._bots, kernels.OBJECT_MOVES] = 1
+        self.rows[:, : race.obstacles, kernels.OBJECT_SHAPE] = CAR if race.is_obstacle_bot_car else BOX
+        self.rows[:, self._bots, kernels.OBJECT_SHAPE] = CAR
 
     def __len__(self) -> int:
         return self.rows.shape[1]

@@ -17,6 +17,7 @@ from envs.deepracer.camera import Renderer, cast_lidar, make_camera
 from envs.deepracer.metadata import LIDAR_RAYS, SECTORS, Metadata
 from envs.deepracer.race import Race
 from envs.deepracer.scenery import Ground
+from envs.deepracer.shapes import CAR
 from envs.deepracer.simulation import Simulation
 from envs.deepracer.tracks import Track
 
@@ -99,18 +100,18 @@ class Sensors:
 
     def observe(self, rows: Rows = _ALL) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
         """Returns (B, ...) current observations of the cars of these rows, in a new array."""
-        boxes = boxes_around(self._simulation)[rows]
+        objects = objects_around(self._simulation)[rows]
         poses = self._simulation.cars[rows, : kernels.YAW + 1]
-        pictures = self._see(boxes, poses, rows)
+        pictures = self._see(objects, poses, rows)
         if self._metadata.lidar is None:
             return pictures
-        return {self._metadata.camera: pictures, self._metadata.lidar: self._scan(boxes, poses)}
+        return {self._metadata.camera: pictures, self._metadata.lidar: self._scan(objects, poses)}
 
-    def _see(self, boxes: NDArray[np.float64], poses: NDArray[np.float64], rows: Rows) -> NDArray[np.uint8]:
+    def _see(self, objects: NDArray[np.float64], poses: NDArray[np.float64], rows: Rows) -> NDArray[np.uint8]:
         rounding = 0.5 if len(self._renderers) > 1 else 0.0  # each camera pair's pictures are rounded, not cut
         drawn = [out[: len(poses)] for out in self._pictures]
         for renderer, out in zip(self._renderers, drawn, strict=True):
-            renderer.draw(out, poses, boxes, self._colors[rows], rounding=rounding)
+            renderer.draw(out, poses, objects, self._colors[rows], rounding=rounding)
         pictures = np.concatenate(drawn, axis=-1)
         if self._simulation.race.enable_domain_randomization:
             for picture, light in zip(pictures, self._lights[rows], strict=True):
@@ -118,10 +119,10 @@ class Sensors:
                 picture[:] = np.clip(light[picture] + noise, 0, 255)
         return pictures
 
-    def _scan(self, boxes: NDArray[np.float64], poses: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _scan(self, objects: NDArray[np.float64], poses: NDArray[np.float64]) -> NDArray[np.float32]:
         metadata = self._metadata
         measured = self._scans[: len(poses)]
-        cast_lidar(measured, np.ascontiguousarray(poses), boxes, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
+        cast_lidar(measured, np.ascontiguousarray(poses), objects, self._angles, _LIDAR_AHEAD_M, *_LIDAR_RANGE)
         noise = self._simulation.random.normal(0, _LIDAR_NOISE, measured.shape)
         scans = np.round((measured + noise) / _LIDAR_STEP) * _LIDAR_STEP
         if metadata.lidar == "LIDAR":
@@ -141,16 +142,25 @@ def object_colors(race: Race) -> list[scenery.Color]:
     return [obstacle] * race.obstacles + [scenery.BOT] * race.number_of_bot_cars
 
 
-def boxes_around(simulation: Simulation) -> NDArray[np.float64]:
-    """Returns (C, K, OBJECT_COLUMNS) boxes around each car: the objects, then the other agents' cars."""
+def objects_around(simulation: Simulation) -> NDArray[np.float64]:
+    """Returns (C, K, OBJECT_COLUMNS) objects around each car: those of its world, then the other agents' cars."""
     rows = np.repeat(simulation.objects.rows, simulation.agents, axis=0)
     if simulation.agents == 1:
         return rows
-    worlds = simulation.cars.reshape(simulation.worlds, simulation.agents, -1)
+    cars = cars_as_objects(simulation).reshape(simulation.worlds, simulation.agents, -1)
     others = np.zeros((len(rows), simulation.agents - 1, kernels.OBJECT_COLUMNS))
     for agent in range(simulation.agents):
         beside = [other for other in range(simulation.agents) if other != agent]
-        others[agent :: simulation.agents, :, : kernels.OBJECT_YAW + 1] = worlds[:, beside, : kernels.YAW + 1]
-    size = kernels.OBJECT_LENGTH
-    others[:, :, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
+        others[agent :: simulation.agents] = cars[:, beside]
     return np.concatenate([rows, others], axis=1)
+
+
+def cars_as_objects(simulation: Simulation) -> NDArray[np.float64]:
+    """Returns (C, OBJECT_COLUMNS) the agents' cars as objects."""
+    rows = np.zeros((len(simulation.cars), kernels.OBJECT_COLUMNS))
+    rows[:, : kernels.OBJECT_YAW + 1] = simulation.cars[:, : kernels.YAW + 1]
+    size = kernels.OBJECT_LENGTH
+    rows[:, size : size + 3] = kernels.CAR_LENGTH_M, kernels.CAR_WIDTH_M, kernels.CAR_HEIGHT_M
+    rows[:, kernels.OBJECT_STEERING] = simulation.cars[:, kernels.STEERING]
+    rows[:, kernels.OBJECT_SHAPE] = CAR
+    return rows

@@ -59,6 +59,7 @@ class Simulation:
         episodes: (C,) number of each car's episode, from 0.
         laps: (C,) completed laps of each car's episode.
         pause_s: (C,) penalty in seconds for each car's last failure.
+        failures: (C,) status of each car's last failure, or -1.
 
     Args:
         track: Track to drive on.
@@ -92,6 +93,7 @@ class Simulation:
         self.laps = np.zeros(count, np.int64)
         self.episodes = np.full(count, -1)
         self.pause_s = np.zeros(count)
+        self.failures = np.full(count, -1)
         self._resets_left = np.zeros(count, np.int64)
         self._pause_left = np.zeros(count)
         self._next_episode = 0
@@ -113,6 +115,11 @@ class Simulation:
     def worlds(self) -> int:
         """Number of worlds."""
         return len(self.cars) // self.agents
+
+    @property
+    def resets(self) -> NDArray[np.int64]:
+        """(C,) how often each car was put back on the track in its episode."""
+        return np.asarray(self.race.number_of_resets - self._resets_left)
 
     def track_of(self, row: int) -> Track:
         """Returns the track in the direction that a car drives it."""
@@ -149,6 +156,7 @@ class Simulation:
             self.has_ended[row] = False
             self.laps[row] = 0
             self.pause_s[row] = 0.0
+            self.failures[row] = -1
             self.episodes[row] = self._next_episode
             self._resets_left[row] = self.race.number_of_resets
         self._next_episode += 1
@@ -215,6 +223,7 @@ class Simulation:
             self.laps[row] += 1
             self.has_ended[row] = not race.is_continuous or self.laps[row] >= race.laps
             return
+        self.failures[row] = status
         if status == CRASHED:
             self.objects.hit(world, int(self.cars[row, kernels.HIT]), now=float(self.cars[row, kernels.TIME]))
         if status not in _FAILURES or self._resets_left[row] == 0:

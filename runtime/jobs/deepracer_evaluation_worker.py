@@ -59,7 +59,8 @@ def run_evaluation_worker(container: Container, stop: StopRequest, settings: Map
         folder.mkdir(parents=True, exist_ok=True)
         chosen: dict[str, Any] = {"job": job, **({"seed": int(values["seed"])} if "seed" in values else {})}
         context = RunContext(container, replace(layout, data=folder), reporter, stop, Path(scratch))
-        result = race(checkpoints, chosen, context)
+        names = [car.get("DISPLAY_NAME") or car.get("RACER_NAME") or f"car {n}" for n, car in enumerate(cars)]
+        result = race(checkpoints, chosen, context, names=names)
         write_json(folder / "evaluation.json", result.report)
         if places.bucket is not None:
             Uploads(folder, _find_uploads(places, folder, job)).send()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,13 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     if evaluation.training_settings:
         chosen["training_settings"] = evaluation.training_settings
     checkpoints = [evaluation.checkpoint]
+    names = [_name_of(evaluation.place)]
     if "against" in chosen:
         scratch = context.scratch / "against"
         scratch.mkdir()
         try:
             against = context.container.find_input(chosen["against"]) or Path(chosen["against"])
+            names.append(_name_of(against))
             checkpoints.append(open_model(against, scratch=scratch, checkpoint=chosen.get("checkpoint")))
         except UserError as error:
             raise UserError(f"against: {error}") from None
@@ -54,7 +57,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
     records = Layout.of_results(evaluation.place).deepracer  # of a training, where log tools find both
     traces = records if records.is_dir() and data.is_relative_to(evaluation.place) else data
     try:
-        result = race(checkpoints, chosen, context, traces=traces)
+        result = race(checkpoints, chosen, context, names=names, traces=traces)
         if traces != records and (records / HYPERPARAMETERS).is_file():
             (traces / HYPERPARAMETERS).parent.mkdir(exist_ok=True)
             shutil.copyfile(records / HYPERPARAMETERS, traces / HYPERPARAMETERS)
@@ -67,7 +70,12 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
 
 
 def race(
-    checkpoints: list[Path], chosen: Mapping[str, Any], context: RunContext, *, traces: Path | None = None
+    checkpoints: list[Path],
+    chosen: Mapping[str, Any],
+    context: RunContext,
+    *,
+    names: list[str],
+    traces: Path | None = None,
 ) -> EvaluationResult:
     """Runs a race, prints its results and writes the files that DeepRacer's tools read.
 
@@ -75,6 +83,7 @@ def race(
         checkpoints: Checkpoint of each racer.
         chosen: Settings, as `resolve_race` takes them.
         context: Run context of the evaluation.
+        names: Name of each racer in the videos.
         traces: Folder of the step traces; beside the other files if None.
 
     Raises:
@@ -90,6 +99,7 @@ def race(
     states = [read_state(checkpoint) for checkpoint in checkpoints]
     options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
     seed = chosen.get("seed", 0)
+    racers = [replace(racer, title=name) for racer, name in zip(racers, names, strict=True)]
     results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
     if len(racers) == 1:
@@ -118,6 +128,11 @@ def race(
     return EvaluationResult(
         report, Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts)
     )
+
+
+def _name_of(place: Path) -> str:
+    """Names a racer by its results folder, model directory or archive."""
+    return place.resolve().name.removesuffix(".tar.gz")
 
 
 def _prepare(

@@ -28,6 +28,8 @@ _OTHER: dict[str, Setting] = {
     "TARGET_REWARD_SCORE": Setting("float", "Mean return at which training ends.", none_ok=True),
     "EVAL_CHECKPOINT": Setting("text", "Which checkpoint races.", choices=("best", "last")),
     "BEST_MODEL_METRIC": Setting("text", "What chooses the best model.", choices=("progress", "reward", "laptime")),
+    "DISPLAY_NAME": Setting("text", "Racer's name in the videos."),
+    "RACER_NAME": Setting("text", "Racer's name in the videos, if there is no DISPLAY_NAME."),
     **{
         name: Setting("text", "Place in S3.")
         for name in (
@@ -37,10 +39,11 @@ _OTHER: dict[str, Setting] = {
         )
     },
 }
+_NAMES = ("DISPLAY_NAME", "RACER_NAME")
 # Keys without effect here: streams, accounts, names of the league, locations that the job's own settings name.
 _CARRIED = {
     *("KINESIS_VIDEO_STREAM_NAME", "TRAINING_JOB_ARN", "AWS_REGION", "ROBOMAKER_SIMULATION_JOB_ACCOUNT_ID"),
-    *("VIDEO_JOB_TYPE", "DISPLAY_NAME", "RACER_NAME", "MODEL_NAME", "LEADERBOARD_TYPE", "LEADERBOARD_NAME"),
+    *("VIDEO_JOB_TYPE", "MODEL_NAME", "LEADERBOARD_TYPE", "LEADERBOARD_NAME"),
     *("CAR_COLOR", "BODY_SHELL_TYPE", "CAMERA_MAIN_ENABLE", "CAMERA_SUB_ENABLE", "S3_ENDPOINT_URL", "JOB_TYPE"),
     *("ENABLE_EPISODE_SIMTRACE", "ENABLE_FIREHOSE_UPLOAD", "SAGEMAKER_SHARED_S3_BUCKET", "SAGEMAKER_SHARED_S3_PREFIX"),
 }
@@ -153,6 +156,7 @@ class _Reading:
             self._wrong.append(f"{self._path}: NUMBER_OF_RESETS: got 1; expected 0, or 2 and more.")
         if self._wrong:
             raise UserError("\n".join(self._wrong))
-        count = max((len(several) for several in self._several.values()), default=1)
+        counted = (several for name, several in self._several.items() if name not in _NAMES)
+        count = max(map(len, counted), default=1)
         cars = tuple({name: found[i % len(found)] for name, found in self._several.items()} for i in range(count))
         return JobFile(self._race, self._values, cars, tuple(self._notes))

@@ -16,16 +16,13 @@ from envs.deepracer import kernels
 from envs.deepracer.metadata import Metadata
 from envs.deepracer.racing import Options, Racing, action_space, decode_actions
 from envs.deepracer.sensors import Sensors
-from envs.deepracer.views import Map, Views
+from envs.deepracer.views import Map
 from runtime.container.signals import StopRequest
 from runtime.families.deepracer.driving import Explorer, as_rows, describe_step
+from runtime.families.deepracer.race_videos import RaceVideos
 from runtime.families.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
 from runtime.files import write_json
-from runtime.outputs.video import Mp4Writer
 
-_FPS = 15
-_FILM_HEIGHT = 480
-_FILMS = {"camera-pip": "race", "camera-45degree": "follow", "camera-topview": "top"}
 _PICTURE = (960, 720)
 
 
@@ -37,11 +34,13 @@ class Racer:
         name: Name shown in results.
         logits: The network: images (B, H, W, C) or rows (B, N) to (B, L) logits.
         metadata: Metadata of its car.
+        title: Name shown in videos; that of the results if empty.
     """
 
     name: str
     logits: Callable[[NDArray[Any]], NDArray[np.float32]]
     metadata: Metadata
+    title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ def run_race(
         options: The track and the rules; the first racer's metadata.
         racers: Policies that drive at the same time.
         trials: Number of trials or laps.
-        videos: Folder for the videos of the first trial, or None.
+        videos: Folder for the videos, or None.
         stop: The stop request, which cuts the current trial.
         seed: Seed of object positions and lighting.
     """
@@ -83,19 +82,29 @@ def run_race(
     racing = Racing(dataclasses.replace(options, race=race, is_training=False), agents=len(racers), seed=seed, worlds=1)
     drivers = [_Driver(racer, racing, number) for number, racer in enumerate(racers)]
     traces: list[list[Trace]] = [[] for _ in racers]
-    laps = trials if race.is_continuous else 1
-    for number in range(1 if race.is_continuous else trials):
-        recorder = _TrialVideos(racing, videos) if videos is not None and number == 0 else None
-        for agent, trace in enumerate(_run_trial(racing, drivers, laps=laps, recorder=recorder, stop=stop)):
+    laps, episodes = (trials, 1) if race.is_continuous else (1, trials)
+    names = [racer.title or racer.name for racer in racers]
+    recorder = RaceVideos(racing, names, videos) if videos is not None else None
+    for number in range(1, episodes + 1):
+        driven = list(_run_trial(racing, drivers, laps=laps, recorder=recorder, stop=stop))
+        for agent, trace in enumerate(driven):
             traces[agent].append(trace)
+        if recorder is not None:
+            recorder.end_trial(number, episodes, [_lap_rows([trace])[-1] for trace in driven])
         if stop.is_set:
             break
     results = []
     for racer, found in zip(racers, traces, strict=True):
-        driven = [lap for trace in found for lap in split_laps(trace, kernels.LAP_COMPLETE)]
         returns = [float(trace[:, C["reward"]].sum()) for trace in found]
-        results.append(Result(racer.name, found, evaluation_rows(driven), returns))
+        results.append(Result(racer.name, found, _lap_rows(found), returns))
+    if recorder is not None:
+        recorder.end("Race stopped" if stop.is_set else "Race complete", [result.laps for result in results])
     return results
+
+
+def _lap_rows(traces: list[Trace]) -> list[dict[str, Any]]:
+    """Returns the rows of evaluation_metrics.json of the laps in these trials."""
+    return evaluation_rows([lap for trace in traces for lap in split_laps(trace, kernels.LAP_COMPLETE)])
 
 
 class _Driver:
@@ -121,7 +130,7 @@ class _Driver:
 
 
 def _run_trial(
-    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: _TrialVideos | None, stop: StopRequest
+    racing: Racing, drivers: list[_Driver], *, laps: int, recorder: RaceVideos | None, stop: StopRequest
 ) -> Iterator[Trace]:
     """Runs one trial until every agent has ended or timed out, or a stop is requested; returns each agent's steps."""
     simulation = racing.simulation
@@ -143,30 +152,9 @@ def _run_trial(
         crashes += racing.measured[:, kernels.STATUS] == kernels.CRASHED
         parts.append(describe_step(racing, crashes))
         driven += int((racing.measured[:, kernels.STATUS] != kernels.PAUSED).any())
-    if recorder is not None:
-        recorder.close()
     steps, was_driving = np.stack(parts), np.stack(driving)
     for agent in range(len(drivers)):
         yield steps[was_driving[:, agent], agent]
-
-
-class _TrialVideos:
-    """Records three videos of a trial, as the original simulator did."""
-
-    def __init__(self, racing: Racing, folder: Path) -> None:
-        self._views = Views(racing.simulation)
-        self._writers = {
-            view: Mp4Writer(folder / name / "0-video.mp4", fps=_FPS, height=_FILM_HEIGHT)
-            for name, view in _FILMS.items()
-        }
-
-    def add(self) -> None:
-        for view, writer in self._writers.items():
-            writer.add(self._views.draw(0, view))
-
-    def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
 
 
 def write_results(folder: Path, traces: Path, options: Options, results: list[Result]) -> list[Path]:

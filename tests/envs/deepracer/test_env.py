@@ -85,8 +85,10 @@ def test_every_problem_of_a_metadata_file_is_listed(tmp_path: Path) -> None:
 
 def picture(poses: NDArray[np.float64], size: tuple[int, int], ground: scenery.Ground) -> NDArray[np.uint8]:
     camera = make_camera(*size, field_of_view=FIELD_OF_VIEW, position=CAMERA_AT, pitch=CAMERA_PITCH)
-    out = np.zeros((len(poses), size[1], size[0], ground.quads.shape[1]), np.uint8)
-    Renderer(camera, ground).draw(out, poses, np.zeros((len(poses), 0, 6)), np.zeros((len(poses), 0, 3)))
+    out = np.zeros((len(poses), size[1], size[0], len(ground.quads)), np.uint8)
+    Renderer(camera, ground).draw(
+        out, poses, np.zeros((len(poses), 0, kernels.OBJECT_COLUMNS)), np.zeros((len(poses), 0, 3))
+    )
     return out
 
 
@@ -114,11 +116,12 @@ def test_a_pixel_shows_the_ground_where_geometry_says() -> None:
         fall = math.sin(0.3) - up * math.cos(0.3)
         reach = 0.2 / fall
         x, y = 0.1 + reach * (math.cos(0.3) + up * math.sin(0.3)), reach * left
-        pixel = row * 160 + column
-        samples = camera.samples[camera.first[pixel] : camera.first[pixel + 1]]
-        assert np.abs(samples.mean(axis=0) - [x, y]).max() < 0.03 * reach
-    horizon = int(60 - math.tan(0.3) * focal)
-    assert camera.first[(horizon - 1) * 160] == 0  # the sky has no ground
+        lines = slice(camera.first[row], camera.first[row + 1])
+        seen = [camera.ahead[lines].mean(), camera.reach[lines].mean() * camera.left[column]]
+        assert np.abs(np.array(seen) - [x, y]).max() < 0.03 * reach
+    horizon = 60 - math.tan(0.3) * focal
+    assert not camera.coverage[: int(horizon)].any()  # the sky has no ground
+    assert camera.coverage.sum() == pytest.approx(120 - horizon, abs=0.3)
 
 
 def test_gray_values_are_those_of_the_simulators_sample_pictures() -> None:
@@ -128,13 +131,45 @@ def test_gray_values_are_those_of_the_simulators_sample_pictures() -> None:
     pictures = racing.observe()
     assert pictures.shape == (8, 120, 160, 1)
     assert pictures.dtype == np.uint8
-    assert 66 <= pictures.min() <= 72  # the sky
+    assert 66 <= pictures.min() <= 80  # the sky above, or the road
     assert pictures.max() > 245  # the edges
     road = pictures[:, 110:, 20:60]
     assert np.median(road) == pytest.approx(79, abs=3)
     assert 70 < pictures.mean() < 130
-    sky = pictures[:, :20]
-    assert sky.std() == 0
+
+
+def test_the_horizon_is_level_and_the_same_wherever_the_car_stands_and_looks() -> None:
+    ground = scenery.draw_ground(load_track("reinvent_base"))
+    random = np.random.default_rng(0)
+    poses = np.concatenate([random.uniform(-1, 8, (40, 2)), random.uniform(-np.pi, np.pi, (40, 1))], axis=1)
+    seen = picture(poses, (160, 120), ground).astype(int)
+    horizon = 60 - math.tan(CAMERA_PITCH) * 80 / math.tan(FIELD_OF_VIEW / 2)
+    sky = seen[:, : int(horizon)]
+    np.testing.assert_array_equal(sky, np.broadcast_to(sky[:1], sky.shape))
+    assert (np.diff(sky[0, :, 80].sum(axis=1)) >= 0).all()  # darker upwards
+    assert (sky[..., 2] > sky[..., 1]).all()  # blue
+    field = seen[:, int(horizon) + 1 : int(horizon) + 3]
+    assert (field[..., 1] > field[..., 2]).all()  # green up to the horizon, or the road
+
+
+def test_the_field_is_textured_and_keeps_its_mean_color_at_every_distance() -> None:
+    ground = scenery.draw_ground(load_track("reinvent_base"))
+    away = np.array([[-0.3, -0.3, -2.4]])
+    seen = picture(away, (160, 120), ground)[0].astype(float)
+    for rows in (slice(30, 40), slice(50, 70), slice(100, 120)):
+        assert seen[rows].mean(axis=(0, 1)) == pytest.approx(np.array(scenery.FIELD), abs=8)
+    assert seen[80:].std(axis=(0, 1)).max() > 1.5
+
+
+def test_a_larger_footprint_is_seen_in_a_picture_of_the_same_colors() -> None:
+    """Each size of the ground is the one before it, reduced: one spot has one color in all of them."""
+    track = load_track("oval")
+    ground = scenery.draw_ground(track).in_gray()
+    x, y, _ = track.place(3.0, track.lane(is_inner=True))
+    for (first, _, columns), origin, size in zip(ground.sizes, ground.origins, range(4), strict=False):
+        scale = ground.pixel_m * 2**size
+        column, row = int((x - origin[0]) / scale), int((y - origin[1]) / scale)
+        assert ground.quads[0, first + row * columns + column] & 255 == pytest.approx(79, abs=1)
 
 
 def test_tracks_of_one_center_line_and_other_borders_look_different() -> None:
@@ -342,8 +377,13 @@ def test_views_show_the_track_and_the_car(view: str) -> None:
     frame: Any = env.render()
     colors = {tuple(color) for color in frame.reshape(-1, 3).tolist()}
     assert scenery.ROAD in colors
-    shaded = {tuple(int(channel * shade) for channel in scenery.CAR) for shade in (1.0, 0.82, 0.66)}
-    assert bool(shaded & colors) == (view != "front")
+    paint = {
+        color
+        for color in colors
+        if color[2] > 100 and np.allclose(color, np.array(scenery.CAR) * color[2] / 200, atol=2)
+    }
+    assert bool(paint) == (view != "front")
+    assert len(paint) >= (3 if view == "follow" else 0)  # faces are shaded by their angle to the sun
 
 
 def test_a_vector_drives_as_single_environments_do() -> None:

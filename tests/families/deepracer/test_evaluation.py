@@ -165,3 +165,15 @@ def test_keys_of_a_training_are_named_in_an_evaluations_file(tmp_path: Path) -> 
 )
 def test_dynamics_have_a_name(dynamics: Dynamics, name: str) -> None:
     assert dynamics.name == name
+
+
+def test_a_job_file_names_its_racers_and_names_do_not_add_cars(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation_params.yaml"
+    path.write_text("MODEL_S3_PREFIX: [one, other]\nDISPLAY_NAME: [Ana, Ben]\nRACER_NAME: racer\n")
+    assert [(car["DISPLAY_NAME"], car["RACER_NAME"]) for car in read_job_file(path, is_training=False).cars] == [
+        ("Ana", "racer"),
+        ("Ben", "racer"),
+    ]
+    path.write_text("MODEL_S3_PREFIX: one\nDISPLAY_NAME: [Ana, Ben]\n")
+    (car,) = read_job_file(path, is_training=False).cars
+    assert car["DISPLAY_NAME"] == "Ana"

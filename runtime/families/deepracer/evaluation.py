@@ -20,7 +20,7 @@ from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.network import network_settings
-from runtime.families.deepracer.races import Racer, Result, run_race, write_results
+from runtime.families.deepracer.races import Racer, Result, floor_tenth, run_race, write_results
 from runtime.families.deepracer.records import HYPERPARAMETERS, write_metadata
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
@@ -113,7 +113,14 @@ def race(
             {"total_reward": total, "steps": len(trace)}
             for total, trace in zip(first.returns, first.traces, strict=True)
         ],
-        "racers": [{"name": result.name, "laps": result.laps} for result in results],
+        "racers": [
+            {
+                "name": result.name,
+                "laps": result.laps,
+                "lap_bound_s": None if result.bound is None else round(result.bound.seconds, 3),
+            }
+            for result in results
+        ],
     }
     return EvaluationResult(
         report, Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts)
@@ -172,6 +179,8 @@ def _summarize(results: list[Result]) -> dict[str, str]:
         facts[result.name] = laps + (
             f", mean {statistics.fmean(times):.3f} s, best {min(times):.3f} s" if times else ""
         )
+        if result.bound is not None:
+            facts[result.name] += f"; the track allows {floor_tenth(result.bound.seconds)} s"
     if len(results) > 1:
         wins = [0] * len(results)
         for laps in zip(*(result.laps for result in results), strict=False):

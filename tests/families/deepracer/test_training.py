@@ -136,6 +136,8 @@ def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, s
     for name in ("camera-pip", "camera-45degree", "camera-topview"):
         assert (results / "evaluation" / "mp4" / name / "0-video.mp4").stat().st_size > 1000
     assert (results / "evaluation" / "driven_lines.png").stat().st_size > 1000
+    found = json.loads((results / "evaluation" / "evaluation.json").read_text())["racers"][0]["lap_bound_s"]
+    assert f"; the track allows {math.floor(10 * found) / 10} s" in done.stdout
     elsewhere = tmp_path / "elsewhere"
     done = run_smrl("evaluate", str(results), "--out", str(elsewhere), "number_of_trials=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -105,6 +105,7 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
         pictures=[Picture(caption, _data_url(path, "image/png")) for caption, path in results.pictures.items()],
         videos=_videos(results, embed),
         evaluation=_evaluation(results.evaluation),
+        steps=results.steps,
         small_charts=small_charts(results.rows),
         exports=_exports(results),
         not_exported=results.manifest.get("not_exported"),

@@ -19,6 +19,7 @@ from runtime.artifacts.policy_file import read_policy
 from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
+from runtime.families.deepracer.grad_cam import draw_heat
 from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, floor_tenth, run_race, write_results
 from runtime.families.deepracer.records import HYPERPARAMETERS, write_metadata
@@ -88,10 +89,15 @@ def race(
     for note in notes:
         reporter.note(note)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
-    options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
+    options, racers, modules = _prepare(
+        checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False))
+    )
     seed = chosen.get("seed", 0)
     results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
+    for own, racer, module, result in zip(written, racers, modules, results, strict=True):
+        assert result.frames is not None
+        draw_heat(module, result.frames, racer.metadata).save(own / "grad_cam.png")
     if len(racers) == 1:
         write_metadata(traces, racers[0].metadata)
     for result in results:
@@ -129,12 +135,13 @@ def race(
 
 def _prepare(
     checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any], *, trust: bool
-) -> tuple[Options, list[Racer]]:
+) -> tuple[Options, list[Racer], list[Any]]:
+    """Returns the race's options, its racers and their networks."""
     trained = states[0].policy["env_config"]
     kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
     if len(checkpoints) > 1:
         settings = {"race_type": "HEAD_TO_MODEL", **settings}
-    racers = []
+    racers, modules = [], []
     try:
         options = read_options(**{**kept, **settings}, is_training=False)
         for number, (checkpoint, state) in enumerate(zip(checkpoints, states, strict=True)):
@@ -143,6 +150,7 @@ def _prepare(
             metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
             network_settings(metadata)  # refuses what cannot be raced
             policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
+            modules.append(policy.module)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
     except ValueError as error:
         hint = ""
@@ -150,7 +158,7 @@ def _prepare(
             track = trained.get("track", "the default track")
             hint = f" The model was trained on {track!r}; track=NAME drives another."
         raise UserError(f"{error}{hint}") from None
-    return options, racers
+    return options, racers, modules
 
 
 def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:

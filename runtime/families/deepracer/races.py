@@ -57,6 +57,7 @@ class Result:
         laps: The rows of its evaluation_metrics.json.
         returns: Sum of rewards of each trial.
         bound: Lower bound of its laps, or None.
+        frames: (F, ...) what the network saw in the first trial, one observation a second.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Result:
     laps: list[dict[str, Any]]
     returns: list[float]
     bound: LapBound | None = None
+    frames: NDArray[Any] | None = None
 
     @property
     def complete(self) -> list[dict[str, Any]]:
@@ -96,11 +98,11 @@ def run_race(
         if stop.is_set:
             break
     results = []
-    for racer, found in zip(racers, traces, strict=True):
+    for racer, driver, found in zip(racers, drivers, traces, strict=True):
         driven = [lap for trace in found for lap in split_laps(trace, kernels.LAP_COMPLETE)]
         returns = [float(trace[:, C["reward"]].sum()) for trace in found]
         bound = bound_lap(options.track, race, racer.metadata, agents=len(racers))
-        results.append(Result(racer.name, found, evaluation_rows(driven), returns, bound))
+        results.append(Result(racer.name, found, evaluation_rows(driven), returns, bound, driver.frames))
     return results
 
 
@@ -114,14 +116,27 @@ class _Driver:
         self._explorer = Explorer(action_space(racer.metadata), seed=None)
         dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
         racing.simulation.dynamics[agent] = dynamics.as_array()
+        self._trials = 0
+        self._decisions = 0
+        self._frames: list[NDArray[Any]] = []
+
+    @property
+    def frames(self) -> NDArray[Any]:
+        """(F, ...) the first car's observations in the first trial, one a second."""
+        return np.stack(self._frames)
 
     def begin(self) -> None:
         """Starts a trial, which draws its own lighting."""
+        self._trials += 1
         self._sensors.draw_light(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Chooses actions for its cars; returns (W, 2) commands and the actions."""
-        logits = self._racer.logits(as_rows(self._sensors.observe(self._rows)))
+        seen = as_rows(self._sensors.observe(self._rows))
+        if self._trials == 1 and self._decisions % _FPS == 0:
+            self._frames.append(seen[0].copy())
+        self._decisions += 1
+        logits = self._racer.logits(seen)
         actions = self._explorer.likeliest(logits)
         return decode_actions(self._racer.metadata, actions), actions
 

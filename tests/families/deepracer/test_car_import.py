@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
 from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata
 from envs.deepracer.racing import action_space, decode_actions
+from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.artifacts.checkpoint import read_state
 from runtime.artifacts.policy_file import read_policy
 from runtime.errors import UserError
@@ -25,7 +27,7 @@ from runtime.families.deepracer.car_import import import_car
 from runtime.families.deepracer.car_model import write_car_model
 from runtime.families.deepracer.driving import Explorer
 from runtime.policies.policy import Policy
-from tests.conftest import run_smrl
+from tests.conftest import run_peer, run_smrl
 from tests.families.deepracer.test_car_model import CARS, PICTURES, make_car, make_rows
 
 METADATA = "model_metadata.json"
@@ -126,6 +128,20 @@ def test_a_graph_in_coachs_words_is_the_same_policy(car: dict[str, bytes], tmp_p
     back = read_policy(checkpoint, settings=read_state(checkpoint).policy)
     _, rows = make_rows(described, 16)
     np.testing.assert_allclose(back.logits(rows), policy.logits(rows), atol=1e-5)
+
+
+def test_what_tensorflow_froze_of_coachs_layers_is_the_same_policy(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (8, HEIGHT, WIDTH, 1), np.uint8)
+    np.savez(tmp_path / "in.npz", pictures=pictures, actions=5)
+    run_peer("make_coach_model.py", tmp_path, timeout_s=300)
+    files = {"agent/model.pb": (tmp_path / "model.pb").read_bytes(), METADATA: json.dumps(DEFAULT).encode()}
+    checkpoint = import_car(pack(tmp_path / "car.tar.gz", files), tmp_path / "car")
+    state = read_state(checkpoint)
+    assert state.policy["env_config"]["model_metadata"]["neural_network"] == "DEEP_CONVOLUTIONAL_NETWORK"
+    logits = read_policy(checkpoint, settings=state.policy).logits(pictures)
+    expected = np.load(tmp_path / "out.npy")
+    assert expected.std(axis=0).max() > 1e-3
+    np.testing.assert_allclose(torch.softmax(torch.as_tensor(logits), 1).numpy(), expected, atol=1e-5)
 
 
 def with_node(files: dict[str, bytes], suffix: str, **attributes: Any) -> dict[str, bytes]:

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--out", type=_folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
+    evaluate.add_argument("--car", type=Path, help="evaluate the archive NAME.tar.gz of a DeepRacer car instead")
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
@@ -197,7 +198,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     model = None if is_setting else arguments.model
     settings = parse_settings(words)
     return run_job(
-        lambda container, stop: finish(run_evaluation(container, stop, settings, model=model, out=arguments.out))
+        lambda container, stop: finish(
+            run_evaluation(container, stop, settings, model=model, out=arguments.out, car=arguments.car)
+        )
     )
 
 

@@ -51,7 +51,7 @@ WHEELBASE_M = 0.163974
 REAR_AXLE_M = -0.081663
 FRONT_AXLE_M = 0.082311
 _HALF_REAR_TRACK_M = 0.08105
-_HALF_FRONT_TRACK_M = 0.079601
+HALF_FRONT_TRACK_M = 0.079601
 CAR_LENGTH_M = 0.32352
 CAR_WIDTH_M = 0.1961
 CAR_HEIGHT_M = 0.1944
@@ -64,8 +64,8 @@ _STILL_STEPS = 15
 _BACKWARD_STEPS = 15
 # A car drives 0.28 m in a step; two roads of a hairpin are about 1 m apart along the track at least.
 _SAME_ROAD_M = 0.6
-_GRAVITY = 9.81
-_SUBSTEPS = 8
+GRAVITY = 9.81
+SUBSTEPS = 8
 _BLOCK = 8
 
 # Columns of the dynamics' settings: wheel speed per commanded one, seconds, seconds, seconds, friction (0: no limit),
@@ -210,7 +210,7 @@ def _locate(car: Any, lines: Any, blocks: Any, all_distances: Any, rings: Any, r
     on = 0
     for wheel in range(4):
         along = REAR_AXLE_M if wheel < 2 else FRONT_AXLE_M
-        across = _HALF_REAR_TRACK_M if wheel < 2 else _HALF_FRONT_TRACK_M
+        across = _HALF_REAR_TRACK_M if wheel < 2 else HALF_FRONT_TRACK_M
         if wheel % 2:
             across = -across
         wx, wy = car[X] + along * cosine - across * sine, car[Y] + along * sine + across * cosine
@@ -325,7 +325,7 @@ def _roll(car: Any, speed: float, curvature: float, duration: float) -> None:
 def _drive(car: Any, dynamics: Any) -> None:
     """Moves a car for one control step under its commands."""
     lagged = dynamics[LATENCY] > 0 or dynamics[SPEED_LAG] > 0 or dynamics[STEERING_LAG] > 0 or dynamics[FRICTION] > 0
-    substeps = _SUBSTEPS if lagged else 1
+    substeps = SUBSTEPS if lagged else 1
     step = CONTROL_S / substeps
     for number in range(substeps):
         age = max(0, math.ceil((dynamics[LATENCY] - (number + 0.5) * step) / CONTROL_S))
@@ -340,7 +340,7 @@ def _drive(car: Any, dynamics: Any) -> None:
         car[STEERING] = keep * car[STEERING] + (1 - keep) * angle
         curvature = math.tan(car[STEERING]) / WHEELBASE_M * dynamics[STEERING_GAIN] * (1 + car[CURVATURE_NOISE])
         if dynamics[FRICTION] > 0 and car[SPEED] > 0:
-            sharpest = dynamics[FRICTION] * _GRAVITY / (car[SPEED] * car[SPEED])
+            sharpest = dynamics[FRICTION] * GRAVITY / (car[SPEED] * car[SPEED])
             curvature = min(max(curvature, -sharpest), sharpest)
         _roll(car, car[SPEED], curvature, step)
     car[EARLIER + 2 : EARLIER + 6] = car[EARLIER : EARLIER + 4].copy()

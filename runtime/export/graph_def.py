@@ -5,6 +5,7 @@ It shares no code with the writers. TensorFlow itself, which the image does not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef
 
 _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, 10: np.bool_}
+_LISTS = {1: "float_val", 2: "double_val", 3: "int_val", 9: "int64_val", 10: "bool_val"}
 
 
 class FrozenGraph:
@@ -27,7 +29,7 @@ class FrozenGraph:
     def __init__(self, nodes: Iterable[Any]) -> None:
         self._nodes = {node.name: node for node in nodes}
         self._constants = {
-            name: _constant(node.attr["value"].tensor) for name, node in self._nodes.items() if node.op == "Const"
+            name: read_constant(node.attr["value"].tensor) for name, node in self._nodes.items() if node.op == "Const"
         }
 
     def run(self, outputs: Iterable[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -51,7 +53,7 @@ class FrozenGraph:
         inputs = [_node(tensor) for tensor in node.input]
         for tensor in inputs:
             self._compute(tensor, tensors)
-        tensors[name] = _OPERATIONS[node.op]([tensors[tensor] for tensor in inputs], node.attr)
+        tensors[name] = OPERATIONS[node.op]([tensors[tensor] for tensor in inputs], node.attr)
 
 
 class SavedModelReader:
@@ -105,9 +107,22 @@ def _node(tensor: str) -> str:
     return tensor.partition(":")[0]
 
 
-def _constant(tensor: Any) -> NDArray[Any]:
+def read_constant(tensor: Any) -> NDArray[Any]:
+    """Returns a constant's value: from its bytes, or from a list of numbers of which the last is repeated.
+
+    Raises:
+        ValueError: Its type is not known here, or its values do not fit its shape.
+    """
+    if tensor.dtype not in _DTYPES:
+        raise ValueError(f"a constant of TensorFlow's type {tensor.dtype}")
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    return np.frombuffer(tensor.tensor_content, _DTYPES[tensor.dtype]).reshape(shape)
+    dtype = _DTYPES[tensor.dtype]
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
+    values: NDArray[Any] = np.array(getattr(tensor, _LISTS[tensor.dtype]), dtype)
+    if not len(values) or len(values) > math.prod(shape):
+        return np.zeros(shape, dtype) if not len(values) else values.reshape(shape)
+    return np.append(values, np.full(math.prod(shape) - len(values), values[-1], dtype)).reshape(shape)
 
 
 def _reduce(function: Callable[..., Any]) -> Callable[[list[Any], Any], Any]:
@@ -117,6 +132,15 @@ def _reduce(function: Callable[..., Any]) -> Callable[[list[Any], Any], Any]:
 def _slice(x: list[Any], _: Any) -> Any:
     begin, size = x[1].tolist(), x[2].tolist()
     return x[0][tuple(slice(b, None if s == -1 else b + s) for b, s in zip(begin, size, strict=True))]
+
+
+def _strided_slice(x: list[Any], attr: Any) -> Any:
+    """A slice of a vector, as a batch's size is taken from a shape."""
+    begin, end, step = (one.tolist() for one in x[1:4])
+    assert len(begin) == 1
+    first = None if attr["begin_mask"].i & 1 else begin[0]
+    last = None if attr["end_mask"].i & 1 else end[0]
+    return x[0][begin[0]] if attr["shrink_axis_mask"].i & 1 else x[0][first : last : step[0]]
 
 
 def _convolve(x: list[Any], attr: Any) -> Any:
@@ -137,12 +161,20 @@ def _sigmoid(x: Any) -> Any:
     return (0.5 * (np.tanh(0.5 * x) + 1)).astype(x.dtype)
 
 
-_OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
+OPERATIONS: dict[str, Callable[[list[Any], Any], Any]] = {
     "MatMul": lambda x, _: x[0] @ x[1],
     "Identity": lambda x, _: x[0],
     "Softmax": lambda x, _: _softmax(x[0]),
     "BiasAdd": lambda x, _: x[0] + x[1],
     "Add": lambda x, _: x[0] + x[1],
+    "AddV2": lambda x, _: x[0] + x[1],
+    "StopGradient": lambda x, _: x[0],
+    "Shape": lambda x, _: np.array(x[0].shape, np.int32),
+    "StridedSlice": _strided_slice,
+    "Pack": lambda x, attr: np.stack(x, axis=attr["axis"].i),
+    "Transpose": lambda x, _: x[0].transpose(x[1].tolist()),
+    "Prod": lambda x, attr: np.prod(x[0], axis=tuple(np.atleast_1d(x[1]).tolist()), keepdims=attr["keep_dims"].b),
+    "GatherV2": lambda x, _: np.take(x[0], x[1], axis=int(x[2])),
     "Sub": lambda x, _: x[0] - x[1],
     "Mul": lambda x, _: x[0] * x[1],
     "RealDiv": lambda x, _: x[0] / x[1],

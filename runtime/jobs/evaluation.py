@@ -45,6 +45,7 @@ def run_evaluation(
     *,
     model: Path | None = None,
     out: Path | None = None,
+    car: Path | None = None,
 ) -> JobResult:
     """Evaluates a policy and prints a line per episode, then mean, maximum and minimum.
 
@@ -53,20 +54,26 @@ def run_evaluation(
         stop: The stop request; the episodes that ended until then are reported.
         settings: evaluate_episodes, env, algorithm, checkpoint, seed; they override the container's hyperparameters.
         model: Results folder, model directory or archive; None for the `model` channel.
+        car: Archive of a DeepRacer car to evaluate in place of a model.
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
 
     Raises:
         UserError: A setting, the model or the environment is invalid.
     """
     asked = _resolve_settings(container, settings)
-    place = model or _find_model_channel(container)
+    if car is not None and (model is not None or asked.settings.checkpoint is not None):
+        raise UserError(
+            f"--car: got {str(car)!r} beside {'a model' if model is not None else 'checkpoint=…'}; expected the "
+            "archive alone, which holds one policy."
+        )
+    place = car or model or _find_model_channel(container)
     layout = _find_layout(container, place, out)
     reporter = Reporter()
     with _writing(layout.data):  # fails before any episode runs in vain
         layout.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
         context = RunContext(container, layout, reporter, stop, Path(scratch))
-        evaluation, family = _open(asked, place, context)
+        evaluation, family = _open(asked, place, context, is_car=car is not None)
         result = family.evaluate(evaluation, context)
         with _writing(layout.data):
             write_json(layout.data / FILE, result.report)
@@ -112,7 +119,7 @@ def _find_training(container: Container, place: Path, out: Path | None) -> Layou
     return layout if layout is not None and (layout.data / CONFIG).is_file() else None
 
 
-def _open(asked: _EvaluationRequest, place: Path, context: RunContext) -> tuple[Evaluation, EnvFamily]:
+def _open(asked: _EvaluationRequest, place: Path, context: RunContext, *, is_car: bool) -> tuple[Evaluation, EnvFamily]:
     """Opens the policy to evaluate, and finds the family of its environment."""
     from runtime.cluster.session import prepare_environment
 
@@ -121,7 +128,12 @@ def _open(asked: _EvaluationRequest, place: Path, context: RunContext) -> tuple[
     from runtime.artifacts.model_directory import open_model
 
     settings = asked.settings
-    checkpoint = open_model(place, scratch=context.scratch, checkpoint=settings.checkpoint)
+    if is_car:
+        from runtime.families.deepracer.car_import import import_car
+
+        checkpoint = import_car(place, context.scratch / "car")
+    else:
+        checkpoint = open_model(place, scratch=context.scratch, checkpoint=settings.checkpoint)
     state = read_state(checkpoint)
     algorithm = CATALOG.algorithm_of(state.policy.get("algorithm"))
     family = CATALOG.family_of(state.env) if algorithm.acts_in_environment else PLAIN

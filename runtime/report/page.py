@@ -6,6 +6,7 @@ This file chooses what a page shows; the HTML is in templates/.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -63,11 +64,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Race:
-    """The laps of one car in a DeepRacer evaluation."""
+    """The laps of one car in a DeepRacer evaluation; its verdict compares the best one with the lower bound."""
 
     car: str
     track: str
     laps: Table
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
         pictures=[Picture(caption, _data_url(path, "image/png")) for caption, path in results.pictures.items()],
         videos=_videos(results, embed),
         evaluation=_evaluation(results.evaluation),
+        steps=results.steps,
         small_charts=small_charts(results.rows),
         exports=_exports(results),
         not_exported=results.manifest.get("not_exported"),
@@ -256,7 +259,7 @@ def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:
     ]
     return Evaluation(
         returns=Table(["return", ""], [row for row in returns if row[1]]),
-        races=[Race(str(racer.get("name")), track, _laps(racer)) for racer in found.get("racers", ())],
+        races=[Race(str(racer.get("name")), track, _laps(racer), _verdict(racer)) for racer in found.get("racers", ())],
         episodes=Table(["episode", "return", "steps"], episodes),
     )
 
@@ -273,6 +276,15 @@ def _laps(racer: Mapping[str, Any]) -> Table:
         for lap in racer.get("laps", ())
     ]
     return Table(["lap", "status", "of the track", "seconds", "resets"], rows)
+
+
+def _verdict(racer: Mapping[str, Any]) -> str:
+    """Returns the best lap beside the lower bound of the track, as far as there are both."""
+    laps = [lap for lap in racer.get("laps", ()) if lap.get("episode_status") == "Lap complete"]
+    bound = racer.get("lap_bound_s")
+    best = f"{min(lap['elapsed_time_in_milliseconds'] for lap in laps) / 1000:.1f} s" if laps else ""
+    allows = f"the track allows {math.floor(10 * bound) / 10:.1f} s" if isinstance(bound, int | float) else ""
+    return "; ".join(part for part in (best, allows) if part) + ("." if best or allows else "")
 
 
 def _exports(results: Results) -> Table | None:

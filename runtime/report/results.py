@@ -12,6 +12,7 @@ from typing import Any
 from runtime.container.layout import CONFIG, Layout
 from runtime.errors import UserError
 from runtime.outputs.metrics import JSONL, read_rows
+from runtime.report.steps import StepCharts, find_traces, read_step_charts
 from runtime.tuning.records import FILE as TUNING_LOG
 from runtime.tuning.records import Trial, gather_trials, read_records
 from runtime.tuning.request import TuningJob, restore_job
@@ -42,6 +43,7 @@ class Results:
         pictures: PNG files by caption: estimates, driven lines, importance.
         tuning: The tuning job, if these are the results of one.
         trials: Trials of the tuning.
+        steps: Charts of DeepRacer's newest episodes, if there are any.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Results:
     pictures: Mapping[str, Path] = field(default_factory=dict)
     tuning: TuningJob | None = None
     trials: tuple[Trial, ...] = ()
+    steps: StepCharts | None = None
 
     @property
     def env(self) -> str:
@@ -86,6 +89,7 @@ def read_results(layout: Layout) -> Results:
         videos=_find_videos(layout, evaluated),
         pictures=_find_pictures(layout, evaluated),
         tuning=_restore(tuning),
+        steps=_read_steps(layout, evaluated),
         trials=tuple(gather_trials(read_records(data))) if (data / TUNING_LOG).is_file() else (),
     )
     if not (results.rows or results.config or results.manifest or results.evaluation or results.tuning):
@@ -94,6 +98,11 @@ def read_results(layout: Layout) -> Results:
             "folder of a training, an evaluation or a tuning."
         )
     return results
+
+
+def _read_steps(layout: Layout, evaluated: list[Path]) -> StepCharts | None:
+    found = find_traces({layout.deepracer, *evaluated})
+    return None if found is None else read_step_charts(*found)
 
 
 def _restore(described: Mapping[str, Any]) -> TuningJob | None:
@@ -144,6 +153,8 @@ def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
     for place in evaluated:
         for path in sorted([*place.glob("driven_lines.png"), *place.glob("*/driven_lines.png")]):
             found.setdefault("Driven lines", path)
+        for path in sorted([*place.glob("grad_cam.png"), *place.glob("*/grad_cam.png")]):
+            found.setdefault("What the policy looks at (Grad-CAM)", path)
     found["Importance of each hyperparameter"] = layout.data / "importance.png"
     found["Hyperparameters and objective of every trial"] = layout.data / "parallel_coordinates.png"
     return {caption: path for caption, path in found.items() if path.is_file()}

@@ -39,6 +39,7 @@ setInterval(async () => {
 _PARTS = (
     *("metrics.jsonl", "config.json", "tuning.jsonl", "ope.json", "*.png", "model/manifest.json"),
     *("videos/*.mp4", "evaluation/evaluation.json", "evaluation/*.mp4", "evaluation/mp4/**/*.mp4"),
+    *("deepracer/**/*-iteration.csv", "evaluation/**/*-iteration.csv"),
 )
 
 

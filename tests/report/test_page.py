@@ -33,7 +33,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.w
 RACE = {
     "mean_reward": 200.5, "max_reward": 201.0, "min_reward": 200.0, "track": "reinvent_base",
     "dynamics": {"name": "real"}, "episodes": [{"total_reward": 200.5, "steps": 251}],
-    "racers": [{"name": "car", "laps": [
+    "racers": [{"name": "car", "lap_bound_s": 9.96, "laps": [
         {"trial": 1, "episode_status": "Lap complete", "completion_percentage": 100,
          "elapsed_time_in_milliseconds": 16799, "reset_count": 0}]}],
 }  # fmt: skip
@@ -111,7 +111,7 @@ def test_what_others_wrote_is_shown_and_not_run(results: Path) -> None:
     assert "evaluation: &lt;img onerror=alert(4)&gt;<" in page
     assert "mine &lt;b&gt;&amp;" in page
     assert "<td>Lap complete</td>" in page
-    assert "on reinvent_base, dynamics: real" in page
+    assert "on reinvent_base, dynamics: real: 16.8 s; the track allows 9.9 s." in page
     assert "16.799" in page
 
 

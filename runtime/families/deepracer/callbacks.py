@@ -17,6 +17,8 @@ from envs.deepracer import kernels
 from envs.deepracer.racing import Options, Racing, action_space, read_options
 from runtime.artifacts.checkpoint import JobState
 from runtime.environments.spec import EnvSpec
+from runtime.errors import UserError
+from runtime.families.deepracer.car_model import write_car_model
 from runtime.families.deepracer.driving import Explorer, drive_episodes
 from runtime.families.deepracer.records import (
     HYPERPARAMETERS,
@@ -29,12 +31,14 @@ from runtime.families.deepracer.records import (
 )
 from runtime.files import write_json
 from runtime.outputs.console import Reporter
+from runtime.policies.policy import Policy
 
 FAMILY = "deepracer"  # the name of its state in a checkpoint
 BEST_BY = ("progress", "reward", "laptime")
 _NEVER_S = 999_999.0  # a lap time that was not driven
 _AGENT = "main_level/agent"
 _CHECKPOINTS = "deepracer_checkpoints.json"
+_KEPT = 4  # newest model_N.pb, beside the best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TrainingRecords:
         self._best: tuple[float, dict[str, Any]] | None = None
         self._score: float | None = None  # of the latest evaluation; the best checkpoint has the highest
         self._seen = -1  # iteration
+        self._why_no_car_model = ""
         (settings.folder / "ip").mkdir(parents=True, exist_ok=True)
         write_metadata(settings.folder, self._options.metadata)
         write_json(settings.folder / HYPERPARAMETERS, settings.hyperparameters)
@@ -120,6 +125,7 @@ class TrainingRecords:
         found = self._evaluate(algorithm, state) if self._evaluation_cars else {}
         self._metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
+        self._write_car_model(algorithm, iteration)
         state.extra[FAMILY] = {"score": self._score, "metrics": self._metrics.rows, "best": self._best}
         if self._settings.after is not None:
             self._settings.after()
@@ -223,6 +229,41 @@ class TrainingRecords:
         write_json(model / _CHECKPOINTS, {"best_checkpoint": self._best[1], "last_checkpoint": entry})
         (model / ".coach_checkpoint").write_text(name, encoding="utf-8")
         self._reporter.log(f"Checkpoint> Saving in path=['{model / name}']")
+
+    def _write_car_model(self, algorithm: Any, iteration: int) -> None:
+        """Writes model_N.pb for the checkpoint N, and removes old ones.
+
+        It is not compared with the policy, as the one at the end is, which takes longer than to write it.
+        """
+        if self._why_no_car_model:
+            return
+        metadata = self._options.metadata
+        try:
+            policy = Policy(algorithm.get_module(), action_space(metadata), observation_filter=None)
+            content = write_car_model(policy, metadata)
+        except UserError as error:
+            self._why_no_car_model = str(error)
+            self._reporter.note(f"no model_N.pb: {error}")
+            return
+        folder = self._settings.folder / "model"
+        aside = folder / ".car_model"  # not flushed to disk: no job resumes from it
+        aside.write_bytes(content)
+        aside.replace(folder / f"model_{iteration}.pb")
+        assert self._best is not None
+        remove_old_models(folder, best=str(self._best[1]["name"]))
+
+
+def remove_old_models(folder: Path, *, best: str) -> None:
+    """Removes all but the newest four and the best model_N.pb of a folder.
+
+    Args:
+        folder: The folder.
+        best: Name of the best checkpoint, as 7_Step-512.ckpt.
+    """
+    models = {int(path.stem.removeprefix("model_")): path for path in folder.glob("model_*.pb")}
+    for number in sorted(models)[:-_KEPT]:
+        if number != int(best.partition("_")[0]):
+            models[number].unlink(missing_ok=True)
 
 
 def _most_steps(racing: Racing) -> int:

@@ -105,7 +105,9 @@ def _write_checked(policy: Policy, metadata: Metadata) -> tuple[bytes, float]:
     """Returns the file and its largest difference from the policy, computed from the file's bytes."""
     content = write_car_model(policy, metadata)
     graph = FrozenGraph(GraphDef.FromString(content).node)
-    difference = max(_compare(graph, policy, metadata, part) for part in range(_CHECKED // _ROWS))
+    inputs = [input_name(sensor) for sensor in car_sensors(metadata)]
+    parts = range(_CHECKED // _ROWS)
+    difference = max(compare_with_graph(graph, policy, metadata, part, inputs=inputs, output=OUTPUT) for part in parts)
     if not difference <= TOLERANCE:
         raise JobError(
             f"export: {CAR_MODEL} differs from the policy by {difference:.2g}; expected at most {TOLERANCE:g}."
@@ -113,21 +115,32 @@ def _write_checked(policy: Policy, metadata: Metadata) -> tuple[bytes, float]:
     return content, difference
 
 
-def _compare(graph: FrozenGraph, policy: Policy, metadata: Metadata, part: int) -> float:
+def compare_with_graph(
+    graph: FrozenGraph, policy: Policy, metadata: Metadata, part: int, *, inputs: list[str], output: str
+) -> float:
+    """Returns the largest difference of a graph's outputs from a policy's, on pictures of noise.
+
+    Args:
+        graph: The graph.
+        policy: The policy.
+        metadata: Metadata of its car.
+        part: Seed of the pictures.
+        inputs: Names of the graph's inputs, the camera's first.
+        output: Name of its output.
+    """
     random = np.random.default_rng(part)
     channels = 2 if metadata.camera == "STEREO_CAMERAS" else 1
     pictures = random.integers(0, 256, (_ROWS, HEIGHT, WIDTH, channels), np.uint8)
-    names = [input_name(sensor) for sensor in car_sensors(metadata)]
-    feeds: dict[str, NDArray[Any]] = {names[0]: pictures.astype(np.float32)}
+    feeds: dict[str, NDArray[Any]] = {inputs[0]: pictures.astype(np.float32)}
     rows: NDArray[Any] = pictures
     if metadata.lidar is not None:
-        feeds[names[1]] = random.uniform(0, _FARTHEST_M, (_ROWS, metadata.scan_size)).astype(np.float32)
-        both = [feeds[names[0]].reshape(_ROWS, -1), feeds[names[1]]]
+        feeds[inputs[1]] = random.uniform(0, _FARTHEST_M, (_ROWS, metadata.scan_size)).astype(np.float32)
+        both = [feeds[inputs[0]].reshape(_ROWS, -1), feeds[inputs[1]]]
         is_picture_first = metadata.sensors == tuple(sorted(metadata.sensors))
         rows = np.concatenate(both if is_picture_first else both[::-1], axis=1)
     logits = policy.logits(rows)
     expected = torch.softmax(torch.as_tensor(logits), 1).numpy() if metadata.actions is not None else logits[:, :2]
-    (found,) = graph.run([OUTPUT], feeds)
+    (found,) = graph.run([output], feeds)
     return float(np.max(np.abs(found - expected) / np.maximum(1, np.abs(expected))))
 
 

@@ -151,6 +151,14 @@ def _in_channels_last(weight: NDArray[Any], picture: Any) -> NDArray[Any]:
     return np.concatenate([pixels, weight[:, size:]], axis=1)
 
 
+def channels_first_inputs(weight: NDArray[Any], picture: Any) -> NDArray[Any]:
+    """Reorders the inputs (out, in) of a car's dense layer for a picture that PyTorch flattens channels first."""
+    channels = [layer.out_channels for layer in picture if isinstance(layer, nn.Conv2d)][-1]
+    size = _flat_size(picture)
+    pixels = weight[:, :size].reshape(len(weight), -1, channels).transpose(0, 2, 1).reshape(len(weight), -1)
+    return np.concatenate([pixels, weight[:, size:]], axis=1)
+
+
 class _CarGraph:
     """A frozen graph under construction, with every attribute written; each method returns the name of its result."""
 

@@ -20,8 +20,9 @@ from runtime.artifacts.policy_file import read_policy
 from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
+from runtime.families.deepracer.grad_cam import draw_heat
 from runtime.families.deepracer.network import network_settings
-from runtime.families.deepracer.races import Racer, Result, run_race, write_results
+from runtime.families.deepracer.races import Racer, Result, floor_tenth, run_race, write_results
 from runtime.families.deepracer.records import HYPERPARAMETERS, write_metadata
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
@@ -97,11 +98,16 @@ def race(
     for note in notes:
         reporter.note(note)
     states = [read_state(checkpoint) for checkpoint in checkpoints]
-    options, racers = _prepare(checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False)))
+    options, racers, modules = _prepare(
+        checkpoints, states, settings, trust=bool(chosen.get("trust_checkpoint", False))
+    )
     seed = chosen.get("seed", 0)
     racers = [replace(racer, title=name) for racer, name in zip(racers, names, strict=True)]
     results = run_race(options, racers, trials=trials, videos=folder / "mp4", stop=stop, seed=seed)
     written = write_results(folder, traces, options, results)
+    for own, racer, module, result in zip(written, racers, modules, results, strict=True):
+        assert result.frames is not None
+        draw_heat(module, result.frames, racer.metadata).save(own / "grad_cam.png")
     if len(racers) == 1:
         write_metadata(traces, racers[0].metadata)
     for result in results:
@@ -123,7 +129,14 @@ def race(
             {"total_reward": total, "steps": len(trace)}
             for total, trace in zip(first.returns, first.traces, strict=True)
         ],
-        "racers": [{"name": result.name, "laps": result.laps} for result in results],
+        "racers": [
+            {
+                "name": result.name,
+                "laps": result.laps,
+                "lap_bound_s": None if result.bound is None else round(result.bound.seconds, 3),
+            }
+            for result in results
+        ],
     }
     return EvaluationResult(
         report, Summary(f"{options.race.race_type} on {options.track.name}, {trials} trials", facts)
@@ -137,12 +150,13 @@ def _name_of(place: Path) -> str:
 
 def _prepare(
     checkpoints: list[Path], states: list[JobState], settings: Mapping[str, Any], *, trust: bool
-) -> tuple[Options, list[Racer]]:
+) -> tuple[Options, list[Racer], list[Any]]:
+    """Returns the race's options, its racers and their networks."""
     trained = states[0].policy["env_config"]
     kept = {name: trained[name] for name in _TAKEN_OVER if name in trained}
     if len(checkpoints) > 1:
         settings = {"race_type": "HEAD_TO_MODEL", **settings}
-    racers = []
+    racers, modules = [], []
     try:
         options = read_options(**{**kept, **settings}, is_training=False)
         for number, (checkpoint, state) in enumerate(zip(checkpoints, states, strict=True)):
@@ -151,6 +165,7 @@ def _prepare(
             metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
             network_settings(metadata)  # refuses what cannot be raced
             policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
+            modules.append(policy.module)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))
     except ValueError as error:
         hint = ""
@@ -158,7 +173,7 @@ def _prepare(
             track = trained.get("track", "the default track")
             hint = f" The model was trained on {track!r}; track=NAME drives another."
         raise UserError(f"{error}{hint}") from None
-    return options, racers
+    return options, racers, modules
 
 
 def _print(result: Result, reporter: Reporter, *, is_alone: bool) -> None:
@@ -187,6 +202,8 @@ def _summarize(results: list[Result]) -> dict[str, str]:
         facts[result.name] = laps + (
             f", mean {statistics.fmean(times):.3f} s, best {min(times):.3f} s" if times else ""
         )
+        if result.bound is not None:
+            facts[result.name] += f"; the track allows {floor_tenth(result.bound.seconds)} s"
     if len(results) > 1:
         wins = [0] * len(results)
         for laps in zip(*(result.laps for result in results), strict=False):

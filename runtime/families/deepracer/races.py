@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from envs.deepracer import kernels
+from envs.deepracer.lap_bound import LapBound, bound_lap
 from envs.deepracer.metadata import Metadata
 from envs.deepracer.racing import Options, Racing, action_space, decode_actions
 from envs.deepracer.sensors import Sensors
+from envs.deepracer.tracks import Track
 from envs.deepracer.views import Map
 from runtime.container.signals import StopRequest
 from runtime.families.deepracer.driving import Explorer, as_rows, describe_step
-from runtime.families.deepracer.race_videos import RaceVideos
+from runtime.families.deepracer.race_videos import FPS, RaceVideos
 from runtime.families.deepracer.records import C, SimTrace, Trace, evaluation_rows, split_laps
 from runtime.files import write_json
 
@@ -52,12 +55,16 @@ class Result:
         traces: Its steps in each trial.
         laps: The rows of its evaluation_metrics.json.
         returns: Sum of rewards of each trial.
+        bound: Lower bound of its laps, or None.
+        frames: (F, ...) what the network saw in the first trial, one observation a second.
     """
 
     name: str
     traces: list[Trace]
     laps: list[dict[str, Any]]
     returns: list[float]
+    bound: LapBound | None = None
+    frames: NDArray[Any] | None = None
 
     @property
     def complete(self) -> list[dict[str, Any]]:
@@ -94,9 +101,10 @@ def run_race(
         if stop.is_set:
             break
     results = []
-    for racer, found in zip(racers, traces, strict=True):
+    for racer, driver, found in zip(racers, drivers, traces, strict=True):
         returns = [float(trace[:, C["reward"]].sum()) for trace in found]
-        results.append(Result(racer.name, found, _lap_rows(found), returns))
+        bound = bound_lap(options.track, race, racer.metadata, agents=len(racers))
+        results.append(Result(racer.name, found, _lap_rows(found), returns, bound, driver.frames))
     if recorder is not None:
         recorder.end("Race stopped" if stop.is_set else "Race complete", [result.laps for result in results])
     return results
@@ -117,14 +125,27 @@ class _Driver:
         self._explorer = Explorer(action_space(racer.metadata), seed=None)
         dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
         racing.simulation.dynamics[agent] = dynamics.as_array()
+        self._trials = 0
+        self._decisions = 0
+        self._frames: list[NDArray[Any]] = []
+
+    @property
+    def frames(self) -> NDArray[Any]:
+        """(F, ...) the first car's observations in the first trial, one a second."""
+        return np.stack(self._frames)
 
     def begin(self) -> None:
         """Starts a trial, which draws its own lighting."""
+        self._trials += 1
         self._sensors.draw_light(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Chooses actions for its cars; returns (W, 2) commands and the actions."""
-        logits = self._racer.logits(as_rows(self._sensors.observe(self._rows)))
+        seen = as_rows(self._sensors.observe(self._rows))
+        if self._trials == 1 and self._decisions % FPS == 0:
+            self._frames.append(seen[0].copy())
+        self._decisions += 1
+        logits = self._racer.logits(seen)
         actions = self._explorer.likeliest(logits)
         return decode_actions(self._racer.metadata, actions), actions
 
@@ -179,16 +200,23 @@ def write_results(folder: Path, traces: Path, options: Options, results: list[Re
         trials = (lap for trace in result.traces for lap in split_laps(trace, kernels.LAP_COMPLETE))
         episodes = list(enumerate(trials))
         SimTrace(traces / agent / f"evaluation-{stamp}" / "evaluation-simtrace").write(0, episodes)
-        draw_lines(options.track, result.traces).save(own / "driven_lines.png")
+        draw_lines(options.track, result.traces, result.bound).save(own / "driven_lines.png")
         written.append(own)
     return written
 
 
-def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
-    """Draws the track from above with every driven line, colored from blue (slow) to red (fast)."""
+def draw_lines(track: Track, traces: list[Trace], bound: LapBound | None = None) -> Image.Image:
+    """Draws the track from above with every driven line, colored from blue (slow) to red (fast).
+
+    The line of the lap's lower bound is drawn below them in cyan.
+    """
     canvas = Map(track, _PICTURE)
     image = canvas.image.copy()
     draw = ImageDraw.Draw(image)
+    legend = ""
+    if bound is not None:
+        draw.line(canvas.at(bound.line), fill=(90, 230, 255), width=3)
+        legend = f"; the minimum-time line of a point car (cyan): {floor_tenth(bound.seconds)} s"
     speeds = np.concatenate([_speeds(trace) for trace in traces])
     low, high = float(speeds.min()), float(speeds.max())
     for trace in traces:
@@ -196,8 +224,13 @@ def draw_lines(track: Any, traces: list[Trace]) -> Image.Image:
         for before, after, speed in zip(places, places[1:], _speeds(trace)[1:], strict=False):
             share = (speed - low) / (high - low) if high > low else 1.0
             draw.line([before, after], fill=(int(40 + 215 * share), 70, int(255 - 215 * share)), width=3)
-    draw.text((12, 12), f"{low:.2f} m/s (blue) to {high:.2f} m/s (red)", fill=(255, 255, 255))
+    draw.text((12, 12), f"{low:.2f} m/s (blue) to {high:.2f} m/s (red){legend}", fill=(255, 255, 255))
     return image
+
+
+def floor_tenth(seconds: float) -> str:
+    """Returns seconds with one digit, rounded down as a lower bound is."""
+    return f"{math.floor(10 * seconds) / 10:.1f}"
 
 
 def _speeds(trace: Trace) -> NDArray[np.float64]:

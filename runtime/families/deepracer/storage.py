@@ -81,6 +81,14 @@ class Bucket:
         """
         self._call(lambda: self._client.upload_file(str(path), self.name, key), key)
 
+    def delete(self, key: str) -> None:
+        """Deletes a file, if there is one.
+
+        Raises:
+            PlatformError: The service cannot be reached, or refuses.
+        """
+        self._call(lambda: self._client.delete_object(Bucket=self.name, Key=key), key)
+
     def _call(self, call: Any, key: str) -> Any:
         from boto3.exceptions import S3UploadFailedError
         from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
@@ -126,9 +134,16 @@ class Uploads:
                 self._sent[path] = version
 
     def send_if_possible(self) -> None:
-        """Uploads during training, which an outage must not end: a failed upload is retried at the next call."""
+        """Uploads during training, which an outage must not end: a failed upload is retried at the next call.
+
+        What was uploaded and is there no more, as the oldest model_N.pb, is deleted.
+        """
         try:
             self.send()
+            for path in [path for path in self._sent if not path.exists()]:
+                del self._sent[path]  # first: a role that may not delete is noted once for each file
+                if (place := self._place_of(path.relative_to(self._folder).as_posix())) is not None:
+                    place[0].delete(place[1])
         except PlatformError as error:
             Reporter().note(f"not uploaded yet: {error}")
 

@@ -39,7 +39,8 @@ CONTINUOUS = {
 CARS: dict[str, Mapping[str, Any]] = {
     "discrete": {},
     "continuous": CONTINUOUS,
-    "deep": {"neural_network": "DEEP_CONVOLUTIONAL_NETWORK_DEEP"},
+    "deep": {"neural_network": "DEEP_CONVOLUTIONAL_NETWORK"},
+    "deeper": {"neural_network": "DEEP_CONVOLUTIONAL_NETWORK_DEEP"},
     "stereo": {"sensor": ["STEREO_CAMERAS"]},
     "lidar": {"sensor": ["FRONT_FACING_CAMERA", "LIDAR"]},
     "lidar before the camera": {"sensor": ["STEREO_CAMERAS", "SECTOR_LIDAR"]} | CONTINUOUS,

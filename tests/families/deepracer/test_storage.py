@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
+from runtime.families.deepracer.storage import Bucket, Uploads
 from tests.conftest import ROOT, OptMl
 
 
@@ -28,6 +29,24 @@ def s3() -> Iterator[tuple[str, Any]]:
     client.create_bucket(Bucket="garage")
     yield endpoint, client
     server.stop()
+
+
+def test_what_a_training_removes_is_removed_from_s3(
+    s3: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, client = s3
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "S3_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(name, value)
+    client.put_object(Bucket="garage", Key="car/model/model_0.pb", Body=b"another job's")
+    uploads = Uploads(tmp_path, {"": (Bucket("garage", endpoint=endpoint, region=None), "car/")})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_1.pb").write_bytes(b"1")
+    uploads.send_if_possible()
+    (tmp_path / "model" / "model_1.pb").unlink()
+    (tmp_path / "model" / "model_2.pb").write_bytes(b"2")
+    uploads.send_if_possible()
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket="garage")["Contents"]]
+    assert keys == ["car/model/model_0.pb", "car/model/model_2.pb"]
 
 
 @pytest.mark.system

@@ -15,14 +15,18 @@ import pytest
 import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
 
+from envs.deepracer.metadata import parse_metadata
 from envs.deepracer.race import KNOWN_DYNAMICS
 from envs.deepracer.racing import Racing, read_options
+from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.artifacts.checkpoint import read_state
+from runtime.artifacts.policy_file import read_policy
 from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
-from runtime.families.deepracer.callbacks import RecordSettings, TrainingRecords
+from runtime.families.deepracer.callbacks import RecordSettings, TrainingRecords, remove_old_models
+from runtime.families.deepracer.car_import import read_car_policy
 from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.driving import drive_episodes
 from runtime.families.deepracer.job_files import JobFile, read_job_file
@@ -94,6 +98,31 @@ def test_training_metrics_are_what_the_notebook_plots(trained_car: tuple[Path, s
     assert starts == sorted(starts)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_each_checkpoint_has_the_file_of_a_car(trained_car: tuple[Path, str]) -> None:
+    folder = trained_car[0] / "deepracer" / "model"
+    names = json.loads((folder / "deepracer_checkpoints.json").read_text())
+    last = names["last_checkpoint"]["name"].partition("_")[0]
+    assert sorted(path.name for path in folder.glob("*.pb")) == ["model_1.pb", f"model_{last}.pb"]
+    checkpoint = trained_car[0] / "model" / "checkpoint"
+    state = read_state(checkpoint)
+    metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
+    written, _ = read_car_policy((folder / f"model_{last}.pb").read_bytes(), metadata)
+    policy = read_policy(checkpoint, settings=state.policy)
+    pictures = np.random.default_rng(0).integers(0, 256, (8, HEIGHT, WIDTH, 1), np.uint8)
+    np.testing.assert_allclose(written.logits(pictures), policy.logits(pictures), atol=1e-6)
+
+
+def test_the_newest_car_models_and_the_best_are_kept(tmp_path: Path) -> None:
+    for number in (2, 3, 7, 8, 9, 10, 11):
+        (tmp_path / f"model_{number}.pb").write_bytes(b"")
+    (tmp_path / "model_metadata.json").write_text("{}")
+    remove_old_models(tmp_path, best="3_Step-90.ckpt")
+    kept = {f"model_{number}.pb" for number in (3, 8, 9, 10, 11)} | {"model_metadata.json"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 @pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
@@ -136,6 +165,8 @@ def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, s
     for name in ("camera-pip", "camera-45degree", "camera-topview"):
         assert (results / "evaluation" / "mp4" / name / "0-video.mp4").stat().st_size > 1000
     assert (results / "evaluation" / "driven_lines.png").stat().st_size > 1000
+    found = json.loads((results / "evaluation" / "evaluation.json").read_text())["racers"][0]["lap_bound_s"]
+    assert f"; the track allows {math.floor(10 * found) / 10} s" in done.stdout
     elsewhere = tmp_path / "elsewhere"
     done = run_smrl("evaluate", str(results), "--out", str(elsewhere), "number_of_trials=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -12,8 +12,8 @@ from ray.rllib.core.columns import Columns
 from envs.deepracer.env import DeepRacerVectorEnv
 from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import LENGTHS, RETURNS
+from runtime.rllib.env_runner import Runner
+from runtime.rllib.episodes import LENGTHS, RETURNS
 
 
 class RacingRunner(Runner):

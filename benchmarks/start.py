@@ -46,14 +46,14 @@ _FLOORS = {
 _PHASES = {
     "Ray's start": ["runtime.cluster.session:_init"],
     "opening the environment": ["runtime.families.plain.family:_read_spaces"],
-    "building RLlib's algorithm": ["runtime.ppo.loop:build_algorithm"],
-    "two iterations of training": ["runtime.ppo.loop:Training._iterate"],
-    "checkpoint": ["runtime.ppo.loop:Training._save"],
+    "building RLlib's algorithm": ["runtime.rllib.loop:build_algorithm"],
+    "two iterations of training": ["runtime.rllib.loop:Training._iterate"],
+    "checkpoint": ["runtime.rllib.loop:Training._save"],
     "export, beside the video or before it": [
         "runtime.jobs.training:export_or_note",
         "runtime.jobs.exporting:Exporting.finish",
     ],
-    "video": ["runtime.ppo.loop:Training._record_video"],
+    "video": ["runtime.rllib.loop:Training._record_video"],
     "learning curve": ["runtime.ppo.algorithm:_plot"],
     "report": ["runtime.report.report_command:finish"],
     "Ray's end": ["runtime.cluster.session:_shut_down"],

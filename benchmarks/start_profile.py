@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 # What is called first after the imports.
-IMPORTED = "runtime.ppo.loop:Training.__init__"
+IMPORTED = "runtime.rllib.loop:Training.__init__"
 
 
 class Profiler(importlib.abc.MetaPathFinder):

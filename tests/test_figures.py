@@ -377,7 +377,7 @@ FIGURES = [
     ),
     figure(
         "docs/metrics.md",
-        "runtime/ppo/settings.py",
+        "runtime/rllib/settings.py",
         r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)",
         lambda episodes: f"return over the last {episodes:.0f} episodes",
     ),

@@ -40,7 +40,8 @@ class JobState:
         extra: State of a family of environments, by the family's name. Its `score`, where it has one, chooses the best
             checkpoint in place of the mean return.
         faults: Counts of processes and hosts that were lost and came back.
-        policy: Settings for acting beside the network: env_config, horizon, normalize_actions, clip_actions.
+        policy: The algorithm, and settings for acting beside the network: env_config, horizon, normalize_actions,
+            clip_actions.
         rows: Metrics of every iteration so far.
     """
 

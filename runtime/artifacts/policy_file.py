@@ -17,7 +17,9 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -26,14 +28,23 @@ from runtime.outputs.console import quiet_ray
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.policy import Policy
-from runtime.policies.ppo_module import PPOModule
+from runtime.policies.ppo_module import APPOModule, PPOModule
+from runtime.policies.q_module import QModule
 from runtime.policies.rllib_filter import filter_of_state
+from runtime.policies.sac_module import SACModule
 from runtime.policies.spaces import describe_space, read_space
 
 FILE = "policy.safetensors"
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
 _FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
-_NETWORKS = {network.__name__: network for network in (PPOModule, CameraLidarModule)}
+_CATALOGS: dict[type, type] = {
+    PPOModule: PPOCatalog,
+    CameraLidarModule: PPOCatalog,
+    APPOModule: PPOCatalog,
+    QModule: DQNCatalog,
+    SACModule: SACCatalog,
+}
+_NETWORKS: dict[str, Any] = {network.__name__: network for network in _CATALOGS}
 _DESCRIPTION = "policy"
 _WEIGHTS = "weights."
 _MEAN = "filter.mean"
@@ -110,16 +121,19 @@ class StoredPolicy:
         )
 
     def build_network(self) -> Any:
-        """Builds RLlib's module with the stored weights."""
-        network = _NETWORKS[self.network](
+        """Builds RLlib's module with the stored weights, without the target networks, which acting does not need."""
+        kind = _NETWORKS[self.network]
+        network = kind(
             observation_space=self.observation_space,
             action_space=self.action_space,
             inference_only=False,
             learner_only=False,
             model_config=dict(self.model_config),
-            catalog_class=PPOCatalog,
+            catalog_class=_CATALOGS[kind],
         )
-        network.load_state_dict({name: torch.from_numpy(array) for name, array in self.weights.items()})
+        acting = network.state_dict().keys()
+        weights = {name: torch.from_numpy(array) for name, array in self.weights.items() if name in acting}
+        network.load_state_dict(weights)
         return network
 
 
@@ -149,7 +163,7 @@ def read_policy(
     Args:
         checkpoint: Its folder.
         action_space: The environment's; the one that was trained for if None.
-        settings: PPO's settings of the job that wrote it.
+        settings: Settings of the job that wrote it.
         trust: Whether a checkpoint of before there was such a file may be read from its pickles.
 
     Raises:

@@ -8,6 +8,10 @@ from typing import Any
 
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
+from runtime.settings.renamed import ALGORITHMS_OF_2020
+
+# The algorithms whose policies read_policy reads.
+ALGORITHMS = ("PPO", "DQN", "SAC", "IMPALA", "APPO")
 
 
 class PPOTrainer:
@@ -64,11 +68,12 @@ PPOAgent = PPOTrainer
 
 
 def get_agent_class(algorithm: str) -> type[PPOTrainer]:
-    """Returns the agent of an algorithm by its old name.
+    """Returns the agent of an algorithm by its old name; all are one class, as a checkpoint names its network.
 
     Raises:
-        UserError: It is not PPO.
+        UserError: It is no algorithm of RLlib's that trains here.
     """
-    if algorithm != "PPO":
-        raise UserError(f"get_agent_class: got {algorithm!r}; expected 'PPO', the algorithm of our model directories.")
+    names = (*ALGORITHMS, *ALGORITHMS_OF_2020)
+    if algorithm not in names:
+        raise UserError(f"get_agent_class: got {algorithm!r}; expected one of {', '.join(names)}.")
     return PPOTrainer

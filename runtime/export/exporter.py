@@ -69,7 +69,7 @@ class Subject:
 
     @classmethod
     def of_policy(cls, policy: Policy, space: gymnasium.spaces.Box) -> Subject:
-        """Makes the subject from a PPO policy.
+        """Makes the subject from a policy of RLlib.
 
         Args:
             policy: The policy.
@@ -141,7 +141,7 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
     manifest = read_manifest(folder)
     source = held_checkpoint(folder, checkpoint)
     space = read_box(manifest["observation_space"])
-    if manifest.get("algorithm", "PPO") == "PPO":
+    if "normalize_actions" in manifest:  # else it learned from a log, which has actions as the environment takes them
         policy = read_policy(source, settings=manifest, trust=trust)
         subject = Subject.of_policy(policy, space)
     else:

@@ -74,8 +74,9 @@ def measure(
         elif name == "actions" and isinstance(action_space, spaces.Tuple):
             differences[name] = _hybrid_difference(trained, exact, found, usable, scale, action_space)
         elif name == "actions" and not isinstance(action_space, spaces.Box):
-            budget = _budget(trained["behaviour_logits"][usable], exact["behaviour_logits"][usable], scale)
-            logits = trained["behaviour_logits"][usable]
+            inputs = "behaviour_logits" if "behaviour_logits" in trained else "q_values"
+            logits = trained[inputs][usable]
+            budget = _budget(logits, exact[inputs][usable], scale)
             differences[name] = _less_likely(logits, found[usable], budget.max(axis=1), action_space)
         else:
             three = [expected[usable], exact[name][usable], found[usable]]

@@ -1,4 +1,4 @@
-"""A trained PPO policy as a graph: observation filter, networks, the most likely action, scaling and clipping."""
+"""A policy that RLlib trained as a graph: filter, networks, the most likely action, scaling and clipping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCNNEncoder, TorchMLPEncoder
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 
@@ -25,10 +27,11 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
-    """Builds the graph of a PPO policy.
+    """Builds the graph of a policy of PPO, IMPALA, APPO, DQN or SAC.
 
     Outputs, for B observations: `actions` in the environment's own units, `action_logp` and `action_prob` (B,) of that
-    action, `behaviour_logits` (B, L) and `vf_preds` (B,), the names of RLlib's old SavedModels.
+    action, `behaviour_logits` (B, L) and `vf_preds` (B,), the names of RLlib's old SavedModels. DQN's has `actions` and
+    `q_values` (B, A), SAC's `actions` and `behaviour_logits`.
 
     Raises:
         UserError: The network holds a module that is not known here, or the action space is unusual.
@@ -36,14 +39,18 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     module = policy.module
     if module.model_config.get("lidar") is not None:
         raise UserError("export: got a policy of a picture and other numbers together, which no format is written for.")
-    if not isinstance(module, DefaultPPOTorchRLModule):
-        raise refuse("the policy", module, "RLlib's PPO module")
-    if not isinstance(module.encoder, TorchActorCriticEncoder):
-        raise refuse("encoder", module.encoder, "a TorchActorCriticEncoder; a recurrent one needs its state served")
     graph = Graph(observation_shape)
     x = OBSERVATIONS
     if policy.observation_filter is not None:
         x = add_filter(graph, x, policy.observation_filter)
+    if isinstance(module, DefaultDQNTorchRLModule):
+        return _add_q_network(graph, module, x)
+    if isinstance(module, DefaultSACTorchRLModule):
+        return _add_squashed_gaussian(graph, policy, x)
+    if not isinstance(module, DefaultPPOTorchRLModule):
+        raise refuse("the policy", module, "RLlib's PPO, APPO, IMPALA, DQN or SAC module")
+    if not isinstance(module.encoder, TorchActorCriticEncoder):
+        raise refuse("encoder", module.encoder, "a TorchActorCriticEncoder; a recurrent one needs its state served")
     shared = module.encoder.config.shared
     actor = _encode(graph, module.encoder, "encoder" if shared else "actor_encoder", x)
     critic = actor if shared else _encode(graph, module.encoder, "critic_encoder", x)
@@ -58,9 +65,57 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     return graph
 
 
+def _add_q_network(graph: Graph, module: Any, x: str) -> Graph:
+    """Adds DQN's greedy policy: the action with the largest Q value.
+
+    Dueling: Q = V + A - mean(A), Wang et al. 2016, eq. 9. Distributional: the mean of the atoms under the softmax of
+    the action's logits, in which RLlib's dueling streams, constant over an action's atoms, cancel out.
+    """
+    x = _encode(graph, module, "encoder", x)
+    values = add_layers(graph, module.af.net.mlp, x, where="af.net.mlp")
+    actions = int(module.action_space.n)
+    if module.num_atoms > 1:
+        values = _add_means_of_atoms(graph, values, module, actions)
+    elif module.uses_dueling:
+        state = add_layers(graph, module.vf.net.mlp, x, where="vf.net.mlp")
+        values = graph.add("add", graph.add("subtract", values, graph.add("mean", values)), state)
+    graph.name_output("actions", graph.add("argmax", values), np.int64)
+    graph.name_output("q_values", values, np.float32, (actions,))
+    return graph
+
+
+def _add_means_of_atoms(graph: Graph, logits: str, module: Any, actions: int) -> str:
+    """Mean return of each action, (B, A), of logits (B, A * atoms)."""
+    count = module.num_atoms
+    atoms = graph.constant(np.linspace(module.v_min, module.v_max, count)[:, None])
+    means = []
+    for action in range(actions):
+        mine = graph.add("columns", logits, start=action * count, count=count)
+        weights = graph.add("exp", graph.add("subtract", mine, graph.add("max", mine)))
+        total = graph.add("reshape", graph.add("sum", weights), shape=(-1, 1))
+        means.append(graph.add("divide", graph.add("matmul", weights, atoms), total))
+    return graph.add("concat", *means)
+
+
+def _add_squashed_gaussian(graph: Graph, policy: Policy, x: str) -> Graph:
+    """Adds SAC's deterministic action, tanh(mean), scaled to the action space."""
+    module, space = policy.module, policy.action_space
+    assert isinstance(space, spaces.Box)
+    logits = add_layers(graph, module.pi.net.mlp, _encode(graph, module, "pi_encoder", x), where="pi.net.mlp")
+    size = 2 * int(np.prod(space.shape))
+    mean = graph.add("tanh", graph.add("columns", logits, start=0, count=size // 2))
+    dtype = np.dtype(np.float64 if space.dtype == np.float64 else np.float32)
+    action = _scale(graph, mean, space, policy, dtype)
+    if len(space.shape) != 1:
+        action = graph.add("reshape", action, shape=(-1, *space.shape))
+    graph.name_output("actions", action, dtype, space.shape)
+    graph.name_output("behaviour_logits", logits, np.float32, (size,))
+    return graph
+
+
 def _encode(graph: Graph, encoders: Any, name: str, x: str) -> str:
     encoder = getattr(encoders, name)
-    where = f"encoder.{name}"
+    where = f"encoder.{name}" if encoders.__class__ is TorchActorCriticEncoder else name
     if isinstance(encoder, TorchMLPEncoder):
         return add_layers(graph, encoder.net.mlp, x, where=f"{where}.net.mlp")
     if isinstance(encoder, TorchCNNEncoder):

@@ -1,4 +1,4 @@
-"""The interface of algorithms: PPO, and learning from logged data."""
+"""The interface of algorithms: PPO, the others of RLlib, and learning from logged data."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from runtime.interfaces.algorithm import Algorithm
 from runtime.interfaces.family import EnvFamily
 from runtime.offline.algorithm import OfflineLearning
 from runtime.ppo.algorithm import PPO
+from runtime.rllib.algorithm import ALGORITHMS
 from runtime.settings import resolve as settings
 from runtime.settings.catalog import Catalog
 from runtime.settings.resolve import EnvCheck, SizeCheck, Source
@@ -20,7 +21,7 @@ from runtime.settings.types import Setting
 
 PLAIN: EnvFamily = PlainFamily()
 CATALOG: Catalog[Algorithm, EnvFamily] = Catalog(
-    algorithms=(PPO(), OfflineLearning()),
+    algorithms=(PPO(), *ALGORITHMS, OfflineLearning()),
     families=(DeepRacerFamily(), UnityFamily(), PLAIN),
 )
 

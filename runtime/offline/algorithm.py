@@ -29,6 +29,7 @@ class OfflineLearning:
     inputs = ("data",)
     general: Mapping[str, object] = {"stop.training_iteration": TRAINING_ITERATIONS}
     chooses_preset = False
+    takes_family_settings = False
     uses_cluster = False
     acts_in_environment = False
 

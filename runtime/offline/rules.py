@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from runtime.offline.settings import ALGORITHMS, TRAINING_ITERATIONS, OfflineNetworkSettings, OfflineSettings
-from runtime.settings.catalog import Draft
-from runtime.settings.schema import ROOT
-from runtime.settings.types import coerce
+from runtime.settings.catalog import Draft, narrow
 
 _SOURCE = "default for any log"
 
@@ -13,17 +11,7 @@ _SOURCE = "default for any log"
 def complete(draft: Draft) -> None:
     """Sets defaults where nothing set a value, and adds a problem for each rule that is broken."""
     _set_defaults(draft)
-    for prefix, model in (("config.", OfflineSettings), ("config.model.", OfflineNetworkSettings)):
-        for name, setting in model.settings().items():
-            path = prefix + name
-            if path not in draft.values:
-                continue
-            try:  # settings that PPO has too may have narrower rules here
-                draft.values[path] = coerce(draft.values[path], setting)
-            except ValueError as error:
-                draft.problems.add(
-                    ROOT + path, draft.values[path], draft.sources[path], expected=f"{error} for logged data"
-                )
+    narrow(draft, OfflineSettings, "logged data")
 
 
 def _set_defaults(draft: Draft) -> None:

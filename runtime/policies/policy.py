@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
 from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from runtime.policies.filter import ObservationFilter
@@ -126,7 +127,13 @@ class Policy:
         Returns:
             `actions` (B, …) in the environment's units, numbers and choices of hybrid ones side by side;
             `action_logp` and `action_prob` (B,) of those actions, `behaviour_logits` (B, L), `vf_preds` (B,).
+            DQN's has `actions` and `q_values` (B, A); SAC's `actions` and `behaviour_logits`.
         """
+        if not isinstance(self.module, ValueFunctionAPI):
+            inputs = self.logits(observations)
+            actions = self.act_many(observations)
+            name = "q_values" if isinstance(self.action_space, gymnasium.spaces.Discrete) else "behaviour_logits"
+            return {"actions": np.stack(actions), name: inputs}
         logits = torch.as_tensor(self.logits(observations))
         filtered = observations if self.observation_filter is None else self.observation_filter(observations)
         with torch.inference_mode():

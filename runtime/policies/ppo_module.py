@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from ray.rllib.algorithms.appo.default_appo_rl_module import DefaultAPPORLModule
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
@@ -81,3 +82,7 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return apply_mask(batch, super()._forward_train(batch, **kwargs))
+
+
+class APPOModule(PPOModule, DefaultAPPORLModule):  # type: ignore[misc]  # ray is not typed for strict mode
+    """The network of PPO with the target network of APPO."""

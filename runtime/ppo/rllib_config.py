@@ -22,14 +22,18 @@ from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.ppo_module import PPOModule
+from runtime.policies.spaces import Spaces
+from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import NORMALIZE_REWARDS, THREADS, FastLearner
-from runtime.ppo.compiled.sync_envs import EnvMaker, is_compiled
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import EpisodeReports
-from runtime.ppo.faults import PROBE_TIMEOUT_S, FaultTolerantPPO
-from runtime.ppo.seeds import without_dynamo
+from runtime.ppo.compiled.sync_envs import count_env_bytes, is_compiled
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
+from runtime.rllib.env_maker import EnvMaker
+from runtime.rllib.env_runner import Runner
+from runtime.rllib.episodes import EpisodeReports
+from runtime.rllib.faults import PROBE_TIMEOUT_S, FaultTolerance
+from runtime.rllib.resources import fit_processes, most_runners
+from runtime.rllib.seeds import without_dynamo
 from runtime.settings.schema import JobConfig
 
 _ENV = "smrl"
@@ -53,6 +57,43 @@ _OWN_MODEL_SETTINGS = (
     *("pixel_scale", "lidar", "action_mask"),
 )
 _POLICY_ACTIVATIONS = {"silu": "swish"}
+
+
+class FaultTolerantPPO(FaultTolerance, PPO):  # type: ignore[misc]  # ray is not typed for strict mode
+    """RLlib's PPO, which keeps training while Ray restarts env runners that died."""
+
+
+class PPOBuilder:
+    """Builds RLlib's PPO for the training loop."""
+
+    def needs_ray(self, config: JobConfig, env: EnvSpec, machines: Machines) -> bool:
+        """Whether a job has env runners or learners in processes of their own, which Ray starts."""
+        return needs_ray(config, env, machines)
+
+    def env_bytes(self, env: EnvSpec) -> float:
+        """Memory of one environment in bytes, where it is known."""
+        return count_env_bytes(env)
+
+    def patience_s(self, config: JobConfig) -> float:
+        """Returns 0, as each iteration waits for its steps."""
+        return 0.0
+
+    def fit(
+        self, config: JobConfig, family: EnvFamily, spaces: Spaces, machines: Machines
+    ) -> tuple[JobConfig, list[str]]:
+        """Fits settings to the environment's actions and to the machine."""
+        fitted, notes = fit_to_resources(config, family, spaces.action, machines)
+        if fallback_reason(fitted, family) is None and not are_kernels_cached():
+            notes.append("compiling for this processor, once: about half a minute")
+        return fitted, notes
+
+    def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
+        """Builds the algorithm."""
+        return build_algorithm(config, env, family, machines)
+
+    def describe_path(self, algorithm: Any, config: JobConfig, family: EnvFamily) -> str:
+        """Describes in one line how a job samples and learns."""
+        return describe_path(algorithm, config, family)
 
 
 def build_algorithm(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines) -> PPO:
@@ -175,13 +216,8 @@ def fit_to_resources(
         left_out = ()
     if left_out:
         notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
-    runners = settings.num_env_runners
-    most = _most_runners(settings, machines)
-    if isinstance(runners, int) and runners > most:
-        changes["config.num_env_runners"] = most
-        notes.append(f"{runners} env runners asked for, {most} used: {_describe_cpus(machines)}")
-    if runners == 0 and machines.hosts > 1:
-        notes.append("rl.training.config.num_env_runners is 0: the other hosts have nothing to do")
+    fitted, about_processes = fit_processes(config, machines)
+    notes += about_processes
     reason = fallback_reason(config, family)
     if settings.normalize_rewards and reason is not None:
         changes["config.normalize_rewards"] = False
@@ -190,47 +226,7 @@ def fit_to_resources(
     if settings.model.log_std_schedule is not None and reason is not None and schedule not in left_out:
         left_out += (schedule,)
         notes.append(f"rl.training.{schedule} left out: learning by RLlib's own code ({reason})")
-    changes |= _fit_gpus(config, machines, notes)
-    return config.replace(changes, without=left_out), notes
-
-
-def _fit_gpus(config: JobConfig, machines: Machines, notes: list[str]) -> dict[str, Any]:
-    """Configures the learners for the GPUs that are available."""
-    settings = PPOSettings.of(config)
-    gpus = settings.num_gpus_per_learner
-    changes: dict[str, Any] = {}
-    if gpus > machines.gpus and machines.are_fewer:
-        changes["config.num_gpus_per_learner"] = float(machines.gpus)
-        notes.append(f"{gpus:g} GPUs asked for, {machines.gpus} used: hosts have been lost")
-    elif gpus > machines.gpus:
-        source = config.sources["config.num_gpus_per_learner"]
-        raise UserError(
-            f"rl.training.config.num_gpus_per_learner: got {gpus:g} from {source}; expected at most "
-            f"{machines.gpus}, the GPUs that there are. Leave it out, or choose an instance with GPUs."
-        )
-    if machines.gpus and "num_gpus_per_learner" not in settings.given():
-        changes["config.num_gpus_per_learner"] = 1.0
-    if machines.gpus and not machines.own_gpus and not settings.num_learners:
-        changes["config.num_learners"] = 1
-        notes.append("learning in a process of its own, on a host with a GPU, as the first host has none")
-    return changes
-
-
-def _describe_cpus(machines: Machines) -> str:
-    if machines.hosts == 1:
-        return f"this machine has {machines.cpus} CPUs"
-    return f"{machines.hosts} hosts have {machines.cpus} CPUs, of which the first host learns on one"
-
-
-def _most_runners(settings: PPOSettings, machines: Machines) -> int:
-    """Counts the remote env runners that Ray can place; it would wait forever for any more."""
-    of_learner = settings.num_cpus_per_learner
-    if of_learner is None:  # as RLlib has it
-        of_learner = 0 if settings.num_gpus_per_learner else 1
-    learners = settings.num_learners * of_learner
-    each = settings.num_cpus_per_env_runner or 1e-9
-    free = sorted(machines.free_cpus)
-    return max(0, sum(int(cpus / each) for cpus in free[:-1]) + int((free[-1] - learners) / each))
+    return config.replace({**changes, **fitted}, without=left_out), notes
 
 
 def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
@@ -239,7 +235,7 @@ def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> in
     With one remote runner, sampling and learning still take turns, and rollouts travel between processes besides.
     """
     settings = PPOSettings.of(config)
-    most = _most_runners(settings, machines)
+    most = most_runners(settings, machines)
     if settings.num_env_runners != "auto":
         return int(settings.num_env_runners)
     if machines.hosts > 1:

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.errors import Problems
-from runtime.settings.schema import AlgorithmSettings, StopCriteria, TrainingSettings, is_users
-from runtime.settings.types import Setting
+from runtime.settings.schema import ROOT, AlgorithmSettings, StopCriteria, TrainingSettings, is_users
+from runtime.settings.types import Setting, coerce
 
 
 @dataclass
@@ -44,6 +44,28 @@ class Draft:
         return is_users(self.sources.get(path, "default"))
 
 
+def narrow(draft: Draft, settings: type[AlgorithmSettings], name: str) -> None:
+    """Adds a problem for each value that the algorithm's own rule refuses.
+
+    A setting that several algorithms have is read by the rule of the first of them, which may be wider.
+
+    Args:
+        draft: The job's settings; their values are converted to the algorithm's own types.
+        settings: Type of the algorithm's settings.
+        name: Name of the algorithm or its kind, for the error.
+    """
+    for prefix, model in (("config.", settings), ("config.model.", settings.network())):
+        for setting_name, setting in model.settings().items():
+            path = prefix + setting_name
+            if path not in draft.values:
+                continue
+            try:
+                draft.values[path] = coerce(draft.values[path], setting)
+            except ValueError as error:
+                value, source = draft.values[path], draft.sources[path]
+                draft.problems.add(ROOT + path, value, source, expected=f"{error} for {name}")
+
+
 class AlgorithmRules(Protocol):
     """The rules of an algorithm for resolving settings.
 
@@ -52,8 +74,9 @@ class AlgorithmRules(Protocol):
         settings: Type of its settings below `rl.training.config`.
         stop_criteria: Names below `rl.training.stop` that it takes.
         inputs: Settings below `rl.training` that it alone takes; one of them chooses it where `run` is not set.
-        general: Settings for a job that no preset is for, where `chooses_preset` is false.
+        general: Settings for a job that no preset is for.
         chooses_preset: Whether the environment's own preset, or the default one, applies where none is named.
+        takes_family_settings: Whether the defaults and general settings of the environment's family are its own.
     """
 
     @property
@@ -68,6 +91,8 @@ class AlgorithmRules(Protocol):
     def general(self) -> Mapping[str, object]: ...  # noqa: D102
     @property
     def chooses_preset(self) -> bool: ...  # noqa: D102
+    @property
+    def takes_family_settings(self) -> bool: ...  # noqa: D102
 
     def complete(self, draft: Draft) -> None:
         """Sets its defaults where nothing set a value, and adds a problem for each rule between settings."""
@@ -80,6 +105,7 @@ class FamilyRules(Protocol):
         defaults: Path below rl.training to value, where nothing sets another; stronger than the algorithm's defaults.
         general: Settings for an environment of the family that no preset is for.
         kind: Word for such an environment, as "environment" or "scene".
+        algorithms: The only values of `rl.training.run` that train in it; empty where all do.
         evaluation_settings: Settings of an evaluation that the family alone takes.
     """
 
@@ -89,6 +115,8 @@ class FamilyRules(Protocol):
     def general(self) -> Mapping[str, object]: ...  # noqa: D102
     @property
     def kind(self) -> str: ...  # noqa: D102
+    @property
+    def algorithms(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def evaluation_settings(self) -> Mapping[str, Setting]: ...  # noqa: D102
 

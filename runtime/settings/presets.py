@@ -42,17 +42,18 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
 
 
-def preset_of_env(env: str, scene: object = None) -> str | None:
+def preset_of_env(env: str, run: str, scene: object = None) -> str | None:
     """Returns the name of the preset that trains in an environment, or None.
 
     Args:
         env: The environment.
+        run: The algorithm.
         scene: Name of the scene, if the executable has several.
     """
     for name in preset_names():
         training = load_preset(name, source="the presets that ship").training
         trained = training.get("config", {}).get("env_config", {}).get("env_name")
-        if (training.get("env"), training.get("run", "PPO"), trained) == (env, "PPO", scene):
+        if (training.get("env"), training.get("run", "PPO"), trained) == (env, run, scene):
             return name
     return None
 

@@ -28,6 +28,35 @@ RENAMED: dict[str, str] = {
     "config.metrics_smoothing_episodes": "config.metrics_num_episodes_for_smoothing",
     "config.num_gpus": "config.num_gpus_per_learner",
     "config.env": "env",
+    "config.learning_starts": "config.num_steps_sampled_before_learning_starts",
+    "config.hiddens": "config.model.head_fcnet_hiddens",
+    "config.replay_buffer_config.capacity": "config.buffer_size",
+    "config.replay_buffer_config.alpha": "config.prioritized_replay_alpha",
+    "config.replay_buffer_config.prioritized_replay_alpha": "config.prioritized_replay_alpha",
+    "config.replay_buffer_config.beta": "config.prioritized_replay_beta",
+    "config.replay_buffer_config.prioritized_replay_beta": "config.prioritized_replay_beta",
+    "config.num_data_loader_buffers": "config.learner_queue_size",
+    "config.model.post_fcnet_hiddens": "config.model.head_fcnet_hiddens",
+    "config.model.post_fcnet_activation": "config.model.head_fcnet_activation",
+}
+# A tree of RLlib's, whose settings have names of their own here.
+REPLAY_BUFFER = "config.replay_buffer_config"
+
+# Algorithm of RLlib 0.8 to 1.6 -> today's, and why.
+ALGORITHMS_OF_2020: dict[str, tuple[str, str]] = {
+    "APEX": ("DQN", "with prioritized replay; num_env_runners says how many processes sample"),
+    "APEX_DDPG": ("SAC", "which took DDPG's place in RLlib"),
+    "DDPG": ("SAC", "which took its place in RLlib"),
+    "TD3": ("SAC", "which took its place in RLlib"),
+    "SIMPLEQ": ("DQN", "which has all of it"),
+    "A2C": ("PPO", "which is the same on-policy gradient, clipped, and learns more from each batch"),
+    "A3C": ("PPO", "which is the same on-policy gradient, clipped, without stale workers"),
+    "PG": ("PPO", "which is the same on-policy gradient, with a baseline and clipped"),
+}
+# Algorithm of RLlib 0.8 to 1.6 that nothing takes the place of -> what to use.
+ALGORITHMS_GONE = {
+    "ES": "an algorithm that RLlib still has: evolution strategies are gone; PPO trains the same environments",
+    "ARS": "an algorithm that RLlib still has: random search is gone; PPO trains the same environments",
 }
 
 # Old path -> why it means nothing today.
@@ -112,14 +141,30 @@ def translate(path: str, value: Any) -> tuple[str, Any, str] | None:
     Raises:
         ValueError: The old setting's value is not of its type.
     """
+    if path == "run":
+        return _translate_algorithm(value)
     if path in RENAMED:
         new = RENAMED[path]
         return new, value, f"rl.training.{path} is called rl.training.{new} today"
+    if path == f"{REPLAY_BUFFER}.type":
+        has_priorities = "prioritized" in str(value).lower()
+        note = f"rl.training.{path} is rl.training.config.prioritized_replay={str(has_priorities).lower()} today"
+        return "config.prioritized_replay", has_priorities, note
     if path == "config.monitor":
         if coerce(value, _MONITOR):
             return "", None, "rl.training.config.monitor: videos are recorded by default (rl.training.video_freq)"
         return "video_freq", 0, "rl.training.config.monitor=false is rl.training.video_freq=0 today"
     return None
+
+
+def _translate_algorithm(value: Any) -> tuple[str, Any, str] | None:
+    name = str(value).strip('"').upper()
+    if name in ALGORITHMS_GONE:
+        raise ValueError(ALGORITHMS_GONE[name])
+    if name not in ALGORITHMS_OF_2020:
+        return None
+    new, why = ALGORITHMS_OF_2020[name]
+    return "run", new, f"rl.training.run={name} is {new} today, {why}"
 
 
 def is_harmless(path: str, value: Any) -> bool:

@@ -14,13 +14,14 @@ from typing import Any
 from runtime.errors import Problems, UserError, suggest
 from runtime.settings.catalog import AlgorithmRules, Catalog, Draft, FamilyRules
 from runtime.settings.presets import DEFAULT_PRESET, load_preset, preset_of_env
-from runtime.settings.renamed import PRESETS_OF_2020, is_data, is_harmless, obsolete_reason, translate
+from runtime.settings.renamed import PRESETS_OF_2020, REPLAY_BUFFER, is_data, is_harmless, obsolete_reason, translate
 from runtime.settings.schema import ROOT, JobConfig, TrainingSettings
 from runtime.settings.types import Setting, coerce, parse_text
 
 DRAWN_SEED = "drawn for this run"  # the source of a seed that nobody set
 _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ENV_CONFIG = "config.env_config"
+_TREES = ("config", "stop", "config.model", _ENV_CONFIG, REPLAY_BUFFER)
 _FEW_NAMES = 15  # which an error may list
 _SHORT_NAMES = {"seed": f"{ROOT}config.seed"}  # as evaluations have it
 
@@ -112,7 +113,11 @@ class _Resolver:
         algorithm = self._catalog.algorithm_of(draft.values["run"])
         if algorithm.chooses_preset and draft.values.get("env"):
             family = self._catalog.family_of(draft.values["env"])
-            draft.set_missing(family.defaults, f"default for {draft.values['env']}")
+            if algorithm.takes_family_settings:
+                draft.set_missing(family.defaults, f"default for {draft.values['env']}")
+            elif family.algorithms and draft.values["run"] not in family.algorithms:
+                expected = f"{' or '.join(family.algorithms)}, which trains in {draft.values['env']}"
+                draft.problems.add(f"{ROOT}run", draft.values["run"], draft.sources["run"], expected=expected)
         self._check_belonging(algorithm)
         algorithm.complete(draft)
         if check_env is not None:
@@ -147,6 +152,8 @@ class _Resolver:
         if not algorithm.chooses_preset:
             self._draft.set_missing(algorithm.general, "default for any log")
             return None
+        if not algorithm.takes_family_settings and "env" not in named:  # the default preset is another algorithm's
+            return None
         prefix = f"{_ENV_CONFIG}."
         env_config = {path.removeprefix(prefix): value for path, value in named.items() if path.startswith(prefix)}
         if "env" not in named:
@@ -157,10 +164,12 @@ class _Resolver:
                 return DEFAULT_PRESET
             self._draft.set("env", env, "env_config, which names a scene")
             named["env"] = env
-        preset = preset_of_env(str(named["env"]), env_config.get("env_name"))
+        run = str(named.get("run", algorithm.names[0]))
+        preset = preset_of_env(str(named["env"]), run, env_config.get("env_name"))
         if preset is None:
             family = self._catalog.family_of(str(named["env"]))
-            self._draft.set_missing(family.general, f"default for any {family.kind}")
+            general = family.general if algorithm.takes_family_settings else algorithm.general
+            self._draft.set_missing(general, f"default for any {family.kind}")
         return preset
 
     def _read_preset(self, name: str, source: str) -> list[_Assignment]:
@@ -204,7 +213,13 @@ class _Resolver:
     def _read_tree(self, name: str, raw: Any, source: Source) -> list[_Assignment]:
         """Walks down a tree (`rl`, `rl.training`, `rl.training.config`) to its settings."""
         path = name.removeprefix(ROOT)
-        if name not in ("rl", "rl.training") and path not in ("config", "stop", "config.model", _ENV_CONFIG):
+        if name not in ("rl", "rl.training") and path not in (
+            "config",
+            "stop",
+            "config.model",
+            _ENV_CONFIG,
+            REPLAY_BUFFER,
+        ):
             return self._read_setting(path if name.startswith(ROOT) else name, raw, source)
         tree = parse_text(raw) if isinstance(raw, str) else raw
         if not isinstance(tree, Mapping):
@@ -214,6 +229,7 @@ class _Resolver:
 
     def _read_setting(self, path: str, raw: Any, source: Source) -> list[_Assignment]:
         where = path if path.startswith("rl.") else ROOT + path
+        remedy = ""
         try:
             translated = translate(path, raw)
             if translated:
@@ -228,9 +244,11 @@ class _Resolver:
             if setting is None:
                 self._refuse(where, path, raw, source)
                 return []
+            if setting.choices and isinstance(raw, str):
+                remedy = suggest(raw, setting.choices)
             return [_Assignment(path, coerce(raw, setting), source.name)]
         except ValueError as error:
-            self._draft.problems.add(where, raw, source.name, expected=str(error))
+            self._draft.problems.add(where, raw, source.name, expected=str(error), remedy=remedy)
         return []
 
     def _assign(self, assignment: _Assignment) -> None:
@@ -265,12 +283,21 @@ class _Resolver:
             "config.": tuple(algorithm.settings.settings()),
             "stop.": algorithm.stop_criteria,
         }
+        preset_source = next((name for name in draft.sources.values() if name.startswith("preset ")), "")
+        of_preset = []
         for path, value in draft.values.items():
             prefix = next((prefix for prefix in trees if path.startswith(prefix)), None)
             if prefix is None or path.removeprefix(prefix) in trees[prefix]:
                 continue
+            if draft.sources[path] == preset_source:
+                of_preset.append(path)
+                continue
             which = f": {', '.join(trees[prefix])}" if len(trees[prefix]) <= _FEW_NAMES else ""
             draft.problems.add(f"{ROOT}{path}", value, draft.sources[path], expected=f"a setting of {run}{which}")
+        if of_preset:
+            expected = f"the algorithm of the {preset_source}, which sets {of_preset[0].rsplit('.', 1)[-1]}"
+            remedy = f" Choose a preset of {run} by preset=, or name rl.training.env without a preset."
+            draft.problems.add(f"{ROOT}run", run, draft.sources["run"], expected=expected, remedy=remedy)
         for other in self._catalog.algorithms:
             for path in set(other.inputs) - set(algorithm.inputs):
                 if path in draft.values:

@@ -1,7 +1,7 @@
 """Every hyperparameter that all jobs take, typed: its type, range, default, and one line of what it does.
 
-Those of an algorithm are in its own package: `runtime.ppo.settings` and `runtime.offline.settings`. `renamed` maps the
-names of 2020 onto today's.
+Those of an algorithm are in its own package: `runtime.ppo.settings`, `runtime.rllib.algorithm_settings` and
+`runtime.offline.settings`. `renamed` maps the names of 2020 onto today's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TrainingSettings(SettingsModel):
         str | None,
         Setting("text", "Environment: a Gymnasium id, or module:Class; null for a log without one.", none_ok=True),
     ] = None
-    run: Annotated[str, Setting("text", "Algorithm; all but PPO learn from logged data.")] = "PPO"
+    run: Annotated[str, Setting("text", "Algorithm; those after APPO learn from logged data.")] = "PPO"
     data: Annotated[
         str | None,
         Setting("text", "Logged data: a file or folder; the channel training, train or data if not given."),

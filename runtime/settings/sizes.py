@@ -98,6 +98,7 @@ def _of_rollouts(values: Mapping[str, Any]) -> dict[str, float]:
     learners = max(1, values.get("config.num_learners", 0))
     bytes_of_one = {
         "config.train_batch_size": _step_bytes() / learners,
+        "config.buffer_size": _step_bytes(),
         "config.rollout_fragment_length": _step_bytes(),
         "config.model.max_seq_len": _step_bytes(),
         "config.num_envs_per_env_runner": _ENVIRONMENT,

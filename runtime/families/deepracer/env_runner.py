@@ -13,8 +13,8 @@ from envs.deepracer.env import DeepRacerVectorEnv
 from envs.deepracer.racing import read_options
 from runtime.families.deepracer.driven_episodes import DrivenEpisodes
 from runtime.families.deepracer.driving import Explorer, drive_episodes
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import LENGTHS, RETURNS
+from runtime.rllib.env_runner import Runner
+from runtime.rllib.episodes import LENGTHS, RETURNS
 
 
 class RacingRunner(Runner):

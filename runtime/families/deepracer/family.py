@@ -37,6 +37,7 @@ class DeepRacerFamily:
 
     name = "deepracer"
     kind = "environment"
+    algorithms: tuple[str, ...] = ("PPO",)
     # The original's; PPO's own minibatch is 128 steps.
     defaults: Mapping[str, object] = {"config.minibatch_size": 64}
     general: Mapping[str, object] = GENERAL

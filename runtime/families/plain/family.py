@@ -29,6 +29,7 @@ class PlainFamily:
 
     name = "plain"
     kind = "environment"
+    algorithms: tuple[str, ...] = ()
     defaults: Mapping[str, object] = {}
     general: Mapping[str, object] = GENERAL
     evaluation_settings: Mapping[str, Setting] = {}

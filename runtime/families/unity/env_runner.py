@@ -15,8 +15,8 @@ from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.families.unity.trajectory import Trajectory, make_decisions
 from runtime.policies.policy import ACTION_MASK
 from runtime.policies.rllib_filter import find_filter
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import LENGTHS, RETURNS
+from runtime.rllib.env_runner import Runner
+from runtime.rllib.episodes import LENGTHS, RETURNS
 
 
 class UnityRunner(Runner):

@@ -29,6 +29,7 @@ class UnityFamily:
 
     name = "unity"
     kind = "scene"
+    algorithms: tuple[str, ...] = ("PPO",)
     defaults: Mapping[str, object] = {}
     # One player for each env runner, and images as they are.
     general: Mapping[str, object] = {

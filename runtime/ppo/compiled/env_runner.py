@@ -32,9 +32,9 @@ from runtime.ppo.compiled.compile_ahead import compile_acting, compile_collectin
 from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
 from runtime.ppo.compiled.rollout_collectors import CompiledCollector, TorchCollector, action_range_of
 from runtime.ppo.compiled.sync_envs import make_envs
-from runtime.ppo.env_runner import Runner
-from runtime.ppo.episodes import LENGTHS, RETURNS
 from runtime.ppo.rollout import Rollout
+from runtime.rllib.env_runner import Runner
+from runtime.rllib.episodes import LENGTHS, RETURNS
 
 _EVALUATION_STEPS = 64  # of each environment, between checks of how many episodes have ended
 

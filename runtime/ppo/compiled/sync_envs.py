@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv
-from runtime.environments.spec import EnvSpec, make_env
+from runtime.environments.spec import EnvSpec
 from runtime.errors import JobError, find_cause
+from runtime.rllib.env_maker import EnvMaker
 
 _logger = logging.getLogger(__name__)
 # Steps many copies at once, in compiled code where it can.
 _ARRAY_ENV = RoboschoolVectorEnv
-
-
-@dataclasses.dataclass(frozen=True)
-class EnvMaker:
-    """Makes the job's environment; RLlib's registry of environments holds it.
-
-    Attributes:
-        spec: Environment to make.
-        threads: Threads that step the compiled worlds of one env runner.
-    """
-
-    spec: EnvSpec
-    threads: int = 1
-
-    def __call__(self, context: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-        """Makes one environment; called by RLlib with its EnvContext."""
-        return make_env(self.spec, context=context)
 
 
 class SyncEnvs:

@@ -27,7 +27,6 @@ from runtime.policies.policy import Policy
 from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
-from runtime.ppo.results import explains_nothing, finished_episodes, to_row
 from runtime.ppo.rllib_config import (
     build_algorithm,
     count_env_runners,
@@ -36,6 +35,7 @@ from runtime.ppo.rllib_config import (
     fit_to_resources,
 )
 from runtime.ppo.rollout import Rollout
+from runtime.rllib.results import explains_nothing, finished_episodes, to_row
 from runtime.settings.resolve import Source
 from tests.toy_envs import Fragile, Smooth, Starts
 

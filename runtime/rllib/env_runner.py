@@ -18,7 +18,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from runtime.errors import JobError, RemoteError, describe_root, find_cause
-from runtime.ppo.seeds import derive_seed, without_dynamo
+from runtime.rllib.seeds import derive_seed, without_dynamo
 
 _KEY = b"smrl-environment-fault"
 

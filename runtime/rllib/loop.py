@@ -29,14 +29,12 @@ from runtime.interfaces.family import AfterIteration, EnvFamily
 from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
-from runtime.ppo.compiled.compile_ahead import are_kernels_cached
-from runtime.ppo.compiled.sync_envs import count_env_bytes
-from runtime.ppo.env_runner import raise_reported_fault
-from runtime.ppo.faults import FaultWatch, LostError, find_loss
-from runtime.ppo.results import explains_nothing, finished_episodes, has_nan_loss, to_row
-from runtime.ppo.rllib_config import build_algorithm, describe_path, fallback_reason, fit_to_resources
-from runtime.ppo.seeds import seed_start
-from runtime.ppo.settings import PPOSettings
+from runtime.rllib.builder import Builder
+from runtime.rllib.env_runner import raise_reported_fault
+from runtime.rllib.faults import FaultWatch, LostError, find_loss
+from runtime.rllib.results import explains_nothing, finished_episodes, has_nan_loss, to_row
+from runtime.rllib.seeds import seed_start
+from runtime.rllib.settings import RLlibSettings
 from runtime.settings.schema import JobConfig
 from runtime.settings.sizes import Room, check_batch
 from runtime.settings.stop_criteria import reached
@@ -44,6 +42,7 @@ from runtime.settings.stop_criteria import reached
 # Recording videos may take this share of the training time; one that would take more is skipped.
 _RECORDING_SHARE = 0.05
 _EMPTY_AT_MOST = 3
+_FIRST_ALGORITHM = "PPO"  # older checkpoints name none
 _FIRST_VIDEO_S = 1.0  # a guess, until one has been timed
 _LONGEST_VIDEO_S = 30.0
 _LONGEST_VIDEO_WHEN_STOPPED_S = 5.0
@@ -58,6 +57,7 @@ class TrainingJob:
         env: Its environment.
         family: The environment's family.
         context: Container, folders, reporter, and the checkpoint to resume from.
+        builder: Builds RLlib's algorithm.
         after_iteration: The family's callback, or None.
         hosts: What it may use now; hosts come and go.
     """
@@ -66,6 +66,7 @@ class TrainingJob:
     env: EnvSpec
     family: EnvFamily
     context: RunContext
+    builder: Builder
     after_iteration: AfterIteration | None = None
     hosts: Hosts = field(default_factory=Hosts)
 
@@ -120,16 +121,16 @@ class Training:
                 observation_size=sizes[0],
                 action_size=sizes[1],
                 room=Room(measure_memory()),
-                env_bytes=count_env_bytes(env),
+                env_bytes=job.builder.env_bytes(env),
             )
-            config, notes = fit_to_resources(seeded, job.family, self._spaces.action, machines)
+            config, notes = job.builder.fit(seeded, job.family, self._spaces, machines)
             for note in notes:
                 self._reporter.note(note)
-            if fallback_reason(config, job.family) is None and not are_kernels_cached():
-                self._reporter.note("compiling for this processor, once: about half a minute")
-            self._algorithm: Any = _with_causes(lambda: build_algorithm(config, env, job.family, machines))
-            self._reporter.note(describe_path(self._algorithm, config, job.family))
-        self._settings = PPOSettings.of(job.config)
+            self._algorithm: Any = _with_causes(
+                lambda: job.builder.build(config, env, job.family, machines, steps=steps)
+            )
+            self._reporter.note(job.builder.describe_path(self._algorithm, config, job.family))
+        self._settings = RLlibSettings.of(job.config)
         shape = list(self._spaces.observation.shape or ())
         self._state = JobState(config.env_id, shape, str(self._spaces.action))
         if resume_from is not None:
@@ -157,6 +158,12 @@ class Training:
     def _restore(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
         fresh = self._state
+        trained_by = state.policy.get("algorithm", _FIRST_ALGORITHM)
+        if trained_by != self._job.config.run:
+            raise UserError(
+                f"{checkpoint}: got a checkpoint of {trained_by} for a training by {self._job.config.run}; expected "
+                f"one of the same algorithm. Set rl.training.run={trained_by}, or start without the checkpoint."
+            )
         for what in ("env", "observation_shape", "action_space"):
             if getattr(state, what) != getattr(fresh, what):
                 raise UserError(
@@ -188,7 +195,7 @@ class Training:
         Raises:
             Interrupted: A stop was requested before this job had trained anything.
         """
-        self._started = time.perf_counter()
+        self._started = self._stepped_at = time.perf_counter()
         try:
             why = self._iterate()
             if self._request.is_set and self._has_nothing_to_save:
@@ -240,8 +247,12 @@ class Training:
         """
         is_empty = int(result.get("num_env_steps_sampled_lifetime", 0)) <= self._state.timesteps_total
         self._empty_in_a_row = self._empty_in_a_row + 1 if is_empty else 0
-        if is_empty:
-            self._reporter.note("no env runner returned a step; trying again")
+        now = time.perf_counter()
+        if not is_empty:
+            self._stepped_at = now
+        if not is_empty or now - self._stepped_at < self._job.builder.patience_s(self._job.config):
+            return is_empty
+        self._reporter.note("no env runner returned a step; trying again")
         if self._empty_in_a_row >= _EMPTY_AT_MOST:
             raise LostError(f"no step from any env runner in {_EMPTY_AT_MOST} tries")
         return is_empty
@@ -286,7 +297,7 @@ class Training:
 
     def _advise(self) -> None:
         """Advises once which settings to change if the value function learns nothing."""
-        if self._has_advised or not self._settings.use_critic or not explains_nothing(self._state.rows):
+        if self._has_advised or not self._settings.has_critic or not explains_nothing(self._state.rows):
             return
         self._has_advised = True
         self._reporter.note(
@@ -354,8 +365,9 @@ class Training:
 
 def _policy_settings(config: JobConfig) -> dict[str, Any]:
     """Returns the settings that acting and evaluating need beside the network."""
-    settings = PPOSettings.of(config)
+    settings = RLlibSettings.of(config)
     return {
+        "algorithm": config.run,
         "env_config": settings.env_config,
         "horizon": settings.horizon,
         "normalize_actions": settings.normalize_actions,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 
-from runtime.ppo.seeds import derive_seed
+from runtime.rllib.seeds import derive_seed
 
 
 def test_no_two_parts_of_a_job_have_one_seed() -> None:

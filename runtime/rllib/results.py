@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.ppo.episodes import LENGTHS, RETURNS
+from runtime.rllib.episodes import LENGTHS, RETURNS
 
 _EXPLAINED = "vf_explained_var"
 _UNEXPLAINED_ITERATIONS = 10
@@ -23,7 +23,14 @@ _LEARNER = {
     "cur_kl_coeff": "curr_kl_coeff",
     "cur_lr": "default_optimizer_learning_rate",
     "grad_norm": "gradients_default_optimizer_global_norm",
+    "qf_loss": "qf_loss",
+    "qf_mean": "qf_mean",
+    "td_error_mean": "td_error_mean",
+    "alpha": "alpha_value",
+    "alpha_loss": "alpha_loss",
 }
+# IMPALA's losses are sums over the batch, with their means beside them.
+_MEANS = {"policy_loss": "mean_pi_loss", "vf_loss": "mean_vf_loss"}
 
 
 def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> dict[str, float]:
@@ -44,6 +51,7 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
         row["episode_len_mean"] = sum(length for _, length in recent) / len(recent)
     learner = result.get("learners", {}).get("default_policy", {})
     floats = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
+    floats |= {name: learner[theirs] for name, theirs in _MEANS.items() if theirs in learner}
     return row | {name: float(value) for name, value in floats.items() if _is_number(value)}
 
 

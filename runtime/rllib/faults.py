@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError
-from ray.rllib.algorithms.ppo import PPO
 
 from runtime.errors import find_cause
 from runtime.outputs.console import Reporter
@@ -26,8 +25,8 @@ class LostError(Exception):
     """A process died that training cannot continue without; training restarts from the last checkpoint."""
 
 
-class FaultTolerantPPO(PPO):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's PPO, which keeps training while Ray restarts env runners that died, as resources allow."""
+class FaultTolerance:
+    """Mixin for RLlib's algorithms: keeps training while Ray restarts env runners that died, as resources allow."""
 
     _probed_at = 0.0
 
@@ -38,7 +37,7 @@ class FaultTolerantPPO(PPO):  # type: ignore[misc]  # ray is not typed for stric
             return []
         if time.monotonic() - self._probed_at < _PROBE_EVERY_S:
             return []
-        restored: list[int] = super().restore_env_runners(group)
+        restored: list[int] = super().restore_env_runners(group)  # type: ignore[misc]  # RLlib's Algorithm has it
         self._probed_at = time.monotonic()
         return restored
 

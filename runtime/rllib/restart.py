@@ -13,8 +13,8 @@ from runtime.artifacts.checkpoint import checkpoints_in, read_state
 from runtime.artifacts.resume import Start
 from runtime.container.signals import SAVING, Interrupted
 from runtime.errors import PlatformError
-from runtime.ppo.faults import FaultWatch, LostError
-from runtime.ppo.loop import Outcome, Training, TrainingJob
+from runtime.rllib.faults import FaultWatch, LostError
+from runtime.rllib.loop import Outcome, Training, TrainingJob
 
 _ATTEMPTS = 3  # that end without a new checkpoint
 

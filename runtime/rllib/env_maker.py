@@ -1,0 +1,27 @@
+"""Makes a job's environment for RLlib's env runners."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium
+
+from runtime.environments.spec import EnvSpec, make_env
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvMaker:
+    """Makes the job's environment; RLlib's registry of environments holds it.
+
+    Attributes:
+        spec: Environment to make.
+        threads: Threads that step the compiled worlds of one env runner.
+    """
+
+    spec: EnvSpec
+    threads: int = 1
+
+    def __call__(self, context: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+        """Makes one environment; called by RLlib with its EnvContext."""
+        return make_env(self.spec, context=context)

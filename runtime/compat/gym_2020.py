@@ -22,6 +22,7 @@ from runtime.outputs.video import Mp4Writer
 # Steps after which Monitor ends an episode whose environment has no limit. Ray 0.8 sampled its actions and left any
 # cycle in the end; `compute_action` is deterministic here, and never does.
 LONGEST_EPISODE = 10_000
+_FIRST_WITHOUT_MUJOCO_PY = 4
 
 
 class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
@@ -87,6 +88,7 @@ class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
 
 def make(env_id: str, **kwargs: Any) -> OldEnv:
     """Makes an environment by id: one of Gymnasium's or ours, or one that the script registered with gym."""
+    env_id = _newest_where_gone(env_id)
     if env_id in gymnasium.registry:
         return OldEnv(gymnasium.make(env_id, disable_env_checker=True, **kwargs))
     found = gym.envs.registration.spec(env_id)
@@ -95,6 +97,27 @@ def make(env_id: str, **kwargs: Any) -> OldEnv:
         module, _, name = entry.partition(":")
         entry = getattr(importlib.import_module(module), name)
     return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
+
+
+def _newest_where_gone(env_id: str) -> str:
+    """Returns the id's newest version where the one asked for no longer runs, with a line on stderr; else the id."""
+    found = gymnasium.registry.get(env_id)
+    if found is None:
+        is_gone = env_id not in gym.envs.registration.registry
+    else:  # of MuJoCo's robots, versions 2 and 3 stay registered and raise: their mujoco-py is gone
+        is_mujoco = getattr(found.entry_point, "__name__", "") == "_raise_mujoco_py_error"
+        is_gone = is_mujoco and found.version is not None and found.version < _FIRST_WITHOUT_MUJOCO_PY
+    if not is_gone:
+        return env_id
+    name, separator, version = env_id.rpartition("-v")
+    if not separator or not version.isdecimal():
+        return env_id
+    known = [spec for spec in gymnasium.registry.values() if (spec.namespace, spec.name) == (None, name)]
+    newest = max((spec.version or 0 for spec in known), default=0)
+    if newest <= int(version):
+        return env_id
+    sys.stderr.write(f"smrl: gym.make: {env_id} no longer runs; {name}-v{newest} is made, whose returns may differ\n")
+    return f"{name}-v{newest}"
 
 
 class ObservationWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types

@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ with contextlib.redirect_stderr(io.StringIO()):  # gym 0.26.2 says at import tha
     import gym
 
     from runtime.compat import roboschool
-    from runtime.compat.gym_2020 import LONGEST_EPISODE, Monitor
+    from runtime.compat.gym_2020 import LONGEST_EPISODE, Monitor, make
 
 
 class Counting(gym.Env):  # type: ignore[misc]  # gym ships no types
@@ -98,3 +99,30 @@ def test_a_roboschool_class_has_the_calls_of_2020_no_step_limit_and_a_video(tmp_
         assert (observation.shape, np.isfinite(reward), done) == ((9,), True, False)
     env.close()
     assert (tmp_path / "openaigym.video.0.video000000.mp4").stat().st_size > 1000
+
+
+def test_an_id_that_is_gone_gets_the_newest_version_with_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    env = make("Pendulum-v0")
+    assert env.spec.id == "Pendulum-v1"
+    assert env.reset().shape == (3,)
+    assert capfd.readouterr().err.count("Pendulum-v0 no longer runs; Pendulum-v1 is made") == 1
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_mujocos_robots_of_mujoco_py_get_gymnasiums_newest(version: int, capfd: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(gymnasium.error.DependencyNotInstalled):  # mujoco is the script's to install
+        assert make(f"Hopper-v{version}").spec.id == "Hopper-v5"
+    assert f"Hopper-v{version} no longer runs; Hopper-v5 is made" in capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
+def test_an_old_id_that_runs_is_made_as_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    env = make("CartPole-v0")
+    assert (env.spec.id, env.spec.max_episode_steps) == ("CartPole-v0", 200)
+    assert "no longer runs" not in capfd.readouterr().err
+
+
+def test_an_id_of_a_later_version_or_no_known_name_is_left_to_gym() -> None:
+    for unknown in ("Pendulum-v99", "NoSuchRobot-v0"):
+        with pytest.raises(gym.error.Error):
+            make(unknown)

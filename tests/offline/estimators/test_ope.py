@@ -19,6 +19,7 @@ from runtime.offline.estimators.ope import (
     importance_sampling,
     lower_bound,
     per_decision_importance_sampling,
+    student_margin,
     weighted_doubly_robust,
 )
 
@@ -290,6 +291,41 @@ def test_the_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
         low, high = bootstrap(per_decision_importance_sampling(episodes), seed=seed, resamples=1000)
         hits += low <= 1.6 <= high
     assert 0.9 <= hits / 200 <= 0.99  # 95 %, give or take three standard errors
+
+
+def test_an_interval_is_wide_where_one_episode_has_most_of_the_weight() -> None:
+    """Two actions: the target takes the one that the log took in 5 of 100 steps, so most of the weight is theirs."""
+    covers = {"percentiles": 0, "union": 0}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        actions = (rng.random(60) < 0.05).astype(int)
+        episodes = Episodes.from_steps(
+            np.ones(60, np.int64),
+            gamma=1.0,
+            rewards=np.where(actions == 0, 1.0, 3.0),
+            target=actions.astype(float),
+            behavior=np.where(actions == 0, 0.95, 0.05),
+        )
+        terms = importance_sampling(episodes)
+        if not actions.any():
+            continue
+        low, high = bootstrap(terms, seed=seed, resamples=300)
+        values = np.concatenate([terms.estimate(counts) for counts in draw_counts(60, 300, seed=seed)])
+        least, most = np.quantile(values, [0.025, 0.975])
+        assert low <= least
+        assert high >= most
+        covers["percentiles"] += bool(least <= 3 <= most)
+        covers["union"] += bool(low <= 3 <= high)
+    assert covers["union"] > covers["percentiles"]
+
+
+def test_students_margin_of_a_normal_mean() -> None:
+    """Its degrees of freedom are fewer than N - 1: the fourth moment of a normal distribution is 3."""
+    values = np.random.default_rng(0).normal(size=3000)
+    margin = student_margin(values - values.mean())
+    assert margin == pytest.approx(1.96 * values.std() / np.sqrt(3000), rel=0.01)
+    assert student_margin(np.append(np.zeros(99), 1.0)) > 0.1  # one value of a hundred: one degree of freedom
+    assert student_margin(np.zeros(5)) == 0
 
 
 def test_the_lower_bound_holds_and_comes_closer_with_more_episodes() -> None:

@@ -348,7 +348,9 @@ FIGURES = [
         BATCH,
         "runtime/offline/estimators/ope.py",
         r"resamples: int = (\d+), level: float = ([\d.]+)",
-        lambda resamples, level: f"{100 * level:g} % intervals (percentiles of {resamples:,.0f} resamples of episodes)",
+        lambda resamples, level: (
+            f"{100 * level:g} % intervals (the union of the percentiles of {resamples:,.0f} resamples of episodes"
+        ),
     ),
     figure(
         "docs/deepracer.md",

@@ -22,7 +22,7 @@ from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.behavior import estimate_behavior
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.results import as_json, write_coach_csv, write_report
-from runtime.offline.selection import PolicyEvaluator, Report, choose, draw_evaluation_episodes
+from runtime.offline.selection import PolicyEvaluator, Report, choose_by_lower_bound, draw_evaluation_episodes
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
 from runtime.policies.network_policy import EVALUATED_FILE, FILE, NetworkPolicy
@@ -112,7 +112,8 @@ class _Learning:
             # Bounds of the whole log: a reward that no held-out episode has is still possible.
             bounds = bound_returns(job.data, settings.gamma, horizon=settings.horizon)
             evaluated_on = self._with_behavior(evaluated_on, learn_from)
-            self._evaluator = PolicyEvaluator(evaluated_on, gamma=settings.gamma, seed=seed, bounds=bounds)
+            known = draw_evaluation_episodes(job.data, seed=seed)
+            self._evaluator = PolicyEvaluator(evaluated_on, gamma=settings.gamma, seed=seed, bounds=bounds, log=known)
             self._learner = Learner(learn_from, make_recipe(job.config))
             self._logged = self._evaluator.logged
         self._chosen: tuple[NetworkPolicy, NetworkPolicy] | None = None
@@ -206,7 +207,7 @@ class _Learning:
                 raise Interrupted
             checkpoint = self._save_final()
             self._reporter.note("estimating the chosen policy's return with its interval")
-            report = self._evaluator.report(self._chosen[0], is_urgent=self._request.is_set)
+            report = self._evaluator.report(self._chosen[0], halves=self._halves())
             chosen = self._choice()
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._job.spaces, {**chosen, **as_json(report)})
@@ -298,11 +299,17 @@ class _Learning:
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
-        chosen = rows[choose([row["estimated_return"] for row in rows], logged=self._logged)]
+        values = [row["estimated_return"] for row in rows]
+        chosen = rows[choose_by_lower_bound([_lower_bound(row) for row in rows], values, logged=self._logged)]
         return {
             "chosen_iteration": int(chosen["training_iteration"]),
             "estimated_return": chosen["estimated_return"],
         }
+
+    def _halves(self) -> list[tuple[float, float]]:
+        """Returns each iteration's estimated return by either half of the held-out episodes."""
+        names = "estimated_return_half_1", "estimated_return_half_2"
+        return [(row[names[0]], row[names[1]]) for row in self._state.rows if all(name in row for name in names)]
 
     def _save(self) -> Path:
         assert self._chosen is not None
@@ -322,6 +329,11 @@ class _Learning:
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]
         return self._save()
+
+
+def _lower_bound(row: dict[str, float]) -> float:
+    """Returns an iteration's lower bound; its estimate if a checkpoint of an earlier version has no bound."""
+    return row.get("estimated_return_low", row["estimated_return"])
 
 
 def make_recipe(config: JobConfig) -> Recipe:

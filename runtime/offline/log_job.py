@@ -169,6 +169,8 @@ def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
     }
     if report.sample_size is not None:
         facts["sample size"] = f"{report.sample_size:.1f} of {report.episodes} episodes, by importance weights"
+    if report.outside is not None:
+        facts["outside the log"] = f"{report.outside:.0%} of the policy's discounted steps"
     for number, warning in enumerate(report.warnings, start=1):
         facts[f"warning {number}"] = warning
     facts |= {

@@ -43,7 +43,7 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
     """Writes ope.json and ope.png."""
     summary = {
         "chosen_iteration": chosen,
-        "rule": f"the latest iteration whose estimated return is within {TOLERANCE:.0%} of the best",
+        "rule": f"the latest iteration whose lower bound is within {TOLERANCE:.0%} of the highest",
         **asdict(report),
     }
     write_json(folder / SUMMARY, _finite(summary))

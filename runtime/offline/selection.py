@@ -1,7 +1,7 @@
 """Evaluates policies on held-out episodes and selects one, without an environment.
 
-The rule: select the latest iteration whose value by fitted Q evaluation is within 1 % of the best, and save the running
-mean of its weights, because the quality of single iterates fluctuates. Importance sampling cannot rank policies whose
+The rule: select the latest iteration whose lower bound is within 1 % of the highest, and save the running mean of its
+weights, because the quality of single iterates fluctuates. Importance sampling cannot rank policies whose
 episodes last ten times longer than the log's, and the learner's own values rise with any policy; both are
 reported as diagnostics. benchmarks/offline.md has the measurements.
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
 from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
+from runtime.offline.estimators.intervals import Interval, IntervalEstimator, describe
 from runtime.offline.estimators.ope import (
     ESTIMATORS,
     Episodes,
@@ -36,10 +37,9 @@ TOLERANCE = 0.01
 LEAST_SAMPLE = 10.0
 _MOST_STEPS = 20_000
 _FEATURE_DRAWS = 2  # sets of random features, for each of the two smoothness settings
-_REFITS = 25  # bootstrap refits of each regression
-# Factor on the half-widths of the refits' intervals; benchmarks/offline.md has the coverage.
-_WIDER = 1.5
 _RESAMPLES = 1000
+_RANKED = 4  # iterations, below which a rank correlation says nothing
+_SIGNAL = 0.3  # rank correlation of the halves below which they do not agree
 _TEMPERATURE = 1.0  # Coach's, for its two estimators
 _EPSILON = 0.1  # share of uniform actions without which the weights of a deterministic policy are mostly 0
 # Coach's two estimators evaluate a softmax policy, with the learner's own values.
@@ -50,13 +50,65 @@ def choose(values: Sequence[float], *, logged: float) -> int:
     """Returns the index of the iteration that the selection rule picks, from 0.
 
     Args:
-        values: Estimated return of each iteration.
+        values: Estimate or lower bound of the return of each iteration.
         logged: Discounted return of the log. Where the best value is near 0, the tolerance is relative to the best
             value's improvement over it.
     """
     best = max(values)
     least = best - TOLERANCE * max(abs(best), abs(best - logged))
     return max(i for i, value in enumerate(values) if value >= least)
+
+
+def choose_by_lower_bound(lows: Sequence[float], values: Sequence[float], *, logged: float) -> int:
+    """Returns the index of the chosen iteration by the lower bounds; by the estimates where no bound exceeds the log.
+
+    Args:
+        lows: Lower bound on the return of each iteration.
+        values: Estimated return of each iteration. Bounds below the log's return are mostly the least possible return,
+            which every policy shares.
+        logged: Discounted return of the log.
+    """
+    return choose(lows if max(lows) > logged else values, logged=logged)
+
+
+def selection_optimism(halves: Sequence[tuple[float, float]], *, logged: float) -> float:
+    """Estimates how much too high the chosen iteration's estimate is because it was chosen by it.
+
+    Each half of the episodes chooses an iteration, and the other half judges it; the estimate of the half that chose
+    is the higher one by twice the optimism of both halves together, as the optimism falls with the number of episodes.
+
+    Args:
+        halves: Estimated return of each iteration by either half of the episodes.
+        logged: Discounted return of the log, as for `choose`.
+
+    Returns:
+        The optimism, at least 0.
+
+    Source: Tsamardinos et al. 2018, Bootstrapping the out-of-sample predictions for efficient and accurate
+    cross-validation, for the problem; the halves are two-fold cross-validation.
+    """
+    values = np.array(halves)
+    gaps = []
+    for chooser in (0, 1):
+        chosen = choose(values[:, chooser].tolist(), logged=logged)
+        # What the halves differ by on average is a difference of their episodes, not of the choice.
+        differences = values[:, chooser] - values[:, 1 - chooser]
+        gaps.append(float(differences[chosen] - differences.mean()))
+    return max(0.0, float(np.mean(gaps)) / 2)
+
+
+def rank_agreement(halves: Sequence[tuple[float, float]]) -> float:
+    """Computes Spearman's rank correlation of the iterations by either half of the episodes; 0 where one has no order.
+
+    Args:
+        halves: Estimated return of each iteration by either half of the episodes.
+    """
+    from scipy.stats import rankdata
+
+    first, second = (rankdata(column) for column in np.array(halves).T)
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 @dataclass(frozen=True)
@@ -94,6 +146,8 @@ class Report:
         estimators: Other estimates of the policy, by name; empty where actions are continuous.
         sample_size: Effective sample size of the importance weights, in episodes; None for continuous actions.
         lower_bound: Lower bound on the return at 95 % confidence, by importance sampling; None for continuous actions.
+        outside: Discounted share of the policy's rollouts that leave the log's states.
+        fit_p_value: P-value of the fit of fitted Q evaluation to episodes that it was not fitted to.
         warnings: Reasons to distrust the estimates, one line each.
     """
 
@@ -104,6 +158,8 @@ class Report:
     estimators: Mapping[str, Estimate] = field(default_factory=dict)
     sample_size: float | None = None
     lower_bound: float | None = None
+    outside: float | None = None
+    fit_p_value: float | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -116,9 +172,18 @@ class PolicyEvaluator:
         seed: Seed of random features and bootstrap resamples.
         bounds: Limits of discounted returns, which clip all estimates and intervals; derived from the data's rewards
             if None.
+        log: Episodes that say which states the log has; `data` if None.
     """
 
-    def __init__(self, data: Transitions, *, gamma: float, seed: int, bounds: ReturnBounds | None = None) -> None:
+    def __init__(
+        self,
+        data: Transitions,
+        *,
+        gamma: float,
+        seed: int,
+        bounds: ReturnBounds | None = None,
+        log: Transitions | None = None,
+    ) -> None:
         self.data = data
         self._gamma = gamma
         self._seed = seed
@@ -128,12 +193,22 @@ class PolicyEvaluator:
             for draw in range(_FEATURE_DRAWS)
             for smoothness in (FINE, COARSE)
         ]
+        self._intervals = IntervalEstimator(data, log=log or data, gamma=gamma, seed=seed, bounds=self._bounds)
 
     def score(self, policy: NetworkPolicy) -> dict[str, float]:
-        """Estimates of a policy by name; the selection rule compares `estimated_return`."""
-        target = self._target(policy)
+        """Estimates of a policy by name; the selection rule compares `estimated_return_low`."""
+        target = self._target(policy, self.data)
         evaluated = [model.evaluate(target) for model in self._models]
-        found = {"estimated_return": float(np.mean([one.start for one in evaluated]))}
+        value = float(np.mean([one.start for one in evaluated]))
+        interval = self._interval(policy, value)
+        found = {
+            "estimated_return": value,
+            "estimated_return_low": interval.low,
+            "estimated_return_high": interval.high,
+            "estimated_return_half_1": interval.halves[0],
+            "estimated_return_half_2": interval.halves[1],
+            "outside_the_log": interval.outside,
+        }
         if self.data.probabilities is None:
             return found
         soft = policy.probabilities(self.data.states, temperature=_TEMPERATURE)
@@ -153,22 +228,26 @@ class PolicyEvaluator:
         """Mean discounted return of the episodes."""
         return float(self._discounted_returns().mean())
 
-    def report(self, policy: NetworkPolicy, *, is_urgent: bool = False) -> Report:
-        """Reports all estimates of a policy with intervals; from fewer refits if urgent, as after SIGTERM."""
-        target = self._target(policy)
+    def report(self, policy: NetworkPolicy, *, halves: Sequence[tuple[float, float]] = ()) -> Report:
+        """Reports all estimates of a policy with intervals.
+
+        Args:
+            policy: Policy to evaluate.
+            halves: Estimated return of each iteration that it was chosen from, by either half of the episodes.
+        """
+        target = self._target(policy, self.data)
         evaluated = [model.evaluate(target) for model in self._models]
         value = float(np.mean([one.start for one in evaluated]))
-        refits = [
-            model.resample(target, resamples=5 if is_urgent else _REFITS, seed=self._seed + draw)
-            for draw, model in enumerate(self._models)
-        ]
-        interval = self._widened(value, *np.quantile(np.concatenate(refits), [0.025, 0.975]))
+        found = self._interval(policy, value)
+        optimism = selection_optimism(halves, logged=self.logged) if len(halves) > 1 else 0.0
+        interval = Estimate(value, found.low - optimism, found.high).within(self._bounds)
         discounted = self._discounted_returns()
         behavior, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
         facts: dict[str, Any] = {"value": interval, "behaviour": behavior, "behaviour_return": plain}
-        facts["episodes"] = len(self.data.starts)
+        facts |= {"episodes": len(self.data.starts), "outside": found.outside, "fit_p_value": found.fit_p_value}
+        doubts = describe(found, bounds=self._bounds) + _doubt_the_choice(interval, behavior, halves)
         if self.data.probabilities is None:
-            return Report(**facts)
+            return Report(**facts, warnings=doubts)
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
         episodes = self._episodes(target[: len(self.data)], q_values)
         estimators = {name: self._estimate(make(episodes)) for name, make in ESTIMATORS.items()}
@@ -184,23 +263,22 @@ class PolicyEvaluator:
             estimators=estimators,
             sample_size=size,
             lower_bound=bound,
-            warnings=_warnings(size, len(discounted)),
+            warnings=doubts + _warnings(size, len(discounted)),
         )
 
-    def _widened(self, value: float, low: float, high: float) -> Estimate:
-        """Widens the interval of the refits, as selecting the best iteration biases its estimate upwards."""
-        below = max(value - float(low), 0.0)
-        above = max(float(high) - value, 0.0)
-        return Estimate(value, value - _WIDER * below, value + _WIDER * above).within(self._bounds)
+    def _interval(self, policy: NetworkPolicy, value: float) -> Interval:
+        act = policy.actions if self.data.num_actions is None else policy.probabilities
+        return self._intervals.estimate(lambda data: self._target(policy, data), act, value=value)
 
     def _estimate(self, terms: Terms) -> Estimate:
         value = float(terms.estimate(np.ones((1, len(terms.plain))))[0])
         return Estimate(value, *bootstrap(terms, seed=self._seed, resamples=_RESAMPLES))
 
-    def _target(self, policy: NetworkPolicy) -> NDArray[np.float32]:
-        if self.data.num_actions is None:
-            return policy.actions(self.data.observations)
-        return policy.probabilities(self.data.observations)
+    @staticmethod
+    def _target(policy: NetworkPolicy, data: Transitions) -> NDArray[np.float32]:
+        if data.num_actions is None:
+            return policy.actions(data.observations)
+        return policy.probabilities(data.observations)
 
     def _episodes(self, target: NDArray[np.float32], q_values: NDArray[np.floating[Any]]) -> Episodes:
         """Arranges the held-out episodes for a policy's action probabilities (N, A) and a model's values (N, A)."""
@@ -243,6 +321,23 @@ def _shifted(episodes: Episodes, least: float) -> Episodes:
     rewards[:, 0] -= least
     return Episodes(
         rewards, episodes.ratios, episodes.q_values, episodes.state_values, episodes.lengths, episodes.gamma
+    )
+
+
+def _doubt_the_choice(value: Estimate, behavior: Estimate, halves: Sequence[tuple[float, float]]) -> tuple[str, ...]:
+    """Says where the estimates do not show that the chosen policy is better than the log's."""
+    if value.low >= behavior.value:
+        return ()
+    agreement = rank_agreement(halves) if len(halves) >= _RANKED else math.nan
+    ranked = (
+        f"the two halves of the held-out episodes rank the iterations differently (rank correlation {agreement:.2f}), "
+        "and "
+        if agreement < _SIGNAL
+        else ""
+    )
+    return (
+        f"{ranked}the policy's lower bound {value.low:.2f} is below the log's own return {behavior.value:.2f}: "
+        "prefer the policy that made the log, or behavior cloning",
     )
 
 

@@ -22,6 +22,7 @@ from runtime.offline.estimators.ope import draw_counts
 
 _WAVES = 150
 _LEAST_RIDGE = 1e-6
+_DUAL_RIDGE = 0.03  # more than the values' own, as weights of few episodes are noisy and need not be exact
 _HORIZONS = 8  # iterations at most, in units of 1 / (1 - gamma)
 _LOOK_EVERY = 10
 _SETTLED = 2e-3  # of the range of returns: how far from its limit a value may be
@@ -53,10 +54,27 @@ class Evaluated:
     Attributes:
         start: Mean value of the initial states.
         q_values: (N, A) value of each action at each state; (N, 1) of the logged one where actions are continuous.
+        weights: (A, D) weights of the regressions, for `values_at`.
     """
 
     start: float
     q_values: Singles
+    weights: Singles
+
+
+@dataclass(frozen=True)
+class Debiased:
+    """A policy's value in each episode of one half, by the other half's value function.
+
+    Attributes:
+        values: (E,) value of the initial state, and the weighted residuals of the episode's steps.
+        weights: (E,) sum of the weights of each episode's steps.
+        corrections: (E,) weighted sum of the residuals of each episode's steps.
+    """
+
+    values: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    corrections: NDArray[np.float64]
 
 
 class FittedQEvaluation:
@@ -123,7 +141,93 @@ class FittedQEvaluation:
         weights = self._solve(target)
         starts = self._values(target, self._data.starts, weights)
         q_values = np.einsum("nd,ad->na", self._logged, weights[:, :, 0])
-        return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values))
+        return Evaluated(float(starts.mean(dtype=np.float64)), self._clip(q_values), weights[:, :, 0])
+
+    def values_at(self, evaluated: Evaluated, states: Singles, actions: NDArray[np.floating]) -> Singles:
+        """Returns (B,) values of actions at states that need not be in the log.
+
+        Args:
+            evaluated: What `evaluate` returned for the policy.
+            states: (B, O) states.
+            actions: (B,) numbers of discrete actions, or (B, A) continuous ones.
+        """
+        if not self._is_discrete:
+            features = self._features(np.concatenate([states, actions.astype(np.float32)], axis=1))
+            return self._clip(features @ evaluated.weights[0])
+        return self._clip(np.einsum("bd,bd->b", self._features(states), evaluated.weights[actions.astype(int)]))
+
+    def debias(self, evaluated: Evaluated, target: Singles, other: Transitions, other_target: Singles) -> Debiased:
+        """Corrects this half's value function by the Bellman residuals of episodes that it was not fitted to.
+
+        The weight of a residual is that of least-squares temporal differences: how much this half's value of the
+        initial states changes with the reward of a step like it. The mean over the episodes is the estimate, and as
+        an episode's steps are added up first, its standard error is that of independent episodes.
+
+        Args:
+            evaluated: What `evaluate` returned for the policy.
+            target: (M, A) action probabilities or actions, as for `evaluate`.
+            other: The other half of the episodes.
+            other_target: (M', A) the same at its observations.
+
+        Source: Kallus & Uehara 2020, Double reinforcement learning for efficient off-policy evaluation; the weights:
+        Uehara, Huang & Jiang 2020, Minimax weight and Q-function learning, with linear functions.
+        """
+        dual = self._dual(target)
+        shape = evaluated.weights.shape
+        usable = np.flatnonzero(other.next_rows != UNKNOWN)
+        is_end = other.next_rows[usable] == TERMINAL
+        values = self._state_values(other, other_target, np.where(is_end, 0, other.next_rows[usable]), evaluated)
+        values[is_end] = 0
+        features, groups = self._logged_features(other)
+        groups = groups[usable]
+        q_values = self._clip(np.einsum("nd,nd->n", features[usable], evaluated.weights[groups]))
+        residuals = other.rewards[usable] + self._gamma * values - q_values
+        weights = np.einsum("nd,nd->n", features[usable], dual.reshape(shape)[groups]) * len(self._data.starts)
+        weights = np.maximum(weights, 0)  # they estimate a ratio of two distributions of steps
+        episode = np.repeat(np.arange(len(other.starts)), other.lengths)[usable]
+        count = len(other.starts)
+        starts = self._state_values(other, other_target, other.starts, evaluated)
+        corrections = np.bincount(episode, weights * residuals, count).astype(np.float64)
+        sums = np.bincount(episode, weights, count).astype(np.float64)
+        return Debiased(starts + corrections, sums, corrections)
+
+    def _dual(self, target: Singles) -> NDArray[np.float64]:
+        """Returns (A * D,) how much the value of the initial states changes with each moment of the rewards."""
+        following = self._prepare(target, self._next)
+        first = self._prepare(target, self._data.starts)
+        width = self._logged.shape[1]
+        size = width * len(self._groups)
+        moments = np.zeros((size, size))
+        for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
+            rows = slice(action * width, (action + 1) * width)
+            ridge = np.full(width, _DUAL_RIDGE * max(1, len(design)))
+            ridge[-1] = max(1.0, _LEAST_RIDGE * len(design))
+            moments[rows, rows] += design.T @ design + np.diag(ridge)
+            ahead = design * np.where(self._is_end[group], 0, self._gamma).astype(np.float32)[:, None]
+            for other, (features, probability) in enumerate(following):
+                seen = features[group] if probability is None else features[group] * probability[group]
+                moments[rows, other * width : (other + 1) * width] -= ahead.T @ seen
+        means = [
+            (features if probability is None else features * probability).mean(axis=0)
+            for features, probability in first
+        ]
+        return np.linalg.lstsq(moments.T, np.concatenate(means).astype(np.float64), rcond=1e-8)[0]
+
+    def _logged_features(self, data: Transitions) -> tuple[Singles, NDArray[np.int64]]:
+        """Returns (N, D) features of each logged step, and the regression (N,) that it belongs to."""
+        if self._is_discrete:
+            return self._features(data.states), data.actions
+        return self._features(np.concatenate([data.states, data.actions], axis=1)), np.zeros(len(data), np.int64)
+
+    def _state_values(
+        self, data: Transitions, target: Singles, rows: NDArray[np.int64], evaluated: Evaluated
+    ) -> NDArray[np.float64]:
+        """Returns the policy's value (rows,) at some observations of any data."""
+        states = data.observations[rows]
+        if not self._is_discrete:
+            return np.asarray(self.values_at(evaluated, states, target[rows]), np.float64)
+        values = self._features(states) @ evaluated.weights.T
+        return np.asarray(self._clip((target[rows] * values).sum(axis=1)), np.float64)
 
     def resample(self, target: Singles, *, resamples: int, seed: int) -> NDArray[np.float64]:
         """Returns (R,) bootstrap values of a policy: each draws episodes with replacement and repeats the regression.

@@ -170,7 +170,7 @@ def test_estimates_of_a_clinics_log_stay_within_its_rewards(seed: int) -> None:
     log = clinic.play(lambda states: 0.04 + 0.8 * policy.probabilities(states), 100, seed=seed + 20)
     evaluator = PolicyEvaluator(log, gamma=0.99, seed=0)
     assert abs(evaluator.score(policy)["weighted_doubly_robust"]) <= 1
-    report = evaluator.report(policy, is_urgent=True)
+    report = evaluator.report(policy)
     assert -1 <= report.value.low <= truth <= report.value.high <= 1
     assert report.value.value == pytest.approx(truth, abs=0.35)
     for name, one in report.estimators.items():
@@ -221,7 +221,7 @@ def test_a_goal_that_is_reached_once_is_worth_at_most_1() -> None:
     assert log.rewards.sum() == 4
     assert bound_returns(log, 0.99) == ReturnBounds(0, 1)
     policy = linear_policy(0, features=2, actions=4)
-    value = PolicyEvaluator(log, gamma=0.99, seed=0).report(policy, is_urgent=True).value
+    value = PolicyEvaluator(log, gamma=0.99, seed=0).report(policy).value
     assert 0 <= value.low <= value.value <= value.high <= 1
 
 

@@ -141,12 +141,13 @@ class LogModel:
             if tree is None or not len(rows):
                 continue
             jittered = np.column_stack([inputs[rows], rng.uniform(0, _JITTER, len(rows))])
-            distances, found = tree.query(jittered, k=_NEAREST)
-            is_near[rows] = distances[:, 0] <= limit
-            # Those within the limit are near, too; the nearest always is one of them.
-            count = np.maximum((distances <= limit).sum(axis=1), 1)
+            # Without the bound, a state far from the log takes a search of most of the tree.
+            distances, found = tree.query(jittered, k=_NEAREST, distance_upper_bound=np.nextafter(limit, np.inf))
+            count = (distances <= limit).sum(axis=1)
+            is_near[rows] = count > 0
             drawn = (rng.random(len(rows)) * count).astype(int)
-            picked[rows] = group[found[np.arange(len(rows)), drawn]]
+            places = np.where(count > 0, found[np.arange(len(rows)), drawn], 0)
+            picked[rows] = group[places]
         return picked, is_near
 
     def _change(self, states: Floats, actions: NDArray[np.floating], picked: NDArray[np.int64]) -> Floats:

@@ -95,7 +95,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
         render: Whether `render()` must return frames; Gymnasium refuses that of an environment that has none.
         context: RLlib's EnvContext, for a launcher's creator: the config, and which runner asks.
     """
-    env = _make_bare(spec, render=render, context=context)
+    env = make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
     space = env.observation_space
@@ -106,7 +106,8 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     return EpisodeMonitor(env, spec.name)
 
 
-def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:
+def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Makes an environment as its author wrote it, adapted if it is of old gym; see make_env for the arguments."""
     if spec.creator is not None:
         return _ready_to_render(spec.creator(_env_context(spec) if context is None else context), render=render)
     if ":" in spec.name and spec.name not in gymnasium.registry and not _is_module_with_id(spec.name):

@@ -110,13 +110,13 @@ class _Check:
         if not isinstance(self._bare.action_space, _ACTIONS):
             kinds = ", ".join(kind.__name__ for kind in _ACTIONS)
             self.note("actions", "__init__", f"sets action_space to {self._bare.action_space}; expected {kinds}")
-        space: Any = self._bare.observation_space
-        if _is_image(space) and space.dtype != np.uint8:
-            self.note(
-                "image", "__init__", f"sets observation_space to images of {space.dtype}; expected uint8, 0 to 255"
-            )
-        elif _is_image(space) and space.shape[2] not in (1, 3, 4):
-            self.note("image", "__init__", f"sets images to shape {space.shape}; expected (height, width, channels)")
+        images: Any = self._bare.observation_space
+        if _is_image(images) and images.dtype != np.uint8:
+            rule = "expected uint8, 0 to 255"
+            self.note("image", "__init__", f"sets observation_space to images of {images.dtype}; {rule}")
+        elif _is_image(images) and images.shape[2] not in (1, 3, 4):
+            rule = "expected (height, width, channels)"
+            self.note("image", "__init__", f"sets images to shape {images.shape}; {rule}")
         return True
 
     def takes_steps(self) -> bool:

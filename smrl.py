@@ -1,15 +1,145 @@
-"""What notebooks import of smrl: the SageMaker SDK's local mode, with tuning jobs."""
+"""smrl from Python: training, evaluating, acting with a policy, and the SageMaker SDK's local mode with tuning."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UserError
 
-__all__ = ["local_session"]
+if TYPE_CHECKING:
+    import pandas
+
+    from runtime.policies.acting import ActingPolicy
+
+__all__ = ["evaluate", "load", "local_session", "read", "train"]
+
+
+def train(
+    env: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    preset: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Path:
+    """Trains a policy in this process, as `smrl train` does; interrupting it saves first.
+
+    Call it from the main thread, which a notebook's cells run in.
+
+    Args:
+        env: Gymnasium id or `module:Class`; None for the preset's.
+        settings: Settings by their names on the command line, as `{"rl.training.stop.time_total_s": 60}`.
+        preset: Name of a preset, or path of a YAML file.
+        out: Results folder, whose job is resumed if it holds one; None for a new one under `results/`.
+
+    Returns:
+        The results folder, for `evaluate`, `load` and `read`.
+
+    Raises:
+        UserError: A setting or the environment is invalid.
+        PlatformError: A file could not be written, or the machine failed.
+    """
+    from runtime.container.layout import read_container
+    from runtime.container.signals import LOOKING, StopRequest
+
+    overrides = dict(settings or {})
+    if env is not None:
+        overrides["rl.training.env"] = env
+    if preset is not None:
+        overrides["preset"] = str(preset)
+    stop = StopRequest(LOOKING)
+    try:
+        from runtime.jobs.training import Request, run_training
+        from runtime.report.report_command import finish
+
+        folder = None if out is None else Path(out)
+        result = run_training(read_container(), stop, Request(overrides, source="smrl.train", results=folder))
+        finish(result)
+    finally:
+        stop.release()
+    if result is None or result.layout is None:
+        raise UserError("smrl.train: got a host that does not train; expected the head node of the job.")
+    return result.layout.root
+
+
+def evaluate(
+    model: str | Path, settings: Mapping[str, Any] | None = None, *, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Evaluates a trained policy, as `smrl evaluate` does.
+
+    Args:
+        model: Results folder, model directory, checkpoint or model.tar.gz.
+        settings: Settings by their names on the command line, as `{"evaluate_episodes": 20}`.
+        out: Folder for evaluation.json and the video; None for `evaluation/` beside the model.
+
+    Returns:
+        What evaluation.json holds.
+
+    Raises:
+        UserError: A setting, the model or the environment is invalid.
+        PlatformError: A file could not be written.
+    """
+    from runtime.container.layout import read_container
+    from runtime.container.signals import StopRequest
+
+    stop = StopRequest()
+    try:
+        from runtime.jobs.evaluation import run_evaluation
+        from runtime.report.report_command import finish
+
+        folder = None if out is None else Path(out)
+        result = run_evaluation(read_container(), stop, settings or {}, model=Path(model), out=folder)
+        finish(result)
+    finally:
+        stop.release()
+    report: dict[str, Any] = json.loads(Path(result.summary.facts["results"]).read_text(encoding="utf-8"))
+    return report
+
+
+def load(model: str | Path, *, checkpoint: str = "checkpoint") -> ActingPolicy:
+    """Loads a trained policy, to act deterministically: `smrl.load(folder).act(observation)`.
+
+    Args:
+        model: Results folder or model directory.
+        checkpoint: `checkpoint` for the final one, `best` for the best.
+
+    Returns:
+        The policy. `act` takes one observation as the environment returns it, Dict, Tuple and Discrete ones flattened
+        as by gymnasium.spaces.flatten, and returns an action in the environment's units. `reset` starts an episode.
+
+    Raises:
+        UserError: The folder holds no such checkpoint.
+    """
+    from runtime.jobs.loading import load_policy
+
+    return load_policy(Path(model), checkpoint)
+
+
+def read(results: str | Path) -> pandas.DataFrame:
+    """Reads the metrics of a training, which may still run.
+
+    Args:
+        results: Results folder.
+
+    Returns:
+        A row per iteration with the columns of metrics.jsonl; its index is `training_iteration`.
+
+    Raises:
+        UserError: The folder holds no metrics.
+    """
+    import pandas
+
+    from runtime.outputs.metrics import JSONL, read_rows
+
+    rows = read_rows(Path(results) / JSONL)
+    if not rows:
+        raise UserError(
+            f"smrl.read: got {str(results)!r}, which holds no row of {JSONL}; expected a training's results folder."
+        )
+    return pandas.DataFrame(rows).set_index("training_iteration")
 
 
 def local_session(

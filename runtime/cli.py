@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.errors import JobError, UserError
-from runtime.settings.command_line import parse_settings
+from runtime.settings.command_line import folder, natural, parse_settings, port, positive, refuse_settings
 
 if TYPE_CHECKING:
     from runtime.container.layout import Container
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train a policy", epilog=_EPILOG, formatter_class=parser.formatter_class)
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
-    train.add_argument("--out", type=_folder, help="results folder; a job that it holds is resumed")
+    train.add_argument("--out", type=folder, help="results folder; a job that it holds is resumed")
     train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
     train.set_defaults(command=_train)
     _add_collect(commands)
@@ -73,13 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         help="results folder, model directory, checkpoint or model.tar.gz; the container's channel if absent",
     )
     evaluate.add_argument(
-        "--out", type=_folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
+        "--out", type=folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
     evaluate.add_argument("--car", type=Path, help="evaluate the archive NAME.tar.gz of a DeepRacer car instead")
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
-    export.add_argument("--car", type=_folder, help="write the archive NAME.tar.gz for a DeepRacer car instead")
+    export.add_argument("--car", type=folder, help="write the archive NAME.tar.gz for a DeepRacer car instead")
     export.epilog = "checkpoint=best exports the best checkpoint instead of the final one"
     export.set_defaults(command=_export)
     serve = commands.add_parser("serve", help="serve an exported policy over HTTP, as SageMaker's hosting expects")
@@ -87,14 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         "model", nargs="?", type=Path, help="model directory, results folder or model.tar.gz; the container's if absent"
     )
     serve.add_argument("--host", help="address to listen on; every one in a container, 127.0.0.1 on a laptop if absent")
-    serve.add_argument("--port", type=_positive, help="port to listen on; SAGEMAKER_BIND_TO_PORT or 8080 if not given")
-    serve.add_argument("--workers", type=_positive, help="worker processes; one per core if not given")
+    serve.add_argument("--port", type=positive, help="port to listen on; SAGEMAKER_BIND_TO_PORT or 8080 if not given")
+    serve.add_argument("--workers", type=positive, help="worker processes; one per core if not given")
     serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")
     serve.set_defaults(command=_serve)
     transform = commands.add_parser("transform", help="run batch transform on files, as SageMaker does")
     transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
     transform.add_argument("--input", type=Path, required=True, help="JSON lines or CSV file, or a folder of them")
-    transform.add_argument("--output", type=_folder, required=True, help="folder for an .out file for each input file")
+    transform.add_argument("--output", type=folder, required=True, help="folder for an .out file for each input file")
     transform.add_argument("--join", choices=("input",), help="write each record with its input, as JoinSource=Input")
     transform.set_defaults(command=_transform)
     tune = commands.add_parser(
@@ -102,18 +102,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.add_argument("job", nargs="?", type=Path, help="tuning job, JSON or YAML; the container's channel if absent")
     tune.add_argument("--preset", help="name of a preset, or path of a .yaml file")
-    tune.add_argument("--out", type=_folder, help="results folder; a tuning that it holds is resumed")
+    tune.add_argument("--out", type=folder, help="results folder; a tuning that it holds is resumed")
     tune.set_defaults(command=_tune)
     report = commands.add_parser("report", help="write an HTML report of results, or a comparison of several")
     report.add_argument("results", nargs="+", type=Path, help="results folders")
-    report.add_argument("--out", type=_folder, help="file to write; report.html in the folder, or comparison.html here")
+    report.add_argument("--out", type=folder, help="file to write; report.html in the folder, or comparison.html here")
     report.set_defaults(command=_report)
     watch = commands.add_parser("watch", help="serve the report of a job while it runs")
     watch.add_argument("results", type=Path, help="results folder")
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 if not given")
-    watch.add_argument("--port", type=_port, help="port to listen on; 8081 if not given")
+    watch.add_argument("--port", type=port, help="port to listen on; 8081 if not given")
     watch.set_defaults(command=_watch)
     _add_deepracer(commands)
+    check = commands.add_parser("check-env", help="check that an environment can be trained, without training")
+    check.add_argument("env", help="Gymnasium id, or module:Class")
+    check.epilog = "NAME=VALUE are keyword arguments of the environment, as size=7"
+    check.set_defaults(command=_check_env)
     script = commands.add_parser("run", help="run a script of 2020, which imports gym, roboschool, sagemaker_rl, …")
     script.add_argument("script", type=Path, help="Python file")
     script.add_argument("words", nargs=argparse.REMAINDER, help="arguments of the script")
@@ -128,19 +132,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_collect(commands: Any) -> None:
     collect = commands.add_parser("collect", help="log episodes of an environment, as data for smrl train --data")
     collect.add_argument("--env", help="Gymnasium id, as CartPole-v0")
-    collect.add_argument("--envs", type=_positive, help="copies of the environment; 1 if not given")
-    collect.add_argument("--episodes", type=_positive, help="whole episodes to collect in each copy; 1 if not given")
-    collect.add_argument("--steps", type=_positive, help="steps to take in each copy, instead of episodes")
+    collect.add_argument("--envs", type=positive, help="copies of the environment; 1 if not given")
+    collect.add_argument("--episodes", type=positive, help="whole episodes to collect in each copy; 1 if not given")
+    collect.add_argument("--steps", type=positive, help="steps to take in each copy, instead of episodes")
     collect.add_argument("--policy", default="uniform", help="uniform, or the results folder of a training")
     collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniformly random actions, 0 to 1")
-    collect.add_argument("--seed", type=_natural, default=0, help="seed of environments and actions; 0 if not given")
-    collect.add_argument("--out", type=_folder, help="file to write, .csv or .parquet")
+    collect.add_argument("--seed", type=natural, default=0, help="seed of environments and actions; 0 if not given")
+    collect.add_argument("--out", type=folder, help="file to write, .csv or .parquet")
     collect.add_argument(
-        "--states", type=_folder, help="file for the final observations of the copies, for smrl transform"
+        "--states", type=folder, help="file for the final observations of the copies, for smrl transform"
     )
     collect.add_argument(
         "--action-probs",
-        type=_folder,
+        type=folder,
         help="output of smrl transform: the copies of --states continue with its probabilities",
     )
     collect.set_defaults(command=_collect)
@@ -149,38 +153,14 @@ def _add_collect(commands: Any) -> None:
 def _add_deepracer(commands: Any) -> None:
     tracks = commands.add_parser("tracks", help="list DeepRacer tracks, and draw them")
     tracks.add_argument("names", nargs="*", help="tracks; all if not given")
-    tracks.add_argument("--tracks", type=_folder, help="folder of the community's .npy files")
-    tracks.add_argument("--out", type=_folder, help="folder for a picture of each track")
+    tracks.add_argument("--tracks", type=folder, help="folder of the community's .npy files")
+    tracks.add_argument("--out", type=folder, help="folder for a picture of each track")
     tracks.set_defaults(command=_tracks)
     check = commands.add_parser("reward-check", help="drive laps with a DeepRacer reward function, without training")
     check.add_argument("file", type=Path, help="Python file with reward_function(params)")
-    check.add_argument("--out", type=_folder, help="picture to write; beside the file if not given")
+    check.add_argument("--out", type=folder, help="picture to write; beside the file if not given")
     check.epilog = "track=NAME, tracks=FOLDER, number_of_obstacles=6, … set the race; speed=2.5 the speed in m/s"
     check.set_defaults(command=_reward_check)
-
-
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("expected the name of a folder")
-    return Path(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number above 0")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or not 0 < int(text) < 65_536:
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a port, 1 to 65535")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
-    return int(text)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -231,7 +211,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from runtime.container.serving_settings import read_serving_settings
     from runtime.serving.server import ServeRequest, run_server
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
     run_server(read_serving_settings(), ServeRequest(**given))
     return 0
@@ -241,7 +221,7 @@ def _transform(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.serving.transform import run_transform
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     return run_job(
         lambda container, stop: run_transform(
             arguments.model, arguments.input, arguments.output, stop, join=arguments.join is not None
@@ -253,7 +233,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.offline.data.collecting import CollectRequest, run_collect
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
     return run_job(lambda container, stop: run_collect(request, stop))
@@ -274,7 +254,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from runtime.report.report_command import run_report
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     print(run_report(arguments.results, arguments.out))
     return 0
 
@@ -282,7 +262,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _watch(arguments: argparse.Namespace) -> int:
     from runtime.report.watch import PORT, run_watch
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     run_watch(arguments.results, host=arguments.host, port=arguments.port or PORT)
     return 0
 
@@ -290,7 +270,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _tracks(arguments: argparse.Namespace) -> int:
     from runtime.families.deepracer.track_listing import list_tracks
 
-    _refuse_settings(arguments.settings)
+    refuse_settings(arguments.settings)
     print(list_tracks(arguments.names, arguments.tracks, arguments.out))
     return 0
 
@@ -305,6 +285,17 @@ def _reward_check(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_env(arguments: argparse.Namespace) -> int:
+    from runtime.cluster.session import prepare_environment
+    from runtime.environments.check_env import run_check
+    from runtime.settings.types import parse_text
+
+    prepare_environment()  # so that pygame looks for no sound card
+    settings = {name: parse_text(text) for name, text in parse_settings(arguments.settings).items()}
+    print(run_check(arguments.env, settings))
+    return 0
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """Replaces this process with Python running the script, its folder first on sys.path, as `python SCRIPT` does."""
     from runtime.container.environment_variables import mark_users_script
@@ -314,11 +305,6 @@ def _run(arguments: argparse.Namespace) -> int:
     mark_users_script()
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(arguments.script), *arguments.words])
-
-
-def _refuse_settings(words: Sequence[str]) -> None:
-    if words:
-        raise UserError(f"{' '.join(words)}: got unknown arguments from the command line; see --help.")
 
 
 def _presets(arguments: argparse.Namespace) -> int:

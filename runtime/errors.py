@@ -9,9 +9,14 @@ T = TypeVar("T", bound=BaseException)
 
 
 class JobError(Exception):
-    """An expected failure whose message is for the user; `exit_code` is the exit code of the process."""
+    """An expected failure whose message is for the user; `exit_code` is the exit code of the process.
+
+    Attributes:
+        trace: Traceback of the user's code that failed, for the failure file; empty if the message says all.
+    """
 
     exit_code = 1
+    trace = ""
 
 
 class UserError(JobError):

@@ -27,6 +27,7 @@ COMMANDS = (
     "export",
     "tracks",
     "reward-check",
+    "check-env",
     "presets",
     "tune",
     "report",

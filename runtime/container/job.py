@@ -36,7 +36,7 @@ def run_job(
         if error.__cause__ is not None:  # an exception of the user's own code: its traceback says where
             traceback.print_exception(error.__cause__)
         sys.stderr.write(f"smrl: error: {error}\n")
-        container.write_failure(str(error))
+        container.write_failure(f"{error}\n{error.trace[-800:]}".rstrip())
         return error.exit_code
     except Interrupted:
         sys.stderr.write(f"smrl: stopped by {request.signal_name} before there was anything to save\n")

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ import gymnasium
 import numpy as np
 
 import envs  # registers the Roboschool ids
+from runtime.environments.faults import describe_fault, own_class
 from runtime.environments.old_gym import as_gymnasium
-from runtime.errors import Problems, UserError, suggest
+from runtime.errors import JobError, Problems, UserError, suggest
 
 EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
 
@@ -42,7 +44,21 @@ class EnvSpec:
 
 
 class EnvironmentFaultError(UserError):
-    """The environment returned a reward that nothing can be learned from."""
+    """The environment raised an exception, or returned a reward that nothing can be learned from.
+
+    Args:
+        reason: The message.
+        trace: Traceback of the environment's exception, as text: Ray pickles no traceback.
+    """
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason, trace)
+        self.reason = reason
+        self.trace = trace
+
+    def __str__(self) -> str:
+        """Returns the message, without the traceback."""
+        return self.reason
 
 
 class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -60,20 +76,40 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], name: str) -> None:
         super().__init__(env)
         self._name = name
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Starts an episode and its sums."""
         self.episode_return = 0.0
         self.episode_steps = 0
-        return self.env.reset(seed=seed, options=options)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode and its sums.
+
+        Raises:
+            EnvironmentFaultError: The environment raised an exception.
+        """
+        self.episode_return = 0.0
+        self.episode_steps = 0
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(error, "at a reset") from None
+
+    def _fault(self, error: Exception, when: str) -> Exception:
+        """Returns the error to raise for an exception; one of our own environments stays as it is, a bug."""
+        owner = own_class(self.env)
+        if isinstance(error, JobError) or owner.__module__.startswith("envs."):
+            return error
+        trace = "".join(traceback.format_exception(error))
+        return EnvironmentFaultError(f"{describe_fault(error, owner)} {when}", trace)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment.
 
         Raises:
-            EnvironmentFaultError: The reward is NaN or infinite.
+            EnvironmentFaultError: The environment raised an exception, or its reward is NaN or infinite.
         """
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            raise self._fault(error, f"at step {self.episode_steps + 1}, action {action!r}") from None
         reward = float(reward)
         if not math.isfinite(reward):
             raise EnvironmentFaultError(
@@ -95,7 +131,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
         render: Whether `render()` must return frames; Gymnasium refuses that of an environment that has none.
         context: RLlib's EnvContext, for a launcher's creator: the config, and which runner asks.
     """
-    env = _make_bare(spec, render=render, context=context)
+    env = make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
     space = env.observation_space
@@ -106,7 +142,8 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     return EpisodeMonitor(env, spec.name)
 
 
-def _make_bare(spec: EnvSpec, *, render: bool, context: dict[str, Any] | None) -> gymnasium.Env[Any, Any]:
+def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Makes an environment as its author wrote it, adapted if it is of old gym; see make_env for the arguments."""
     if spec.creator is not None:
         return _ready_to_render(spec.creator(_env_context(spec) if context is None else context), render=render)
     if ":" in spec.name and spec.name not in gymnasium.registry and not _is_module_with_id(spec.name):

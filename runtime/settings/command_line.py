@@ -1,8 +1,10 @@
-"""Settings as they are typed: `NAME=VALUE` words of a command line."""
+"""The words of a command line: `NAME=VALUE` settings, and types of options for argparse."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from runtime.errors import UserError
 
@@ -25,3 +27,37 @@ def parse_settings(words: Sequence[str]) -> dict[str, str]:
         else:
             raise UserError(f"{word}: got a word from the command line; expected NAME=VALUE.")
     return settings
+
+
+def refuse_settings(words: Sequence[str]) -> None:
+    """Raises UserError for a command that takes no settings."""
+    if words:
+        raise UserError(f"{' '.join(words)}: got unknown arguments from the command line; see --help.")
+
+
+def folder(text: str) -> Path:
+    """A path; refuses an empty one."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder")
+    return Path(text)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number above 0")
+    return int(text)
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if not text.isdigit() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a port, 1 to 65535")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
+    return int(text)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import gymnasium
 import numpy as np
 import pytest
@@ -80,3 +82,16 @@ def test_an_environment_that_cannot_be_found_is_refused(name: str, message: str)
     check_env_name("rl.training.env", name, "test", problems)
     with pytest.raises(UserError, match=message):
         problems.raise_if_any()
+
+
+def test_an_exception_names_its_line_step_and_action_and_pickles_with_its_traceback() -> None:
+    env = make_env(EnvSpec("tests.toy_envs:Raises"))
+    env.reset()
+    with pytest.raises(
+        EnvironmentFaultError,
+        match=r"^tests/toy_envs\.py:\d+: Raises\.reward raised RuntimeError: the simulator is .* at step 1, action 1$",
+    ) as caught:
+        env.step(1)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert str(error) == str(caught.value)
+    assert 'raise RuntimeError("the simulator is on fire")' in error.trace

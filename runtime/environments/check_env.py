@@ -1,0 +1,272 @@
+"""`smrl check-env`: finds what an environment does that training cannot use, before a training does."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Tuple
+from gymnasium.utils.env_checker import check_env
+
+from runtime.environments.faults import describe_fault, find_method, own_class
+from runtime.environments.spec import EnvSpec, check_env_name, make_bare
+from runtime.errors import JobError, Problems, UserError
+
+STEPS = 200
+_SEED = 0
+# What Gymnasium remarks on infinite bounds, which its own CartPole has, and which training does not mind.
+_NO_MATTER = "A Box observation space m"
+_ACTIONS = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
+
+
+def run_check(name: str, config: Mapping[str, Any]) -> str:
+    """Checks an environment with random actions and Gymnasium's own check.
+
+    Args:
+        name: Gymnasium id or `module:Class`.
+        config: Keyword arguments of the environment.
+
+    Returns:
+        A line for each fact about it.
+
+    Raises:
+        UserError: Every problem found, each with file and line of the environment.
+    """
+    problems = Problems(name)
+    env = _make(EnvSpec(name, config), problems)
+    check = _Check(env, problems)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if check.has_spaces() and check.takes_steps() and not check.found:
+            check.passes_gymnasiums()
+    rendered = _check_frames(EnvSpec(name, config), check)
+    env.close()
+    problems.raise_if_any()
+    notes = dict.fromkeys(_without_color(str(one.message)) for one in caught if one.category is UserWarning)
+    facts = {**check.facts, "video": rendered}
+    notes = {note: None for note in notes if not note.startswith(_NO_MATTER)}
+    return "\n".join(
+        [
+            f"{name}: no problem found",
+            *(f"  {what:<13} {fact}" for what, fact in facts.items()),
+            *(f"  note          {note}" for note in notes),
+        ]
+    )
+
+
+def _make(spec: EnvSpec, problems: Problems) -> gymnasium.Env[Any, Any]:
+    try:
+        check_env_name("environment", spec.name, "the command line", problems)
+        problems.raise_if_any()
+        return make_bare(spec)
+    except JobError:
+        raise
+    except Exception as error:  # the user's module, or its constructor
+        raise UserError(f"{describe_fault(error, object)}. It cannot be made.") from None
+
+
+class _Check:
+    """Checks one environment; notes the first problem of each kind.
+
+    Attributes:
+        found: Kinds of problems that were found.
+        facts: What was seen, by name, to be printed.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], problems: Problems) -> None:
+        self._env = env
+        self._bare = env.unwrapped
+        self._owner = own_class(env)
+        self._problems = problems
+        self.found: set[str] = set()
+        self.facts: dict[str, str] = {}
+
+    def note(self, kind: str, method: str, problem: str) -> None:
+        """Adds a problem of a method of the environment, unless one of its kind is known."""
+        if kind not in self.found:
+            self.found.add(kind)
+            self._problems.add_line(f"{find_method(self._owner, method)} {problem}")
+
+    def raised(self, error: Exception, when: str) -> None:
+        """Adds an exception of the environment."""
+        self.found.add("exception")
+        self._problems.add_line(f"{describe_fault(error, self._owner)} {when}")
+
+    def has_spaces(self) -> bool:
+        """Checks the two spaces; returns whether the environment can be stepped with them."""
+        for name in ("observation_space", "action_space"):
+            space = getattr(self._bare, name, None)
+            if not isinstance(space, gymnasium.Space):
+                self.note(name, "__init__", f"sets {name} to {space!r}; expected a space of gymnasium.spaces")
+                continue
+            self.facts[name.replace("_space", "s")] = str(space)
+        if self.found:
+            return False
+        if not isinstance(self._bare.action_space, _ACTIONS):
+            kinds = ", ".join(kind.__name__ for kind in _ACTIONS)
+            self.note("actions", "__init__", f"sets action_space to {self._bare.action_space}; expected {kinds}")
+        images: Any = self._bare.observation_space
+        if _is_image(images) and images.dtype != np.uint8:
+            rule = "expected uint8, 0 to 255"
+            self.note("image", "__init__", f"sets observation_space to images of {images.dtype}; {rule}")
+        elif _is_image(images) and images.shape[2] not in (1, 3, 4):
+            rule = "expected (height, width, channels)"
+            self.note("image", "__init__", f"sets images to shape {images.shape}; {rule}")
+        return True
+
+    def takes_steps(self) -> bool:
+        """Resets without a seed and takes random steps; returns whether all were taken."""
+        self._bare.action_space.seed(_SEED)
+        episodes = 0
+        begun = time.perf_counter()
+        must_reset = True
+        for step in range(1, STEPS + 1):
+            if must_reset and not self._resets():
+                return False
+            action = self._bare.action_space.sample()
+            try:
+                result = self._bare.step(action)
+            except Exception as error:
+                self.raised(error, f"at step {step}, action {action!r}")
+                return False
+            if not self._is_step(result):
+                return False
+            must_reset = bool(result[2]) or bool(result[3])
+            episodes += must_reset
+        rate = STEPS / (time.perf_counter() - begun)
+        self.facts["steps"] = f"{STEPS} random ones, {episodes} episodes ended, {rate:,.0f} steps per second"
+        if not episodes and self._env.spec is None:
+            self.facts["episodes"] = "none ended; rl.training.config.horizon sets a step limit if they never do"
+        return True
+
+    def _resets(self) -> bool:
+        try:
+            result: Any = self._bare.reset()
+        except Exception as error:
+            self.raised(error, "at reset() without a seed")
+            return False
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            self.note("reset", "reset", f"returned {_kind(result)}; expected (observation, info)")
+            return False
+        self._check_observation("reset", result[0])
+        return True
+
+    def _is_step(self, result: Any) -> bool:
+        if not isinstance(result, tuple) or len(result) != 5:
+            old = ", as gym before 0.26 did" if isinstance(result, tuple) and len(result) == 4 else ""
+            self.note(
+                "step",
+                "step",
+                f"returned {_kind(result)}{old}; expected (observation, reward, terminated, truncated, info)",
+            )
+            return False
+        observation, reward, terminated, truncated, info = result
+        self._check_observation("step", observation)
+        try:
+            is_finite = math.isfinite(float(reward))
+        except (TypeError, ValueError):
+            is_finite = False
+        if not is_finite:
+            self.note("reward", "step", f"returned the reward {reward!r}; expected a finite number")
+        for name, value in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(value, bool | np.bool_):
+                self.note(name, "step", f"returned {name} {value!r}; expected True or False")
+        if not isinstance(info, dict):
+            self.note("info", "step", f"returned the info {info!r}; expected a dict")
+        return True
+
+    def _check_observation(self, method: str, observation: Any) -> None:
+        problem = _observation_problem(self._bare.observation_space, observation)
+        if problem:
+            self.note(f"{method} observation", method, f"returned {problem}")
+
+    def passes_gymnasiums(self) -> None:
+        """Runs Gymnasium's own check, which stops at its first problem; not on an environment of old gym."""
+        if not issubclass(self._owner, gymnasium.Env):
+            return
+        try:
+            check_env(self._bare, skip_render_check=True)
+        except AssertionError as error:
+            method = "reset" if "reset" in str(error) else "step"
+            text = _without_color(str(error)).strip().splitlines()[0]
+            self.note("gymnasium", method, f"fails Gymnasium's check_env: {text}")
+        except Exception as error:
+            self.raised(error, "in Gymnasium's check_env")
+
+
+def _check_frames(spec: EnvSpec, check: _Check) -> str:
+    """Renders one frame as a video of training would; returns a fact about it."""
+    if "exception" in check.found:
+        return "not tried"
+    modes = check._env.metadata.get("render_modes", [])
+    if "rgb_array" not in modes:
+        return "none: metadata['render_modes'] has no 'rgb_array'"
+    try:
+        env = make_bare(spec, render=True)
+        env.reset()
+        frame: Any = env.render()
+        env.close()
+    except Exception as error:
+        check.raised(error, "where a video is recorded (render_mode='rgb_array')")
+        return "none"
+    if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+        check.note("frame", "render", f"returned {_kind(frame)}; expected an array of uint8, (height, width, 3)")
+        return "none"
+    return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels"
+
+
+def _is_image(space: Any) -> bool:
+    return isinstance(space, Box) and len(space.shape) == 3
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype}, shape {value.shape}"
+    return f"a {type(value).__name__}"
+
+
+def _observation_problem(space: Any, value: Any, name: str = "observation") -> str | None:
+    """Describes how a value breaks its space, entry by entry of a Dict or Tuple; None if it does not."""
+    if isinstance(space, Dict | Tuple):
+        parts = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
+        given = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, tuple) else None
+        if given is None or set(given) != set(parts):
+            return f"the {name} {value!r}; expected the entries {', '.join(map(repr, parts))}"
+        found = (_observation_problem(part, given[key], f"{name}[{key!r}]") for key, part in parts.items())
+        return next((problem for problem in found if problem), None)
+    if isinstance(space, Box):
+        return _box_problem(space, value, name)
+    return None if space.contains(value) else f"the {name} {value!r}; expected one of {space}"
+
+
+def _box_problem(space: Box, value: Any, name: str) -> str | None:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return f"the {name} {value!r}; expected an array"
+    if not isinstance(value, np.ndarray | np.generic) and array.dtype == object:
+        return f"{_kind(value)} as {name}; expected an array"
+    if array.shape != space.shape:
+        return f"an {name} of shape {array.shape}; expected {space.shape}, that of observation_space"
+    if not np.isfinite(array).all():
+        place = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
+        return f"{array[place]} in {name}{list(place)}; expected finite numbers"
+    outside = (array < space.low) | (array > space.high)
+    if outside.any():
+        place = tuple(map(int, np.argwhere(outside)[0]))
+        rule = f"{space.low[place]} to {space.high[place]}, the range of observation_space"
+        return f"{array[place]} in {name}{list(place)}; expected {rule}"
+    if not space.contains(value):
+        return f"{_kind(value)} as {name}; expected an array of {space.dtype}"
+    return None
+
+
+def _without_color(text: str) -> str:
+    return text.replace("\x1b[33m", "").replace("\x1b[0m", "").removeprefix("WARN: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=_positive, help="port to listen on; SAGEMAKER_BIND_TO_PORT or 8080 if not given")
     serve.add_argument("--workers", type=_positive, help="worker processes; one per core if not given")
     serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")
+    serve.add_argument("--temperature", type=_at_least_0, help="sample actions from the policy at this temperature")
+    serve.add_argument("--epsilon", type=_share, help="sample this share of the actions uniformly, 0 to 1")
+    serve.add_argument(
+        "--capture", type=_folder, help="folder for decisions, in the layout of SageMaker's Data Capture"
+    )
     serve.set_defaults(command=_serve)
     transform = commands.add_parser("transform", help="run batch transform on files, as SageMaker does")
     transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
@@ -177,6 +183,23 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _at_least_0(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number of at least 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _at_least_0(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number from 0 to 1")
+    return value
+
+
 def _natural(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number of at least 0")
@@ -232,7 +255,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from runtime.serving.server import ServeRequest, run_server
 
     _refuse_settings(arguments.settings)
-    given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
+    names = ("model", "host", "port", "workers", "access_log", "temperature", "epsilon", "capture")
+    given = {name: getattr(arguments, name) for name in names}
     run_server(read_serving_settings(), ServeRequest(**given))
     return 0
 

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
     train.set_defaults(command=_train)
     _add_collect(commands)
+    _add_join(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument(
         "model",
@@ -150,6 +151,17 @@ def _add_collect(commands: Any) -> None:
         help="output of smrl transform: the copies of --states continue with its probabilities",
     )
     collect.set_defaults(command=_collect)
+
+
+def _add_join(commands: Any) -> None:
+    join = commands.add_parser("join", help="join captured decisions and rewards, as data for smrl train --data")
+    join.add_argument("inputs", nargs="+", type=Path, help="folders of smrl serve --capture, or files of JSON lines")
+    join.add_argument("--out", type=Path, required=True, help="log to write, .csv or .parquet")
+    join.add_argument(
+        "--window", type=float, default=3600.0, help="longest time to a reward in seconds; 3600 if absent"
+    )
+    join.add_argument("--default-reward", type=float, default=0.0, help="reward where none came; 0 if not given")
+    join.set_defaults(command=_join)
 
 
 def _add_deepracer(commands: Any) -> None:
@@ -281,6 +293,14 @@ def _collect(arguments: argparse.Namespace) -> int:
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
     return run_job(lambda container, stop: run_collect(request, stop))
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from runtime.offline.data.joining import JoinRequest, run_join
+
+    _refuse_settings(arguments.settings)
+    run_join(JoinRequest(tuple(arguments.inputs), arguments.out, arguments.window, arguments.default_reward))
+    return 0
 
 
 def _tune(arguments: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ import numpy as np
 import orjson
 
 from runtime.errors import UserError
-from runtime.serving.capture import Capture, decision_lines
+from runtime.serving.capture import Capture, decision_lines, read_reward, reward_lines
 from runtime.serving.counters import Counters
 from runtime.serving.decoding import JSON, decode
 from runtime.serving.encoding import choose_type, encode, encode_decisions
@@ -215,6 +215,8 @@ class App:
 
     async def _route(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         route = _ROUTES.get(path)
+        if route is None and path.startswith("/events/"):
+            return self._take_reward(method, path, body)
         if route is None:
             return await self._route_models(method, path, headers, body)
         expected, handler = route
@@ -294,6 +296,18 @@ class App:
             raise RequestError(
                 503, f"got no result within {self.settings.timeout_s:g} s. Send fewer observations at a time."
             ) from None
+
+    def _take_reward(self, method: str, path: str, body: bytes) -> Answer:
+        """Queues a reward, `/events/EVENT_ID/reward`, beside the captured decisions."""
+        event_id, _, last = path.removeprefix("/events/").partition("/")
+        if last != "reward" or self._capture is None:
+            why = "" if self._capture else " Rewards are taken with --capture."
+            return _refuse(404, f"{path[:100]}: not found.{why}")
+        if method != "POST":
+            return _refuse(405, f"{path[:100]}: got {method}; expected POST.", (b"allow", b"POST"))
+        lines = partial(reward_lines, event_id, read_reward(event_id, body), datetime.now(UTC))
+        self._capture.offer(lines, lines=1, size_bytes=0)
+        return Answer(202, orjson.dumps({"event_id": event_id}))
 
     async def _route_models(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         """Routes `/models`, `/models/NAME` and `/models/NAME/invoke` of a multi-model endpoint."""

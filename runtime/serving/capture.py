@@ -5,7 +5,9 @@ Source: https://docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-captu
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import sys
 import threading
 import uuid
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from runtime.files import lock
 from runtime.serving.exploring import Attributes, Decisions
+from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy
 
 _EVERY_S = 0.2  # between batches, so that a busy worker flushes five times a second
@@ -27,6 +30,8 @@ _LINE_BYTES = 1024  # about what an entry takes in memory besides its observatio
 _FILE_BYTES = 16 * 2**20
 _LOCK_S = 5.0
 _CLOSE_S = 10.0
+
+_EVENT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 MakeLines = Callable[[], Iterator[bytes]]
 Count = Callable[[int, int], None]
@@ -203,6 +208,41 @@ def decision_lines(
                 "eventVersion": "0",
             }
         )
+
+
+def read_reward(event_id: str, body: bytes) -> dict[str, Any]:
+    """Reads the body of a reward: `{"reward": 1.0}`, with `terminated` or `truncated` at an episode's end.
+
+    Raises:
+        RequestError: 400 for an id or a body that breaks a rule.
+    """
+    if not _EVENT_ID.fullmatch(event_id):
+        raise RequestError(400, f"event_id: got {event_id[:60]!r}; expected the event_id of a decision.")
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        given = None
+    expected = 'expected {"reward": 1.0}, and "terminated": true or "truncated": true where the episode ended'
+    if not isinstance(given, dict) or not given.keys() <= {"reward", "terminated", "truncated"}:
+        raise RequestError(400, f"body: got {body[:60].decode('utf-8', 'replace')!r}; {expected}.")
+    reward = given.get("reward")
+    if isinstance(reward, bool) or not isinstance(reward, (int, float)) or not math.isfinite(reward):
+        raise RequestError(400, f"reward: got {reward!r}; expected a finite number.")
+    for name in ("terminated", "truncated"):
+        if not isinstance(given.get(name, False), bool):
+            raise RequestError(400, f"{name}: got {given[name]!r}; expected true or false.")
+    return given
+
+
+def reward_lines(event_id: str, reward: dict[str, Any], time: datetime) -> Iterator[bytes]:
+    """Yields the line of a reward, in the layout of SageMaker Model Monitor's ground truth."""
+    yield _line(
+        {
+            "groundTruthData": {"data": orjson.dumps(reward).decode(), "encoding": "JSON"},
+            "eventMetadata": {"eventId": event_id, "eventTime": time.isoformat().replace("+00:00", "Z")},
+            "eventVersion": "0",
+        }
+    )
 
 
 def _payload(mode: str, data: bytes) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from runtime.artifacts.exports import PROBABILITIES
@@ -205,6 +206,36 @@ def test_each_line_of_json_lines_has_its_decision_and_one_array_is_refused(explo
     assert (status, "in explore mode" in error) == (406, True)
     status, error = server.refusal(STATES, {**JSON, "X-Amzn-SageMaker-Custom-Attributes": "seed=x"})
     assert (status, "seed: got 'x'" in error) == (400, True)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_rewards_are_written_beside_the_decisions_and_joined(exploring: tuple[Server, Path], tmp_path: Path) -> None:
+    server, folder = exploring
+    events = []
+    for step in range(3):
+        headers = {**JSON, "X-Amzn-SageMaker-Custom-Attributes": f"episode=joined,step={step}"}
+        (decision,) = server.invoke([[step, 0, 0, 0]], headers)["decisions"]
+        body = json.dumps({"reward": step, "terminated": step == 2})
+        status, _, answer = server.request("POST", f"/events/{decision['event_id']}/reward", body)
+        assert (status, json.loads(answer)) == (202, {"event_id": decision["event_id"]})
+        events.append(decision)
+    for path, body, status, message in (
+        (f"/events/{events[0]['event_id']}/reward", '{"reward": "1"}', 400, "reward: got '1'"),
+        (f"/events/{events[0]['event_id']}/reward", "[1]", 400, "body: got '[1]'"),
+        ("/events/a/reward", '{"reward": 1}', 400, "event_id: got 'a'"),
+        ("/events/a/prize", '{"reward": 1}', 404, "not found"),
+    ):
+        found, _, answer = server.request("POST", path, body)
+        assert (found, message in answer.decode()) == (status, True)
+    _wait(lambda: sum("groundTruthData" in line for line in _lines(folder)) == 3)
+    done = run_smrl("join", str(folder), "--out", str(tmp_path / "log.csv"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    log = pandas.read_csv(tmp_path / "log.csv").query("episode_id == 'joined'")
+    assert log["action"].tolist() == [event["action"] for event in events]
+    assert log["reward"].tolist() == [0, 1, 2]
+    assert log["state_feature_0"].tolist() == [0, 1, 2]
+    assert log["terminated"].tolist() == [False, False, True]
 
 
 @pytest.mark.slow

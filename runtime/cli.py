@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.errors import JobError, UserError
-from runtime.settings.command_line import folder, natural, parse_settings, port, positive, refuse_settings
+from runtime.settings.command_line import (
+    at_least_0,
+    folder,
+    natural,
+    parse_settings,
+    port,
+    positive,
+    refuse_settings,
+    share,
+)
 
 if TYPE_CHECKING:
     from runtime.container.layout import Container
@@ -65,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
     train.set_defaults(command=_train)
     _add_collect(commands)
+    _add_join(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument(
         "model",
@@ -90,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=positive, help="port to listen on; SAGEMAKER_BIND_TO_PORT or 8080 if not given")
     serve.add_argument("--workers", type=positive, help="worker processes; one per core if not given")
     serve.add_argument("--access-log", action="store_true", help="print a JSON line for each request")
+    serve.add_argument("--temperature", type=at_least_0, help="sample actions from the policy at this temperature")
+    serve.add_argument("--epsilon", type=share, help="sample this share of the actions uniformly, 0 to 1")
+    serve.add_argument("--capture", type=folder, help="folder for decisions, in the layout of SageMaker's Data Capture")
     serve.set_defaults(command=_serve)
     transform = commands.add_parser("transform", help="run batch transform on files, as SageMaker does")
     transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
@@ -148,6 +161,17 @@ def _add_collect(commands: Any) -> None:
         help="output of smrl transform: the copies of --states continue with its probabilities",
     )
     collect.set_defaults(command=_collect)
+
+
+def _add_join(commands: Any) -> None:
+    join = commands.add_parser("join", help="join captured decisions and rewards, as data for smrl train --data")
+    join.add_argument("inputs", nargs="+", type=Path, help="folders of smrl serve --capture, or files of JSON lines")
+    join.add_argument("--out", type=Path, required=True, help="log to write, .csv or .parquet")
+    join.add_argument(
+        "--window", type=float, default=3600.0, help="longest time to a reward in seconds; 3600 if absent"
+    )
+    join.add_argument("--default-reward", type=float, default=0.0, help="reward where none came; 0 if not given")
+    join.set_defaults(command=_join)
 
 
 def _add_deepracer(commands: Any) -> None:
@@ -212,7 +236,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from runtime.serving.server import ServeRequest, run_server
 
     refuse_settings(arguments.settings)
-    given = {name: getattr(arguments, name) for name in ("model", "host", "port", "workers", "access_log")}
+    names = ("model", "host", "port", "workers", "access_log", "temperature", "epsilon", "capture")
+    given = {name: getattr(arguments, name) for name in names}
     run_server(read_serving_settings(), ServeRequest(**given))
     return 0
 
@@ -237,6 +262,14 @@ def _collect(arguments: argparse.Namespace) -> int:
     names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
     request = CollectRequest(**{name: getattr(arguments, name) for name in names})
     return run_job(lambda container, stop: run_collect(request, stop))
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    from runtime.offline.data.joining import JoinRequest, run_join
+
+    refuse_settings(arguments.settings)
+    run_join(JoinRequest(tuple(arguments.inputs), arguments.out, arguments.window, arguments.default_reward))
+    return 0
 
 
 def _tune(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from runtime.container.layout import find_base
 from runtime.errors import Problems
 
 _DEFAULT_PORT = 8080
+_CAPTURE_MB = 1024
 _TRUE = ("1", "true")
 _FALSE = ("", "0", "false")
 RESPONSE_TYPES = ("application/json", "application/jsonlines", "text/csv", "application/x-npy")
@@ -31,6 +32,10 @@ class ServingSettings:
         timeout_s: Time limit of one request.
         access_log: Whether to print a line per request.
         models_mb: Memory for the models of a multi-model endpoint; by default half of what is free.
+        temperature: Temperature at which actions are sampled; None if not given.
+        epsilon: Share of uniformly random actions; None if not given. Either of the two switches explore mode on.
+        capture: Folder that decisions are captured in; None for no capture.
+        capture_mb: Most that its files may hold.
     """
 
     model: Path | None
@@ -42,6 +47,10 @@ class ServingSettings:
     timeout_s: float
     access_log: bool
     models_mb: float
+    temperature: float | None
+    epsilon: float | None
+    capture: Path | None
+    capture_mb: float
 
 
 def read_serving_settings() -> ServingSettings:
@@ -94,6 +103,10 @@ def read_serving_settings() -> ServingSettings:
         timeout_s=number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 60, low=0.001),
         access_log=flag("SMRL_ACCESS_LOG"),
         models_mb=number("SMRL_MODELS_MB", 0, low=0) or measure_free_memory() / 2**20 / 2,
+        temperature=number("SMRL_TEMPERATURE", 0, low=0) if env.get("SMRL_TEMPERATURE") else None,
+        epsilon=number("SMRL_EPSILON", 0, low=0, high=1) if env.get("SMRL_EPSILON") else None,
+        capture=Path(env["SMRL_CAPTURE"]) if env.get("SMRL_CAPTURE") else None,
+        capture_mb=number("SMRL_CAPTURE_MB", _CAPTURE_MB, low=1),
     )
     problems.raise_if_any()
     return serving

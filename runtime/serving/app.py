@@ -15,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -23,9 +25,11 @@ import numpy as np
 import orjson
 
 from runtime.errors import UserError
+from runtime.serving.capture import Capture, decision_lines, read_reward, reward_lines
 from runtime.serving.counters import Counters
 from runtime.serving.decoding import JSON, decode
-from runtime.serving.encoding import choose_type, encode
+from runtime.serving.encoding import choose_type, encode, encode_decisions
+from runtime.serving.exploring import Exploration, compute_probabilities, decide, find_source, read_attributes
 from runtime.serving.model_store import Registry
 from runtime.serving.observations import RequestError
 from runtime.serving.receiving import ClientGoneError, Deadlines, Headers, Receive, receive_body, unpack_body
@@ -58,6 +62,9 @@ class Settings:
         timeout_s: Time limit for receiving a request, and again for computing it, in seconds.
         access_log: Whether each request prints a JSON line.
         models_mb: Memory for the models of a multi-model endpoint, in MB.
+        exploration: How actions are sampled; None to answer the most likely ones alone.
+        capture: Folder that decisions are captured in, if any.
+        capture_mb: Most that the folder's files may hold, in MB.
     """
 
     model: Path | None
@@ -70,6 +77,9 @@ class Settings:
     timeout_s: float = 60.0
     access_log: bool = False
     models_mb: float = math.inf
+    exploration: Exploration | None = None
+    capture: Path | None = None
+    capture_mb: float = math.inf
 
 
 class Answer(NamedTuple):
@@ -100,6 +110,7 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.policy: ServedPolicy | None = None
+        self._capture: Capture | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one ASGI connection."""
@@ -115,6 +126,10 @@ class App:
         self._computing = ThreadPoolExecutor(max_workers=1)
         self._loaders = ThreadPoolExecutor(max_workers=1)
         self._counters = Counters(self.settings.shared)
+        if self.settings.capture is not None:
+            limit_bytes = self.settings.capture_mb * 2**20
+            count = self._counters.count_captured
+            self._capture = Capture(self.settings.capture, limit_bytes=limit_bytes, count=count)
         self._registry = Registry(
             self.settings.shared, workers=self.settings.workers, memory_mb=self.settings.models_mb
         )
@@ -128,6 +143,8 @@ class App:
         await self._loading
         self._computing.shutdown()
         self._loaders.shutdown()
+        if self._capture is not None:
+            self._capture.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _load(self) -> None:
@@ -135,11 +152,14 @@ class App:
             self._say_once("ready", "ready; models are loaded by POST /models")
             return
         try:
-            self.policy = load_policy(self.settings.model)
-        except (UserError, MemoryError) as error:
+            policy = load_policy(self.settings.model)
+            if self.settings.exploration is not None:
+                find_source(policy)
+        except (UserError, RequestError, MemoryError) as error:
             text = str(error).replace(str(self.settings.model), self.settings.shown)
             self._say_once("failed", f"not ready: {text or 'no memory is left'}")
         else:
+            self.policy = policy
             shape = ", ".join(map(str, self.policy.observation_shape))
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
 
@@ -195,6 +215,8 @@ class App:
 
     async def _route(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         route = _ROUTES.get(path)
+        if route is None and path.startswith("/events/"):
+            return self._take_reward(method, path, body)
         if route is None:
             return await self._route_models(method, path, headers, body)
         expected, handler = route
@@ -237,13 +259,33 @@ class App:
             accept = self.settings.default_accept
 
         if len(body) <= _INLINE_BYTES and b"content-encoding" not in headers:
-            return _pack(_compute(policy, body, content_type, accept), headers)
+            return _pack(self._compute(policy, body, content_type, accept, headers), headers)
 
         def compute() -> Answer:
             unpacked = unpack_body(body, headers, most=self.settings.max_body_bytes)
-            return _pack(_compute(policy, unpacked, content_type, accept), headers)
+            return _pack(self._compute(policy, unpacked, content_type, accept, headers), headers)
 
         return await self._in_thread(self._computing, compute)
+
+    def _compute(self, policy: ServedPolicy, body: bytes, content_type: str, accept: str, headers: Headers) -> Answer:
+        if self.settings.exploration is None:
+            return _compute(policy, body, content_type, accept)
+        call = decode(body, content_type, policy)
+        kind = choose_type(accept, call)
+        attributes = read_attributes(headers.get(_ATTRIBUTES, b""), len(call.observations))
+        source = find_source(policy)
+        outputs = policy.run(call.observations, (*call.outputs, source))
+        if not np.isfinite(outputs[source]).all():
+            raise _not_finite(source)
+        probabilities = compute_probabilities(source, outputs[source], self.settings.exploration)
+        decisions = decide(probabilities, attributes.seed)
+        asked = {name: outputs[name] for name in call.outputs}
+        answer = encode_decisions(asked, call, kind, decisions.describe(policy))
+        if self._capture is not None:
+            lines = partial(decision_lines, policy, call.observations, decisions, attributes, datetime.now(UTC))
+            size_bytes = call.observations.nbytes + probabilities.nbytes
+            self._capture.offer(lines, lines=len(call.observations), size_bytes=size_bytes)
+        return Answer(200, answer, kind, len(call.observations))
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -254,6 +296,18 @@ class App:
             raise RequestError(
                 503, f"got no result within {self.settings.timeout_s:g} s. Send fewer observations at a time."
             ) from None
+
+    def _take_reward(self, method: str, path: str, body: bytes) -> Answer:
+        """Queues a reward, `/events/EVENT_ID/reward`, beside the captured decisions."""
+        event_id, _, last = path.removeprefix("/events/").partition("/")
+        if last != "reward" or self._capture is None:
+            why = "" if self._capture else " Rewards are taken with --capture."
+            return _refuse(404, f"{path[:100]}: not found.{why}")
+        if method != "POST":
+            return _refuse(405, f"{path[:100]}: got {method}; expected POST.", (b"allow", b"POST"))
+        lines = partial(reward_lines, event_id, read_reward(event_id, body), datetime.now(UTC))
+        self._capture.offer(lines, lines=1, size_bytes=0)
+        return Answer(202, orjson.dumps({"event_id": event_id}))
 
     async def _route_models(self, method: str, path: str, headers: Headers, body: bytes) -> Answer:
         """Routes `/models`, `/models/NAME` and `/models/NAME/invoke` of a multi-model endpoint."""
@@ -312,10 +366,12 @@ def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) 
     body = encode(outputs, call, kind, policy)
     # JSON has no infinity: only a null in the body, or a body that is not JSON, requires the slower check.
     if (kind != JSON or b"null" in body) and not np.isfinite(outputs[policy.main_output]).all():
-        raise RequestError(
-            400, f"observations: got numbers so large that the policy's {policy.main_output} are not finite."
-        )
+        raise _not_finite(policy.main_output)
     return Answer(200, body, kind, len(call.observations))
+
+
+def _not_finite(output: str) -> RequestError:
+    return RequestError(400, f"observations: got numbers so large that the policy's {output} are not finite.")
 
 
 def _pack(answer: Answer, headers: Headers) -> Answer:

@@ -19,11 +19,13 @@ from runtime.files import write_bytes
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _PREFIX = "counters-"
-# Requests by class, observations, seconds, then the histogram's buckets.
+# Requests by class, observations, seconds, the histogram's buckets, then captured and dropped lines.
 _OBSERVATIONS = len(STATUS_CLASSES)
 _SECONDS = len(STATUS_CLASSES) + 1
 _FIRST_BUCKET = len(STATUS_CLASSES) + 2
-_SIZE = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_CAPTURED = _FIRST_BUCKET + len(BUCKETS_S) + 1
+_DROPPED = _CAPTURED + 1
+_SIZE = _DROPPED + 1
 
 
 class Counters:
@@ -53,6 +55,11 @@ class Counters:
         counts[_SECONDS] += seconds
         counts[_FIRST_BUCKET + bisect_left(BUCKETS_S, seconds)] += 1
 
+    def count_captured(self, captured: int, dropped: int) -> None:
+        """Counts lines of the capture; the caller sees to it that two threads never do at once."""
+        self._counts[_CAPTURED] += captured
+        self._counts[_DROPPED] += dropped
+
     def text(self) -> str:
         """Returns the sums over all workers, in Prometheus' text format."""
         total = sum((_read(path) for path in self._folder.glob(f"{_PREFIX}*")), np.zeros(_SIZE))
@@ -67,7 +74,7 @@ class Counters:
             "# HELP smrl_invocation_seconds From the whole body's arrival to the whole answer.",
             "# TYPE smrl_invocation_seconds histogram",
         ]
-        below = np.cumsum(total[_FIRST_BUCKET:])
+        below = np.cumsum(total[_FIRST_BUCKET:_CAPTURED])
         bounds = [f"{bound:g}" for bound in BUCKETS_S] + ["+Inf"]
         lines += [
             f'smrl_invocation_seconds_bucket{{le="{bound}"}} {count:.0f}'
@@ -76,6 +83,12 @@ class Counters:
         lines += [
             f"smrl_invocation_seconds_sum {total[_SECONDS]:.6f}",
             f"smrl_invocation_seconds_count {below[-1]:.0f}",
+            "# HELP smrl_captured_total Lines of the capture that are on the disk.",
+            "# TYPE smrl_captured_total counter",
+            f"smrl_captured_total {total[_CAPTURED]:.0f}",
+            "# HELP smrl_capture_dropped_total Lines of the capture that were dropped.",
+            "# TYPE smrl_capture_dropped_total counter",
+            f"smrl_capture_dropped_total {total[_DROPPED]:.0f}",
         ]
         return "\n".join(lines) + "\n"
 

@@ -53,7 +53,22 @@ def encode(outputs: Outputs, call: Call, kind: str, policy: ServedPolicy) -> byt
     return _WRITERS[kind](outputs, call, policy)
 
 
-def _write_json(outputs: Outputs, call: Call, _: ServedPolicy) -> bytes:
+def encode_decisions(outputs: Outputs, call: Call, kind: str, decisions: list[dict[str, Any]]) -> bytes:
+    """Encodes the response body with the sampled decisions beside the outputs, as `decisions`.
+
+    Raises:
+        RequestError: 406 for CSV and NumPy, which hold one array.
+    """
+    if kind not in (JSON, JSON_LINES):
+        raise RequestError(406, f"Accept: got {kind!r}; expected {JSON} or {JSON_LINES} in explore mode.")
+    if kind == JSON_LINES and call.source != "json":
+        lines = zip(prediction_lines(outputs), decisions, strict=True)
+        return b"".join(line[:-2] + b',"decisions":[' + orjson.dumps(decision) + b"]}\n" for line, decision in lines)
+    body = _write_json(outputs, call, None)[:-1] + b',"decisions":' + orjson.dumps(decisions) + b"}"
+    return body + b"\n" if kind == JSON_LINES else body
+
+
+def _write_json(outputs: Outputs, call: Call, _: ServedPolicy | None) -> bytes:
     if call.layout == "columns":
         bare = next(iter(outputs.values())) if len(outputs) == 1 else outputs
         return orjson.dumps({"outputs": bare}, option=_ORJSON)

@@ -13,9 +13,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY, PROBABILITIES
 from runtime.artifacts.manifest import MANIFEST, find_model_directory, read_manifest
 from runtime.errors import UserError
+
+_ID_DIGITS = 16
+# Outputs that discrete actions are sampled from; the first that a policy has.
+_SAMPLED = (PROBABILITIES, "behaviour_logits", "q_values")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class ServedPolicy:
         main_output: The output that the signature `observations_only` returns.
         observation_shape: Shape of one observation.
         session: ONNX Runtime session, which is safe to use from several threads.
+        model_id: First digits of the sha256 of its ONNX file.
     """
 
     name: str
@@ -50,11 +55,23 @@ class ServedPolicy:
     main_output: str
     observation_shape: tuple[int, ...]
     session: Any
+    model_id: str = ""
 
     @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
         """Name and dtype of the inputs that clients must send although the policy does not read them."""
         return tuple((name, tensor.dtype) for name, tensor in self.inputs.items() if name != OBSERVATIONS)
+
+    @cached_property
+    def sampling_source(self) -> str | None:
+        """The output to sample discrete actions from; None if there is not one discrete action, numbered from 0."""
+        found = next((name for name in _SAMPLED if name in self.outputs), None)
+        if found != "behaviour_logits":
+            return found
+        outputs = self.run(np.zeros((1, *self.observation_shape), np.float32), self.outputs)
+        actions = outputs["actions"]
+        is_discrete = actions.ndim == 1 and np.issubdtype(actions.dtype, np.integer)
+        return found if is_discrete and actions[0] == outputs[found][0].argmax() else None
 
     def run(self, observations: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         """Computes outputs by name for (B, …) observations."""
@@ -106,6 +123,7 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
         main_output=main_output,
         observation_shape=tuple(alone["inputs"][OBSERVATIONS]["shape"][1:]),
         session=_session(_read(folder, exports["onnx"])),
+        model_id=exports["onnx"]["sha256"][:_ID_DIGITS],
     )
     policy.run(np.zeros((1, *policy.observation_shape), np.float32), policy.outputs)
     return policy

@@ -19,7 +19,9 @@ from runtime.artifacts.manifest import unpack
 from runtime.container.scratch import scratch_folder
 from runtime.container.serving_settings import ServingSettings
 from runtime.errors import PlatformError, UserError
+from runtime.files import make_writable
 from runtime.serving.app import App, Settings
+from runtime.serving.exploring import Exploration
 
 _BACKLOG = 2048
 _DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM by default
@@ -37,6 +39,9 @@ class ServeRequest:
         port: Port to listen on.
         workers: Number of worker processes.
         access_log: Whether each request prints a JSON line.
+        temperature: Temperature at which actions are sampled.
+        epsilon: Share of uniformly random actions.
+        capture: Folder to capture decisions in.
     """
 
     model: Path | None = None
@@ -44,13 +49,16 @@ class ServeRequest:
     port: int | None = None
     workers: int | None = None
     access_log: bool = False
+    temperature: float | None = None
+    epsilon: float | None = None
+    capture: Path | None = None
 
 
 def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     """Serves until SIGTERM or SIGINT, then finishes the requests in progress and returns.
 
     Raises:
-        UserError: There is no model directory, or the port is taken.
+        UserError: There is no model directory, the port is taken, or the capture cannot be written.
     """
     model = request.model or platform.model
     if model is None and not platform.is_multi_model:
@@ -58,6 +66,9 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     if request.model is not None and not request.model.exists():
         raise UserError(f"model: got {str(model)!r}, which does not exist; expected a model directory.")
     port = request.port or platform.port
+    exploration = _read_exploration(platform, request)
+    capture = request.capture or platform.capture
+    _check_capture(capture, exploration)
     workers = request.workers or platform.workers
     host = request.host or ("127.0.0.1" if platform.model is None else "0.0.0.0")
     listener = _listen(host, port)
@@ -78,6 +89,9 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
             platform.timeout_s,
             request.access_log or platform.access_log,
             platform.models_mb,
+            exploration,
+            capture and capture.absolute(),
+            platform.capture_mb,
         )
         model_text = "models by name" if settings.model is None else settings.shown
         sys.stderr.write(f"serve: http://{host}:{port}, worker processes: {workers}, {model_text}\n")
@@ -88,6 +102,30 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
         shutil.rmtree(shared, ignore_errors=True)
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
         raise PlatformError("serve: the workers could not start; their output is above.")
+
+
+def _read_exploration(platform: ServingSettings, request: ServeRequest) -> Exploration | None:
+    temperature = platform.temperature if request.temperature is None else request.temperature
+    epsilon = platform.epsilon if request.epsilon is None else request.epsilon
+    if temperature is None and epsilon is None:
+        return None
+    return Exploration(temperature or 0.0, epsilon or 0.0)
+
+
+def _check_capture(capture: Path | None, exploration: Exploration | None) -> None:
+    if capture is None:
+        return
+    if exploration is None:
+        raise UserError(
+            f"capture: got the folder {str(capture)!r} without explore mode; expected a temperature or an epsilon, as "
+            "decisions are captured with their probabilities. Add --epsilon 0 to answer the most likely action."
+        )
+    try:
+        make_writable(capture)
+    except OSError as error:
+        raise UserError(
+            f"capture: got {str(capture)!r}, which cannot be written ({error.strerror}); expected a folder."
+        ) from None
 
 
 class _Supervisor(Multiprocess):

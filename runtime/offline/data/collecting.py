@@ -62,7 +62,7 @@ def run_collect(request: CollectRequest, stop: StopRequest) -> None:
     frame = _play(envs, request, stop) if request.out is not None else None
     try:
         if frame is not None and request.out is not None:
-            _write(frame, request.out, appends=request.action_probs is not None)
+            write_rows(frame, request.out, appends=request.action_probs is not None)
         if request.states is not None:
             request.states.parent.mkdir(parents=True, exist_ok=True)
             envs.dump_environment_states(request.states.parent, request.states.name)
@@ -182,7 +182,7 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
     return act
 
 
-def _write(frame: Any, out: Path, *, appends: bool) -> None:
+def write_rows(frame: Any, out: Path, *, appends: bool) -> None:
     """Writes the rows by way of a temporary file; rows of a continued session are appended."""
     import pandas
 

@@ -13,6 +13,7 @@ from runtime.offline.data.reading import read_transitions
 from tests.conftest import ROOT, clean_environment
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.ray
 def test_users_decisions_make_a_better_policy(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A reward function for races: the meters that the last step gained along the center line.
 
-A lap pays the same whoever drives it; a faster car has it sooner, which the discount prefers. A car that leaves the
+A lap pays the same at any speed; a faster car has it sooner, which discounting prefers. A car that leaves the
 road loses what it would have gained afterwards. No line is prescribed: the policy may cut corners.
 """
 

@@ -23,6 +23,7 @@ COMMANDS = (
     "serve",
     "evaluate",
     "collect",
+    "join",
     "transform",
     "export",
     "tracks",

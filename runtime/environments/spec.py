@@ -44,7 +44,11 @@ class EnvSpec:
 
 
 class EnvironmentFaultError(UserError):
-    """The environment raised an exception, or returned a reward that nothing can be learned from.
+    """The environment returned a reward that nothing can be learned from."""
+
+
+class EnvironmentRaisedError(UserError):
+    """The environment raised an exception.
 
     Args:
         reason: The message.
@@ -83,7 +87,7 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Starts an episode and its sums.
 
         Raises:
-            EnvironmentFaultError: The environment raised an exception.
+            EnvironmentRaisedError: The environment raised an exception.
         """
         self.episode_return = 0.0
         self.episode_steps = 0
@@ -98,18 +102,19 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
         if isinstance(error, JobError) or owner.__module__.startswith("envs."):
             return error
         trace = "".join(traceback.format_exception(error))
-        return EnvironmentFaultError(f"{describe_fault(error, owner)} {when}", trace)
+        return EnvironmentRaisedError(f"{describe_fault(error, owner)} {when}", trace)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Steps the environment.
 
         Raises:
-            EnvironmentFaultError: The environment raised an exception, or its reward is NaN or infinite.
+            EnvironmentRaisedError: The environment raised an exception.
+            EnvironmentFaultError: Its reward is NaN or infinite.
         """
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
-            raise self._fault(error, f"at step {self.episode_steps + 1}, action {action!r}") from None
+            raise self._fault(error, f"at step {self.episode_steps + 1}, action {action}") from None
         reward = float(reward)
         if not math.isfinite(reward):
             raise EnvironmentFaultError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -21,12 +22,51 @@ from runtime.rllib.settings import RLlibSettings
 from runtime.settings.catalog import Draft, narrow
 from runtime.settings.schema import ROOT, StopCriteria
 
+if TYPE_CHECKING:
+    from runtime.rllib.builder import Builder
+
 # Criteria of races alone.
 _OF_RACES = ("evaluation_progress_mean",)
 
 
+class TrainedByRLlib(ABC):
+    """What PPO and RLlib's other algorithms do alike; they differ in what builds RLlib's algorithm."""
+
+    @abstractmethod
+    def _builder(self) -> Builder:
+        """Imports and makes the builder."""
+
+    def train(self, training: Training, context: RunContext) -> Summary:
+        """Trains, over all hosts, until a stop criterion is met or a stop is requested."""
+        from runtime.cluster.session import prepare_environment
+
+        prepare_environment()
+        with importing():  # torch and RLlib, after their environment variables are set
+            from runtime.rllib.job import train
+
+            builder = self._builder()
+        return train(training, context, builder)
+
+    def load_policy(
+        self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
+    ) -> ActingPolicy:
+        """Loads the policy of a checkpoint; Ray need not run."""
+        with importing():  # torch and RLlib
+            from runtime.artifacts.policy_file import read_policy
+
+        return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
+
+    def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
+        """Describes the space as text, bounds included."""
+        return str(action_space)
+
+    def episode_lines(self, number: int, episode: Episode) -> list[str]:
+        """None."""
+        return []
+
+
 @dataclass(frozen=True)
-class RLlibAlgorithm:
+class RLlibAlgorithm(TrainedByRLlib):
     """An algorithm that RLlib's own env runners and learners train; see Algorithm for the attributes."""
 
     name: str
@@ -55,33 +95,10 @@ class RLlibAlgorithm:
         _check_fragment(draft, self.settings)
         _check_atoms(draft)
 
-    def train(self, training: Training, context: RunContext) -> Summary:
-        """Trains, over all hosts, until a stop criterion is met or a stop is requested."""
-        from runtime.cluster.session import prepare_environment
+    def _builder(self) -> Builder:
+        from runtime.rllib.stock_builder import StockBuilder
 
-        prepare_environment()
-        with importing():  # torch and RLlib, after their environment variables are set
-            from runtime.rllib.job import train
-            from runtime.rllib.stock_builder import StockBuilder
-
-        return train(training, context, StockBuilder())
-
-    def load_policy(
-        self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool
-    ) -> ActingPolicy:
-        """Loads the policy of a checkpoint; Ray need not run."""
-        with importing():  # torch and RLlib
-            from runtime.artifacts.policy_file import read_policy
-
-        return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
-
-    def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:
-        """Describes the space as text, bounds included."""
-        return str(action_space)
-
-    def episode_lines(self, number: int, episode: Episode) -> list[str]:
-        """None."""
-        return []
+        return StockBuilder()
 
 
 def _check_buffer(draft: Draft, settings: type[RLlibSettings]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.environments.old_gym import as_gymnasium
-from runtime.environments.spec import EnvironmentFaultError, EnvSpec, check_env_name, make_env
+from runtime.environments.spec import EnvironmentFaultError, EnvironmentRaisedError, EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from tests.toy_envs import NanReward, NoFrames, OfOldGym
 
@@ -88,7 +88,7 @@ def test_an_exception_names_its_line_step_and_action_and_pickles_with_its_traceb
     env = make_env(EnvSpec("tests.toy_envs:Raises"))
     env.reset()
     with pytest.raises(
-        EnvironmentFaultError,
+        EnvironmentRaisedError,
         match=r"^tests/toy_envs\.py:\d+: Raises\.reward raised RuntimeError: the simulator is .* at step 1, action 1$",
     ) as caught:
         env.step(1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.rllib.env.env_context import EnvContext
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv
-from runtime.environments.spec import EnvSpec
+from runtime.environments.spec import EnvironmentRaisedError, EnvSpec
 from runtime.errors import JobError, find_cause
 from runtime.rllib.env_maker import EnvMaker
 
@@ -94,9 +94,10 @@ class SyncEnvs:
         self.observations[i] = observation
 
     def _replace(self, i: int, error: Exception) -> None:
-        if not self._restarts or find_cause(error, JobError) is not None:
+        has_raised = isinstance(error, EnvironmentRaisedError) or find_cause(error, JobError) is None
+        if not (self._restarts and has_raised):
             raise error
-        _logger.warning("an environment raised %s: %s; a new one replaces it", type(error).__name__, error)
+        _logger.warning("%s; a new environment replaces it", error)
         monitor = self._envs[i]
         if not (self.terminated[i] or self.truncated[i]):  # else the reset raised, after an episode that counts
             self.final_observations[i] = self.observations[i]

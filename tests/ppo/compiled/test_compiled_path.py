@@ -20,7 +20,7 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from runtime.cluster.machines import Machines
-from runtime.environments.spec import EnvironmentFaultError, EnvSpec
+from runtime.environments.spec import EnvironmentFaultError, EnvironmentRaisedError, EnvSpec
 from runtime.errors import UserError
 from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
@@ -378,7 +378,7 @@ def test_an_environment_that_raises_is_made_anew_where_that_is_asked_for(build: 
     assert Fragile.made == 8
     assert sorted({length for _, length in finished_episodes(result)}) == [4, 8]
     Fragile.made = 0
-    with pytest.raises(ConnectionError, match="gone"):
+    with pytest.raises(EnvironmentRaisedError, match=r"Fragile\.step raised ConnectionError: gone at step 5, action"):
         build("tests.toy_envs:Fragile").train()
 
 

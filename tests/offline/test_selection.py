@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
+from runtime.offline.estimators import fqe
 from runtime.offline.estimators.behavior import estimate_behavior
+from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
 from runtime.offline.selection import PolicyEvaluator, choose, choose_by_lower_bound
 from runtime.policies.filter import ObservationFilter
@@ -76,6 +78,20 @@ def test_fitted_q_evaluation_solves_a_small_decision_process(smoothness: Any, mo
         moved = 0.95 * 0.9 * values[(state + 1) % 4] + state
         stayed = 0.95 * 0.9 * values[state]
         np.testing.assert_allclose(found.q_values[row], [stayed, moved], rtol=0.08)
+
+
+def test_a_large_log_begins_near_the_limit_that_the_iteration_reaches_from_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, _ = make_chain(count=10_000, seed=2)
+    target = np.tile(np.array([[0.3, 0.7]], np.float32), (len(data), 1))
+    model = FittedQEvaluation(data, gamma=0.99, seed=1)
+    near = model.evaluate(target)
+    monkeypatch.setattr(fqe, "_ROWS_PER_WEIGHT", len(data))
+    far = model.evaluate(target)
+    assert (near.weights != far.weights).any()
+    bounds = bound_returns(data, 0.99)
+    assert near.start == pytest.approx(far.start, abs=2 * fqe._SETTLED * (bounds.high - bounds.low))
 
 
 def test_refits_spread_as_other_logs_would() -> None:

@@ -3,6 +3,8 @@
 The regression is ridge regression on random Fourier features of the standardized state, with weights for each action:
 solved exactly at every step, so that nothing depends on an optimizer, and cheap enough for each checkpoint. The loss is
 squared, not d3rlpy's Huber, which is biased wherever rewards are skewed; values are clipped to what returns can be.
+On large logs the iteration begins at the solution without clipping, that of least-squares temporal differences; from
+zero, it takes some multiples of 1 / (1 - gamma).
 
 Source: Le, Voloshin & Yue 2019, Batch policy learning under constraints, algorithm 3; the features: Rahimi & Recht
 2007, Random features for large-scale kernel machines; the resamples: Hao et al. 2021, Bootstrapping fitted
@@ -26,6 +28,7 @@ _DUAL_RIDGE = 0.03  # more than the values' own, as weights of few episodes are 
 _HORIZONS = 8  # iterations at most, in units of 1 / (1 - gamma)
 _LOOK_EVERY = 10
 _SETTLED = 2e-3  # of the range of returns: how far from its limit a value may be
+_ROWS_PER_WEIGHT = 20  # below which the iteration is cheap, and the linear equations are ill-conditioned
 
 Singles = NDArray[np.float32]
 
@@ -75,6 +78,31 @@ class Debiased:
     values: NDArray[np.float64]
     weights: NDArray[np.float64]
     corrections: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Some states as the regressions see them.
+
+    Attributes:
+        features: (M, D) features; of the policy's action too, where actions are continuous.
+        probabilities: (A, M) of the actions; None where they are continuous.
+    """
+
+    features: Singles
+    probabilities: Singles | None
+
+    def of_actions(self) -> list[Singles | None]:
+        """Returns (M,) probabilities of each regression's action."""
+        return [None] if self.probabilities is None else list(self.probabilities)
+
+    def values(self, weights: Singles) -> Singles:
+        """Returns (M, R) values with weights (A, D, R): over the actions, probability times value."""
+        # A product for each action: OpenBLAS takes longer for one with a few columns.
+        parts = [self.features @ weights[action] for action in range(len(weights))]
+        if self.probabilities is not None:
+            parts = [probability[:, None] * part for probability, part in zip(self.probabilities, parts, strict=True)]
+        return np.asarray(sum(parts[1:], parts[0]), np.float32)
 
 
 class FittedQEvaluation:
@@ -195,23 +223,54 @@ class FittedQEvaluation:
         """Returns (A * D,) how much the value of the initial states changes with each moment of the rewards."""
         following = self._prepare(target, self._next)
         first = self._prepare(target, self._data.starts)
+        moments = self._moments(following, np.where(self._is_end, 0, self._gamma), ridge=_DUAL_RIDGE, constant=1.0)
+        means = [
+            first.features.mean(axis=0) if probability is None else (first.features * probability[:, None]).mean(axis=0)
+            for probability in first.of_actions()
+        ]
+        solution = np.linalg.lstsq(moments.T, np.concatenate(means).astype(np.float64), rcond=1e-8)[0]
+        return np.asarray(solution, np.float64)
+
+    def _moments(
+        self, following: _Prepared, discounts: NDArray[np.floating], *, ridge: float, constant: float
+    ) -> NDArray[np.float64]:
+        """Returns (A * D, A * D) coefficients of the linear equations whose solution is the value's weights.
+
+        Args:
+            following: The next states.
+            discounts: (N,) discount of the next state's value; 0 where it does not depend on the weights.
+            ridge: Penalty of the weights, for each row.
+            constant: Least penalty of the constant, in all.
+        """
         width = self._logged.shape[1]
-        size = width * len(self._groups)
-        moments = np.zeros((size, size))
+        moments = np.zeros((width * len(self._groups),) * 2)
         for action, (design, group) in enumerate(zip(self._designs, self._groups, strict=True)):
             rows = slice(action * width, (action + 1) * width)
-            ridge = np.full(width, _DUAL_RIDGE * max(1, len(design)))
-            ridge[-1] = max(1.0, _LEAST_RIDGE * len(design))
-            moments[rows, rows] += design.T @ design + np.diag(ridge)
-            ahead = design * np.where(self._is_end[group], 0, self._gamma).astype(np.float32)[:, None]
-            for other, (features, probability) in enumerate(following):
-                seen = features[group] if probability is None else features[group] * probability[group]
-                moments[rows, other * width : (other + 1) * width] -= ahead.T @ seen
-        means = [
-            (features if probability is None else features * probability).mean(axis=0)
-            for features, probability in first
-        ]
-        return np.linalg.lstsq(moments.T, np.concatenate(means).astype(np.float64), rcond=1e-8)[0]
+            penalty = np.full(width, ridge * max(1, len(design)))
+            penalty[-1] = max(constant, _LEAST_RIDGE * len(design))
+            moments[rows, rows] += design.T @ design + np.diag(penalty)
+            features = following.features[group]
+            for other, probability in enumerate(following.of_actions()):
+                scale = discounts[group] if probability is None else discounts[group] * probability[group]
+                seen = np.flatnonzero(scale)
+                ahead = features[seen] * scale[seen].astype(np.float32)[:, None]
+                moments[rows, other * width : (other + 1) * width] -= design[seen].T @ ahead
+        return moments
+
+    def _guess(self, following: _Prepared) -> Singles | None:
+        """Returns (A, D, 1) weights of the fixed point without clipping; None where they are no better than zeros."""
+        width = self._logged.shape[1]
+        if len(self._rewards) < _ROWS_PER_WEIGHT * width * len(self._groups):
+            return None
+        discounts = np.where(self._is_end, 0, self._gamma)
+        moments = self._moments(following, discounts, ridge=self._ridge, constant=_LEAST_RIDGE)
+        sums = [design.T @ self._rewards[group] for design, group in zip(self._designs, self._groups, strict=True)]
+        try:
+            solution = np.linalg.solve(moments, np.concatenate(sums).astype(np.float64))
+        except np.linalg.LinAlgError:
+            return None
+        weights = solution.reshape(len(self._groups), width, 1).astype(np.float32)
+        return weights if np.isfinite(weights).all() else None
 
     def _logged_features(self, data: Transitions) -> tuple[Singles, NDArray[np.int64]]:
         """Returns (N, D) features of each logged step, and the regression (N,) that it belongs to."""
@@ -253,7 +312,7 @@ class FittedQEvaluation:
         Args:
             target: (M, A) action probabilities or actions, as for `evaluate`.
             counts: (R, E) how often each resample holds each episode; once each if None.
-            begin: Weights (A, D, 1) to begin from, near which the fixed point is; zeros if None.
+            begin: Weights (A, D, 1) to begin from, near which the fixed point is; `_guess` finds them if None.
         """
         inverses = [
             self._invert(design, group, counts) for design, group in zip(self._designs, self._groups, strict=True)
@@ -261,14 +320,15 @@ class FittedQEvaluation:
         resamples = 1 if counts is None else len(counts)
         rows = None if counts is None else counts[:, self._episode].T.astype(np.float32)
         weights = np.zeros((len(self._groups), self._logged.shape[1], resamples), np.float32)
-        weights += 0 if begin is None else begin
         following = self._prepare(target, self._next)
         first = self._prepare(target, self._data.starts)
+        guess = self._guess(following) if begin is None else begin
+        weights += 0 if guess is None else guess
         before = np.full(resamples, np.inf)
         # Values approach their limit by a factor gamma a step: what is left is that many times the last change.
         settled = _SETTLED * (self._bounds.high - self._bounds.low) * min(1.0, _LOOK_EVERY * (1 - self._gamma))
         for iteration in range(int(_HORIZONS / (1 - self._gamma)) + _LOOK_EVERY):
-            targets = self._gamma * self._clip(self._apply(following, weights))
+            targets = self._gamma * self._clip(following.values(weights))
             targets[self._is_end] = 0
             targets += self._rewards[:, None]
             # Regressing on deviations from the mean is equivalent (the constant has no penalty) and keeps precision.
@@ -284,7 +344,7 @@ class FittedQEvaluation:
                 weights[action] = np.matmul(inverses[action], moments.T[:, :, None])[:, :, 0].T
                 weights[action, -1] += mean
             if iteration % _LOOK_EVERY == _LOOK_EVERY - 1:
-                now = self._clip(self._apply(first, weights)).mean(axis=0)
+                now = self._clip(first.values(weights)).mean(axis=0)
                 if np.abs(now - before).max() <= settled:  # both 0 where only one return is possible
                     break
                 before = now
@@ -303,25 +363,15 @@ class FittedQEvaluation:
             found[number] = np.linalg.inv(moments.astype(np.float64) + np.diag(ridge))
         return found
 
-    def _prepare(self, target: Singles, rows: NDArray[np.int64]) -> list[tuple[Singles, Singles | None]]:
-        """Features of some rows, an entry for each action, with the action's probability there."""
+    def _prepare(self, target: Singles, rows: NDArray[np.int64]) -> _Prepared:
+        """Returns the features of some rows, with the actions' probabilities there."""
         if not self._is_discrete:
             chosen = np.concatenate([self._data.observations[rows], target[rows]], axis=1)
-            return [(self._features(chosen), None)]
-        features = self._states[rows]
-        return [(features, target[rows, action][:, None]) for action in range(target.shape[1])]
-
-    @staticmethod
-    def _apply(prepared: list[tuple[Singles, Singles | None]], weights: Singles) -> Singles:
-        """Returns (rows, R) values: over the actions, probability times value."""
-        parts = [
-            features @ weights[action] if probability is None else probability * (features @ weights[action])
-            for action, (features, probability) in enumerate(prepared)
-        ]
-        return np.asarray(sum(parts[1:], parts[0]), np.float32)
+            return _Prepared(self._features(chosen), None)
+        return _Prepared(self._states[rows], np.ascontiguousarray(target[rows].T))
 
     def _values(self, target: Singles, rows: NDArray[np.int64], weights: Singles) -> Singles:
-        return self._clip(self._apply(self._prepare(target, rows), weights))
+        return self._clip(self._prepare(target, rows).values(weights))
 
     def _clip(self, values: NDArray[np.floating]) -> Singles:
         """Returns the values within the bounds of returns."""

@@ -81,10 +81,40 @@ class Exits(NoFrames):
         raise SystemExit(0)
 
 
-class Image(NoFrames):
-    """Shows an image."""
+class BrightSide(NoFrames):
+    """Shows a picture whose left or right half is bright; the action that names the half pays 1."""
 
-    observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, size: int = 20, *, is_channels_first: bool = False) -> None:
+        super().__init__()
+        self._is_channels_first = is_channels_first
+        shape = (1, size, size) if is_channels_first else (size, size, 1)
+        self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+        self._steps = 0
+
+    def _look(self) -> Any:
+        self._side = int(self.np_random.integers(2))
+        picture = np.zeros(self.observation_space.shape, np.uint8)
+        halves = np.array_split(picture, 2, axis=2 if self._is_channels_first else 1)
+        halves[self._side][:] = 255  # a view of the picture
+        return picture
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return self._look(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        reward = float(action == self._side)
+        self._steps += 1
+        return self._look(), reward, False, self._steps == 20, {}
+
+
+class Grid(NoFrames):
+    """Shows a grid."""
+
+    observation_space = gymnasium.spaces.Box(0, 9, (4, 5), np.int64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -95,16 +125,12 @@ class Image(NoFrames):
         return self.observation_space.sample(), reward, terminated, truncated, info
 
 
-class Grid(Image):
-    """Shows a grid."""
+class WheelAndButton(NoFrames):
+    """Takes a number and a choice at once."""
 
-    observation_space = gymnasium.spaces.Box(0, 9, (4, 5), np.int64)
-
-
-class ManyButtons(NoFrames):
-    """Takes any set of buttons."""
-
-    action_space = gymnasium.spaces.MultiBinary(3)  # type: ignore[assignment]
+    action_space = gymnasium.spaces.Tuple(  # type: ignore[assignment]
+        [gymnasium.spaces.Box(-1, 1), gymnasium.spaces.Discrete(2)]
+    )
 
 
 class RaisesWhileRecorded(NoFrames):

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 from gymnasium.utils.env_checker import check_env
 
+from runtime.environments.adapting import flat_actions, is_image
 from runtime.environments.faults import describe_fault, find_method, own_class
 from runtime.environments.spec import EnvSpec, check_env_name, make_bare
 from runtime.errors import JobError, Problems, UserError
@@ -21,7 +22,6 @@ STEPS = 200
 _SEED = 0
 # What Gymnasium remarks on infinite bounds, which its own CartPole has, and which training does not mind.
 _NO_MATTER = "A Box observation space m"
-_ACTIONS = (gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)
 
 
 def run_check(name: str, config: Mapping[str, Any]) -> str:
@@ -107,16 +107,13 @@ class _Check:
             self.facts[name.replace("_space", "s")] = str(space)
         if self.found:
             return False
-        if not isinstance(self._bare.action_space, _ACTIONS):
-            kinds = ", ".join(kind.__name__ for kind in _ACTIONS)
-            self.note("actions", "__init__", f"sets action_space to {self._bare.action_space}; expected {kinds}")
+        if flat_actions(self._bare.action_space) is None:
+            rule = "expected Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of Boxes or of the others"
+            self.note("actions", "__init__", f"sets action_space to {self._bare.action_space}; {rule}")
         images: Any = self._bare.observation_space
-        if _is_image(images) and images.dtype != np.uint8:
+        if is_image(images) and images.dtype != np.uint8:
             rule = "expected uint8, 0 to 255"
             self.note("image", "__init__", f"sets observation_space to images of {images.dtype}; {rule}")
-        elif _is_image(images) and images.shape[2] not in (1, 3, 4):
-            rule = "expected (height, width, channels)"
-            self.note("image", "__init__", f"sets images to shape {images.shape}; {rule}")
         return True
 
     def takes_steps(self) -> bool:
@@ -218,10 +215,6 @@ def _check_frames(spec: EnvSpec, check: _Check) -> str:
         check.note("frame", "render", f"returned {_kind(frame)}; expected an array of uint8, (height, width, 3)")
         return "none"
     return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels"
-
-
-def _is_image(space: Any) -> bool:
-    return isinstance(space, Box) and len(space.shape) == 3
 
 
 def _kind(value: Any) -> str:

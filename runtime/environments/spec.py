@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium
-import numpy as np
 
 import envs  # registers the Roboschool ids
+from runtime.environments.adapting import adapt
 from runtime.environments.faults import describe_fault, own_class
 from runtime.environments.old_gym import as_gymnasium
 from runtime.errors import JobError, Problems, UserError, suggest
@@ -129,7 +129,7 @@ class EpisodeMonitor(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
-    """Makes an environment ready for a policy: guarded, cut at its horizon, its observations in a Box.
+    """Makes an environment ready for a policy: guarded, cut at its horizon, its spaces adapted.
 
     Args:
         spec: Which.
@@ -139,12 +139,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     env = make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
-    space = env.observation_space
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) == 2:
-        env = gymnasium.wrappers.FlattenObservation(env)
-    if env.observation_space.dtype not in (np.float32, np.float64):  # whole numbers, as of images and one-hot codes
-        env = gymnasium.wrappers.DtypeObservation(env, np.float32)
-    return EpisodeMonitor(env, spec.name)
+    return EpisodeMonitor(adapt(env), spec.name)
 
 
 def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:

@@ -32,6 +32,7 @@ from runtime.rllib.env_maker import EnvMaker
 from runtime.rllib.env_runner import Runner
 from runtime.rllib.episodes import EpisodeReports
 from runtime.rllib.faults import PROBE_TIMEOUT_S, FaultTolerance
+from runtime.rllib.images import fit_images
 from runtime.rllib.resources import fit_processes, most_runners
 from runtime.rllib.seeds import without_dynamo
 from runtime.settings.schema import JobConfig
@@ -82,7 +83,11 @@ class PPOBuilder:
         self, config: JobConfig, family: EnvFamily, spaces: Spaces, machines: Machines
     ) -> tuple[JobConfig, list[str]]:
         """Fits settings to the environment's actions and to the machine."""
+        config, about_images = (
+            fit_images(config, spaces.observation) if family.fallback_reason is None else (config, [])
+        )
         fitted, notes = fit_to_resources(config, family, spaces.action, machines)
+        notes = [*about_images, *notes]
         if fallback_reason(fitted, family) is None and not are_kernels_cached():
             notes.append("compiling for this processor, once: about half a minute")
         return fitted, notes
@@ -199,8 +204,8 @@ def fit_to_resources(
     """
     if not isinstance(action_space, family.action_spaces):
         raise UserError(
-            f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete or "
-            "MultiDiscrete one. Wrap the environment."
+            f"environment {config.env}: got the action space {action_space}; expected a Box, Discrete, "
+            "MultiDiscrete or MultiBinary one, or a Dict or Tuple of Boxes or of the others. Wrap the environment."
         )
     if np.any(getattr(action_space, "start", 0)):
         raise UserError(

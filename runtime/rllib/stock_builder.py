@@ -33,6 +33,7 @@ from runtime.rllib.env_maker import EnvMaker
 from runtime.rllib.env_runner import Runner
 from runtime.rllib.episodes import EpisodeReports
 from runtime.rllib.faults import PROBE_TIMEOUT_S, FaultTolerance
+from runtime.rllib.images import fit_images
 from runtime.rllib.resources import fit_processes, most_runners
 from runtime.rllib.seeds import without_dynamo
 from runtime.rllib.settings import RLlibSettings
@@ -145,8 +146,9 @@ class StockBuilder:
     ) -> tuple[JobConfig, list[str]]:
         """Checks the spaces, and fits the processes to the machine."""
         _check_spaces(config, spaces)
+        config, about_images = fit_images(config, spaces.observation)
         changes, notes = fit_processes(config, machines)
-        return config.replace(changes), notes
+        return config.replace(changes), [*about_images, *notes]
 
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds the algorithm."""

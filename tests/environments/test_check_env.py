@@ -100,7 +100,7 @@ def test_a_sound_environment_gets_facts(
             "an array of float64, shape (40, 60, 3)",
         ),
         ("Box(-1, 1, (2,), np.float32)", "Box(0, 1, (8, 8, 3), np.float32)", "__init__", "expected uint8, 0 to 255"),
-        ("gymnasium.spaces.Discrete(2)", "gymnasium.spaces.MultiBinary(2)", "__init__", "sets action_space to MultiB"),
+        ("gymnasium.spaces.Discrete(2)", "gymnasium.spaces.Text(2)", "__init__", "sets action_space to Text"),
     ],
 )
 def test_a_fault_has_its_method_and_its_rule(

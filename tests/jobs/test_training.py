@@ -347,17 +347,13 @@ def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
     assert "another job is writing to" in done.stderr
 
 
-@pytest.mark.slow
-def test_pictures_are_trained_on(tmp_path: Path) -> None:
-    words = ("rl.training.env=tests.toy_envs:Image", "rl.training.stop.training_iteration=1", NO_VIDEO)
-    done = train(*words, out=tmp_path / "o")
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rl.training.env=tests.toy_envs:ManyButtons"], "expected a Box, Discrete or MultiDiscrete one"),
+        (
+            ["rl.training.env=tests.toy_envs:WheelAndButton"],
+            "expected a Box, Discrete, MultiDiscrete or MultiBinary one",
+        ),
         (
             ["rl.training.env=CartPole-v1", "rl.training.config.env_config.bogus=5"],
             "could not be made with {'bogus': 5}",

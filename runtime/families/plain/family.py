@@ -68,8 +68,14 @@ class PlainFamily:
         yield ProbedEnv(_read_spaces(env))
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
-        """Returns the network's settings unchanged."""
-        return config.algorithm.model.given()
+        """Returns the network's settings, with a scale for the pixels of images that no filter standardizes."""
+        from runtime.ppo.settings import PPOSettings
+        from runtime.rllib.images import pixel_scale
+
+        model = config.algorithm.model.given()
+        if not model.get("conv_filters") or PPOSettings.of(config).observation_filter == "MeanStdFilter":
+            return model
+        return {**model, "pixel_scale": pixel_scale(_read_spaces(env).observation)}
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Returns None, as the family needs no callbacks."""

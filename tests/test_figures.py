@@ -61,6 +61,7 @@ BATCH = "docs/batch-rl.md"
 RESULTS = "benchmarks/RESULTS.md"
 SERVING = "benchmarks/serving.md"
 OFFLINE = "benchmarks/offline.md"
+INTERVALS = "benchmarks/intervals.md"
 CHAOS = "benchmarks/chaos.md"
 HOSTS = "benchmarks/scaling.md"
 RACES = "benchmarks/deepracer.md"
@@ -73,6 +74,11 @@ ZOO = json.loads(RECORD.read_text())
 def covers(heading: str) -> tuple[str, str]:
     """Returns where a section of offline.md says how many intervals contained the true return."""
     return OFFLINE, rf"## {heading}.*?Chosen:[^\n]*?interval covers: (\d+) of (\d+)"
+
+
+def printed(problem: str) -> tuple[str, str]:
+    """Returns where intervals.md says how many intervals, as a job prints them, contained the true return."""
+    return INTERVALS, rf"## {problem}\n\n[^\n]*\n\n[^\n]*\n[^\n]*\n\| as printed \| (\d+) of (\d+) \|"
 
 
 def speeds(env: str) -> Figure:
@@ -200,11 +206,24 @@ FIGURES = [
     ),
     Figure(
         (BATCH,),
-        (covers("Acrobot, "), covers("The same from other logs"), covers("Pendulum, ")),
+        tuple(printed(name) for name in ("cartpole", "collapse", "acrobot", "pendulum", "clinic", "grid")),
         lambda *n: (
-            "contained the true return in {:.0f} of {:.0f} logs of Acrobot, {:.0f} of {:.0f} further ones, and "
-            "{:.0f} of {:.0f} of Pendulum".format(*n)
+            "The 95 % interval contained the true return of the chosen policy for {:.0f} of {:.0f} logs of CartPole, "
+            "{:.0f} of {:.0f} with a learner that collapses, {:.0f} of {:.0f} of Acrobot, {:.0f} of {:.0f} of "
+            "Pendulum, {:.0f} of {:.0f} of a clinic and {:.0f} of {:.0f} of a slippery grid".format(*n)
         ),
+    ),
+    figure(
+        BATCH,
+        INTERVALS,
+        r"## clinic\n\n.*?\| as printed \|[^|]*\|[^|]*\|[^|]*\| (\d+) \|.*?## grid",
+        lambda wide: f"for {wide:.0f} of the clinic's logs",
+    ),
+    figure(
+        BATCH,
+        INTERVALS,
+        r"## grid\n\n(\d+) logs[^\n]*better than the log in (\d+)\.",
+        lambda logs, better: f"the chosen policy was no better than the log for {logs - better:.0f} of {logs:.0f}",
     ),
     Figure(
         (BATCH,),

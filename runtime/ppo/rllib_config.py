@@ -44,6 +44,7 @@ _TESTED_RAY = ("2.60.0",)
 _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"),
     *(
+        "training_horizon",
         "normalize_rewards",
         "vf_loss",
         "episodes_per_iteration",
@@ -125,6 +126,8 @@ def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: M
     """Builds the PPOConfig of a job."""
     settings = PPOSettings.of(config)
     given = settings.given()
+    if settings.training_horizon is not None:
+        env = dataclasses.replace(env, horizon=min(settings.training_horizon, env.horizon or settings.training_horizon))
     register_env(_ENV, EnvMaker(env, threads=count_threads(config, env, machines)))
     rllib = PPOConfig(algo_class=FaultTolerantPPO)
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)

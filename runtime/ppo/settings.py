@@ -60,6 +60,17 @@ class PPOSettings(RLlibSettings):
     use_gae: Annotated[
         bool, Setting("bool", "Generalized advantage estimation; false: discounted returns minus values (lambda_ 1).")
     ] = True
+    training_horizon: Annotated[
+        int | None,
+        Setting(
+            "int",
+            "Truncate episodes of training, not of videos and evaluations, after this many steps: the starts of long "
+            "episodes are trained more often.",
+            low=0,
+            above=True,
+            none_ok=True,
+        ),
+    ] = None
     normalize_rewards: Annotated[
         bool, Setting("bool", "Rewards over the running deviation of the discounted return, in the losses.")
     ] = False

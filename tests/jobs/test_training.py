@@ -234,12 +234,14 @@ def test_settings_may_stand_anywhere_and_be_spelled_as_options(tmp_path: Path) -
 
 
 def test_evaluation_of_a_bare_checkpoint_keeps_the_environments_settings(tmp_path: Path) -> None:
+    """The horizon of training alone is not evaluation's."""
     done = train(
         *("--preset", "reacher", "rl.training.stop.training_iteration=1", "rl.training.config.horizon=7", NO_VIDEO),
-        "rl.training.config.env_config.compat=bullet",
+        *("rl.training.config.env_config.compat=bullet", "rl.training.config.training_horizon=5"),
         out=tmp_path / "out",
     )
     assert done.returncode == 0, done.stderr
+    assert read_rows(tmp_path / "out" / "metrics.jsonl")[0]["episode_len_mean"] == 5
     bare = checkpoints_in(tmp_path / "out" / "checkpoints")[-1]
     state = read_state(bare)
     assert state.policy["env_config"] == {"compat": "bullet"}

@@ -17,7 +17,14 @@ TRACKS_CHANNEL = "tracks"
 _FILES = ("reward_function", "model_metadata")
 # Settings that only RLlib's own env runner and learner use.
 _WITHOUT_EFFECT = (
-    *("train_batch_size", "rollout_fragment_length", "batch_mode", "num_envs_per_env_runner", "horizon"),
+    *(
+        "train_batch_size",
+        "rollout_fragment_length",
+        "batch_mode",
+        "num_envs_per_env_runner",
+        "horizon",
+        "training_horizon",
+    ),
     *("gym_env_vectorize_mode", "observation_filter", "explore", "use_kl_loss", "kl_coeff", "kl_target"),
     *("vf_clip_param", "use_gae", "use_critic", "grad_clip_by", "torch_skip_nan_gradients"),
 )

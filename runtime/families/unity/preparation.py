@@ -15,7 +15,7 @@ from runtime.settings.schema import JobConfig
 
 EXECUTABLE_CHANNEL = "train"
 # Settings that only RLlib's own env runner uses.
-_WITHOUT_EFFECT = ("horizon", "gym_env_vectorize_mode", "restart_failed_sub_environments")
+_WITHOUT_EFFECT = ("horizon", "training_horizon", "gym_env_vectorize_mode", "restart_failed_sub_environments")
 _FIXED = ("normalize_actions", "clip_actions")
 # Settings that only lead to the player.
 _OF_FINDING = ("env_name", "registry_url", "cache_folder", "folder")

@@ -160,7 +160,6 @@ def fallback_reason(config: JobConfig, family: EnvFamily) -> str | None:
     asked = {
         "rl.training.fast": not config.fast,
         "rl.training.config.use_critic": not settings.use_critic,
-        "rl.training.config.batch_mode": settings.batch_mode != "truncate_episodes",
         "rl.training.config.gym_env_vectorize_mode": settings.gym_env_vectorize_mode != "sync",
         "rl.training.config.num_learners": settings.num_learners > 1,
         "rl.training.config.num_gpus_per_learner": settings.num_gpus_per_learner > 0,

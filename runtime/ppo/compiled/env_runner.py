@@ -32,11 +32,14 @@ from runtime.ppo.compiled.compile_ahead import compile_acting, compile_collectin
 from runtime.ppo.compiled.flat_network import FlatNetwork, UnsupportedError, flatten
 from runtime.ppo.compiled.rollout_collectors import CompiledCollector, TorchCollector, action_range_of
 from runtime.ppo.compiled.sync_envs import make_envs
+from runtime.ppo.compiled.whole_episodes import WholeEpisodes
 from runtime.ppo.rollout import Rollout
 from runtime.rllib.env_runner import Runner
 from runtime.rllib.episodes import LENGTHS, RETURNS
 
-_EVALUATION_STEPS = 64  # of each environment, between checks of how many episodes have ended
+# Steps of each environment until it is checked how many episodes have ended.
+_EVALUATION_STEPS = 64
+_WHOLE_STEPS = 16
 
 
 class FastRunner(Runner):
@@ -93,13 +96,15 @@ class FastRunner(Runner):
         with self.metrics.log_time(SAMPLE_TIMER):
             if force_reset or self._needs_initial_reset or num_episodes is not None:
                 self.env.reset(seed=self.take_env_seed())
+                self._episodes = WholeEpisodes()
                 self._needs_initial_reset = num_episodes is not None
             if num_episodes is not None:
                 rollouts = self._sample_episodes(num_episodes, explores=explores)
             else:
                 fragment = self.config.get_rollout_fragment_length(self.worker_index) * self.num_envs
                 steps = -(-(fragment if num_timesteps is None else num_timesteps) // self.num_envs)
-                rollout, episodes = self._collect(max(1, steps), explores=explores)
+                sample = self._sample_whole if self.config.batch_mode == "complete_episodes" else self._collect
+                rollout, episodes = sample(max(1, steps), explores=explores)
                 self._report(rollout.env_steps(), episodes)
                 rollouts = [rollout]
         self._time_after_sampling: float | None = time.perf_counter()
@@ -114,6 +119,15 @@ class FastRunner(Runner):
             episodes += ended
         self._report(sum(rollout.env_steps() for rollout in rollouts), episodes[:count])
         return rollouts
+
+    def _sample_whole(self, steps: int, *, explores: bool) -> tuple[Rollout, list[tuple[float, int]]]:
+        """Collects until the episodes that have ended have `steps` steps for each environment."""
+        episodes: list[tuple[float, int]] = []
+        while self._episodes.count_steps() < steps * self.num_envs:
+            rollout, ended = self._collect(min(steps, _WHOLE_STEPS), explores=explores)
+            self._episodes.add(rollout)
+            episodes += ended
+        return self._episodes.take(), episodes
 
     def _collect(self, steps: int, *, explores: bool) -> tuple[Rollout, list[tuple[float, int]]]:
         """Collects `steps` steps of each environment; also returns return and length of each episode that ended."""

@@ -27,6 +27,7 @@ from runtime.policies.policy import Policy
 from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
+from runtime.ppo.compiled.whole_episodes import WholeEpisodes
 from runtime.ppo.rllib_config import (
     build_algorithm,
     count_env_runners,
@@ -130,7 +131,6 @@ def test_what_is_covered_learns_with_compiled_gradients(build: Build, env: str, 
     ("settings", "why"),
     [
         ({"fast": False}, "rl.training.fast"),
-        ({"config__batch_mode": "complete_episodes"}, "batch_mode"),
         ({"config__model__use_lstm": True}, "use_lstm"),
         ({"config__gym_env_vectorize_mode": "async"}, "vectorize_mode"),
         ({"config__grad_clip_by": "value"}, "grad_clip_by"),
@@ -297,6 +297,51 @@ def test_no_two_episodes_start_alike(build: Build, settings: dict[str, Any], wor
     assert found[0] == found[1]  # and equal seeds give equal ones
 
 
+def test_complete_episodes_are_batches_of_at_least_their_size_that_cut_none(build: Build) -> None:
+    runner = build("CartPole-v1", config__batch_mode="complete_episodes", config__train_batch_size=200).env_runner
+    assert isinstance(runner, FastRunner)
+    lengths = []
+    for _ in range(3):
+        (rollout,) = runner.sample()
+        assert len(rollout) >= 200
+        ends = rollout.terminated | rollout.truncated
+        assert ends[-1].all()
+        lengths += np.diff([-1, *np.flatnonzero(ends)]).tolist()
+        starts = rollout.observations[np.flatnonzero(ends)[:-1] + 1, 0]
+        assert (np.abs(starts) <= 0.05).all()  # where CartPole begins
+        row = runner.get_metrics()
+        assert row["num_env_steps_sampled"].peek() == len(rollout)
+    assert len(set(lengths)) > 3
+
+
+@pytest.mark.parametrize("num_envs", [1, 5])
+def test_whole_episodes_lose_and_reorder_no_step(num_envs: int) -> None:
+    rng = np.random.default_rng(0)
+    kept = WholeEpisodes()
+    episodes: dict[int, list[float]] = {env: [] for env in range(num_envs)}
+    begun, given = 0, 0
+    for _ in range(20):
+        rollout = Rollout.empty(7, num_envs, (1,), 1, 2)
+        rollout.rewards[:] = begun + np.arange(7)[:, None]  # the number of the step
+        rollout.observations[..., 0] = np.arange(num_envs)
+        rollout.terminated[:] = rng.random((7, num_envs)) < 0.1
+        rollout.truncated[:] = ~rollout.terminated & (rng.random((7, num_envs)) < 0.1)
+        begun += 7
+        kept.add(rollout)
+        count = kept.count_steps()
+        if not count:
+            continue
+        taken = kept.take()
+        assert len(taken) == count
+        assert taken.rewards.shape == (count, 1)
+        assert (taken.terminated | taken.truncated)[-1, 0]
+        for env in range(num_envs):
+            episodes[env] += taken.rewards[taken.observations[..., 0] == env].tolist()
+        given += count
+    assert all(steps == list(range(len(steps))) for steps in episodes.values())
+    assert given > 15 * 7 * num_envs
+
+
 @pytest.mark.parametrize("batch_mode", ["truncate_episodes", "complete_episodes"])
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bool, batch_mode: str) -> None:
@@ -310,12 +355,13 @@ def test_without_gae_value_targets_are_discounted_returns(build: Build, fast: bo
     algorithm = build("tests.toy_envs:NoFrames", fast=fast, **settings)
     learner = learner_of(algorithm)
     sampled = algorithm.env_runner.sample()
-    if fast and batch_mode == "truncate_episodes":
+    if fast:
         batch = ppo_update.make_train_batch(
             sampled, learner._estimate_values, gamma=learner.config.gamma, lambda_=learner.config.lambda_
         )
-        targets = batch.value_targets.reshape(sampled[0].rewards.shape).T[:, :10].reshape(-1)
-        rewards = sampled[0].rewards.T[:, :10].reshape(-1)
+        steps = 10 if batch_mode == "truncate_episodes" else None  # of each row, those of a whole episode
+        targets = batch.value_targets.reshape(sampled[0].rewards.shape).T[:, :steps].reshape(-1)
+        rewards = sampled[0].rewards.T[:, :steps].reshape(-1)
     else:
         whole = [episode for episode in sampled if episode.is_done]
         batch = learner._learner_connector(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from numpy.typing import NDArray
+
+from runtime.environments.faults import own_class
+from runtime.errors import UserError
 
 _LEAST_SIDE = 3  # pixels; less is a table of numbers
 _MOST_CHANNELS = 8
@@ -20,16 +24,30 @@ def adapt(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     Observations become a float Box: images (height, width, channels) stay images, all else becomes a row of numbers.
     MultiBinary actions, and a Dict or Tuple of whole numbers, become MultiDiscrete; a Dict or Tuple of Boxes becomes a
     Box. Other actions stay as they are.
+
+    Raises:
+        UserError: The observations cannot be made a row of numbers, as texts and graphs cannot.
     """
     space = env.observation_space
     if not is_image(space) and not (isinstance(space, Box) and len(space.shape) == 1):
-        env = gymnasium.wrappers.FlattenObservation(env)
+        env = _flatten(env)
     elif is_image(space) and _has_channels_first(space.shape or ()):
         env = _ChannelsLast(env)
     if env.observation_space.dtype not in (np.float32, np.float64):  # whole numbers, as of images and one-hot codes
         env = gymnasium.wrappers.DtypeObservation(env, np.float32)
     flat = flat_actions(env.action_space)
     return env if flat is None or flat is env.action_space else _FlatActions(env, flat)
+
+
+def _flatten(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    with contextlib.suppress(NotImplementedError):  # of a package's own kind of space
+        flat: gymnasium.Env[Any, Any] = gymnasium.wrappers.FlattenObservation(env)
+        if isinstance(flat.observation_space, Box):
+            return flat
+    raise UserError(
+        f"environment {own_class(env).__name__}: got the observation space {env.observation_space}; expected a Box, "
+        "Discrete, MultiDiscrete or MultiBinary one, or a Dict or Tuple of them. Wrap it; MiniGrid-v0 does so."
+    )
 
 
 def is_image(space: gymnasium.Space[Any] | None) -> bool:

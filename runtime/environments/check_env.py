@@ -10,8 +10,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Dict, Tuple
 from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from runtime.environments.adapting import flat_actions, is_image
 from runtime.environments.faults import describe_fault, find_method, own_class
@@ -66,6 +68,8 @@ def _make(spec: EnvSpec, problems: Problems) -> gymnasium.Env[Any, Any]:
         return make_bare(spec)
     except JobError:
         raise
+    except DependencyNotInstalled as error:
+        raise UserError(f"environment {spec.name}: {error}.") from None
     except Exception as error:  # the user's module, or its constructor
         raise UserError(f"{describe_fault(error, object)}. It cannot be made.") from None
 
@@ -80,7 +84,7 @@ class _Check:
 
     def __init__(self, env: gymnasium.Env[Any, Any], problems: Problems) -> None:
         self._env = env
-        self._bare = env.unwrapped
+        self._bare = _without_gymnasiums(env)
         self._owner = own_class(env)
         self._problems = problems
         self.found: set[str] = set()
@@ -194,6 +198,13 @@ class _Check:
             self.note("gymnasium", method, f"fails Gymnasium's check_env: {text}")
         except Exception as error:
             self.raised(error, "in Gymnasium's check_env")
+
+
+def _without_gymnasiums(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Takes off the wrappers that `gymnasium.make` puts around every environment."""
+    while isinstance(env, TimeLimit | OrderEnforcing):
+        env = env.env
+    return env
 
 
 def _check_frames(spec: EnvSpec, check: _Check) -> str:

@@ -21,6 +21,10 @@ from runtime.environments.faults import describe_fault, own_class
 from runtime.environments.old_gym import as_gymnasium
 from runtime.errors import JobError, Problems, UserError, suggest
 
+# Packages that register ids once they are imported, by how the ids begin; and the extra that installs each.
+_PACKAGES = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+_EXTRAS = {"ale_py": "atari", "minigrid": "minigrid"}
+
 EnvCreator = Callable[[dict[str, Any]], gymnasium.Env[Any, Any]]
 
 
@@ -155,7 +159,7 @@ def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | 
         options["render_mode"] = "rgb_array"
     with warnings.catch_warnings():  # CartPole-v0 is what the batch notebook asks for; that v1 is newer, it knows
         warnings.filterwarnings("ignore", message=".*out of date", category=DeprecationWarning)
-        return gymnasium.make(spec.name, **options)
+        return gymnasium.make(_with_package(spec.name), **options)
 
 
 def _env_context(spec: EnvSpec) -> dict[str, Any]:
@@ -181,6 +185,12 @@ def _ready_to_render(env: gymnasium.Env[Any, Any], *, render: bool) -> gymnasium
     return env
 
 
+def _with_package(name: str) -> str:
+    """Returns an id with the package that registers it, as `ale_py:ALE/Pong-v5`, where Gymnasium does not know it."""
+    begins = next((begin for begin in _PACKAGES if name.startswith(begin)), None)
+    return name if begins is None or name in gymnasium.registry else f"{_PACKAGES[begins]}:{name}"
+
+
 def _is_module_with_id(name: str) -> bool:
     """Whether `module:Env-v0` is Gymnasium's own way of importing a module that registers ids."""
     return "-v" in name.rpartition(":")[2]
@@ -198,11 +208,13 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
             f"envs: got the package in {theirs}; expected the container's own of that name, which it hides. Rename "
             "that folder, and its imports, to something else, as my_envs."
         )
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        broken_rule = _class_problem(name, module, attribute)
+    full_name = _with_package(name)
+    if ":" in full_name:
+        module, _, attribute = full_name.partition(":")
+        broken_rule = _class_problem(full_name, module, attribute)
         if broken_rule:
-            problems.add(where, name, source, expected=broken_rule)
+            remedy = f"Install it: pip install 'smrl[{_EXTRAS[module]}]'." if module in _EXTRAS else ""
+            problems.add(where, name, source, expected=broken_rule, remedy=remedy)
     elif name not in gymnasium.registry:
         problems.add(
             where,

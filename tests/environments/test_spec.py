@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import pickle
+import re
+import sys
 
 import gymnasium
 import numpy as np
 import pytest
 
+from runtime.environments.check_env import run_check
 from runtime.environments.old_gym import as_gymnasium
 from runtime.environments.spec import EnvironmentFaultError, EnvironmentRaisedError, EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
@@ -35,6 +38,53 @@ def test_a_horizon_cuts_an_episode_without_calling_it_a_failure() -> None:
     results = [env.step(1) for _ in range(3)]
     assert [r[2] for r in results] == [False] * 3
     assert [r[3] for r in results] == [False, False, True]
+
+
+def test_an_atari_game_is_played_from_its_last_frames() -> None:
+    env = make_env(EnvSpec("Atari-v0", {"game": "Breakout", "frames": 3}), render=True)
+    assert env.observation_space.shape == (84, 84, 3)
+    first, _ = env.reset(seed=0)
+    after = env.step(1)[0]
+    assert (after[..., :2] == first[..., 1:]).all()  # the newest frame is the last channel
+    assert after.max() > 1
+    assert env.render().shape == (210, 160, 3)  # type: ignore[union-attr]
+
+
+def test_a_view_of_minigrid_has_one_kind_color_and_state_a_cell() -> None:
+    env = make_env(EnvSpec("MiniGrid-v0", {"task": "Empty-8x8"}), render=True)
+    view, _ = env.reset(seed=0)
+    assert env.observation_space.contains(view)
+    assert (view[..., :11].sum(-1) == 1).all()
+    assert (view[..., 11:17].sum(-1) == 1).all()
+    assert (view[..., 17:].sum(-1) == 1).all()
+    assert env.render().ndim == 3  # type: ignore[union-attr]
+
+
+def test_an_id_of_another_package_needs_no_module_before_it() -> None:
+    assert make_env(EnvSpec("ALE/Pong-v5")).observation_space.shape == (210, 160, 3)
+
+
+def test_an_observation_that_is_a_text_is_refused() -> None:
+    with pytest.raises(UserError, match=r"environment EmptyEnv: got the observation space Dict\(.*Wrap it"):
+        make_env(EnvSpec("MiniGrid-Empty-5x5-v0"))
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "message"),
+    [
+        ("ale_py", "Atari-v0", "ale_py is not installed, run `pip install 'smrl[atari]'`"),
+        ("ale_py", "ALE/Pong-v5", "'ale_py' that can be imported. Install it: pip install 'smrl[atari]'."),
+        ("minigrid", "MiniGrid-v0", "minigrid is not installed, run `pip install 'smrl[minigrid]'`"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, name: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "ale_py":
+        monkeypatch.delitem(gymnasium.registry, "ALE/Pong-v5", raising=False)
+    with pytest.raises(UserError, match=re.escape(message)):
+        run_check(name, {})
 
 
 def test_a_class_gets_the_env_config_as_arguments() -> None:

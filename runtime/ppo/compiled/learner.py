@@ -38,7 +38,8 @@ from runtime.ppo.rollout import Rollout
 # Metric of a learner: 1 while compiled gradients are used, else 0.
 COMPILED = "compiled_gradients"
 _TOLERANCE = 1e-3  # relative to the gradient's norm; float32 rounding leaves 1e-6
-_CHECKED_MINIBATCHES = 3  # all of them must differ for the kernels to be wrong
+_COMPARISONS = 3  # all of them must differ for the kernels to be wrong
+_MOST_COMPARED_ROWS = 64
 _VALUES_AT_ONCE = 1024  # observations; bounds the memory of activations
 # Of `learner_config_dict`: whether to scale rewards, and the threads that compute gradients.
 NORMALIZE_REWARDS = "normalize_rewards"
@@ -103,7 +104,9 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         spaces = self._net.observation_space, self._net.action_space
         episodes = [episode for rollout in rollouts for episode in rollout.to_episodes(*spaces)]
         self.metrics.log_value((DEFAULT_MODULE_ID, COMPILED), 0, window=1)
-        return super().update(*args, training_data=TrainingData(episodes=episodes), **kwargs)
+        results = super().update(*args, training_data=TrainingData(episodes=episodes), **kwargs)
+        self._set_log_std(kwargs["timesteps"][NUM_ENV_STEPS_SAMPLED_LIFETIME])
+        return results
 
     def _update_on_arrays(
         self,
@@ -146,6 +149,13 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         self.after_gradient_based_update(timesteps=timesteps)
         self._set_log_std(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         return self.metrics.reduce()
+
+    def compute_gradients(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes gradients by PyTorch, of which that of a scheduled log standard deviation is 0; called by RLlib."""
+        gradients = super().compute_gradients(*args, **kwargs)
+        if self._log_std is not None:
+            gradients[self.get_param_ref(self._net.pi.log_std)].zero_()
+        return gradients
 
     def _set_log_std(self, env_steps: int) -> None:
         """Sets the log standard deviation that the schedule has after so many steps."""
@@ -199,8 +209,6 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         }
         losses = self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
         self._torch_gradients = self.compute_gradients(losses)
-        if self._log_std is not None:
-            self._torch_gradients[self.get_param_ref(self._net.pi.log_std)].zero_()
         loss: torch.Tensor = losses[DEFAULT_MODULE_ID]
         return loss
 
@@ -226,17 +234,20 @@ class FastLearner(PPOTorchLearner):  # type: ignore[misc]  # ray is not typed fo
         return difference if np.isfinite(difference) else np.inf
 
     def _compare_gradients(self, batch: TrainBatch, minibatches: NDArray[np.int64]) -> None:
-        """Compares compiled gradients with RLlib's on some minibatches; where all differ, RLlib takes over.
+        """Compares compiled gradients with RLlib's on some rows; where all differ, RLlib takes over.
 
-        A single one may differ by a row that rounding puts on the other side of a ReLU's or the clip's edge.
+        Some may differ by a row that rounding puts on the other side of a ReLU's or the clip's edge. So each row is in
+        one comparison only, and each comparison has few.
         """
         if self._compiled is None:
             return
+        size = max(1, min(_MOST_COMPARED_ROWS, len(batch.log_probs) // _COMPARISONS))
+        order = minibatches.reshape(-1)  # begins with each row once
         differences = []
-        for rows in minibatches[np.linspace(0, len(minibatches) - 1, _CHECKED_MINIBATCHES).astype(int)]:
-            minibatch = batch.rows(rows)
-            self._compute_torch_gradients(minibatch)
-            differences.append(self._gradient_difference(minibatch))
+        for begin in range(0, min(_COMPARISONS * size, len(batch.log_probs)), size):
+            rows = batch.rows(order[begin : begin + size])
+            self._compute_torch_gradients(rows)
+            differences.append(self._gradient_difference(rows))
         if min(differences) > _TOLERANCE:
             self._compiled = None
             self._uses_rllib = True

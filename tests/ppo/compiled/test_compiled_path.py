@@ -24,6 +24,7 @@ from runtime.environments.spec import EnvironmentFaultError, EnvironmentRaisedEr
 from runtime.errors import UserError
 from runtime.jobs.catalog import PLAIN, resolve
 from runtime.policies.policy import Policy
+from runtime.ppo.compiled import learner as learner_module
 from runtime.ppo.compiled import ppo_update, torch_interop
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import COMPILED, FastLearner
@@ -570,6 +571,46 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
     monkeypatch.setattr(torch_interop, "loss_gradient", now_and_then)
     assert all(is_compiled(algorithm.train()) for _ in range(6))
     assert len(calls) > 8
+
+
+def test_a_row_at_the_edge_of_the_clip_is_no_reason_to_fall_back(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It differs in each minibatch that has it, of which there is one in every epoch."""
+    algorithm = build(config__minibatch_size=128, config__num_epochs=9)
+    real = ppo_update.loss_gradient
+    edges = []
+
+    def with_an_edge(network: Any, setting: Any, parameters: Any, batch: Any, *buffers: Any) -> None:
+        real(network, setting, parameters, batch, *buffers)
+        if (batch.advantages > 1.5).any():
+            edges.append(0)
+            buffers[-1][:] *= 1.01
+
+    monkeypatch.setattr(torch_interop, "loss_gradient", with_an_edge)
+    real_make = ppo_update.make_train_batch
+
+    def one_edge(*args: Any, **kwargs: Any) -> Any:
+        batch = real_make(*args, **kwargs)
+        advantages = np.minimum(batch.advantages, 1.0)
+        advantages[7] = 2.0
+        return batch._replace(advantages=advantages)
+
+    monkeypatch.setattr(learner_module, "make_train_batch", one_edge)
+    assert all(is_compiled(algorithm.train()) for _ in range(8))
+    assert len(edges) > 8
+
+
+def test_the_log_std_schedule_holds_where_rllib_takes_over(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = [[0, -0.5], [1024, -1.5]]
+    settings = {"config__model__free_log_std": True, "config__model__log_std_schedule": schedule}
+    algorithm = build("Pendulum-v1", config__lr=0.01, **settings)
+    algorithm.train()
+    monkeypatch.setattr(torch_interop, "loss_gradient", lambda *args: args[-1].fill(1.0))
+    results = [algorithm.train() for _ in range(3)]
+    assert not is_compiled(results[-1])
+    log_std = learner_of(algorithm).module[DEFAULT_MODULE_ID].pi.log_std
+    np.testing.assert_allclose(log_std.detach().numpy(), -1.5, rtol=1e-6)
 
 
 def test_robots_without_compiled_rules_keep_runners_of_their_own() -> None:

@@ -12,11 +12,12 @@ from runtime.settings.resolve import Source
 
 def list_presets() -> str:
     """Lists the included presets as a table."""
-    rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "")]
+    rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "steps", "")]
     for name in preset_names():
         preset = load_preset(name, source="the list")
-        returns, minutes = f"{preset.expected_return:g}", f"{preset.minutes:g}"
-        rows.append((name, str(preset.training["env"]), returns, minutes, preset.description))
+        steps = "" if preset.steps is None else f"{preset.steps:,}"
+        reached = (f"{preset.expected_return:g}", f"{preset.minutes:g}", steps)
+        rows.append((name, str(preset.training["env"]), *reached, preset.description))
     return _table(rows)
 
 
@@ -29,7 +30,8 @@ def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
         (f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values().items())
     ]
     head = f"{name}: {preset.description}\nsource: {preset.source.strip()}\n"
-    head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores\n\n"
+    steps = "" if preset.steps is None else f", {preset.steps:,} steps"
+    head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores{steps}\n\n"
     return head + _table(rows)
 
 

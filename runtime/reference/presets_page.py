@@ -17,8 +17,8 @@ smrl presets show hopper          # every setting, and who set it
 smrl train --preset mine.yaml     # your own
 ```
 
-| preset | environment | algorithm | stops at | minutes on 2 cores |
-|---|---|---|---|---|
+| preset | environment | algorithm | stops at | minutes on 2 cores | steps |
+|---|---|---|---|---|---|
 """
 
 
@@ -31,7 +31,9 @@ def page() -> str:
         training = preset.training
         stop = ", ".join(f"`{key}` {value:,}" for key, value in training.get("stop", {}).items())
         env = training.get("env") or "logged data"
-        rows.append(f"| [{name}](#{name}) | {env} | {training.get('run', 'PPO')} | {stop} | {preset.minutes:g} |")
+        steps = "" if preset.steps is None else f"{preset.steps:,}"
+        cells = [f"[{name}](#{name})", env, training.get("run", "PPO"), stop, f"{preset.minutes:g}", steps]
+        rows.append(f"| {' | '.join(cells)} |")
         settings = [f"| `{path}` | `{value}` |" for path, value in _flatten(training.get("config", {}))]
         expected = f"Expected return: {preset.expected_return:g}."
         table = "\n".join(["| `rl.training.config.…` | value |", "|---|---|", *settings])

@@ -25,6 +25,7 @@ class Preset(BaseModel):
         source: Origin of the preset's numbers.
         expected_return: Mean return that it reaches.
         minutes: Minutes of training until then, on 2 cores.
+        steps: Environment steps until then; None where they were not measured, or where a log is learned from.
         training: The tree below rl.training.
     """
 
@@ -34,6 +35,7 @@ class Preset(BaseModel):
     source: str = Field(min_length=1)
     expected_return: float
     minutes: float = Field(gt=0)
+    steps: int | None = Field(default=None, gt=0)
     training: dict[str, Any]
 
 

@@ -318,6 +318,7 @@ def _write_preset(path: Path, best: Trial, job: TuningJob, results: Path) -> Non
         "source": f"Trial {best.number} of a tuning: {job.objective} {best.objective:.6g}{spread}.",
         "expected_return": float(last.get("episode_reward_mean", last.get("estimated_return", 0.0))),
         "minutes": round(max(seconds / 60, 0.01), 2),
+        "steps": last.get("timesteps_total"),
         "training": training,
     }
     write_text(path, yaml.safe_dump(preset, sort_keys=False, allow_unicode=True))

@@ -1,4 +1,7 @@
-"""Finds what a job resumes from: its own checkpoints, the checkpoint it was asked to restore, or a channel."""
+"""Finds what a job resumes from: its own checkpoints, the checkpoint it was asked to restore, or a channel.
+
+A job that resumes from nothing may begin with the network of another training, its warm start.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,12 @@ class Start:
     Attributes:
         checkpoint: Its folder, or None for a job that starts afresh.
         is_same_job: Whether the checkpoint is the job's own, so that its clock continues as well.
+        warm_start: Folder of the checkpoint whose network a job that starts afresh begins with, or None.
     """
 
     checkpoint: Path | None
     is_same_job: bool = False
+    warm_start: Path | None = None
 
 
 def find_start(config: JobConfig, container: Container, layout: Layout, scratch: Path) -> Start:
@@ -36,8 +41,8 @@ def find_start(config: JobConfig, container: Container, layout: Layout, scratch:
         UserError: There is no checkpoint where one was named, or its pickles could run code.
     """
     start = _find(config, container, layout, scratch)
-    if start.checkpoint is not None:
-        check_checkpoint(start.checkpoint, trust=config.trust_checkpoint, setting="rl.training.trust_checkpoint")
+    for checkpoint in filter(None, (start.checkpoint, start.warm_start)):
+        check_checkpoint(checkpoint, trust=config.trust_checkpoint, setting="rl.training.trust_checkpoint")
     return start
 
 
@@ -51,6 +56,9 @@ def _find(config: JobConfig, container: Container, layout: Layout, scratch: Path
     for name in CHANNELS:
         if name in container.channels:
             return Start(_open(container.channels[name], f"channel {name}", scratch))
+    if config.warm_start is not None:
+        where = f"rl.training.warm_start (from {config.sources['warm_start']})"
+        return Start(None, warm_start=_open(Path(config.warm_start), where, scratch))
     return Start(None)
 
 

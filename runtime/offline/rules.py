@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runtime.offline.settings import ALGORITHMS, TRAINING_ITERATIONS, OfflineNetworkSettings, OfflineSettings
 from runtime.settings.catalog import Draft, narrow
+from runtime.settings.schema import ROOT
 
 _SOURCE = "default for any log"
 
@@ -12,6 +13,14 @@ def complete(draft: Draft) -> None:
     """Sets defaults where nothing set a value, and adds a problem for each rule that is broken."""
     _set_defaults(draft)
     narrow(draft, OfflineSettings, "logged data")
+    if draft.values.get("warm_start") is not None:
+        draft.problems.add(
+            f"{ROOT}warm_start",
+            draft.values["warm_start"],
+            draft.sources["warm_start"],
+            expected="a training in an environment",
+            remedy="To resume learning from a log, set rl.training.restore.",
+        )
 
 
 def _set_defaults(draft: Draft) -> None:

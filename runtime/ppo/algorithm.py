@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from runtime.ppo import rules
 from runtime.ppo.settings import PPOSettings
-from runtime.rllib.algorithm import TrainedByRLlib
+from runtime.rllib.algorithm import TrainedByRLlib, check_warm_start
 from runtime.settings.catalog import Draft
 from runtime.settings.schema import StopCriteria
 
@@ -31,6 +31,7 @@ class PPO(TrainedByRLlib):
     def complete(self, draft: Draft) -> None:
         """Sets PPO's own defaults, and checks the rules between its settings."""
         rules.complete(draft)
+        check_warm_start(draft)
 
     def _builder(self) -> Builder:
         from runtime.ppo.rllib_config import PPOBuilder

@@ -91,6 +91,7 @@ class RLlibAlgorithm(TrainedByRLlib):
         narrow(draft, self.settings, self.name)
         if draft.values.get("env") is None:
             draft.problems.add_line(f"{ROOT}env: missing; expected the name of an environment.")
+        check_warm_start(draft)
         _check_buffer(draft, self.settings)
         _check_fragment(draft, self.settings)
         _check_atoms(draft)
@@ -99,6 +100,19 @@ class RLlibAlgorithm(TrainedByRLlib):
         from runtime.rllib.stock_builder import StockBuilder
 
         return StockBuilder()
+
+
+def check_warm_start(draft: Draft) -> None:
+    """A job begins with one checkpoint."""
+    both = [draft.values.get(name) for name in ("warm_start", "restore")]
+    if None not in both:
+        draft.problems.add(
+            f"{ROOT}warm_start",
+            both[0],
+            draft.sources["warm_start"],
+            expected=f"no rl.training.restore beside it ({both[1]})",
+            remedy="restore resumes a training; warm_start begins a new one with a trained network.",
+        )
 
 
 def _check_buffer(draft: Draft, settings: type[RLlibSettings]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ from runtime.settings.stop_criteria import reached
 # Recording videos may take this share of the training time; one that would take more is skipped.
 _RECORDING_SHARE = 0.05
 _EMPTY_AT_MOST = 3
+# Parts of RLlib's checkpoint that a warm start takes over: the network, and the observation filter.
+_WARM_START = ("learner_group/learner/rl_module", "env_runner/env_to_module_connector")
 _FIRST_ALGORITHM = "PPO"  # older checkpoints name none
 _FIRST_VIDEO_S = 1.0  # a guess, until one has been timed
 _LONGEST_VIDEO_S = 30.0
@@ -133,13 +135,15 @@ class Training:
         self._settings = RLlibSettings.of(job.config)
         shape = list(self._spaces.observation.shape or ())
         self._state = JobState(config.env_id, shape, str(self._spaces.action))
-        if resume_from is not None:
-            try:
-                with context.stop:
+        try:
+            with context.stop:
+                if resume_from is not None:
                     self._restore(resume_from)
-            except BaseException:
-                self._algorithm.stop()
-                raise
+                elif context.start.warm_start is not None:
+                    self._begin_with(context.start.warm_start)
+        except BaseException:
+            self._algorithm.stop()
+            raise
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
@@ -155,31 +159,42 @@ class Training:
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
         self._last_video: Path | None = None
 
-    def _restore(self, checkpoint: Path) -> None:
+    def _begin_with(self, checkpoint: Path) -> None:
+        """Restores only the network and the observation filter of a checkpoint."""
+        state = self._read_fitting(checkpoint, ("observation_shape", "action_space"))
+        algorithm = self._algorithm
+
+        def restore() -> None:
+            for component in _WARM_START:
+                algorithm.restore_from_path(str((checkpoint / component).resolve()), component=component)
+            algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group)
+
+        with _restoring(checkpoint):
+            _with_causes(restore)
+        self._reporter.note(f"warm start from {checkpoint}: {state.env}, {state.timesteps_total} steps")
+
+    def _read_fitting(self, checkpoint: Path, same: tuple[str, ...]) -> JobState:
+        """Reads the state of a checkpoint, whose attributes `same` must be this job's."""
         state = read_state(checkpoint)
-        fresh = self._state
         trained_by = state.policy.get("algorithm", _FIRST_ALGORITHM)
         if trained_by != self._job.config.run:
             raise UserError(
                 f"{checkpoint}: got a checkpoint of {trained_by} for a training by {self._job.config.run}; expected "
                 f"one of the same algorithm. Set rl.training.run={trained_by}, or start without the checkpoint."
             )
-        for what in ("env", "observation_shape", "action_space"):
-            if getattr(state, what) != getattr(fresh, what):
+        for what in same:
+            if getattr(state, what) != getattr(self._state, what):
                 raise UserError(
-                    f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; "
-                    f"expected {getattr(fresh, what)}. Train that environment, or restore from another checkpoint."
+                    f"{checkpoint}: got a checkpoint whose {what} is {getattr(state, what)}; expected "
+                    f"{getattr(self._state, what)}. Train that environment, or start from another checkpoint."
                 )
-        try:
+        return state
+
+    def _restore(self, checkpoint: Path) -> None:
+        state = self._read_fitting(checkpoint, ("env", "observation_shape", "action_space"))
+        with _restoring(checkpoint):
             _with_causes(lambda: self._algorithm.restore_from_path(str(checkpoint.resolve())))
             restore_random_states(checkpoint)
-        except LostError:
-            raise
-        except Exception as error:  # RLlib's unpickling raises many types of errors
-            raise UserError(
-                f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
-                "one of the same network and settings. Restore from another checkpoint, or start without."
-            ) from error
         if not self._context.start.is_same_job:
             state.time_total_s = 0.0
             state.extra = {}
@@ -373,6 +388,20 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
         "normalize_actions": settings.normalize_actions,
         "clip_actions": settings.clip_actions,
     }
+
+
+@contextlib.contextmanager
+def _restoring(checkpoint: Path) -> Iterator[None]:
+    """Raises as a user's error what RLlib raises when a checkpoint does not fit."""
+    try:
+        yield
+    except LostError:
+        raise
+    except Exception as error:  # RLlib's unpickling raises many types of errors
+        raise UserError(
+            f"{checkpoint}: got a checkpoint that cannot be restored ({type(error).__name__}: {error}); expected "
+            "one of the same network and settings. Restore from another checkpoint, or start without."
+        ) from error
 
 
 def _with_causes(call: Callable[[], Any]) -> Any:

@@ -51,6 +51,14 @@ class TrainingSettings(SettingsModel):
     restore: Annotated[str | None, Setting("text", "Checkpoint, results folder or model directory to resume from.")] = (
         None
     )
+    warm_start: Annotated[
+        str | None,
+        Setting(
+            "text",
+            "Checkpoint, results folder or model directory whose network and observation filter a new training begins "
+            "with; of an environment with the same spaces.",
+        ),
+    ] = None
     trust_checkpoint: Annotated[
         bool, Setting("bool", "Resume from a checkpoint whose pickles could run code of its author.")
     ] = False

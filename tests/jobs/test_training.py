@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from runtime.artifacts.checkpoint import checkpoints_in, read_state
 from runtime.outputs.metrics import read_rows
@@ -375,6 +376,58 @@ def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_
     done = train("--preset", "hopper", f"rl.training.restore={tiny_results}", out=tmp_path / "out")
     assert done.returncode == 2
     assert "a checkpoint whose env is RoboschoolReacher-v1; expected RoboschoolHopper-v1" in done.stderr
+
+
+def test_a_training_begins_with_the_network_and_the_filter_of_another_robots(tmp_path: Path) -> None:
+    short = ("rl.training.stop.training_iteration=1", NO_VIDEO)
+    assert train("--preset", "inverted-pendulum", *short, out=tmp_path / "teacher").returncode == 0
+    words = ("--preset", "inverted-pendulum-swingup", *short, "rl.training.config.lr=0")
+    done = train(*words, f"rl.training.warm_start={tmp_path / 'teacher'}", out=tmp_path / "student")
+    assert done.returncode == 0, done.stderr
+    assert "warm start from" in done.stderr
+    assert read_rows(tmp_path / "student" / "metrics.jsonl")[-1]["timesteps_total"] == 64
+    teacher, student = (
+        load_file(checkpoints_in(tmp_path / name / "checkpoints")[-1] / "policy.safetensors")
+        for name in ("teacher", "student")
+    )
+    assert teacher.keys() == student.keys()
+    networks = [name for name in teacher if not name.startswith("filter")]
+    assert len(networks) > 5
+    for name in networks:
+        np.testing.assert_array_equal(teacher[name], student[name], err_msg=name)
+    assert np.abs(student["filter.mean"] - teacher["filter.mean"]).max() > 0  # it learns on
+    alone = train(*words, out=tmp_path / "alone")
+    assert alone.returncode == 0, alone.stderr
+    fresh = load_file(checkpoints_in(tmp_path / "alone" / "checkpoints")[-1] / "policy.safetensors")
+    assert any((fresh[name] != student[name]).any() for name in networks)
+    near, far = (np.abs(one["filter.mean"] - teacher["filter.mean"]).sum() for one in (student, fresh))
+    assert near < far  # the mean of the teacher's observations and its own
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--preset", "hopper"), "observation_shape is [9]; expected [15]"),
+        (("--preset", "reacher", "rl.training.config.model.fcnet_hiddens=[4]"), "expected one of the same network"),
+        (("--preset", "reacher", "rl.training.restore=x"), "expected no rl.training.restore beside it (x)"),
+        (
+            (
+                "--preset",
+                "cartpole-bcq",
+            ),
+            "expected a training in an environment. To resume learning from a log",
+        ),
+    ],
+)
+def test_a_warm_start_that_does_not_fit_is_refused(
+    words: tuple[str, ...], message: str, tiny_results: Path, tmp_path: Path
+) -> None:
+    tiny = [word for word in TINY_WORDS if "hiddens" not in word] if "hiddens" in str(words) else TINY_WORDS
+    tiny = [] if "cartpole-bcq" in words else tiny
+    given = ("--out", str(tmp_path / "out"), *tiny, *words, f"rl.training.warm_start={tiny_results}")
+    done = run_smrl("train", *given, cwd=ROOT)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(

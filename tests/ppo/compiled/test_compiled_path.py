@@ -573,9 +573,7 @@ def test_a_step_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch:
     assert len(calls) > 8
 
 
-def test_a_row_at_the_edge_of_the_clip_is_no_reason_to_fall_back(
-    build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_at_the_edge_of_the_clip_is_no_reason_to_fall_back(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """It differs in each minibatch that has it, of which there is one in every epoch."""
     algorithm = build(config__minibatch_size=128, config__num_epochs=9)
     real = ppo_update.loss_gradient

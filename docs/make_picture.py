@@ -1,6 +1,6 @@
-"""Draws docs/picture.png: frames of a trained hopper's video above the learning curve of a reacher.
+"""Draws docs/picture.png: frames of a trained humanoid's video above the learning curve of a reacher.
 
-Run: .venv/bin/python docs/make_picture.py HOPPER_RESULTS REACHER_RESULTS
+Run: .venv/bin/python docs/make_picture.py HUMANOID_RESULTS REACHER_RESULTS
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from PIL import Image
 _FRAMES = 4
 
 
-def main(hopper: Path, reacher: Path) -> None:
+def main(humanoid: Path, reacher: Path) -> None:
     """Writes the picture beside this file."""
-    with av.open(str(hopper / "videos" / "last.mp4")) as container:
+    with av.open(str(humanoid / "videos" / "last.mp4")) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
-    # From the second quarter on it is in full stride; neighbors show the phases of a hop.
+    # From the second quarter on it is in full stride; neighbors show the phases of a step.
     first = len(frames) // 4
-    chosen = [frames[first + 6 * number] for number in range(_FRAMES)]
+    chosen = [frames[first + 4 * number] for number in range(_FRAMES)]
     strip = np.concatenate([np.asarray(frame)[:, 50:270] for frame in chosen], axis=1)
     curve = Image.open(reacher / "learning_curve.png").convert("RGB")
     curve = curve.resize((strip.shape[1], round(curve.height * strip.shape[1] / curve.width)), Image.Resampling.LANCZOS)

@@ -88,7 +88,7 @@ def read_options(
     answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
     settings = {name: value for name, value in race.items() if name in known}
     ranges = _attempt(lambda: read_randomization(randomize), wrong)
-    asked = {
+    asked: dict[str, Any] = {
         "dynamics": answer or KNOWN_DYNAMICS[DEFAULT_DYNAMICS],
         "randomize": ranges or KNOWN_RANDOMIZATIONS["none"],
     }

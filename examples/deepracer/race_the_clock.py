@@ -3,6 +3,9 @@
 It remembers the last step; each car runs the file for itself. Train with it: see README.md beside this file.
 """
 
+# mypy: ignore-errors
+# Without types: DeepRacer's console refuses the import of typing.
+
 STEPS_A_SECOND = 15
 TARGET_SPEED = 2.0  # m/s along the center line, at which a step pays 1
 MOST = 3.0  # a step; more is the finish line, or a car that was put back

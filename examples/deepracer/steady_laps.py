@@ -3,6 +3,9 @@
 Train with it: see README.md beside this file.
 """
 
+# mypy: ignore-errors
+# Without types: DeepRacer's console refuses the import of typing.
+
 import math
 
 LOOK_AHEAD = 3  # waypoints

@@ -74,9 +74,10 @@ def bound_lap(track: Track, race: Race, metadata: Metadata, *, agents: int = 1) 
         agents: Cars that race; several start beside the center line.
 
     Returns:
-        The bound; None where none is found, and with noise, which makes each episode's car another.
+        The bound; None where none is found, and with noise or randomized commands, which make each episode's car
+        another.
     """
-    if race.dynamics.noise:
+    if race.dynamics.noise or race.randomize.changes_commands:
         return None
     return find_lap_bound(
         track.reversed() if race.reverse_dir else track,

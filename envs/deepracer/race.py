@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from envs.deepracer import kernels
+from envs.deepracer.randomization import KNOWN_RANDOMIZATIONS, Randomization
 
 RACE_TYPES = ("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
 _WHEEL_RADIUS_M = 0.036
 _LARGEST_OF_DYNAMICS = 10.0
 _MOST_OBJECTS = 100
 _LARGEST = 1e9
+_MOST_LATENCY_S = 0.2  # three control steps
+_ROUNDING_S = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Dynamics:
         wrong = [f for f in dataclasses.fields(self) if not _is_number(getattr(self, f.name))]
         if wrong:
             raise ValueError("; ".join(f"{f.name}: got {getattr(self, f.name)!r}; expected a number" for f in wrong))
-        if not 0 <= self.latency_s <= 0.2:
-            raise ValueError(f"latency_s: got {self.latency_s}; expected 0 to 0.2, three control steps.")
+        if not 0 <= self.latency_s <= _MOST_LATENCY_S:
+            raise ValueError(f"latency_s: got {self.latency_s}; expected 0 to {_MOST_LATENCY_S}, three control steps.")
         for name in ("speed_lag_s", "steering_lag_s", "friction"):
             if not 0 <= getattr(self, name) <= _LARGEST_OF_DYNAMICS:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 to {_LARGEST_OF_DYNAMICS:g}.")
@@ -133,6 +136,7 @@ class Race:
         randomize_bot_car_locations: Whether each episode draws new places for them.
         enable_domain_randomization: Whether each episode draws its own light.
         dynamics: Dynamics of the cars.
+        randomize: Ranges of what differs between episodes for policies that will drive a real car.
     """
 
     race_type: str = "TIME_TRIAL"
@@ -162,6 +166,7 @@ class Race:
     randomize_bot_car_locations: bool = False
     enable_domain_randomization: bool = False
     dynamics: Dynamics = KNOWN_DYNAMICS[DEFAULT_DYNAMICS]
+    randomize: Randomization = KNOWN_RANDOMIZATIONS["none"]
 
     def __post_init__(self) -> None:
         """Parses the object positions and checks all values.
@@ -188,6 +193,12 @@ class Race:
             wrong.append(
                 f"number_of_obstacles and number_of_bot_cars: got {self.obstacles} and {self.number_of_bot_cars}; "
                 f"expected {_MOST_OBJECTS} at most in all."
+            )
+        slowest_s = self.dynamics.latency_s + self.randomize.latency_s
+        if slowest_s > _MOST_LATENCY_S + _ROUNDING_S:
+            wrong.append(
+                f"randomize.latency_s: got {self.randomize.latency_s} beside the dynamics' latency_s, "
+                f"{self.dynamics.latency_s:.3g}; expected no more than {_MOST_LATENCY_S} in all."
             )
         if self.laps < 1:
             wrong.append(f"laps: got {self.laps}; expected at least 1.")

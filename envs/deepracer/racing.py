@@ -15,6 +15,7 @@ from envs.deepracer import kernels
 from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata, read_metadata
 from envs.deepracer.params import make_params
 from envs.deepracer.race import DEFAULT_DYNAMICS, KNOWN_DYNAMICS, Dynamics, Race
+from envs.deepracer.randomization import KNOWN_RANDOMIZATIONS, Randomization, read_randomization
 from envs.deepracer.rewards import RewardFunction, check_calls, default_rewards, load_reward_function
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.simulation import Simulation
@@ -54,6 +55,7 @@ def read_options(
     model_metadata: str | Path | Mapping[str, Any] | Metadata | None = None,
     reward_function: str | Path | RewardFunction | None = None,
     dynamics: str | Mapping[str, float] = DEFAULT_DYNAMICS,
+    randomize: str | Mapping[str, float] | Randomization = "none",
     is_training: bool = True,
     **race: Any,
 ) -> Options:
@@ -67,6 +69,7 @@ def read_options(
         reward_function: File with `reward_function(params)`, which is run once for each car, as what it remembers of
             the last step is that car's; or the function, which all cars call; the default reward if None.
         dynamics: A name of KNOWN_DYNAMICS, or settings of Dynamics by name, the others as in the default.
+        randomize: A name of KNOWN_RANDOMIZATIONS, or ranges of Randomization by name, the others 0.
         is_training: As in Options.
         race: Attributes of Race.
 
@@ -78,13 +81,18 @@ def read_options(
     found_tracks = _attempt(lambda: [track] if isinstance(track, Track) else load_tracks(track, folders), wrong) or []
     metadata = _attempt(lambda: _read_metadata(model_metadata), wrong)
     function = _attempt(lambda: _read_reward(reward_function), wrong)
-    known = {field.name for field in dataclasses.fields(Race)} - {"dynamics"}
+    known = {field.name for field in dataclasses.fields(Race)} - {"dynamics", "randomize"}
     for name in sorted(set(race) - known):
         wrong.append(f"{name}: got a setting that no race has; expected one of {', '.join(sorted(known))}.")
     version = 5.0 if metadata is None else metadata.version
     answer = _attempt(lambda: _read_dynamics(dynamics, version), wrong)
     settings = {name: value for name, value in race.items() if name in known}
-    rules = _attempt(lambda: Race(**settings, dynamics=answer or KNOWN_DYNAMICS[DEFAULT_DYNAMICS]), wrong)
+    ranges = _attempt(lambda: read_randomization(randomize), wrong)
+    asked: dict[str, Any] = {
+        "dynamics": answer or KNOWN_DYNAMICS[DEFAULT_DYNAMICS],
+        "randomize": ranges or KNOWN_RANDOMIZATIONS["none"],
+    }
+    rules = _attempt(lambda: Race(**settings, **asked), wrong)
     if rules is not None and found_tracks:
         wrong += rules.find_misfits(min(found.length for found in found_tracks))
     if wrong or metadata is None or rules is None:
@@ -199,7 +207,7 @@ class Racing:
     def restart(self, world: int) -> None:
         """Begins a world's next episode."""
         self.simulation.restart(world)
-        self._sensors.draw_light(world)
+        self._sensors.randomize(world)
 
     def observe(self, rows: NDArray[np.int64] | slice = slice(None)) -> Any:
         """Returns (B, ...) current observations of the cars of these rows; of all cars by default."""

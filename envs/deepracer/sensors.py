@@ -6,6 +6,7 @@ and `sensors/sensors_rollout.py`.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import gymnasium
@@ -60,14 +61,11 @@ class Sensors:
         track = simulation.track
         ground = _gray_ground(*(line.tobytes() for line in (track.center, track.inner, track.outer)))
         sides = (_EYES_M, -_EYES_M) if metadata.camera == "STEREO_CAMERAS" else (0.0,)
-        x, _, z = CAMERA_AT
-        self._renderers = [
-            Renderer(
-                make_camera(WIDTH, HEIGHT, field_of_view=FIELD_OF_VIEW, position=(x, side, z), pitch=CAMERA_PITCH),
-                ground,
-            )
-            for side in sides
-        ]
+        self._ground = ground
+        self._sides = sides
+        self._renderers = self._mount_cameras()
+        # Of each car, where each episode has cameras of its own.
+        self._own_renderers = [self._renderers] * len(simulation.cars)
         count = len(simulation.cars)
         race = simulation.race
         self._pictures = np.zeros((len(sides), count, HEIGHT, WIDTH, 1), np.uint8)
@@ -77,6 +75,24 @@ class Sensors:
         gray = np.array(colors, np.float64).reshape(-1, 3) @ scenery.LUMA
         self._colors = np.repeat(gray[None, :, None], count, axis=0)
         self._lights = np.tile(np.arange(256, dtype=np.uint8), (count, 1))
+        self._pixel_noise = race.randomize.pixel_noise or (_NOISE if race.enable_domain_randomization else 0.0)
+        self._changes_pictures = race.enable_domain_randomization or race.randomize.changes_pictures
+        self._moves_camera = race.randomize.moves_camera
+
+    def _mount_cameras(self, *, higher_m: float = 0.0, lower_rad: float = 0.0) -> list[Renderer]:
+        """Makes the renderers of a car whose cameras are higher, and look farther down, than the others'."""
+        x, _, z = CAMERA_AT
+        cameras = [
+            make_camera(
+                WIDTH,
+                HEIGHT,
+                field_of_view=FIELD_OF_VIEW,
+                position=(x, side, z + higher_m),
+                pitch=CAMERA_PITCH + lower_rad,
+            )
+            for side in self._sides
+        ]
+        return [Renderer(camera, self._ground) for camera in cameras]
 
     @property
     def space(self) -> gymnasium.spaces.Space[NDArray[np.uint8]] | gymnasium.spaces.Dict:
@@ -87,16 +103,33 @@ class Sensors:
         scan = gymnasium.spaces.Box(0, 1, (self._metadata.scan_size,), np.float32)
         return gymnasium.spaces.Dict({self._metadata.camera: picture, self._metadata.lidar: scan})
 
-    def draw_light(self, world: int) -> None:
-        """Draws the light of a world's new episode."""
+    def randomize(self, world: int) -> None:
+        """Draws the light and the cameras of a world's new episode, where the race randomizes them."""
         simulation = self._simulation
-        if not simulation.race.enable_domain_randomization:
-            return
-        rows = slice(world * simulation.agents, (world + 1) * simulation.agents)
-        light = scenery.random_light(simulation.random)
-        self._lights[rows] = scenery.gray_under_light(light)
-        count = simulation.race.obstacles + simulation.race.number_of_bot_cars
-        self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
+        race = simulation.race
+        rows = range(world * simulation.agents, (world + 1) * simulation.agents)
+        if self._changes_pictures:
+            self._lights[rows] = scenery.gray_under_light(self._draw_light())
+        if race.enable_domain_randomization or race.randomize.color:
+            count = race.obstacles + race.number_of_bot_cars
+            self._colors[rows, :count] = simulation.random.uniform(20, 235, (count, 1))
+        if self._moves_camera:
+            ranges = race.randomize
+            for row in rows:
+                height, pitch = simulation.random.uniform(-1, 1, 2)
+                self._own_renderers[row] = self._mount_cameras(
+                    higher_m=height * ranges.camera_height_m, lower_rad=math.radians(pitch * ranges.camera_pitch_deg)
+                )
+
+    def _draw_light(self) -> NDArray[np.float64]:
+        """Draws (3,) brightness in red, green and blue."""
+        race = self._simulation.race
+        random = self._simulation.random
+        light = scenery.random_light(random) if race.enable_domain_randomization else np.ones(3)
+        if race.randomize.changes_pictures:
+            light = light * (1 + race.randomize.light * random.uniform(-1, 1))
+            light = light * (1 + race.randomize.color * random.uniform(-1, 1, 3))
+        return np.asarray(light, np.float64)
 
     def observe(self, rows: Rows = _ALL) -> NDArray[np.uint8] | dict[str, NDArray[np.uint8] | NDArray[np.float32]]:
         """Returns (B, ...) current observations of the cars of these rows, in a new array."""
@@ -110,14 +143,38 @@ class Sensors:
     def _see(self, objects: NDArray[np.float64], poses: NDArray[np.float64], rows: Rows) -> NDArray[np.uint8]:
         rounding = 0.5 if len(self._renderers) > 1 else 0.0  # each camera pair's pictures are rounded, not cut
         drawn = [out[: len(poses)] for out in self._pictures]
-        for renderer, out in zip(self._renderers, drawn, strict=True):
-            renderer.draw(out, poses, objects, self._colors[rows], rounding=rounding)
+        if self._moves_camera:
+            self._see_apart(drawn, objects, poses, rows, rounding=rounding)
+        else:
+            for renderer, out in zip(self._renderers, drawn, strict=True):
+                renderer.draw(out, poses, objects, self._colors[rows], rounding=rounding)
         pictures = np.concatenate(drawn, axis=-1)
-        if self._simulation.race.enable_domain_randomization:
-            for picture, light in zip(pictures, self._lights[rows], strict=True):
-                noise = self._simulation.random.normal(0, _NOISE, picture.shape)
-                picture[:] = np.clip(light[picture] + noise, 0, 255)
+        if self._changes_pictures:
+            self._light(pictures, self._lights[rows])
         return pictures
+
+    def _see_apart(
+        self,
+        drawn: list[NDArray[np.uint8]],
+        objects: NDArray[np.float64],
+        poses: NDArray[np.float64],
+        rows: Rows,
+        *,
+        rounding: float,
+    ) -> None:
+        """Draws each car's pictures with its own cameras."""
+        for number, row in enumerate(np.arange(len(self._own_renderers))[rows]):
+            one = slice(number, number + 1)
+            for renderer, out in zip(self._own_renderers[row], drawn, strict=True):
+                renderer.draw(out[one], poses[one], objects[one], self._colors[row : row + 1], rounding=rounding)
+
+    def _light(self, pictures: NDArray[np.uint8], lights: NDArray[np.uint8]) -> None:
+        """Changes (B, H, W, C) pictures to what they are under (B, 256) lights, and adds noise."""
+        for picture, light in zip(pictures, lights, strict=True):
+            lit = light[picture]
+            if self._pixel_noise:
+                lit = np.clip(lit + self._simulation.random.normal(0, self._pixel_noise, picture.shape), 0, 255)
+            picture[:] = lit
 
     def _scan(self, objects: NDArray[np.float64], poses: NDArray[np.float64]) -> NDArray[np.float32]:
         metadata = self._metadata

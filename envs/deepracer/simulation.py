@@ -6,6 +6,8 @@ is what its observation showed and what its reward is for; `drive` then carries 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ class Simulation:
         cars: (C, COLUMNS) all agents' cars, those of a world in a row.
         objects: Objects of every world.
         agents: Number of cars in each world.
-        dynamics: (A, 6) dynamics of each of a world's cars.
+        dynamics: (A, 6) dynamics of each of a world's cars; (C, 6) of all cars where each episode draws a latency.
         has_ended: (C,) whether a car's episode is over.
         episodes: (C,) number of each car's episode, from 0.
         laps: (C,) completed laps of each car's episode.
@@ -67,7 +69,7 @@ class Simulation:
         worlds: Number of worlds.
         agents: Number of cars in each world.
         is_training: Whether each episode starts farther along the track.
-        seed: Seed of objects, lights and the dynamics' noise.
+        seed: Seed of objects, lights, noise and what is randomized.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class Simulation:
         self._next_episode = 0
         self._start_share = race.start_position_offset % 1
         self._turns = bool(race.reverse_dir)
-        self.dynamics = np.stack([race.dynamics.as_array()] * agents)
+        self.dynamics = np.stack([race.dynamics.as_array()] * (count if race.randomize.latency_s else agents))
+        self._steering_offsets_deg = np.zeros(count)
         self._lines = np.stack([np.stack([way.center, way.inner, way.outer]) for way in self.tracks])
         self.blocks = np.stack([np.stack([kernels.make_blocks([line]) for line in way]) for way in self._lines])
         self._distances = np.stack([way.distances for way in self.tracks])
@@ -152,6 +155,7 @@ class Simulation:
             self.cars[row, kernels.START_SHARE] = self._start_share
             if noise := self.race.dynamics.noise:
                 self.cars[row, [kernels.SPEED_NOISE, kernels.CURVATURE_NOISE]] = self.random.normal(0, noise, 2)
+            self._randomize(row)
             self._place_at_start(world, row, agent)
             self.has_ended[row] = False
             self.laps[row] = 0
@@ -161,6 +165,17 @@ class Simulation:
             self._resets_left[row] = self.race.number_of_resets
         self._next_episode += 1
         self._advance_start()
+
+    def _randomize(self, row: int) -> None:
+        """Draws the latency, the speed and the steering of a car's new episode."""
+        ranges = self.race.randomize
+        if ranges.latency_s:
+            latency_s = self.race.dynamics.latency_s + self.random.uniform(0, ranges.latency_s)
+            self.dynamics[row, kernels.LATENCY] = latency_s
+        if ranges.changes_commands:
+            gain, offset = self.random.uniform(-1, 1, 2)
+            self.cars[row, kernels.SPEED_NOISE] += gain * ranges.speed_gain
+            self._steering_offsets_deg[row] = offset * ranges.steering_offset_deg
 
     def _advance_start(self) -> None:
         """Moves the start and the direction on to those of the next training episode."""
@@ -287,6 +302,8 @@ class Simulation:
             steerings: (C,) degrees, left is positive.
         """
         cars = self.cars
+        if self.race.randomize.changes_commands:
+            speeds, steerings = self._disturb(speeds, steerings)
         cars[:, kernels.COMMAND_SPEED], cars[:, kernels.COMMAND_STEERING] = speeds, steerings
         kernels.drive(cars, self.dynamics)
         if self.has_ended.any():
@@ -296,6 +313,13 @@ class Simulation:
             self.objects.move(by_world[:, :, kernels.TIME].max(axis=1), by_world)
         if self.race.number_of_resets:
             self._run_penalties()
+
+    def _disturb(self, speeds: NDArray[np.float64], steerings: NDArray[np.float64]) -> tuple[Any, Any]:
+        """Returns the commands as the motor and the servo carry them out."""
+        ranges = self.race.randomize
+        shares, angles = self.random.standard_normal((2, len(speeds)))
+        steerings = steerings + self._steering_offsets_deg + ranges.steering_noise_deg * angles
+        return speeds * (1 + ranges.speed_noise * shares), steerings
 
     def _run_penalties(self) -> None:
         is_paused = self.cars[:, kernels.PHASE] == PAUSE

@@ -120,6 +120,7 @@ def race(
         "track": options.track.name,
         "race_type": options.race.race_type,
         "dynamics": {"name": options.race.dynamics.name, **options.race.dynamics.settings},
+        "randomize": options.race.randomize.settings,
         "checkpoints": [checkpoint.name for checkpoint in checkpoints],
         "seed": seed,
         "mean_reward": statistics.fmean(first.returns),

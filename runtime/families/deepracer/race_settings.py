@@ -33,6 +33,7 @@ RACE: dict[str, Setting] = {
     "min_distance_between_bot_cars": Setting("float", "Meters from the start to the first bot car.", low=0),
     "randomize_bot_car_locations": Setting("bool", "Place bot cars at random in each episode."),
     "enable_domain_randomization": Setting("bool", "Randomize light, colors and noise in each episode."),
+    "randomize": Setting("any", "Randomize camera, light and motion: none, sim2real, or {light: 0.4, …}."),
     "dynamics": Setting("any", "How the car responds: gazebo, gazebo-6, kinematic, real, or {latency_s: 0.1, …}."),
 }
 

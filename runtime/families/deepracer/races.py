@@ -135,9 +135,9 @@ class _Driver:
         return np.stack(self._frames)
 
     def begin(self) -> None:
-        """Starts a trial, which draws its own lighting."""
+        """Starts a trial, which draws its own light and camera."""
         self._trials += 1
-        self._sensors.draw_light(0)
+        self._sensors.randomize(0)
 
     def decide(self) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Chooses actions for its cars; returns (W, 2) commands and the actions."""

@@ -48,6 +48,8 @@ ACTING: list[tuple[str, dict[str, Any], Any, Any]] = [
     ("dynamics", {}, "kinematic", "real"),
     *(("dynamics", {}, "gazebo", {name: 0.1}) for name in ("latency_s", "speed_lag_s", "steering_lag_s", "noise")),
     *(("dynamics", {}, "gazebo", {name: value}) for name, value in (("steering_gain", 0.2), ("friction", 0.05))),
+    ("randomize", {}, "none", "sim2real"),
+    *(("randomize", {}, {}, {name: 0.1}) for name in ("light", "camera_height_m", "steering_offset_deg")),
     ("track", {}, "oval", "reinvent_base"),
 ]
 STRAIGHT_ON = 2

@@ -169,7 +169,8 @@ class SageMakerCoachPresetLauncher:
         args = self.get_config_args(_coachs_arguments())
         self._preset = _preset_file(args.preset)
         is_ours = args.preset.removeprefix("preset-").removesuffix(".py") in PRESETS_OF_2020
-        if is_ours and not (Path(self.path_of_main_launcher()) / self._preset).is_file():
+        is_training = type(self).start_single_threaded is SageMakerCoachPresetLauncher.start_single_threaded
+        if is_ours and is_training and not (Path(self.path_of_main_launcher()) / self._preset).is_file():
             request = Request({"preset": args.preset, **self._own_settings}, source="the hyperparameters")
             finish(run_training(replace(container, hyperparameters={}), stop, request))
             return
@@ -204,7 +205,7 @@ class SageMakerCoachPresetLauncher:
         if result is not None and result.layout is not None:
             copy_checkpoint(result.layout)
             if graph.visualization_parameters.dump_gifs:
-                write_gifs(result.layout)
+                write_gifs(result.layout, result.reporter)
         finish(result)
 
     def _request(self, translation: Translation, our_preset: str | None) -> Request:

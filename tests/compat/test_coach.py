@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime.artifacts.checkpoint import JobState
 from runtime.artifacts.manifest import largest_difference
+from runtime.compat.coach.outputs import EpisodeLog
 from tests.conftest import ROOT, OptMl, clean_environment, run_smrl
 
 SCRIPTS = ROOT / "tests" / "scripts_2020" / "coach"
@@ -223,6 +225,56 @@ def test_a_job_of_sagemaker_and_the_evaluation_of_its_checkpoint(opt_ml: OptMl, 
     evaluated = evaluation.run()
     assert evaluated.code == 0, evaluated.log[-3000:]
     assert "Testing> Name=main_level/agent, Worker=0, Episode=1, Total reward=97.0," in evaluated.log
+
+
+def test_batch_learning_has_our_presets_numbers_and_the_hyperparameters_on_top(folder: Path) -> None:
+    log = (
+        "--env",
+        "CartPole-v0",
+        "--envs",
+        "10",
+        "--episodes",
+        "5",
+        "--policy",
+        "uniform",
+        "--out",
+        "cartpole_dataset.csv",
+    )
+    assert run_smrl("collect", *log, cwd=folder).returncode == 0
+    words = ("--RLCOACH_PRESET", "preset-cartpole-ddqnbcq", "--discount", "0.95", "--improve_steps", "1")
+    results, done = train(folder, *words, "--rl.training.config.updates_per_iteration", "20")
+    assert "the numbers are those of smrl's preset cartpole-bcq" in done.stderr
+    values = values_of(results)
+    expected = {
+        "run": "BCQ",
+        "data": "cartpole_dataset.csv",
+        "config.gamma": 0.95,
+        "config.lr": 0.0003,  # of our preset, where Coach's has 0.0001
+        "config.updates_per_iteration": 20,
+        "stop.training_iteration": 1,
+    }
+    assert {name: values[name] for name in expected} == expected
+    assert (results / "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv").is_file()
+
+
+def test_the_csv_goes_on_where_a_resumed_job_does(tmp_path: Path) -> None:
+    path = tmp_path / CSV
+    state = JobState("CartPole-v0", [4], "Discrete(2)")
+    first = EpisodeLog(path)
+    for iteration in (1, 2):
+        state.training_iteration = iteration
+        state.episodes_total += 2
+        first.add([(10.0 * iteration, 10), (11.0 * iteration, 11)], state, steps=100 * iteration)
+    state.training_iteration, state.episodes_total = 2, 3  # its checkpoint was of the first iteration
+    lines = list(EpisodeLog(path).add([(7.5, 7)], state, steps=150))
+    assert lines == [
+        "Training> Name=main_level/agent, Worker=0, Episode=3, Total reward=7.5, Steps=150, Training iteration=2"
+    ]
+    assert [(row["Episode #"], row["Training Reward"]) for row in episodes_of(path)] == [
+        ("1", "10.0"),
+        ("2", "11.0"),
+        ("3", "7.5"),
+    ]
 
 
 def test_tensorflow_is_an_empty_module_for_the_script_alone(tmp_path: Path) -> None:

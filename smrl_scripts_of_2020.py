@@ -19,6 +19,8 @@ _STAND_INS = {
     "sagemaker_rl": "runtime.compat.sagemaker_rl",
     "sagemaker_rl.ray_launcher": "runtime.compat.sagemaker_rl",
     "sagemaker_rl.coach_launcher": "runtime.compat.coach_launcher",
+    "sagemaker_rl.mpi_launcher": "runtime.compat.mpi_launcher",
+    "sagemaker_rl.stable_baselines_launcher": "runtime.compat.stable_baselines_launcher",
     "roboschool": "runtime.compat.roboschool",
     "ray.rllib.agents": "runtime.compat.agents",
     "ray.rllib.agents.registry": "runtime.compat.agents",
@@ -32,7 +34,12 @@ _PATCHED = {
     "mlagents_envs.environment": "runtime.compat.unity_2020",
 }
 _ABSENT = "sagemaker_rl."  # and a name that is no stand-in's
+_COACH = "rl_coach"
 _MESSAGES = "mlagents_envs.communicator_objects."
+_TENSORFLOW = "tensorflow"
+_BELOW_TENSORFLOW = f"{_TENSORFLOW}."
+_LAUNCHERS = "sagemaker_rl"
+_BEGINNINGS = (_ABSENT, _MESSAGES, f"{_COACH}.")
 _OURS = ("runtime", "envs", "presets")
 _A_FILE_OF_OURS = os.path.join("runtime", "compat", "stand_ins.py")
 
@@ -58,7 +65,11 @@ class StandIns:
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Called by the import system for every module; returns None at once for all but a few names."""
-        if name in _STAND_INS or name in _PATCHED or name.startswith((_ABSENT, _MESSAGES)):
+        if name == _TENSORFLOW or name.startswith(_BELOW_TENSORFLOW):
+            return _find_tensorflow(name, path)
+        while _empty_modules:  # so that only the import that asked for one has it, and no library finds it
+            sys.modules.pop(_empty_modules.pop(), None)
+        if name in _STAND_INS or name in _PATCHED or name == _COACH or name.startswith(_BEGINNINGS):
             return _find(name, path)
         return None
 
@@ -82,23 +93,52 @@ def _find(name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
     return find(name, path, _STAND_INS.get(name), _PATCHED.get(name))
 
 
+def _find_tensorflow(name: str, path: "Sequence[str] | None") -> "ModuleSpec | None":
+    """Finds an empty module for a file of a script of 2020 that imports TensorFlow; None for any library's import."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if not _is_users_file(frame.f_code.co_filename) or not _is_users_script() or not _uses_old_launcher():
+        return None
+    from runtime.compat.tensorflow_2020 import find
+
+    spec = find(name, path)
+    if spec is not None:
+        _empty_modules.append(name)
+    return spec
+
+
+def _uses_old_launcher() -> bool:
+    """Whether the program's text names SageMaker's launchers of 2020."""
+    try:
+        with open(sys.modules["__main__"].__file__ or "", encoding="utf-8", errors="replace") as file:
+            return _LAUNCHERS in file.read()
+    except (OSError, AttributeError):
+        return _LAUNCHED in os.environ  # one of Ray's processes
+
+
 def _is_users_script() -> bool:
     """Whether the program is a user's script, neither this package's code nor an installed library.
 
     Ray's workers learn it from an inherited variable, because their program is Ray's.
     """
-    from pathlib import Path
-
     if _LAUNCHED in os.environ:
         return True
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     if not file:
         return False
-    script = Path(file).resolve()
-    is_library = any(script.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix))
+    return _is_users_file(file)
+
+
+def _is_users_file(file: str) -> bool:
+    """Whether a file is part of neither this package nor an installed library."""
+    from pathlib import Path
+
+    path = Path(file).resolve()
+    is_library = any(path.is_relative_to(Path(place).resolve()) for place in (sys.prefix, sys.base_prefix))
     is_ours = any(
         folder.name in ("runtime", "entrypoints", "envs", "tests") and (folder.parent / _A_FILE_OF_OURS).is_file()
-        for folder in script.parents
+        for folder in path.parents
     )
     return not is_library and not is_ours
 
@@ -171,6 +211,7 @@ def _start() -> None:
 
 
 _started = 0.0
+_empty_modules: list[str] = []
 try:  # noqa: SIM105  # contextlib would be one more import at every start
     _start()
 except Exception:  # this runs at every start of Python and must never break it

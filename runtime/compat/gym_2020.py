@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 
 import envs  # noqa: F401  # registers the Roboschool ids
+from runtime.compat.numpy_2020 import add_names
 from runtime.container.environment_variables import in_users_script
 from runtime.environments.old_gym import to_old_space
 from runtime.outputs.video import Mp4Writer
@@ -88,7 +89,7 @@ class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
 
 def make(env_id: str, **kwargs: Any) -> OldEnv:
     """Makes an environment by id: one of Gymnasium's or ours, or one that the script registered with gym."""
-    env_id = _newest_where_gone(env_id)
+    env_id = find_newest(env_id)
     if env_id in gymnasium.registry:
         return OldEnv(gymnasium.make(env_id, disable_env_checker=True, **kwargs))
     found = gym.envs.registration.spec(env_id)
@@ -99,15 +100,26 @@ def make(env_id: str, **kwargs: Any) -> OldEnv:
     return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
 
 
-def _newest_where_gone(env_id: str) -> str:
-    """Returns the id's newest version where the one asked for no longer runs, with a line on stderr; else the id."""
+def is_current(env_id: str) -> bool:
+    """Whether Gymnasium makes an environment of an id.
+
+    Of MuJoCo's robots, versions 2 and 3 stay registered and raise: their mujoco-py is gone.
+    """
     found = gymnasium.registry.get(env_id)
     if found is None:
-        is_gone = env_id not in gym.envs.registration.registry
-    else:  # of MuJoCo's robots, versions 2 and 3 stay registered and raise: their mujoco-py is gone
-        is_mujoco = getattr(found.entry_point, "__name__", "") == "_raise_mujoco_py_error"
-        is_gone = is_mujoco and found.version is not None and found.version < _FIRST_WITHOUT_MUJOCO_PY
-    if not is_gone:
+        return False
+    is_mujoco = getattr(found.entry_point, "__name__", "") == "_raise_mujoco_py_error"
+    return not (is_mujoco and found.version is not None and found.version < _FIRST_WITHOUT_MUJOCO_PY)
+
+
+def is_of_script(env_id: str) -> bool:
+    """Whether the script has registered an id with gym, which Gymnasium does not know."""
+    return env_id not in gymnasium.registry and env_id in gym.envs.registration.registry
+
+
+def find_newest(env_id: str) -> str:
+    """Returns the id's newest version where the one asked for no longer runs, with a line on stderr; else the id."""
+    if is_current(env_id) or is_of_script(env_id):
         return env_id
     name, separator, version = env_id.rpartition("-v")
     if not separator or not version.isdecimal():
@@ -151,13 +163,14 @@ class RewardWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types
 
 
 def patch(module: ModuleType) -> None:
-    """Gives gym 0.26 the calls of 2020."""
+    """Gives gym 0.26 the calls of 2020, and NumPy the names that environments of 2020 use."""
     for wrapper in (ObservationWrapper, RewardWrapper):
         setattr(module, wrapper.__name__, wrapper)
         setattr(gym.core, wrapper.__name__, wrapper)
     module.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
     gym.wrappers.Monitor = Monitor
     gym.utils.seeding.np_random = _np_random
+    add_names()
 
 
 def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int | None]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from runtime.compat.coach.modules import ROOT
+from runtime.compat.coach.modules import find as find_coach
 from runtime.container.environment_variables import mark_users_script
 
 
@@ -30,9 +32,13 @@ def find(
             spec.loader = _Patching(spec.loader, patch)
             mark_users_script()
         return spec
+    if name.partition(".")[0] == ROOT:
+        mark_users_script()
+        return find_coach(name)
     if stand_in is None:
         raise ModuleNotFoundError(
-            f"{name}: not there; of the old sagemaker_rl only ray_launcher and coach_launcher live on. "
+            f"{name}: not there; of the old sagemaker_rl only ray_launcher, coach_launcher, mpi_launcher and "
+            "stable_baselines_launcher live on. "
             "docs/scripts-of-2020.md lists what is there.",
             name=name,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 from typing import Any
 
@@ -69,12 +70,20 @@ class _WithSpaces:
         return observation, float(reward), bool(terminated or truncated), info
 
     def render(self, mode: str | None = "human") -> Any:
-        return self._env.render(mode=mode)
+        if _takes_mode(self.unwrapped.render):
+            return self._env.render(mode=mode)
+        self.unwrapped.render_mode = mode  # as gym 0.26 has it
+        return self._env.render()
 
     def close(self) -> None:
         close = getattr(self._env, "close", None)
         if close is not None:
             close()
+
+
+def _takes_mode(render: Any) -> bool:
+    parameters = inspect.signature(render).parameters.values()
+    return any(one.name == "mode" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def to_old_space(space: Any) -> Any:

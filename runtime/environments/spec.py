@@ -37,6 +37,7 @@ class EnvSpec:
         config: Keyword arguments; a launcher's creator gets them as one dict.
         horizon: Step limit on top of the environment's own, or None.
         creator: A launcher's function, or None.
+        reward_scale: Factor on the rewards that training learns from; returns are reported without it.
         has_jobs_seed: Whether config["seed"] is the job's; most environments take theirs at a reset instead.
     """
 
@@ -45,6 +46,7 @@ class EnvSpec:
     horizon: int | None = None
     creator: EnvCreator | None = None
     has_jobs_seed: bool = False
+    reward_scale: float = 1.0
 
 
 class EnvironmentFaultError(UserError):
@@ -209,7 +211,7 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
             "that folder, and its imports, to something else, as my_envs."
         )
     full_name = _with_package(name)
-    if ":" in full_name:
+    if ":" in full_name and full_name not in gymnasium.registry:
         module, _, attribute = full_name.partition(":")
         broken_rule = _class_problem(full_name, module, attribute)
         if broken_rule:

@@ -58,6 +58,7 @@ class Request:
         source: Name of the source of the overrides, for messages.
         results: Results folder on a laptop; None for a new one under `results/`.
         experiment: A launcher's nested experiment config, or None.
+        experiment_source: Name of the source of that config, for messages.
         find_creator: Finds a launcher's environment creator by name; None finds none.
         ray_options: A launcher's arguments of ray.init.
         family: The environment's family, if it is not the catalog's.
@@ -69,6 +70,7 @@ class Request:
     source: str = "the command line"
     results: Path | None = None
     experiment: Mapping[str, Any] | None = None
+    experiment_source: str = "get_experiment_config()"
     find_creator: Callable[[str], EnvCreator | None] = lambda name: None
     ray_options: Mapping[str, Any] | None = None
     family: EnvFamily | None = None
@@ -171,7 +173,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     """Resolves the job's settings; draws a seed if none was set."""
     sources = [Source(container.hyperparameters_source, container.hyperparameters)]
     if request.experiment is not None:
-        sources.insert(0, Source("get_experiment_config()", {"rl": request.experiment}, is_old_script=True))
+        sources.insert(0, Source(request.experiment_source, {"rl": request.experiment}, is_old_script=True))
     sources.append(Source(request.source, request.overrides))
 
     def check_env(where: str, name: str, source: str, problems: Problems) -> None:

@@ -24,4 +24,7 @@ class EnvMaker:
 
     def __call__(self, context: dict[str, Any]) -> gymnasium.Env[Any, Any]:
         """Makes one environment; called by RLlib with its EnvContext."""
-        return make_env(self.spec, context=context)
+        env = make_env(self.spec, context=context)
+        scale = self.spec.reward_scale
+        # Outside of the monitor that reports returns.
+        return env if scale == 1.0 else gymnasium.wrappers.TransformReward(env, lambda reward: scale * float(reward))

@@ -103,7 +103,8 @@ class SyncEnvs:
             self.final_observations[i] = self.observations[i]
             self.rewards[i] = 0.0
             self.truncated[i] = True
-            self.returns[i], self.lengths[i] = monitor.episode_return, monitor.episode_steps
+            self.returns[i] = monitor.get_wrapper_attr("episode_return")
+            self.lengths[i] = monitor.get_wrapper_attr("episode_steps")
         with contextlib.suppress(Exception):
             monitor.close()
         self._envs[i] = self._makers[i]()
@@ -122,7 +123,7 @@ def is_compiled(spec: EnvSpec) -> bool:
 
 def _is_array_env(spec: EnvSpec) -> bool:
     """Whether there is a vector environment that writes into arrays by itself."""
-    return spec.creator is None and _ARRAY_ENV.can_make(spec.name, spec.config)
+    return spec.creator is None and spec.reward_scale == 1.0 and _ARRAY_ENV.can_make(spec.name, spec.config)
 
 
 def count_env_bytes(spec: EnvSpec) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -138,8 +137,10 @@ def _chart(groups: Sequence[Group], metric: str) -> Chart | None:
     if not plots:
         return None
     lines = [one for one in plots[0].series if one.style == "line"]
-    last = [next(value for value in reversed(one.values) if value is not None) for one in lines]
-    ends = "; ".join(f"{one.label} ends at {value:.4g}" for one, value in zip(lines, last, strict=True))
+    last = [[value for value in one.values if value is not None and np.isfinite(value)][-1:] for one in lines]
+    ends = "; ".join(
+        f"{one.label} ends at {value:.4g}" for one, found in zip(lines, last, strict=True) for value in found
+    )
     is_return = metric == _RETURN
     title = "" if is_return else words_of(metric)
     y_label = "mean episode return" if is_return else unit_of(metric)
@@ -182,16 +183,26 @@ def _interpolate(
 
 
 def _lines(label: str, values: NDArray[np.float64], color: int) -> list[Series]:
-    """The mean over runs (R, X), and for several the band from the lowest to the highest of those that got so far."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # where no run has a value, the mean is NaN, as it should be
-        mean = np.nanmean(values, axis=0)
-        edges = [np.nanmax(values, axis=0), np.nanmin(values, axis=0)]
-    line = Series(label, mean.tolist(), "line", color)
+    """The mean over runs (R, X) as far as all got, their band, and the mean of those that continued.
+
+    One mean over both would jump where a run ends.
+    """
+    is_there = np.isfinite(values)
+    everywhere, somewhere = is_there.all(axis=0), is_there.any(axis=0)
+    counts = np.maximum(is_there.sum(axis=0), 1)
+    mean = np.where(is_there, values, 0.0).sum(axis=0) / counts
+    line = Series(label, np.where(everywhere, mean, np.nan).tolist(), "line", color)
     if len(values) == 1:
         return [line]
-    words = (f"highest of {label}", f"lowest of {label}")
-    return [*(Series(word, edge.tolist(), "edge", color) for word, edge in zip(words, edges, strict=True)), line]
+    edges = [
+        Series(f"highest of {label}", values.max(axis=0).tolist(), "edge", color),  # NaN where one has ended
+        Series(f"lowest of {label}", values.min(axis=0).tolist(), "edge", color),
+    ]
+    beyond = somewhere & ~everywhere
+    if everywhere.any():
+        beyond &= np.arange(len(beyond)) > np.flatnonzero(everywhere)[-1]
+    rest = Series(f"{label}, mean of the runs that continued", np.where(beyond, mean, np.nan).tolist(), "rest", color)
+    return [*edges, line, *([rest] if beyond.any() else [])]
 
 
 def _show_videos(runs: Sequence[Results]) -> Mapping[str, Picture]:

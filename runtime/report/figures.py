@@ -14,8 +14,9 @@ from runtime.outputs.learning_curve import SMOOTH_FROM, is_near, smooth
 from runtime.tuning.records import Trial
 from runtime.tuning.request import TuningJob
 
-# A line; a thin one, of what another smooths; the edge of a band; the goal; dots; a line that keeps its last value.
-Style = Literal["line", "thin", "edge", "goal", "dots", "steps"]
+# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots; a line
+# that keeps its last value.
+Style = Literal["line", "thin", "edge", "rest", "goal", "dots", "steps"]
 Column = Sequence[float | None]
 
 _MOST_POINTS = 1_000  # of a line; more are not visible and slow down the page

@@ -30,6 +30,7 @@ const smrlCharts = {
     if (isMany) return {...shown, width: 1.2, stroke: faint};
     if (one.style === 'thin') return {...shown, width: 1, stroke: faint};
     if (one.style === 'edge') return {...shown, width: 0, points: {show: false}, class: 'edge'};
+    if (one.style === 'rest') return {...shown, width: 1.2, dash: [2, 3], class: 'rest'};
     if (one.style === 'goal') return {...shown, width: 1.5, dash: [6, 4]};
     if (one.style === 'dots') return {...shown, width: 0, points: {show: true, size: 8, fill: color}};
     if (one.style === 'steps') return {...shown, paths: uPlot.paths.stepped({align: 1})};

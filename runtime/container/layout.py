@@ -11,7 +11,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Container:
         network_interface: Name of the network interface that connects the hosts.
         instance_group: Name of this host's group in a heterogeneous cluster.
         token: Secret that the hosts of a job authenticate each other with.
+        command: Words of the command that started this process; empty in a notebook.
     """
 
     base: Path | None = None
@@ -95,6 +96,7 @@ class Container:
     network_interface: str = ""
     instance_group: str = ""
     token: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def is_master(self) -> bool:
@@ -149,6 +151,7 @@ def read_container() -> Container:
             num_gpus=count_gpus(),
             memory_bytes=measure_memory(),
             s3_endpoint=env.get("S3_ENDPOINT_URL"),
+            command=_read_command(sys.argv),
         )
     values, source = _read_hyperparameters(base, env)
     resources = _read_json(base / "input/config/resourceconfig.json") or _parse(env, "SM_RESOURCE_CONFIG") or {}
@@ -169,6 +172,7 @@ def read_container() -> Container:
         network_interface=resources.get("network_interface_name") or "",
         instance_group=resources.get("current_group_name") or env.get("SM_CURRENT_INSTANCE_GROUP") or "",
         token=env.get("RAY_AUTH_TOKEN") or _derive_token(env, hosts, values),
+        command=_read_command(sys.argv),
     )
 
 
@@ -190,6 +194,16 @@ def find_base() -> Path | None:
     if model := os.environ.get("SM_MODEL_DIR"):
         return Path(model).parent
     return Path(_OPT_ML) if Path(_OPT_ML).is_dir() else None
+
+
+def _read_command(argv: Sequence[str]) -> tuple[str, ...]:
+    """Returns a command that can be typed again."""
+    program = Path(argv[0]) if argv else Path()
+    if program.name in ("smrl", "cli.py", "smrl.py"):
+        return ("smrl", *argv[1:])
+    if program.suffix != ".py" or program.name.startswith("ipykernel"):
+        return ()
+    return ("python", str(program), *argv[1:])
 
 
 def _read_hyperparameters(base: Path, env: Mapping[str, str]) -> tuple[dict[str, Any], str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts.resume import find_start
+from runtime.artifacts.run_record import recording_run
 from runtime.cluster.hosts import (
     is_secondary,
     refuse_several_hosts,
@@ -122,6 +123,7 @@ def run_training(
         with (
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
+            recording_run(layout.data, container) as run,
             Exporting(reporter) as exporting,
         ):
             write_config(layout, config)
@@ -136,6 +138,7 @@ def run_training(
                 ray_options=request.ray_options,
             )
             summary = _train(algorithm, training, context)
+            run.reason = summary.facts.get("ended because", "")
             exporting.finish()
         exports = _describe_exports(layout.model)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE = "learning_curve.png"
-BLUE = "#4c78a8"
-RED = "#d62728"
+_BLUE = "#4c78a8"
+_RED = "#d62728"
 # From so many iterations on a curve is noisy enough to be smoothed, over this share of them.
-_SMOOTH_FROM = 20
+SMOOTH_FROM = 20
 _SMOOTH_SHARE = 0.1
 
 
@@ -44,35 +45,43 @@ def plot_learning_curve(path: Path, rows: Sequence[dict[str, Any]], *, title: st
     return True
 
 
-def draw_learning_curve(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    goal: float | None,
-    label: str = "mean return",
-    color: str = BLUE,
-) -> None:
+def draw_learning_curve(axes: Axes, rows: Sequence[Mapping[str, Any]], *, goal: float | None) -> None:
     """Draws rows that have a mean return: the mean, smoothed where it is noisy, and the band from min to max."""
     steps = [row["timesteps_total"] for row in rows]
     means = [row["episode_reward_mean"] for row in rows]
     lows = [row.get("episode_reward_min", mean) for row, mean in zip(rows, means, strict=True)]
     highs = [row.get("episode_reward_max", mean) for row, mean in zip(rows, means, strict=True)]
-    is_alone = label == "mean return"
-    band = "min to max of 100 episodes" if is_alone else None
-    axes.fill_between(steps, lows, highs, color=color, alpha=0.18 if is_alone else 0.08, linewidth=0, label=band)
-    is_smoothed = len(rows) >= _SMOOTH_FROM
-    if is_smoothed:
-        axes.plot(steps, means, color=color, linewidth=0.8, alpha=0.5, label="mean return" if is_alone else None)
-        label = "smoothed" if is_alone else label
+    axes.fill_between(
+        steps,
+        lows,
+        highs,
+        color=_BLUE,
+        alpha=0.18,
+        linewidth=0,
+        label="lowest to highest return of the mean's episodes",
+    )
+    label = "mean return"
+    if len(rows) >= SMOOTH_FROM:
+        axes.plot(steps, means, color=_BLUE, linewidth=0.8, alpha=0.5, label=label)
+        label = "smoothed"
         means = smooth(means)
-    axes.plot(steps, means, color=color, linewidth=2, marker="o" if len(steps) < 3 else "", label=label)
-    if goal is not None:
-        axes.axhline(goal, color=RED, linewidth=1, linestyle="--", label=f"goal {goal:g}")
+    axes.plot(steps, means, color=_BLUE, linewidth=2, marker="o" if len(steps) < 3 else "", label=label)
+    if goal is not None and is_near(goal, [*lows, *highs]):
+        axes.axhline(goal, color=_RED, linewidth=1, linestyle="--", label=f"goal {goal:g}")
+    elif goal is not None:
+        axes.plot([], [], color=_RED, linewidth=1, linestyle="--", label=f"goal {goal:g}, outside this picture")
     axes.set_xlabel("environment steps")
-    axes.set_ylabel("return of an episode")
+    axes.set_ylabel("episode return")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="best", frameon=False)
+
+
+def is_near(goal: float, values: Sequence[float]) -> bool:
+    """Whether a goal can be drawn beside values and leave them at least half of the height."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=goal), max(finite, default=goal)
+    return low - goal <= high - low and goal - high <= high - low
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -49,6 +49,35 @@ def as_gif(path: Path, *, height: int = 160, most_frames: int = 60) -> tuple[byt
     return file.getvalue(), size
 
 
+def poster_of(path: Path, *, at_s: float = 1.0) -> bytes | None:
+    """Takes a frame of a video as JPEG, to be shown until it plays.
+
+    Args:
+        path: The mp4.
+        at_s: Its second; of a shorter video, the last frame.
+
+    Returns:
+        The bytes; None of a file that is no video.
+    """
+    import io
+
+    import av
+
+    frame = None
+    try:
+        with av.open(str(path)) as video:
+            for frame in video.decode(video=0):
+                if frame.time is not None and frame.time >= at_s:
+                    break
+    except (OSError, ValueError, IndexError):  # av's errors are of these; IndexError: there is no video in it
+        return None
+    if frame is None:
+        return None
+    file = io.BytesIO()
+    frame.to_image().save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
 class Mp4Writer:
     """Encodes frames as H.264, one encoder thread; the file appears when it is closed.
 

@@ -1,26 +1,26 @@
-"""The report's figures, as SVG text: they stay sharp, and a browser shows them without a network."""
+"""The data of a page's charts; the browser draws them (templates/charts.js), so that values can be read off."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 
-from runtime.outputs.learning_curve import BLUE, RED, draw_learning_curve
+from runtime.outputs.learning_curve import SMOOTH_FROM, is_near, smooth
 from runtime.tuning.records import Trial
 from runtime.tuning.request import TuningJob
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots; a line
+# that keeps its last value.
+Style = Literal["line", "thin", "edge", "rest", "goal", "dots", "steps"]
+Column = Sequence[float | None]
 
 _MOST_POINTS = 1_000  # of a line; more are not visible and slow down the page
-_COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#9d755d", "#eeca3b")
-# Metrics without a small curve: counters, and those of the learning curve.
+# Metrics without a small chart: counters, and those of the learning curve.
 _LEFT_OUT = {
     *("training_iteration", "episodes_total", "time_total_s", "timesteps_total", "updates", "steps_per_second"),
     *("episode_reward_mean", "episode_reward_max", "episode_reward_min", "estimated_return"),
@@ -28,6 +28,96 @@ _LEFT_OUT = {
 # In this order where they are there; the rest follow by name.
 _FIRST = ("total_loss", "policy_loss", "vf_loss", "kl", "entropy", "vf_explained_var", "loss", "cur_lr")
 _MOST_SMALL = 12
+# A chart's horizontal axis: the first of these that the rows have.
+_AXES = {
+    "timesteps_total": "environment steps",
+    "updates": "gradient updates",
+    "training_iteration": "iteration",
+}
+_WORDS = {
+    "vf_loss": "value loss",
+    "vf_explained_var": "explained variance",
+    "kl": "KL divergence",
+    "cur_lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "episode_len_mean": "mean episode length",
+}
+_UNITS = {"steps_per_second": "steps/s", "episode_len_mean": "steps", "kl": "nats", "entropy": "nats"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart.
+
+    Attributes:
+        label: Name in the legend.
+        values: Value at each x; None where there is none.
+        style: How it is drawn.
+        color: Index of its color.
+    """
+
+    label: str
+    values: Column
+    style: Style = "line"
+    color: int = 0
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Lines over one horizontal axis.
+
+    Attributes:
+        x_label: Name and unit of the horizontal axis.
+        x: Its values, ascending.
+        series: The lines; edges of a band come in pairs, the upper one first.
+    """
+
+    x_label: str
+    x: Column
+    series: Sequence[Series]
+
+    def as_json(self) -> dict[str, Any]:
+        """For charts.js; what is not finite becomes null, and the rest is rounded to six digits."""
+        return {
+            "x": self.x_label,
+            "columns": [_rounded(column) for column in (self.x, *(one.values for one in self.series))],
+            "series": [{"label": one.label, "style": one.style, "color": one.color} for one in self.series],
+        }
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart.
+
+    Attributes:
+        title: Above it.
+        y_label: Name and unit of the vertical axis.
+        alt: Text for those who do not see it: from which value to which.
+        plots: What it shows; of several, the page lets its reader choose one by its horizontal axis.
+        note: A remark below it.
+        has_spread: Whether its last two lines are the ends of whiskers.
+    """
+
+    title: str
+    y_label: str
+    alt: str
+    plots: Sequence[Plot]
+    note: str = ""
+    has_spread: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """For charts.js."""
+        return {"y": self.y_label, "spread": self.has_spread, "plots": [plot.as_json() for plot in self.plots]}
+
+
+def _rounded(column: Column) -> list[float | None]:
+    found: list[float | None] = []
+    for value in column:
+        if value is None or not math.isfinite(value):
+            found.append(None)
+        else:
+            found.append(value if isinstance(value, int) else float(f"{value:.6g}"))
+    return found
 
 
 def thin(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -49,134 +139,134 @@ def with_speed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]], goal: float | None) -> str | None:
-    """Draws the learning curve; returns None before the first episode has ended."""
+def chart_curve(rows: Sequence[Mapping[str, Any]], goal: float | None) -> Chart | None:
+    """Charts the learning curve; returns None before the first episode has ended.
+
+    Args:
+        rows: Rows of metrics.jsonl.
+        goal: Mean return that the job was to stop at. One far from all returns is named instead of drawn, as it would
+            flatten the curve.
+    """
     scored = [row for row in rows if "episode_reward_mean" in row]
     if not scored:
         return None
-    figure = _new_figure(9, 4)
-    draw_learning_curve(figure.add_subplot(), thin(scored), goal=goal)
-    return _as_svg(figure)
+    means = [row["episode_reward_mean"] for row in scored]
+    smoothed = smooth_returns(means)
+    kept = [int(place) for place in np.linspace(0, len(scored) - 1, min(len(scored), _MOST_POINTS))]
+    shown = [scored[at] for at in kept]
+    lows = [row.get("episode_reward_min", row["episode_reward_mean"]) for row in shown]
+    highs = [row.get("episode_reward_max", row["episode_reward_mean"]) for row in shown]
+    series = [
+        Series("highest", highs, "edge"),
+        Series("lowest", lows, "edge"),
+        Series("mean", [means[at] for at in kept], "line" if smoothed is None else "thin"),
+    ]
+    if smoothed is not None:
+        series.append(Series("smoothed mean", [smoothed[at] for at in kept]))
+    note = ""
+    if goal is not None and is_near(goal, [*lows, *highs]):
+        series.append(Series("goal", [goal] * len(shown), "goal"))
+    elif goal is not None:
+        note = f"The goal, a mean return of {goal:g}, is outside this chart."
+    x_label, x = _x_axis(shown)
+    alt = f"Mean return over {x_label}: from {_short(means[0])} to {_short(means[-1])}, highest {_short(max(means))}"
+    return Chart("", "episode return", alt, [Plot(x_label, x, series)], note)
 
 
-@dataclass(frozen=True)
-class SmallChart:
-    """The line of one metric over the iterations, for a template that draws it as SVG.
-
-    Attributes:
-        name: Name of the metric.
-        points: Points of the line as `x,y x,y …`, x from 0 to 100 and y from 0 (the highest value) to 100.
-        high: The highest value, as text.
-        low: The lowest value, as text.
-        last: The last value, as text.
-        first_iteration: Iteration of the first point.
-        last_iteration: Iteration of the last point.
-    """
-
-    name: str
-    points: str
-    high: str
-    low: str
-    last: str
-    first_iteration: int
-    last_iteration: int
+def smooth_returns(means: Sequence[float]) -> list[float] | None:
+    """Smooths mean returns; returns None where there are too few to be noisy."""
+    return smooth(means) if len(means) >= SMOOTH_FROM else None
 
 
-def small_charts(rows: Sequence[Mapping[str, Any]]) -> list[SmallChart]:
-    """Computes a small chart for each further metric: losses, KL, entropy, steps per second.
+def _x_axis(rows: Sequence[Mapping[str, Any]]) -> tuple[str, Column]:
+    """Returns name and values of the horizontal axis."""
+    name = next(name for name in _AXES if all(name in row for row in rows))
+    return _AXES[name], [row[name] for row in rows]
 
-    A dozen of Matplotlib's axes would take a job two seconds of CPU time; these take none.
-    """
-    rows = thin(with_speed(rows))
+
+def small_metrics(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the metrics beside the return: losses, KL, entropy, steps per second."""
     known = {name for row in rows for name, value in row.items() if isinstance(value, int | float)} - _LEFT_OUT
     first = ["steps_per_second"] if any("steps_per_second" in row for row in rows) else []
-    names = [*first, *(name for name in _FIRST if name in known), *sorted(known - set(_FIRST))][:_MOST_SMALL]
-    return [
-        _small_chart(name, [(row["training_iteration"], row[name]) for row in rows if name in row]) for name in names
-    ]
+    return [*first, *(name for name in _FIRST if name in known), *sorted(known - set(_FIRST))][:_MOST_SMALL]
 
 
-def _small_chart(name: str, points: Sequence[tuple[int, float]]) -> SmallChart:
-    iterations = [iteration for iteration, _ in points]
-    values = [value for _, value in points if math.isfinite(value)]
-    low, high = min(values, default=0.0), max(values, default=0.0)
-    width, height = max(iterations[-1] - iterations[0], 1), high - low
-    places = [
-        (100 * (iteration - iterations[0]) / width, 100 * (high - value) / height if height else 50.0)
-        for iteration, value in points
-        if math.isfinite(value)
-    ]
-    return SmallChart(
-        name.replace("_", " "),
-        " ".join(f"{x:.4g},{y:.4g}" for x, y in places),
-        high=_short(high),
-        low=_short(low),
-        last=_short(points[-1][1]),
-        first_iteration=iterations[0],
-        last_iteration=iterations[-1],
-    )
+def small_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Charts each further metric over the same horizontal axis."""
+    rows = thin(with_speed(rows))
+    if not rows:
+        return []
+    x_label, x = _x_axis(rows)
+    charts = []
+    for name in small_metrics(rows):
+        values = [row.get(name) for row in rows]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        alt = f"{words_of(name)} over {x_label}: "
+        alt += f"from {_short(min(finite))} to {_short(max(finite))}, last {_short(finite[-1])}" if finite else "none"
+        plot = Plot(x_label, x, [Series(words_of(name), values)])
+        charts.append(Chart(words_of(name), unit_of(name), alt, [plot]))
+    return charts
+
+
+def words_of(name: str) -> str:
+    """Returns a metric's name in words."""
+    return _WORDS.get(name, name.replace("_", " "))
+
+
+def unit_of(name: str) -> str:
+    """Returns a metric's unit; empty for one without."""
+    return _UNITS.get(name, "")
 
 
 def _short(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def draw_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
-    """Draws the learning curves of several runs in one picture."""
-    figure = _new_figure(9, 4.5)
-    axes = figure.add_subplot()
-    drawn = False
-    for color, (name, rows) in zip(itertools.cycle(_COLOURS), runs.items(), strict=False):
-        scored = thin([row for row in rows if "episode_reward_mean" in row])
-        if scored:
-            draw_learning_curve(axes, scored, goal=None, label=name, color=color)
-            drawn = True
-    return _as_svg(figure) if drawn else None
-
-
-def draw_trials(job: TuningJob, trials: Sequence[Trial]) -> str | None:
-    """Each trial's objective, with its spread over seeds, and the best so far."""
-    scored = [trial for trial in trials if trial.objective is not None]
+def chart_trials(job: TuningJob, trials: Sequence[Trial]) -> Chart | None:
+    """Charts each trial's objective, with its standard deviation over seeds, and the best so far."""
+    scored = sorted((trial for trial in trials if trial.objective is not None), key=lambda trial: trial.number)
     if not scored:
         return None
-    from matplotlib.ticker import MaxNLocator
-
-    figure = _new_figure(9, 3.6)
-    axes = figure.add_subplot()
-    for state, color in (("completed", BLUE), ("stopped", "#bbbbbb")):
-        ended = [trial for trial in scored if trial.state == state]
-        spread = [trial.spread or 0.0 for trial in ended]
-        places = [trial.number for trial in ended]
-        values = [trial.objective or 0.0 for trial in ended]
-        label = "ran to its end" if state == "completed" else "stopped early"
-        axes.errorbar(
-            places, values, spread, fmt="o", color=color, markersize=5, capsize=3, label=label if ended else None
-        )
     pick = max if job.maximize else min
-    values = [trial.objective or 0.0 for trial in scored if trial.state == "completed"]
-    if values:
-        places = [trial.number for trial in scored if trial.state == "completed"]
-        axes.step(places, list(itertools.accumulate(values, pick)), where="post", color=RED, label="best so far")
-    axes.set_xlabel("trial")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(job.objective)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return _as_svg(figure)
+    best: list[float | None] = []
+    for trial in scored:
+        latest = [value for value in (*best[-1:], trial.objective) if value is not None]
+        best.append(pick(latest) if trial.state == "completed" else next(iter(best[-1:]), None))
+    series = [
+        Series("ran to its end", [trial.objective if trial.state == "completed" else None for trial in scored], "dots"),
+        Series("stopped early", [trial.objective if trial.state == "stopped" else None for trial in scored], "dots", 7),
+        Series("best so far", best, "steps", 1),
+    ]
+    spreads = [(trial.objective or 0.0, trial.spread) for trial in scored]
+    has_spread = any(spread is not None for _, spread in spreads)
+    if has_spread:
+        series += [
+            Series("one standard deviation above", [None if s is None else mean + s for mean, s in spreads], "edge"),
+            Series("below", [None if s is None else mean - s for mean, s in spreads], "edge"),
+        ]
+    last = next((value for value in reversed(best) if value is not None), None)
+    alt = f"{job.objective} of {len(scored)} trials" + ("" if last is None else f"; the best is {_short(last)}")
+    plot = Plot("trial", [trial.number for trial in scored], series)
+    return Chart("", job.objective, alt, [plot], has_spread=has_spread)
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
+def align(lines: Sequence[Sequence[tuple[float, float]]]) -> tuple[list[float], list[Column]]:
+    """Puts lines of different x on one horizontal axis.
 
-    return Figure(figsize=(width, height), layout="constrained")
+    Args:
+        lines: Points (x, y) of each line.
+
+    Returns:
+        All x that any line has, ascending, and each line's y there, None where it has no point.
+    """
+    x = sorted({at for line in lines for at, _ in line})
+    found: list[Column] = []
+    for line in lines:
+        values = dict(line)
+        found.append([values.get(at) for at in x])
+    return x, found
 
 
-def _as_svg(figure: Figure) -> str:
-    import matplotlib
-
-    text = io.StringIO()
-    # Text stays text, which is small and can be searched; a fixed salt makes equal pictures equal bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "smrl", "font.family": "sans-serif"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()
+def colors() -> itertools.cycle[int]:
+    """The indices of the colors of lines that are told apart, from the first on."""
+    return itertools.cycle(range(8))

@@ -1,4 +1,4 @@
-"""Renders the report as one HTML page without network access or scripts; pictures and videos are embedded.
+"""Renders the report as one HTML page that needs no network; the charts' script, pictures and videos are embedded.
 
 This file chooses what a page shows; the HTML is in templates/.
 """
@@ -9,15 +9,15 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from runtime.outputs.learning_curve import smooth
-from runtime.report.figures import draw_comparison, draw_curve, draw_trials, small_charts
-from runtime.report.results import Results
+from runtime.outputs.video import poster_of
+from runtime.report.figures import Chart, chart_curve, chart_trials, small_charts
+from runtime.report.results import Results, Video
 from runtime.tuning.records import best_trial
 
 # Videos that would make the page larger than this, altogether, stay beside it and are named.
@@ -36,12 +36,14 @@ class Table:
         rows: Cells of each row.
         best: Index of the row to highlight, if any.
         code: Whether cells are shown as code.
+        name: What it is a table of, for those who do not see where it stands.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     best: int | None = None
     code: bool = False
+    name: str = "results"
 
     @cached_property
     def numeric(self) -> list[bool]:
@@ -56,10 +58,30 @@ class Picture:
     Attributes:
         caption: Caption of the picture or video.
         url: URL of the video; empty if it is too large for the page.
+        poster: URL of the picture that a video shows until it plays; empty if it has none.
     """
 
     caption: str
     url: str = ""
+    poster: str = ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The state of a training in a sentence.
+
+    Attributes:
+        state: Running, finished, failed or killed.
+        reason: Why it ended, as far as that is known.
+    """
+
+    state: str
+    reason: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the training did not end by itself."""
+        return self.state in ("failed", "killed")
 
 
 @dataclass(frozen=True)
@@ -90,44 +112,30 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
     """
     heading = results.env or ("tuning" if results.tuning else "logged data")
     settings, defaults = _settings(results)
-    return _render(
+    return render(
         "report.html.j2",
         title=results.name,
         heading=heading,
         about=_about(results),
+        state=run_state(results),
         facts=_facts(results),
         warnings=results.manifest.get("warnings", ()),
-        curve=_svg(draw_curve(results.rows, results.goal), "learning curve: mean return over environment steps"),
+        curve=chart_curve(results.rows, results.goal),
         estimates=_estimates(results),
         choice=f"Iteration {results.estimates.get('chosen_iteration')}: {results.estimates.get('rule', '')}.",
         trials=_trials(results),
-        trials_picture=_trials_picture(results),
+        trials_chart=_trials_chart(results),
         pictures=[Picture(caption, _data_url(path, "image/png")) for caption, path in results.pictures.items()],
-        videos=_videos(results, embed),
+        videos=show_videos(results.videos, embed),
         evaluation=_evaluation(results.evaluation),
         steps=results.steps,
         small_charts=small_charts(results.rows),
         exports=_exports(results),
         not_exported=results.manifest.get("not_exported"),
+        run=_run(results),
         settings=settings,
         defaults=defaults,
         notes=results.config.get("notes", ()),
-    )
-
-
-def render_comparison(runs: Sequence[Results]) -> str:
-    """Renders several jobs on one page: their curves, results, and differing settings."""
-    names = _distinct_names(runs)
-    rows = [[name, *_summary_cells(run)] for name, run in zip(names, runs, strict=True)]
-    curves = dict(zip(names, (run.rows for run in runs), strict=True))
-    return _render(
-        "comparison.html.j2",
-        title="comparison",
-        names=names,
-        results=Table(["run", *_SUMMARY], rows),
-        curves=_svg(draw_comparison(curves), "learning curves of all runs"),
-        without_settings=[name for name, run in zip(names, runs, strict=True) if not run.config.get("values")],
-        differences=_differences(names, runs),
     )
 
 
@@ -144,7 +152,8 @@ def _templates() -> Environment:
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Renders a template of templates/ with the values that it names."""
     return _templates().get_template(template).render(values)
 
 
@@ -160,7 +169,7 @@ def _facts(results: Results) -> dict[str, str]:
     facts = _tuning_facts(results)
     if "episode_reward_mean" in last:
         facts["mean return"] = f"{last['episode_reward_mean']:.2f}"
-    if mean := _number(results.evaluation.get("mean_reward")):
+    if mean := number_text(results.evaluation.get("mean_reward")):
         facts["evaluated"] = mean
     for name, words in (("timesteps_total", "steps"), ("training_iteration", "iterations"), ("updates", "updates")):
         if name in last:
@@ -201,8 +210,8 @@ def _estimates(results: Results) -> Table | None:
     for key, words in names.items():
         one = found.get(key)
         if isinstance(one, Mapping):
-            rows.append([words, *(_number(one.get(part)) for part in ("value", "low", "high"))])
-    return Table(["", "return", "95 % from", "to"], rows)
+            rows.append([words, *(number_text(one.get(part)) for part in ("value", "low", "high"))])
+    return Table(["policy", "return", "95 % from", "to"], rows, name="estimated return")
 
 
 def _trials(results: Results) -> Table | None:
@@ -222,45 +231,60 @@ def _trials(results: Results) -> Table | None:
         point = [_short(trial.hyperparameters.get(name)) for name in names]
         rows.append([str(trial.number), trial.state + (f": {reason}" if reason else ""), value, f"{steps:,}", *point])
     short = [name.removeprefix("rl.training.").removeprefix("config.") for name in names]
-    return Table(["trial", "state", job.objective, "steps", *short], rows, best=order.index(best) if best else None)
+    return Table(
+        ["trial", "state", job.objective, "steps", *short],
+        rows,
+        best=order.index(best) if best else None,
+        name="trials",
+    )
 
 
-def _trials_picture(results: Results) -> Picture | None:
-    if results.tuning is None:
-        return None
-    return _svg(draw_trials(results.tuning, results.trials), "objective of each trial")
+def _trials_chart(results: Results) -> Chart | None:
+    return None if results.tuning is None else chart_trials(results.tuning, results.trials)
 
 
-def _videos(results: Results, embed: Embed | None) -> list[Picture]:
+def show_videos(videos: Sequence[Video], embed: Embed | None) -> list[Picture]:
+    """Embeds videos as far as they fit on a page together, and names the rest.
+
+    Args:
+        videos: The videos, the most important ones first.
+        embed: The URL of a video; None puts videos inside.
+    """
     left = _MOST_VIDEO_BYTES
     shown = []
-    for video in results.videos:
-        size = video.path.stat().st_size
-        if embed is not None:
-            shown.append(Picture(video.caption, embed(video.path)))
-        elif size <= left:
-            left -= size
-            shown.append(Picture(video.caption, _data_url(video.path, "video/mp4")))
-        else:
+    for video in videos:
+        stamp = video.path.stat()
+        if embed is None and stamp.st_size > left:
             shown.append(Picture(f"{video.caption}: {video.path}"))
+            continue
+        left -= stamp.st_size
+        url = _data_url(video.path, "video/mp4") if embed is None else embed(video.path)
+        shown.append(Picture(video.caption, url, _poster(video.path, stamp.st_mtime_ns)))
     return shown
+
+
+@lru_cache(maxsize=64)
+def _poster(path: Path, changed: int) -> str:
+    """Returns a video's poster; a live page asks for it at each redraw, and it is new when the file has changed."""
+    jpeg = poster_of(path)
+    return "" if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _evaluation(found: Mapping[str, Any]) -> Evaluation | None:
     if not found:
         return None
-    returns = [[name, _number(found.get(f"{name}_reward"))] for name in ("mean", "max", "min", "std")]
+    returns = [[name, number_text(found.get(f"{name}_reward"))] for name in ("mean", "max", "min", "std")]
     track = str(found.get("track"))
     if dynamics := found.get("dynamics"):
         track += f", dynamics: {dynamics.get('name')}"
     episodes = [
-        [str(number), _number(one.get("total_reward")), str(one.get("steps"))]
+        [str(number), number_text(one.get("total_reward")), str(one.get("steps"))]
         for number, one in enumerate(found.get("episodes", []), start=1)
     ]
     return Evaluation(
-        returns=Table(["return", ""], [row for row in returns if row[1]]),
+        returns=Table(["statistic", "return"], [row for row in returns if row[1]], name="returns"),
         races=[Race(str(racer.get("name")), track, _laps(racer), _verdict(racer)) for racer in found.get("racers", ())],
-        episodes=Table(["episode", "return", "steps"], episodes),
+        episodes=Table(["episode", "return", "steps"], episodes, name="episodes"),
     )
 
 
@@ -296,7 +320,7 @@ def _exports(results: Results) -> Table | None:
         compared = f"{parity.get('observations')} observations, tolerance {parity.get('tolerance'):g}" if parity else ""
         rows.append([one["format"], one["file"], f"{one['bytes']:,}", difference, compared])
     head = ["format", "file", "bytes", "largest difference from the policy", "compared on"]
-    return Table(head, rows) if rows else None
+    return Table(head, rows, name="exports") if rows else None
 
 
 def _settings(results: Results) -> tuple[Table | None, Table | None]:
@@ -308,45 +332,39 @@ def _settings(results: Results) -> tuple[Table | None, Table | None]:
     chosen = [row for row in rows if not row[2].startswith("default")]
     defaults = [row for row in rows if row[2].startswith("default")]
     head = ["setting", "value", "source"]
-    return Table(head, chosen, code=True), Table(head, defaults)
+    return Table(head, chosen, code=True, name="settings"), Table(head, defaults, name="defaults")
 
 
-_SUMMARY = ("environment", "mean return", "evaluated", "steps", "seconds", "steps to the goal")
+def run_state(results: Results) -> RunState | None:
+    """Returns the state of a training; None where it was not recorded."""
+    run = results.run
+    if run is None:
+        return None
+    if run.was_killed:
+        return RunState("killed", "its process is gone and has left no reason")
+    return RunState(run.state, run.reason)
 
 
-def _summary_cells(run: Results) -> list[str]:
-    last = run.rows[-1] if run.rows else {}
-    scored = [row for row in run.rows if "episode_reward_mean" in row]
-    means = smooth([row["episode_reward_mean"] for row in scored])
-    goal = run.goal
-    met = [
-        row
-        for row, mean in zip(scored, means, strict=True)
-        if goal is not None and max(mean, row["episode_reward_mean"]) >= goal
-    ]
-    return [
-        run.env,
-        _number(last.get("episode_reward_mean", run.manifest.get("episode_reward_mean"))),
-        _number(run.evaluation.get("mean_reward")),
-        f"{last['timesteps_total']:,}" if "timesteps_total" in last else "",
-        _number(last.get("time_total_s")),
-        f"{met[0]['timesteps_total']:,}" if met else "",
-    ]
+def _run(results: Results) -> Table | None:
+    """Returns how, when and where a training ran."""
+    run = results.run
+    if run is None:
+        return None
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    commit = str(results.manifest.get("git_commit") or "")
+    facts = {
+        "command": run.command,
+        "started": _time(run.started),
+        "ended": _time(run.ended),
+        "machine": run.machine,
+        "versions": versions,
+        "git commit": commit,
+    }
+    return Table(["field", "value"], [[name, text] for name, text in facts.items() if text], name="run")
 
 
-def _differences(names: Sequence[str], runs: Sequence[Results]) -> Table:
-    values = [run.config.get("values", {}) for run in runs]
-    rows = []
-    for path in sorted({path for one in values for path in one}):
-        found = [one.get(path) for one in values]
-        if any(value != found[0] for value in found):
-            rows.append([f"rl.training.{path}", *("" if value is None else str(value) for value in found)])
-    return Table(["setting", *names], rows, code=True)
-
-
-def _distinct_names(runs: Sequence[Results]) -> list[str]:
-    names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else f"{name} ({at})" for at, name in enumerate(names, start=1)]
+def _time(text: str) -> str:
+    return text.replace("T", " ").replace("+00:00", " UTC")
 
 
 def _looks_numeric(text: str) -> bool:
@@ -357,18 +375,13 @@ def _looks_numeric(text: str) -> bool:
     return True
 
 
-def _number(value: Any) -> str:
+def number_text(value: Any) -> str:
+    """Returns a number with four digits; an empty text for anything else."""
     return f"{value:,.4g}" if isinstance(value, int | float) else ""
 
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _svg(text: str | None, caption: str) -> Picture | None:
-    if text is None:
-        return None
-    return Picture(caption, "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode())
 
 
 def _data_url(path: Path, kind: str) -> str:

@@ -11,7 +11,8 @@ from runtime.errors import PlatformError, UserError
 from runtime.files import write_text
 from runtime.outputs.console import Reporter
 from runtime.outputs.result import JobResult
-from runtime.report.page import render_comparison, render_report
+from runtime.report.comparison import render_comparison
+from runtime.report.page import render_report
 from runtime.report.results import read_results
 
 FILE = "report.html"

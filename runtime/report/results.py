@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtime.artifacts.run_record import RunRecord, read_run_record
 from runtime.container.layout import CONFIG, Layout
 from runtime.errors import UserError
 from runtime.outputs.metrics import JSONL, read_rows
@@ -44,6 +45,7 @@ class Results:
         tuning: The tuning job, if these are the results of one.
         trials: Trials of the tuning.
         steps: Charts of DeepRacer's newest episodes, if there are any.
+        run: Command, machine, versions and state of a training, if it was recorded.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Results:
     tuning: TuningJob | None = None
     trials: tuple[Trial, ...] = ()
     steps: StepCharts | None = None
+    run: RunRecord | None = None
 
     @property
     def env(self) -> str:
@@ -90,6 +93,7 @@ def read_results(layout: Layout) -> Results:
         pictures=_find_pictures(layout, evaluated),
         tuning=_restore(tuning),
         steps=_read_steps(layout, evaluated),
+        run=read_run_record(data),
         trials=tuple(gather_trials(read_records(data))) if (data / TUNING_LOG).is_file() else (),
     )
     if not (results.rows or results.config or results.manifest or results.evaluation or results.tuning):

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.report.figures import Chart, Plot, Series, align
+
 _MOST_LINES = 20
 _MOST_POINTS = 200  # of a line
 _MOST_BARS = 21
@@ -16,25 +18,6 @@ _STEERING_BIN_DEG = 10.0  # of continuous actions
 # Of an evaluation and of a training, each of one car or worker, or below the names of several.
 _TRACES = tuple(f"{above}*-simtrace/*-iteration.csv" for above in ("", "*/", "*/*/"))
 _COLUMNS = ("episode", "steps", "steer", "throttle", "action", "reward", "progress", "tstamp", "episode_status")
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A chart with a line for each episode, for a template that draws it as SVG.
-
-    Attributes:
-        name: Name of the chart.
-        lines: Points of each line as `x,y x,y …`, x and y from 0 to 100, y downwards.
-        low: The lowest value, as text.
-        high: The highest value, as text.
-        seconds: The last time, as text.
-    """
-
-    name: str
-    lines: Sequence[str]
-    low: str
-    high: str
-    seconds: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +39,7 @@ class StepCharts:
     """
 
     heading: str
-    charts: Sequence[Lines]
+    charts: Sequence[Chart]
     actions: Sequence[Bar]
 
 
@@ -90,8 +73,10 @@ def read_step_charts(heading: str, path: Path) -> StepCharts | None:
     steps = [step for episode in episodes for step in episode]
     shown = episodes[:_MOST_LINES]
     charts = [
-        _lines("progress in %", [[(step.time_s, step.progress) for step in episode] for episode in shown]),
-        _lines("reward of each step", [[(step.time_s, step.reward) for step in episode] for episode in shown]),
+        _chart("progress", "% of the lap", [[(step.time_s, step.progress) for step in episode] for episode in shown]),
+        _chart(
+            "reward of each step", "reward", [[(step.time_s, step.reward) for step in episode] for episode in shown]
+        ),
     ]
     return StepCharts(heading, charts, _bars(steps))
 
@@ -128,18 +113,14 @@ def _read(path: Path) -> list[list[_Step]]:
     return list(episodes.values())
 
 
-def _lines(name: str, lines: Sequence[Sequence[tuple[float, float]]]) -> Lines:
+def _chart(title: str, y_label: str, lines: Sequence[Sequence[tuple[float, float]]]) -> Chart:
+    """Charts a line for each episode, over its seconds."""
+    thinned = [[*line[:: -(-len(line) // _MOST_POINTS)], line[-1]] for line in lines]
+    x, columns = align([[(round(time_s, 3), value) for time_s, value in line] for line in thinned])
     values = [value for line in lines for _, value in line]
-    low, high = min(0.0, *values), max(values)
-    seconds = max(time_s for line in lines for time_s, _ in line)
-    drawn = []
-    for line in lines:
-        every = -(-len(line) // _MOST_POINTS)
-        points = [*line[::every], line[-1]]
-        drawn.append(
-            " ".join(f"{100 * x / (seconds or 1):.4g},{100 * (high - y) / (high - low or 1):.4g}" for x, y in points)
-        )
-    return Lines(name, drawn, f"{low:.4g}", f"{high:.4g}", f"{seconds:.1f}")
+    alt = f"{title} of {len(lines)} episodes over {max(x):.1f} seconds: from {min(values):.4g} to {max(values):.4g}"
+    series = [Series(f"episode {number}", column) for number, column in enumerate(columns, start=1)]
+    return Chart(title, y_label, alt, [Plot("seconds", x, series)])
 
 
 def _bars(steps: Sequence[_Step]) -> list[Bar]:

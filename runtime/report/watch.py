@@ -31,13 +31,14 @@ setInterval(async () => {
       page.querySelector('.videos').replaceWith(document.querySelector('.videos'));
     const top = window.scrollY;
     document.querySelector('main').replaceWith(page.querySelector('main'));
+    smrlCharts.draw();
     window.scrollTo(0, top);
   } catch (error) { /* the server has ended; the last page stays */ }
 }, EVERY);
 </script>""".replace("EVERY", str(1000 * _EVERY_S))
 # Files that the page is made from; a newer one makes a newer page.
 _PARTS = (
-    *("metrics.jsonl", "config.json", "tuning.jsonl", "ope.json", "*.png", "model/manifest.json"),
+    *("metrics.jsonl", "config.json", "run.json", "tuning.jsonl", "ope.json", "*.png", "model/manifest.json"),
     *("videos/*.mp4", "evaluation/evaluation.json", "evaluation/*.mp4", "evaluation/mp4/**/*.mp4"),
     *("deepracer/**/*-iteration.csv", "evaluation/**/*-iteration.csv"),
 )

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from envs.roboschool.robots import build_robot
-from runtime.outputs.video import Mp4Writer, as_gif
+from runtime.outputs.video import Mp4Writer, as_gif, poster_of
 
 av = pytest.importorskip("av")
 
@@ -85,3 +85,24 @@ def test_a_video_is_written_in_one_go_under_its_own_name(tmp_path: Path) -> None
         events = [(event.name, event.mask) for event in watch.read(timeout=1000)]
     assert events == [("a.mp4", flags.CREATE), ("a.mp4", flags.CLOSE_WRITE)]
     assert len(frames_of(tmp_path / "a.mp4")) == 5
+
+
+def test_a_poster_is_the_frame_of_its_second(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    writer = Mp4Writer(path, fps=10)
+    for brightness in [0] * 10 + [255] * 10:  # black for a second, then white
+        writer.add(np.full((240, 320, 3), brightness, np.uint8))
+    writer.close()
+    for at_s, brightness in ((0.0, 0), (0.9, 0), (1.0, 255), (99.0, 255)):
+        jpeg = poster_of(path, at_s=at_s)
+        assert jpeg is not None
+        with Image.open(io.BytesIO(jpeg)) as poster:
+            assert (poster.format, poster.size) == ("JPEG", (320, 240))
+            assert np.asarray(poster).mean() == pytest.approx(brightness, abs=3)
+
+
+def test_what_is_no_video_has_no_poster(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(b"\0\0\0\x20ftypisom")
+    assert poster_of(path) is None
+    assert poster_of(tmp_path / "absent.mp4") is None

@@ -56,16 +56,17 @@ def test_charts_are_those_of_the_steps(tmp_path: Path) -> None:
     assert charts is not None
     progress, reward = charts.charts
     columns = {name: np.concatenate([trace[1:, TRACE.index(name)] for trace in traces]) for name in TRACE}
-    assert float(progress.high) == pytest.approx(columns["progress"].max(), rel=1e-3)
-    assert float(reward.high) == pytest.approx(columns["reward"].max(), rel=1e-3)
-    assert float(progress.seconds) == pytest.approx((len(traces[0]) - 1) / 15, abs=0.06)
-    assert len(progress.lines) == len(reward.lines) == 2
-    for line in progress.lines:
-        points = np.array([[float(number) for number in point.split(",")] for point in line.split()])
-        assert points.min() >= 0
-        assert points.max() <= 100
-        assert points[-1, 1] == pytest.approx(0, abs=0.1)  # the farthest is the last, at the top
-        assert (np.diff(points[:, 0]) >= 0).all()
+    assert progress.alt == (
+        f"progress of 2 episodes over {progress.plots[0].x[-1]:.1f} seconds: "
+        f"from {columns['progress'].min():.4g} to {columns['progress'].max():.4g}"
+    )
+    assert f"to {columns['reward'].max():.4g}" in reward.alt
+    assert progress.plots[0].x[-1] == pytest.approx((len(traces[0]) - 1) / 15, abs=0.06)
+    assert len(progress.plots[0].series) == len(reward.plots[0].series) == 2
+    for one, trace in zip(progress.plots[0].series, traces, strict=True):
+        values = [value for value in one.values if value is not None]
+        assert values[-1] == pytest.approx(trace[-1, TRACE.index("progress")], rel=1e-3)
+        assert len(values) == len(trace) - 1
     shares = {bar.name: bar.share for bar in charts.actions}
     assert set(shares) == {"0°, 1 m/s", "15°, 1 m/s"}
     assert shares["15°, 1 m/s"] == pytest.approx(100 * np.mean(columns["action"] == 3))
@@ -98,6 +99,6 @@ def test_the_report_shows_them(tmp_path: Path) -> None:
     SimTrace(tmp_path / "deepracer" / "evaluation-1" / "evaluation-simtrace").write(0, list(enumerate(traces)))
     page = run_report([tmp_path], None).read_text()
     section = page[page.index("Laps of the evaluation") :]
-    assert len(re.findall("<polyline", section)) == 4
+    assert len(re.findall('&#34;label&#34;: &#34;episode|"label": "episode', section)) == 4
     assert "reward of each step" in section
     assert re.search(r"<span>15°, 1 m/s</span><div><i style=\"width: [\d.]+%\">", section)

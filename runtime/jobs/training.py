@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ from runtime.interfaces.context import RunContext, WriteModel
 from runtime.interfaces.family import EnvFamily
 from runtime.jobs.catalog import CATALOG, PLAIN, resolve
 from runtime.jobs.exporting import Exporting
-from runtime.outputs.console import Reporter, Summary, make_reporter
+from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.result import JobResult
 from runtime.policies.spaces import Spaces
 from runtime.settings.resolve import DRAWN_SEED, Source
@@ -113,7 +114,7 @@ def run_training(
     layout = _find_layout(config, container, request)
     title = f"smrl train {config.preset or config.env or 'logged data'}"
     in_container = container.base is not None
-    reporter = request.reporter or make_reporter(title, config.stop.given(), in_container=in_container)
+    reporter = request.reporter or _make_reporter(title, config.stop.given(), in_container=in_container)
     stop.tell = reporter.answer
     training = Training(prepared, family, request.find_creator(config.env_id))
     try:
@@ -134,6 +135,7 @@ def run_training(
                 ray_options=request.ray_options,
             )
             summary = _train(algorithm, training, context)
+            reporter.show_phase("exporting")
             exporting.finish()
         exports = _describe_exports(layout.model)
     except BaseException:
@@ -142,6 +144,15 @@ def run_training(
     seconds = f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"
     facts = {**summary.facts, "seconds": seconds, "exports": exports}
     return JobResult(replace(summary, facts=facts), reporter, layout)
+
+
+def _make_reporter(title: str, stop: Mapping[str, float], *, in_container: bool) -> Reporter:
+    """Makes a live panel in a terminal; plain lines in a pipe, and in a container even with a terminal."""
+    if in_container or not sys.stdout.isatty():
+        return Reporter()
+    from runtime.outputs.panel import LiveReporter  # imports rich, which a job in a container does without
+
+    return LiveReporter(title, stop)
 
 
 def find_parts(config: JobConfig, request: Request) -> tuple[Algorithm, EnvFamily]:

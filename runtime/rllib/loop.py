@@ -112,6 +112,7 @@ class Training:
         machines = job.hosts.machines()
         resume_from = context.start.checkpoint
         steps = 0 if resume_from is None else read_state(resume_from).timesteps_total
+        self._reporter.show_phase("opening the environment")
         seeded, env = seed_start(job.config, job.env, steps=steps)
         with context.stop, job.family.open_spaces(seeded, env) as probed:
             self._spaces = probed.spaces
@@ -126,6 +127,10 @@ class Training:
             config, notes = job.builder.fit(seeded, job.family, self._spaces, machines)
             for note in notes:
                 self._reporter.note(note)
+            self._compiles = job.builder.compiles(config, job.family)
+            if self._compiles:
+                self._reporter.note("compiling for this processor, once: about half a minute")
+                self._reporter.show_phase("compiling")
             self._algorithm: Any = _with_causes(
                 lambda: job.builder.build(config, env, job.family, machines, steps=steps)
             )
@@ -143,6 +148,7 @@ class Training:
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
+        self._reporter.show_earlier(self._state.rows)
         self._metrics.describe(job.config.values(), objective="episode_reward_mean")
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
         self._begun_at = self._state.training_iteration
@@ -201,6 +207,7 @@ class Training:
             if self._request.is_set and self._has_nothing_to_save:
                 raise Interrupted
             self._request.begin(SAVING)
+            self._reporter.show_phase("saving")
             checkpoint = self._save_final()
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._spaces, {})
@@ -226,6 +233,8 @@ class Training:
         while why is None:
             if self._request.is_set:
                 return f"stopped by {self._request.signal_name}"
+            is_compiling = self._compiles and self._state.training_iteration == self._begun_at
+            self._reporter.show_phase("compiling" if is_compiling else "training")
             try:
                 with self._request:
                     result = _with_causes(self._algorithm.train)
@@ -332,6 +341,7 @@ class Training:
         return False
 
     def _save(self) -> Path:
+        self._reporter.show_phase("saving")
         self._checkpointed_at = self._state.training_iteration
 
         def write(folder: Path) -> None:
@@ -350,6 +360,7 @@ class Training:
     def _record_video(self, name: str) -> None:
         if not self._job.config.video_freq:
             return
+        self._reporter.show_phase("recording video")
         started = time.perf_counter()
         path = self._context.layout.videos / f"{name}.mp4"
         policy = Policy.of_algorithm(self._algorithm, self._spaces.action)

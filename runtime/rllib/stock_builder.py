@@ -150,6 +150,10 @@ class StockBuilder:
         changes, notes = fit_processes(config, machines)
         return config.replace(changes), [*about_images, *notes]
 
+    def compiles(self, config: JobConfig, family: EnvFamily) -> bool:
+        """Returns False, as RLlib's own code compiles nothing."""
+        return False
+
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds the algorithm."""
         torch.set_num_threads(1)  # networks are small, and a second thread waits for the first more than it helps

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runtime.container.signals import write_line
 from runtime.outputs.metrics import metric_line
@@ -19,11 +20,19 @@ class Summary:
         headline: Result of the job, in one line.
         facts: Name and value of each further line: returns, steps, seconds, places.
         next_command: Command to suggest next.
+        values: The same for programs: names and numbers, for --json and summary.json.
     """
 
     headline: str
     facts: Mapping[str, str] = field(default_factory=dict)
     next_command: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The lines of the screen."""
+        width = max((len(name) for name in self.facts), default=0)
+        facts = [f"  {name:<{width}}  {value}" for name, value in self.facts.items()]
+        return [self.headline, *facts, *([f"next: {self.next_command}"] if self.next_command else [])]
 
 
 class Reporter:
@@ -37,6 +46,9 @@ class Reporter:
     def answer(self, text: str) -> None:
         """Shows at once what a stop request does; called by a signal handler, which must not write to a stream."""
         write_line(text)
+
+    def detail(self, text: str) -> None:
+        """Prints what only those want to know who ask for it: nothing here."""
 
     def show_phase(self, name: str) -> None:
         """Shows what the job does now, as "training", in a live display; prints nothing."""
@@ -59,13 +71,9 @@ class Reporter:
 
     def finish(self, summary: Summary) -> None:
         """Shows the last screen."""
-        width = max((len(name) for name in summary.facts), default=0)
         self.line("")
-        self.line(summary.headline)
-        for name, value in summary.facts.items():
-            self.line(f"  {name:<{width}}  {value}")
-        if summary.next_command:
-            self.line(f"next: {summary.next_command}")
+        for line in summary.lines():
+            self.line(line)
 
     def close(self) -> None:
         """Ends the display, after an error too."""

@@ -45,6 +45,7 @@ _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"),
     *(
         "training_horizon",
+        "evaluation_episodes",
         "normalize_rewards",
         "vf_loss",
         "episodes_per_iteration",

@@ -31,6 +31,7 @@ from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
 from runtime.rllib.builder import Builder
 from runtime.rllib.env_runner import raise_reported_fault
+from runtime.rllib.evaluating import METRIC, STATE, Evaluator
 from runtime.rllib.faults import FaultWatch, LostError, find_loss
 from runtime.rllib.results import explains_nothing, finished_episodes, has_nan_loss, to_row
 from runtime.rllib.seeds import seed_start
@@ -151,6 +152,9 @@ class Training:
         self._reporter.show_earlier(self._state.rows)
         self._metrics.describe(job.config.values(), objective="episode_reward_mean")
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
+        episodes = self._settings.evaluation_episodes
+        seed = job.config.algorithm.drawn_seed()
+        self._evaluator = Evaluator(env, episodes=episodes, seed=seed) if episodes else None
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._has_advised = False
@@ -160,6 +164,7 @@ class Training:
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
         self._last_video: Path | None = None
+        self._recorded_at = 0.0
 
     def _restore(self, checkpoint: Path) -> None:
         state = read_state(checkpoint)
@@ -201,7 +206,7 @@ class Training:
         Raises:
             Interrupted: A stop was requested before this job had trained anything.
         """
-        self._started = self._stepped_at = time.perf_counter()
+        self._started = self._stepped_at = self._recorded_at = time.perf_counter()
         try:
             why = self._iterate()
             if self._request.is_set and self._has_nothing_to_save:
@@ -217,6 +222,8 @@ class Training:
         finally:
             self._metrics.close()
             self._recorder.close()
+            if self._evaluator is not None:
+                self._evaluator.close()
             self._algorithm.stop()
         return Outcome(why, self._state, checkpoint, self._last_video)
 
@@ -298,11 +305,29 @@ class Training:
             row |= _with_causes(lambda: after_iteration(self._algorithm, result, state))
         state.faults = dict(self._watch.counts)
         row |= state.faults
+        row |= self._evaluate(row)
         self._metrics.write(row)
         state.rows = self._metrics.rows
         self._reporter.row(row)
         self._advise()
         return row
+
+    def _evaluate(self, row: dict[str, float]) -> dict[str, float]:
+        """Evaluates the policy that the next checkpoint will hold, if there is one after this iteration."""
+        self._state.extra.pop(STATE, None)  # of an earlier policy
+        every = self._job.config.checkpoint_freq
+        is_due = bool(every) and self._state.training_iteration % every == 0
+        if self._evaluator is None or self._request.is_set or not (is_due or self._reached(row)):
+            return {}
+        self._reporter.show_phase("evaluating")
+        policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
+        try:
+            with self._request:
+                score = self._evaluator.evaluate(policy)
+        except Interrupted:
+            return {}
+        self._state.extra[STATE] = {"score": score}
+        return {METRIC: score}
 
     def _advise(self) -> None:
         """Advises once which settings to change if the value function learns nothing."""
@@ -321,13 +346,16 @@ class Training:
             return
         if config.checkpoint_freq and iteration % config.checkpoint_freq == 0:
             self._save()
-        is_due = config.video_freq and iteration % config.video_freq == 0
+        if config.video_interval_s:
+            is_due = time.perf_counter() - self._recorded_at >= config.video_interval_s
+        else:
+            is_due = bool(config.video_freq) and iteration % config.video_freq == 0
         if is_due and not self._request.is_set and self._may_record_video():
             self._record_video(f"iteration-{iteration:06d}")
 
     def _may_record_video(self) -> bool:
         """Whether recording a video is cheap enough; always True if the user set a frequency."""
-        if self._job.config.is_asked_for("video_freq"):
+        if self._job.config.is_asked_for("video_freq") or self._job.config.is_asked_for("video_interval_s"):
             return True
         allowed_s = _RECORDING_SHARE * (time.perf_counter() - self._started)
         if self._recording_s + self._last_recording_s <= allowed_s:
@@ -358,7 +386,7 @@ class Training:
         return self._save()
 
     def _record_video(self, name: str) -> None:
-        if not self._job.config.video_freq:
+        if not (self._job.config.video_freq or self._job.config.video_interval_s):
             return
         self._reporter.show_phase("recording video")
         started = time.perf_counter()
@@ -366,7 +394,8 @@ class Training:
         policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
         longest_s = _LONGEST_VIDEO_WHEN_STOPPED_S if self._request.is_set else _LONGEST_VIDEO_S
         episode = self._recorder.record(policy, path, longest_s=longest_s)
-        self._last_recording_s = time.perf_counter() - started
+        self._recorded_at = time.perf_counter()
+        self._last_recording_s = self._recorded_at - started
         self._recording_s += self._last_recording_s
         if episode is not None:
             self._last_video = path

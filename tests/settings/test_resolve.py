@@ -9,12 +9,12 @@ from runtime.environments.spec import check_env_name
 from runtime.errors import UserError
 from runtime.jobs.catalog import CATALOG, resolve
 from runtime.ppo.algorithm import PPO
-from runtime.ppo.settings import PPOSettings
+from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.settings.catalog import Catalog
 from runtime.settings.presets import preset_names
 from runtime.settings.resolve import Source, find_by_end
 from runtime.settings.resolve import resolve as resolve_with
-from runtime.settings.schema import JobConfig, NetworkSettings
+from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
 
@@ -90,7 +90,7 @@ def test_a_short_name_means_one_setting() -> None:
 def test_an_ambiguous_short_name_lists_what_it_may_mean() -> None:
     """No two settings end alike today, but for those of a catalog with an algorithm whose network has a gamma."""
 
-    class Network(NetworkSettings):
+    class Network(PPONetworkSettings):
         gamma: Annotated[float, Setting("float", "Of the network.")] = 0.0
 
     class Settings(PPOSettings):
@@ -98,7 +98,7 @@ def test_an_ambiguous_short_name_lists_what_it_may_mean() -> None:
 
     class Other(PPO):
         names = ("OTHER",)
-        settings = Settings
+        settings: type[PPOSettings] = Settings
 
     catalog = Catalog(algorithms=(*CATALOG.algorithms, Other()), families=CATALOG.families)
     source = Source("the command line", {"rl.training.env": "CartPole-v1", "gamma": "0.9"})

@@ -140,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("folder", nargs="?", type=Path, default=Path("results"), help="folder; results if not given")
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     listing.set_defaults(command=_list)
+    completion = commands.add_parser("completion", help="print a script that completes smrl's words in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.epilog = "source <(smrl completion bash) in ~/.bashrc, or with zsh in ~/.zshrc"
+    completion.set_defaults(command=_completion)
     _add_deepracer(commands)
     check = commands.add_parser("check-env", help="check that an environment can be trained, without training")
     check.add_argument("env", help="Gymnasium id, or module:Class")
@@ -389,6 +393,14 @@ def _report(arguments: argparse.Namespace) -> int:
 
     refuse_settings(arguments.settings)
     print(run_report(arguments.results, arguments.out))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from runtime.completion import completion_script
+
+    refuse_settings(arguments.settings)
+    print(completion_script(arguments.shell, _parser()), end="")
     return 0
 
 

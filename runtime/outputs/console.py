@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.container.program import write_stdout
 from runtime.container.signals import write_line
 from runtime.outputs.metrics import metric_line
 
@@ -66,8 +67,7 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Prints a line of results."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        write_stdout(text + "\n")
 
     def finish(self, summary: Summary) -> None:
         """Shows the last screen."""

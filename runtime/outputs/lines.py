@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from runtime.container.program import write_stdout
 from runtime.outputs.console import Reporter, Summary
 
 
@@ -25,8 +26,7 @@ class QuietReporter(Reporter):
 
     def finish(self, summary: Summary) -> None:
         """Prints the last screen, without the empty line that sets it off."""
-        sys.stdout.write("\n".join(summary.lines()) + "\n")
-        sys.stdout.flush()
+        write_stdout("\n".join(summary.lines()) + "\n")
 
 
 class VerboseReporter(Reporter):
@@ -69,5 +69,4 @@ class JsonReporter(Reporter):
     def finish(self, summary: Summary) -> None:
         """Prints the object."""
         described = {"headline": summary.headline, **(summary.values or summary.facts)}
-        sys.stdout.write(json.dumps(described) + "\n")
-        sys.stdout.flush()
+        write_stdout(json.dumps(described) + "\n")

@@ -24,10 +24,12 @@ from runtime.settings.command_line import (
 if TYPE_CHECKING:
     from runtime.container.layout import Container
     from runtime.container.signals import StopRequest
+    from runtime.outputs.console import Reporter
 
 _EPILOG = """\
-settings are NAME=VALUE, with the names that SageMaker hyperparameters have:
+settings are NAME=VALUE, with the names that SageMaker hyperparameters have, or the end of one:
   smrl train --preset hopper rl.training.config.lr=1e-4 rl.training.stop.time_total_s=60
+  smrl train --preset hopper lr=1e-4 time_total_s=60
   smrl evaluate results/reacher-20260101-120000 evaluate_episodes=20
 """
 
@@ -72,7 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", help="name of a preset, or path of a .yaml file")
     train.add_argument("--out", type=folder, help="results folder; a job that it holds is resumed")
     train.add_argument("--data", help="logged episodes to learn from: CSV, Parquet, HDF5 or a Minari dataset's folder")
+    _add_options(train, env=True)
     train.set_defaults(command=_train)
+    resume = commands.add_parser("resume", help="resume a training with the settings that it began with")
+    resume.add_argument("results", type=Path, help="results folder")
+    resume.epilog = "NAME=VALUE changes a setting, as stop.timesteps_total=2000000 for a training that has ended"
+    _add_options(resume)
+    resume.set_defaults(command=_resume)
     _add_collect(commands)
     _add_join(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
@@ -86,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
     )
     evaluate.add_argument("--car", type=Path, help="evaluate the archive NAME.tar.gz of a DeepRacer car instead")
+    _add_options(evaluate, env=True)
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
     export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
@@ -116,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("job", nargs="?", type=Path, help="tuning job, JSON or YAML; the container's channel if absent")
     tune.add_argument("--preset", help="name of a preset, or path of a .yaml file")
     tune.add_argument("--out", type=folder, help="results folder; a tuning that it holds is resumed")
+    _add_options(tune, env=True)
     tune.set_defaults(command=_tune)
     report = commands.add_parser("report", help="write an HTML report of results, or a comparison of several")
     report.add_argument("results", nargs="+", type=Path, help="results folders")
@@ -126,6 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 if not given")
     watch.add_argument("--port", type=port, help="port to listen on; 8081 if not given")
     watch.set_defaults(command=_watch)
+    listing = commands.add_parser("list", help="list trainings: state, return, steps, age")
+    listing.add_argument("folder", nargs="?", type=Path, default=Path("results"), help="folder; results if not given")
+    listing.add_argument("--json", action="store_true", help="print a JSON array")
+    listing.set_defaults(command=_list)
+    completion = commands.add_parser("completion", help="print a script that completes smrl's words in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh"))
+    completion.epilog = "source <(smrl completion bash) in ~/.bashrc, or with zsh in ~/.zshrc"
+    completion.set_defaults(command=_completion)
     _add_deepracer(commands)
     check = commands.add_parser("check-env", help="check that an environment can be trained, without training")
     check.add_argument("env", help="Gymnasium id, or module:Class")
@@ -140,6 +158,64 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("name", nargs="?", help="name of a preset")
     presets.set_defaults(command=_presets)
     return parser
+
+
+def _add_options(command: argparse.ArgumentParser, *, env: bool = False) -> None:
+    """Adds the short names of settings, and how much is printed."""
+    if env:
+        command.add_argument("--env", help="environment: a Gymnasium id, or module:Class")
+        command.add_argument("--seed", type=natural, help="seed of environments, policy and shuffling")
+    command.add_argument("--steps", type=positive, help="environment steps to end after")
+    amount = command.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="print the last screen alone")
+    amount.add_argument("--verbose", action="store_true", help="print lines, with every setting and its source")
+    command.add_argument(
+        "--json", action="store_true", help="print the last screen as JSON on stdout, the rest on stderr"
+    )
+
+
+def _settings(arguments: argparse.Namespace, **names: str) -> dict[str, Any]:
+    """The settings of a command line, those that are options included.
+
+    Args:
+        arguments: The parsed arguments.
+        names: Setting by option.
+
+    Raises:
+        UserError: A word is no setting, or an option is set again by its setting's name.
+    """
+    settings: dict[str, Any] = dict(parse_settings(arguments.settings))
+    for option, setting in names.items():
+        if option in settings and setting != option:
+            settings[setting] = settings.pop(option)
+        value = getattr(arguments, option)
+        if value is None:
+            continue
+        if setting in settings:
+            raise UserError(
+                f"--{option}: got {value!r} beside {setting}={settings[setting]} from the command line; expected one "
+                "of them. Leave the other out."
+            )
+        settings[setting] = str(value)
+    return settings
+
+
+_OF_TRAINING = {
+    "env": "rl.training.env",
+    "seed": "rl.training.config.seed",
+    "steps": "rl.training.stop.timesteps_total",
+}
+
+
+def _reporter(arguments: argparse.Namespace) -> Reporter | None:
+    """How much a command prints; None for the usual amount."""
+    from runtime.outputs.lines import JsonReporter, QuietReporter, VerboseReporter
+
+    if arguments.json:
+        return JsonReporter(is_quiet=arguments.quiet)
+    if arguments.quiet:
+        return QuietReporter()
+    return VerboseReporter() if arguments.verbose else None
 
 
 def _add_collect(commands: Any) -> None:
@@ -191,7 +267,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.container.signals import LOOKING
 
-    overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
+    overrides = _settings(arguments, **_OF_TRAINING)
     if arguments.preset:
         overrides["preset"] = arguments.preset
     if arguments.data is not None:
@@ -201,9 +277,33 @@ def _train(arguments: argparse.Namespace) -> int:
         from runtime.jobs.training import Request, run_training  # slow import, during which signals are handled
         from runtime.report.report_command import finish
 
-        finish(run_training(container, stop, Request(overrides, results=arguments.out)))
+        request = Request(overrides, results=arguments.out, reporter=_reporter(arguments))
+        finish(run_training(container, stop, request))
 
     return run_job(train, phase=LOOKING)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from runtime.container.job import run_job
+    from runtime.container.signals import LOOKING
+
+    changes = _settings(arguments, steps=_OF_TRAINING["steps"])
+
+    def resume(container: Container, stop: StopRequest) -> None:
+        from runtime.jobs.resuming import describe_resumption, read_finished
+        from runtime.jobs.training import run_training
+        from runtime.outputs.console import Reporter
+        from runtime.report.report_command import finish
+
+        reporter = _reporter(arguments)
+        request = describe_resumption(arguments.results, changes, reporter=reporter)
+        finished = None if changes else read_finished(arguments.results)
+        if finished is not None:
+            (reporter or Reporter()).finish(finished)
+            return
+        finish(run_training(container, stop, request))
+
+    return run_job(resume, phase=LOOKING)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -215,10 +315,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     is_setting = arguments.model is not None and "=" in str(arguments.model) and not arguments.model.exists()
     words = [str(arguments.model), *arguments.settings] if is_setting else arguments.settings
     model = None if is_setting else arguments.model
-    settings = parse_settings(words)
+    arguments.settings = words
+    settings = _settings(arguments, env="env", seed="seed", steps="evaluate_steps")
+    reporter = _reporter(arguments)
     return run_job(
         lambda container, stop: finish(
-            run_evaluation(container, stop, settings, model=model, out=arguments.out, car=arguments.car)
+            run_evaluation(
+                container, stop, settings, model=model, out=arguments.out, car=arguments.car, reporter=reporter
+            )
         )
     )
 
@@ -277,10 +381,10 @@ def _tune(arguments: argparse.Namespace) -> int:
     from runtime.report.report_command import finish
     from runtime.tuning.tuning_job import TuningRequest, run_tuning
 
-    overrides: dict[str, Any] = dict(parse_settings(arguments.settings))
+    overrides = _settings(arguments, **_OF_TRAINING)
     if arguments.preset:
         overrides["preset"] = arguments.preset
-    request = TuningRequest(arguments.job, overrides, arguments.out, finish)
+    request = TuningRequest(arguments.job, overrides, arguments.out, finish, _reporter(arguments))
     return run_job(lambda container, stop: finish(run_tuning(container, stop, request)))
 
 
@@ -289,6 +393,22 @@ def _report(arguments: argparse.Namespace) -> int:
 
     refuse_settings(arguments.settings)
     print(run_report(arguments.results, arguments.out))
+    return 0
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from runtime.completion import completion_script
+
+    refuse_settings(arguments.settings)
+    print(completion_script(arguments.shell, _parser()), end="")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from runtime.report.run_list import list_runs
+
+    refuse_settings(arguments.settings)
+    print(list_runs(arguments.folder, as_json=arguments.json))
     return 0
 
 

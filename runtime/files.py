@@ -169,6 +169,15 @@ def lock(path: Path, *, timeout_s: float = 0.0) -> Iterator[None]:
         os.close(handle)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a lock on a file that exists."""
+    try:
+        with lock(path):
+            return False
+    except BlockingIOError:
+        return True
+
+
 def make_writable(folder: Path) -> None:
     """Makes a folder if there is none, and finds out whether files can be written there.
 

@@ -37,8 +37,8 @@ class JobState:
         time_total_s: Seconds of training, over all starts of the job.
         episode_reward_mean: Mean return then, None before the first episode's end.
         recent_episodes: Return and length of the episodes that the mean is of.
-        extra: State of a family of environments, by the family's name. Its `score`, where it has one, chooses the best
-            checkpoint in place of the mean return.
+        extra: State of a family of environments, by the family's name, and of the evaluations. A `score` in it chooses
+            the best checkpoint in place of the mean return.
         faults: Counts of processes and hosts that were lost and came back.
         policy: The algorithm, and settings for acting beside the network: env_config, horizon, normalize_actions,
             clip_actions.
@@ -113,9 +113,9 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def best_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint with the highest score or mean return, the newer of equals, or None."""
-    scored = [(returns, path) for path in checkpoints_in(folder) if (returns := _score(path)) is not None]
-    return max(scored)[1] if scored else None
+    """Returns the checkpoint with the highest score, or mean return where none has a score; the newer of equals."""
+    scored = [(*found, path) for path in checkpoints_in(folder) if (found := _score(path)) is not None]
+    return max(scored)[2] if scored else None
 
 
 def find_checkpoint(place: Path) -> Path | None:
@@ -217,11 +217,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _score(checkpoint: Path) -> float | None:
+def _score(checkpoint: Path) -> tuple[bool, float] | None:
+    """Whether a checkpoint has been evaluated, and its score, else its mean return; None where it has neither."""
     try:
         described = _upgrade_state(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
         scores = [kept["score"] for kept in described["extra"].values() if kept.get("score") is not None]
         value = scores[0] if scores else described["episode_reward_mean"]
     except (OSError, ValueError, KeyError, AttributeError):
         return None
-    return None if value is None else float(value)
+    return None if value is None else (bool(scores), float(value))

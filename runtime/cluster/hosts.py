@@ -193,6 +193,7 @@ def ray_hosts(
     """
     if len(container.hosts) > 1:
         others = container.hosts[1:]
+        reporter.show_phase("waiting for hosts")
         head = HeadNode(container, stop, reporter.note, list_nodes, lambda: read_failures(others))
         head.wait_for_workers(timeout_s)
         yield Hosts(lambda: head.machines, head.take_events)
@@ -202,6 +203,7 @@ def ray_hosts(
         with without_ray():
             yield Hosts(lambda: own)
         return
+    reporter.show_phase("starting Ray")
     with contextlib.ExitStack() as session:
         with stop:
             session.enter_context(ray_session(num_cpus=own.cpus, num_gpus=own.gpus, overrides=ray_options, stop=stop))

@@ -23,6 +23,7 @@ _OPT_ML = "/opt/ml"
 _FAILURE_USEFUL_CHARS = 1024
 _HYPERPARAMETERS = "hyperparameters.json"
 CONFIG = "config.json"  # in the data folder: the job's settings, each with its source
+SUMMARY = "summary.json"  # beside it: the last screen of a training that has ended
 # Names that SageMaker and its SDK put among the hyperparameters for themselves.
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_objective_metric", "default_user_module_name")
 

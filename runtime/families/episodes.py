@@ -111,7 +111,10 @@ def report_episodes(
         "episodes": episodes,
         "video": None if recorder.no_video_reason else video.name,
     }
-    facts = {"video": recorder.no_video_reason or str(video)}
+    facts = {
+        "mean return": f"{statistics.fmean(rewards):.2f}, from {min(rewards):.2f} to {max(rewards):.2f}",
+        "video": recorder.no_video_reason or str(video),
+    }
     return EvaluationResult(report, Summary(f"evaluated {len(episodes)} episodes of {env}", facts))
 
 

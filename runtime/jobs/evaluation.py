@@ -46,6 +46,7 @@ def run_evaluation(
     model: Path | None = None,
     out: Path | None = None,
     car: Path | None = None,
+    reporter: Reporter | None = None,
 ) -> JobResult:
     """Evaluates a policy and prints a line per episode, then mean, maximum and minimum.
 
@@ -56,6 +57,7 @@ def run_evaluation(
         model: Results folder, model directory or archive; None for the `model` channel.
         car: Archive of a DeepRacer car to evaluate in place of a model.
         out: Folder for evaluation.json and the video; None for the container's, or `evaluation/` beside the model.
+        reporter: Shows the episodes and the summary; None prints them as lines.
 
     Raises:
         UserError: A setting, the model or the environment is invalid.
@@ -68,7 +70,7 @@ def run_evaluation(
         )
     place = car or model or _find_model_channel(container)
     layout = _find_layout(container, place, out)
-    reporter = Reporter()
+    reporter = reporter or Reporter()
     with _writing(layout.data):  # fails before any episode runs in vain
         layout.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch:
@@ -77,7 +79,12 @@ def run_evaluation(
         result = family.evaluate(evaluation, context)
         with _writing(layout.data):
             write_json(layout.data / FILE, result.report)
-    summary = replace(result.summary, facts={"results": str(layout.data / FILE), **result.summary.facts})
+    place_of_report = str(layout.data / FILE)
+    summary = replace(
+        result.summary,
+        facts={"results": place_of_report, **result.summary.facts},
+        values={**result.report, "results": place_of_report},
+    )
     return JobResult(summary, reporter, _find_training(container, place, out))
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from runtime.cluster.hosts import (
     start_head_node,
     support_head_node,
 )
-from runtime.container.layout import CONFIG, Container, Layout
+from runtime.container.layout import CONFIG, SUMMARY, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
@@ -33,11 +34,11 @@ from runtime.interfaces.context import RunContext, WriteModel
 from runtime.interfaces.family import EnvFamily
 from runtime.jobs.catalog import CATALOG, PLAIN, resolve
 from runtime.jobs.exporting import Exporting
-from runtime.outputs.console import Reporter, Summary, make_reporter
+from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.result import JobResult
 from runtime.policies.spaces import Spaces
 from runtime.settings.resolve import DRAWN_SEED, Source
-from runtime.settings.schema import JobConfig
+from runtime.settings.schema import ROOT, JobConfig
 from runtime.settings.sizes import Room, check_sizes
 from runtime.settings.types import Setting
 
@@ -56,6 +57,8 @@ class Request:
 
     Attributes:
         overrides: Settings by dotted name.
+        kept: Settings of the job that this one resumes, which every other source overrides; empty for a new job.
+        preset: Name of the preset that the kept settings began with.
         source: Name of the source of the overrides, for messages.
         results: Results folder on a laptop; None for a new one under `results/`.
         experiment: A launcher's nested experiment config, or None.
@@ -68,6 +71,8 @@ class Request:
     """
 
     overrides: Mapping[str, Any]
+    kept: tuple[Source, ...] = ()
+    preset: str | None = None
     source: str = "the command line"
     results: Path | None = None
     experiment: Mapping[str, Any] | None = None
@@ -116,7 +121,7 @@ def run_training(
     layout = _find_layout(config, container, request)
     title = f"smrl train {config.preset or config.env or 'logged data'}"
     in_container = container.base is not None
-    reporter = request.reporter or make_reporter(title, config.stop.given(), in_container=in_container)
+    reporter = request.reporter or _make_reporter(title, config.stop.given(), in_container=in_container)
     stop.tell = reporter.answer
     training = Training(prepared, family, request.find_creator(config.env_id))
     try:
@@ -127,6 +132,8 @@ def run_training(
             Exporting(reporter) as exporting,
         ):
             write_config(layout, config)
+            for path, value in config.values().items():
+                reporter.detail(f"{ROOT}{path} = {value!r}, from {config.sources[path]}")
             context = RunContext(
                 container=container,
                 layout=layout,
@@ -139,6 +146,7 @@ def run_training(
             )
             summary = _train(algorithm, training, context)
             run.reason = summary.facts.get("ended because", "")
+            reporter.show_phase("exporting")
             exporting.finish()
         exports = _describe_exports(layout.model)
     except BaseException:
@@ -146,7 +154,28 @@ def run_training(
         raise
     seconds = f"{summary.facts['seconds']}, {time.perf_counter() - started:.1f} in all"
     facts = {**summary.facts, "seconds": seconds, "exports": exports}
-    return JobResult(replace(summary, facts=facts), reporter, layout)
+    summary = replace(summary, facts=facts)
+    with _noting_full_disk(reporter):
+        write_json(layout.data / SUMMARY, asdict(summary))
+    return JobResult(summary, reporter, layout)
+
+
+@contextlib.contextmanager
+def _noting_full_disk(reporter: Reporter) -> Iterator[None]:
+    """Notes that a file could not be written that the job's success does not hang on."""
+    try:
+        yield
+    except OSError as error:
+        reporter.note(f"no {SUMMARY}: {error.strerror or error}")
+
+
+def _make_reporter(title: str, stop: Mapping[str, float], *, in_container: bool) -> Reporter:
+    """Makes a live panel in a terminal; plain lines in a pipe, and in a container even with a terminal."""
+    if in_container or not sys.stdout.isatty():
+        return Reporter()
+    from runtime.outputs.panel import LiveReporter  # imports rich, which a job in a container does without
+
+    return LiveReporter(title, stop)
 
 
 def find_parts(config: JobConfig, request: Request) -> tuple[Algorithm, EnvFamily]:
@@ -174,7 +203,7 @@ def _train(algorithm: Algorithm, training: Training, context: RunContext) -> Sum
 
 def resolve_config(container: Container, request: Request) -> JobConfig:
     """Resolves the job's settings; draws a seed if none was set."""
-    sources = [Source(container.hyperparameters_source, container.hyperparameters)]
+    sources = [*request.kept, Source(container.hyperparameters_source, container.hyperparameters)]
     if request.experiment is not None:
         sources.insert(0, Source(request.experiment_source, {"rl": request.experiment}, is_old_script=True))
     sources.append(Source(request.source, request.overrides))
@@ -188,10 +217,12 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     config = resolve(
         sources,
         extras=None if is_script else _EXTRAS,
-        default_preset=not is_script,
+        default_preset=not is_script and not request.kept,
         check_env=check_env,
         check_sizes=partial(check_sizes, room=room),
     )
+    if request.kept:
+        config = config.model_copy(update={"preset": request.preset})
     if config.algorithm.seed is None:
         config = config.replace({"config.seed": secrets.randbelow(2**31)}, source=DRAWN_SEED)
     return config
@@ -210,6 +241,7 @@ def write_config(layout: Layout, config: JobConfig) -> None:
         "notes": list(config.notes),
     }
     try:
+        (layout.data / SUMMARY).unlink(missing_ok=True)  # of the job before it was resumed
         write_json(layout.data / CONFIG, described)
     except OSError as error:
         raise PlatformError(f"{layout.data / CONFIG}: could not be written: {error.strerror or error}.") from None

@@ -39,6 +39,7 @@ class OfflineLearning:
 
     def train(self, training: Training, context: RunContext) -> Summary:
         """Learns from the log, evaluates every iteration on held-out episodes, and writes the chosen one."""
+        context.reporter.show_phase("importing")
         with importing():  # torch and d3rlpy
             from runtime.offline.log_job import learn_from_log
 

@@ -205,6 +205,7 @@ class _Learning:
                 raise UserError("learning from the data: no estimate is finite; scale its rewards and states.")
             if self._chosen is None:
                 raise Interrupted
+            self._reporter.show_phase("saving")
             checkpoint = self._save_final()
             self._reporter.note("estimating the chosen policy's return with its interval")
             report = self._evaluator.report(self._chosen[0], halves=self._halves())
@@ -232,6 +233,7 @@ class _Learning:
         while why is None:
             if self._request.is_set:
                 return f"stopped by {self._request.signal_name}"
+            self._reporter.show_phase("learning")
             try:
                 with self._request:
                     losses = self._run(updates)

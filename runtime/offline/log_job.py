@@ -183,6 +183,16 @@ def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
         "model": str(layout.model),
     }
     where = "" if job.config.env else " env=NAME"
-    return Summary(
-        "learned from logged data", facts, f"smrl evaluate {layout.root}{where}, or smrl serve {layout.root}"
-    )
+    values = {
+        "algorithm": job.config.run,
+        "chosen_iteration": outcome.chosen,
+        "estimated_return": report.value.value,
+        "logged_return": report.behaviour.value,
+        "training_iteration": outcome.state.training_iteration,
+        "time_total_s": outcome.state.time_total_s,
+        "ended_because": outcome.why,
+        "is_finished": not outcome.why.startswith("stopped by"),
+        "results": str(layout.root),
+    }
+    next_command = f"smrl evaluate {layout.root}{where}, or smrl serve {layout.root}"
+    return Summary("learned from logged data", facts, next_command, values)

@@ -45,6 +45,7 @@ _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "use_gae"),
     *(
         "training_horizon",
+        "evaluation_episodes",
         "normalize_rewards",
         "vf_loss",
         "episodes_per_iteration",
@@ -88,10 +89,11 @@ class PPOBuilder:
             fit_images(config, spaces.observation) if family.fallback_reason is None else (config, [])
         )
         fitted, notes = fit_to_resources(config, family, spaces.action, machines)
-        notes = [*about_images, *notes]
-        if fallback_reason(fitted, family) is None and not are_kernels_cached():
-            notes.append("compiling for this processor, once: about half a minute")
-        return fitted, notes
+        return fitted, [*about_images, *notes]
+
+    def compiles(self, config: JobConfig, family: EnvFamily) -> bool:
+        """Whether the kernels have yet to be compiled for this processor."""
+        return fallback_reason(config, family) is None and not are_kernels_cached()
 
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds the algorithm."""

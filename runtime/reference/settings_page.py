@@ -23,7 +23,8 @@ Generated from `runtime/*/settings.py` by `python -m runtime.reference.settings_
 Set them as SageMaker hyperparameters, in hyperparameters.json, or as `NAME=VALUE` words of `smrl train`. Later sources
 override earlier ones: defaults, preset, a launcher's experiment config, hyperparameters, command line. `preset` (or
 `RLCOACH_PRESET`, `RLRAY_PRESET`) names a preset or a YAML file. Dots may be written as `__`, and a tree may be given
-as JSON under `rl`.
+as JSON under `rl`. The end of a name is enough where it is the end of one setting's alone: `lr`, `time_total_s`,
+`model.fcnet_hiddens`, `env_config.track`.
 """
 
 

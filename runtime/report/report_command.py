@@ -49,6 +49,7 @@ def finish(result: JobResult | None) -> None:
         return
     summary = result.summary
     if result.layout is not None:
+        result.reporter.show_phase("writing the report")
         page = write_report(result.layout, result.reporter)
         summary = summary if page is None else replace(summary, facts={**summary.facts, "report": str(page)})
     result.reporter.finish(summary)

@@ -41,6 +41,7 @@ class TrainedByRLlib(ABC):
         from runtime.cluster.session import prepare_environment
 
         prepare_environment()
+        context.reporter.show_phase("importing")
         with importing():  # torch and RLlib, after their environment variables are set
             from runtime.rllib.job import train
 

@@ -35,6 +35,9 @@ class Builder(Protocol):
             UserError: The algorithm does not learn in these spaces, or more GPUs are asked for than there are.
         """
 
+    def compiles(self, config: JobConfig, family: EnvFamily) -> bool:
+        """Whether building, or the first iteration, compiles code for this processor, which takes a while."""
+
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds RLlib's algorithm, with Ray already running if `needs_ray`.
 

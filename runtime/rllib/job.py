@@ -77,4 +77,16 @@ def _summarize(config: JobConfig, outcome: Outcome, context: RunContext) -> Summ
         "checkpoints": str(layout.checkpoints),
         "model": str(layout.model),
     }
-    return Summary(f"trained {config.env}", facts, f"smrl evaluate {layout.root}, or smrl serve {layout.root}")
+    values = {
+        "env": config.env,
+        "algorithm": config.run,
+        "mean_return": mean,
+        "timesteps_total": state.timesteps_total,
+        "training_iteration": state.training_iteration,
+        "time_total_s": state.time_total_s,
+        "ended_because": outcome.why,
+        "is_finished": not outcome.why.startswith("stopped by"),
+        "results": str(layout.root),
+    }
+    next_command = f"smrl evaluate {layout.root}, or smrl serve {layout.root}"
+    return Summary(f"trained {config.env}", facts, next_command, values)

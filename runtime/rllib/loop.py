@@ -31,6 +31,7 @@ from runtime.outputs.video import as_gif
 from runtime.policies.policy import Policy
 from runtime.rllib.builder import Builder
 from runtime.rllib.env_runner import raise_reported_fault
+from runtime.rllib.evaluating import METRIC, STATE, Evaluator
 from runtime.rllib.faults import FaultWatch, LostError, find_loss
 from runtime.rllib.results import explains_nothing, finished_episodes, has_nan_loss, to_row
 from runtime.rllib.seeds import seed_start
@@ -114,6 +115,7 @@ class Training:
         machines = job.hosts.machines()
         resume_from = context.start.checkpoint
         steps = 0 if resume_from is None else read_state(resume_from).timesteps_total
+        self._reporter.show_phase("opening the environment")
         seeded, env = seed_start(job.config, job.env, steps=steps)
         with context.stop, job.family.open_spaces(seeded, env) as probed:
             self._spaces = probed.spaces
@@ -128,6 +130,10 @@ class Training:
             config, notes = job.builder.fit(seeded, job.family, self._spaces, machines)
             for note in notes:
                 self._reporter.note(note)
+            self._compiles = job.builder.compiles(config, job.family)
+            if self._compiles:
+                self._reporter.note("compiling for this processor, once: about half a minute")
+                self._reporter.show_phase("compiling")
             self._algorithm: Any = _with_causes(
                 lambda: job.builder.build(config, env, job.family, machines, steps=steps)
             )
@@ -147,8 +153,12 @@ class Training:
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
+        self._reporter.show_earlier(self._state.rows)
         self._metrics.describe(job.config.values(), objective="episode_reward_mean")
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
+        episodes = self._settings.evaluation_episodes
+        seed = job.config.algorithm.drawn_seed()
+        self._evaluator = Evaluator(env, episodes=episodes, seed=seed) if episodes else None
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
         self._has_advised = False
@@ -158,6 +168,7 @@ class Training:
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1
         self._last_video: Path | None = None
+        self._recorded_at = 0.0
 
     def _begin_with(self, checkpoint: Path) -> None:
         """Restores only the network and the observation filter of a checkpoint."""
@@ -210,12 +221,13 @@ class Training:
         Raises:
             Interrupted: A stop was requested before this job had trained anything.
         """
-        self._started = self._stepped_at = time.perf_counter()
+        self._started = self._stepped_at = self._recorded_at = time.perf_counter()
         try:
             why = self._iterate()
             if self._request.is_set and self._has_nothing_to_save:
                 raise Interrupted
             self._request.begin(SAVING)
+            self._reporter.show_phase("saving")
             checkpoint = self._save_final()
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._spaces, {})
@@ -225,6 +237,8 @@ class Training:
         finally:
             self._metrics.close()
             self._recorder.close()
+            if self._evaluator is not None:
+                self._evaluator.close()
             self._algorithm.stop()
         return Outcome(why, self._state, checkpoint, self._last_video)
 
@@ -241,6 +255,8 @@ class Training:
         while why is None:
             if self._request.is_set:
                 return f"stopped by {self._request.signal_name}"
+            is_compiling = self._compiles and self._state.training_iteration == self._begun_at
+            self._reporter.show_phase("compiling" if is_compiling else "training")
             try:
                 with self._request:
                     result = _with_causes(self._algorithm.train)
@@ -304,11 +320,29 @@ class Training:
             row |= _with_causes(lambda: after_iteration(self._algorithm, result, state))
         state.faults = dict(self._watch.counts)
         row |= state.faults
+        row |= self._evaluate(row)
         self._metrics.write(row)
         state.rows = self._metrics.rows
         self._reporter.row(row)
         self._advise()
         return row
+
+    def _evaluate(self, row: dict[str, float]) -> dict[str, float]:
+        """Evaluates the policy that the next checkpoint will hold, if there is one after this iteration."""
+        self._state.extra.pop(STATE, None)  # of an earlier policy
+        every = self._job.config.checkpoint_freq
+        is_due = bool(every) and self._state.training_iteration % every == 0
+        if self._evaluator is None or self._request.is_set or not (is_due or self._reached(row)):
+            return {}
+        self._reporter.show_phase("evaluating")
+        policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
+        try:
+            with self._request:
+                score = self._evaluator.evaluate(policy)
+        except Interrupted:
+            return {}
+        self._state.extra[STATE] = {"score": score}
+        return {METRIC: score}
 
     def _advise(self) -> None:
         """Advises once which settings to change if the value function learns nothing."""
@@ -327,13 +361,16 @@ class Training:
             return
         if config.checkpoint_freq and iteration % config.checkpoint_freq == 0:
             self._save()
-        is_due = config.video_freq and iteration % config.video_freq == 0
+        if config.video_interval_s:
+            is_due = time.perf_counter() - self._recorded_at >= config.video_interval_s
+        else:
+            is_due = bool(config.video_freq) and iteration % config.video_freq == 0
         if is_due and not self._request.is_set and self._may_record_video():
             self._record_video(f"iteration-{iteration:06d}")
 
     def _may_record_video(self) -> bool:
         """Whether recording a video is cheap enough; always True if the user set a frequency."""
-        if self._job.config.is_asked_for("video_freq"):
+        if self._job.config.is_asked_for("video_freq") or self._job.config.is_asked_for("video_interval_s"):
             return True
         allowed_s = _RECORDING_SHARE * (time.perf_counter() - self._started)
         if self._recording_s + self._last_recording_s <= allowed_s:
@@ -347,6 +384,7 @@ class Training:
         return False
 
     def _save(self) -> Path:
+        self._reporter.show_phase("saving")
         self._checkpointed_at = self._state.training_iteration
 
         def write(folder: Path) -> None:
@@ -363,14 +401,16 @@ class Training:
         return self._save()
 
     def _record_video(self, name: str) -> None:
-        if not self._job.config.video_freq:
+        if not (self._job.config.video_freq or self._job.config.video_interval_s):
             return
+        self._reporter.show_phase("recording video")
         started = time.perf_counter()
         path = self._context.layout.videos / f"{name}.mp4"
         policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
         longest_s = _LONGEST_VIDEO_WHEN_STOPPED_S if self._request.is_set else _LONGEST_VIDEO_S
         episode = self._recorder.record(policy, path, longest_s=longest_s)
-        self._last_recording_s = time.perf_counter() - started
+        self._recorded_at = time.perf_counter()
+        self._last_recording_s = self._recorded_at - started
         self._recording_s += self._last_recording_s
         if episode is not None:
             self._last_video = path

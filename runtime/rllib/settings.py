@@ -123,6 +123,17 @@ class RLlibSettings(AlgorithmSettings):
         100
     )
 
+    # Ours
+    evaluation_episodes: Annotated[
+        int,
+        Setting(
+            "int",
+            "Episodes of the deterministic policy before each checkpoint, whose mean return chooses the best one; 0 "
+            "for none.",
+            low=0,
+        ),
+    ] = 0
+
     @property
     def has_critic(self) -> bool:
         """Whether a value function is learned."""

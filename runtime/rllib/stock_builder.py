@@ -46,7 +46,7 @@ _ACTIVATIONS = {"silu": "swish"}
 _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "target_entropy"),
     *("buffer_size", "prioritized_replay", "prioritized_replay_alpha", "prioritized_replay_beta"),
-    "num_steps_sampled_before_learning_starts",
+    *("num_steps_sampled_before_learning_starts", "evaluation_episodes"),
 )
 
 
@@ -149,6 +149,10 @@ class StockBuilder:
         config, about_images = fit_images(config, spaces.observation)
         changes, notes = fit_processes(config, machines)
         return config.replace(changes), [*about_images, *notes]
+
+    def compiles(self, config: JobConfig, family: EnvFamily) -> bool:
+        """Returns False, as RLlib's own code compiles nothing."""
+        return False
 
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds the algorithm."""

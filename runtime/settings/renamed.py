@@ -85,7 +85,8 @@ OBSOLETE: dict[str, str] = {
     "config.use_exec_api": "RLlib has one API now",
     "config.use_pytorch": "policies are PyTorch's",
     "config.framework": "policies are PyTorch's",
-    "config.evaluation_interval": "video_freq evaluates and records a video at once",
+    "config.evaluation_interval": "evaluation_episodes evaluates before each checkpoint, every checkpoint_freq "
+    "iterations",
     "config.evaluation_num_episodes": "the evaluate job takes evaluate_episodes",
     "config.evaluation_config": "the evaluate job has its own settings",
     "config.remote_worker_envs": "gym_env_vectorize_mode took its place",

@@ -14,7 +14,15 @@ from typing import Any
 from runtime.errors import Problems, UserError, suggest
 from runtime.settings.catalog import AlgorithmRules, Catalog, Draft, FamilyRules
 from runtime.settings.presets import DEFAULT_PRESET, load_preset, preset_of_env
-from runtime.settings.renamed import PRESETS_OF_2020, REPLAY_BUFFER, is_data, is_harmless, obsolete_reason, translate
+from runtime.settings.renamed import (
+    PRESETS_OF_2020,
+    RENAMED,
+    REPLAY_BUFFER,
+    is_data,
+    is_harmless,
+    obsolete_reason,
+    translate,
+)
 from runtime.settings.schema import ROOT, JobConfig, TrainingSettings
 from runtime.settings.types import Setting, coerce, parse_text
 
@@ -23,7 +31,6 @@ _PRESET_KEYS = ("preset", "RLCOACH_PRESET", "RLRAY_PRESET")
 _ENV_CONFIG = "config.env_config"
 _TREES = ("config", "stop", "config.model", _ENV_CONFIG, REPLAY_BUFFER)
 _FEW_NAMES = 15  # which an error may list
-_SHORT_NAMES = {"seed": f"{ROOT}config.seed"}  # as evaluations have it
 
 # Arguments: the setting's name, the environment, its source, and where to add a problem if there is none.
 EnvCheck = Callable[[str, str, str, Problems], None]
@@ -183,18 +190,45 @@ class _Resolver:
 
     def _read(self, source: Source) -> list[_Assignment]:
         """Reads and checks a source's settings, under today's names."""
-        found = []
+        found = list[_Assignment]()
+        names = dict[str, str]()  # of each path that a short name has set
         for name, raw in source.values.items():
             if name in _PRESET_KEYS:
                 continue
             dotted = name.replace("__", ".") if name.startswith("rl__") else name
             if dotted == "rl" or dotted.startswith("rl."):
                 found += self._read_tree(dotted, raw, source)
-            elif name in _SHORT_NAMES and self._extra_settings is not None and name not in self._extra_settings:
-                found += self._read_tree(_SHORT_NAMES[name], raw, source)
+            elif self._extra_settings is not None and name not in self._extra_settings:
+                read = self._read_short(name, raw, source)
+                names |= {one.path: name for one in read}
+                found += read
             else:
                 self._add_extra(name, raw, source)
+        self._refuse_twice(found, names, source)
         return found
+
+    def _read_short(self, name: str, raw: Any, source: Source) -> list[_Assignment]:
+        """Reads a setting whose name is the end of exactly one setting's, as `lr` or `stop.time_total_s`."""
+        paths = find_by_end(name, self._catalog.known_paths()) or find_by_end(name, RENAMED)
+        if len(paths) == 1:
+            return self._read_tree(ROOT + paths[0], raw, source)
+        if paths:
+            meant = " or ".join(ROOT + path for path in paths)
+            self._draft.problems.add(name, raw, source.name, expected=f"the name of one setting: {meant}")
+        elif name.startswith(("env_config.", f"{_ENV_CONFIG}.")):
+            return self._read_tree(f"{ROOT}config.{name.removeprefix('config.')}", raw, source)
+        else:
+            self._add_extra(name, raw, source)
+        return []
+
+    def _refuse_twice(self, found: list[_Assignment], names: Mapping[str, str], source: Source) -> None:
+        """Refuses a setting that one source sets by its short name and again by another."""
+        paths = [one.path for one in found]
+        for path, name in names.items():
+            if paths.count(path) > 1:
+                self._draft.problems.add_line(
+                    f"{name}: got {ROOT}{path} twice from {source.name}; expected one value. Leave one of them out."
+                )
 
     def _add_extra(self, name: str, raw: Any, source: Source) -> None:
         if self._extra_settings is None:
@@ -206,20 +240,15 @@ class _Resolver:
             except ValueError as error:
                 self._draft.problems.add(name, raw, source.name, expected=str(error))
         else:
-            known = [*self._extra_settings, *_PRESET_KEYS, *(ROOT + path for path in self._catalog.known_paths())]
-            remedy = suggest(name, known)
+            paths = self._catalog.known_paths()
+            short = [path.rsplit(".", 1)[-1] for path in paths]
+            remedy = suggest(name, [*self._extra_settings, *_PRESET_KEYS, *(ROOT + path for path in paths), *short])
             self._draft.problems.add(name, raw, source.name, expected="a known hyperparameter", remedy=remedy)
 
     def _read_tree(self, name: str, raw: Any, source: Source) -> list[_Assignment]:
         """Walks down a tree (`rl`, `rl.training`, `rl.training.config`) to its settings."""
         path = name.removeprefix(ROOT)
-        if name not in ("rl", "rl.training") and path not in (
-            "config",
-            "stop",
-            "config.model",
-            _ENV_CONFIG,
-            REPLAY_BUFFER,
-        ):
+        if name not in ("rl", "rl.training") and path not in _TREES:
             return self._read_setting(path if name.startswith(ROOT) else name, raw, source)
         tree = parse_text(raw) if isinstance(raw, str) else raw
         if not isinstance(tree, Mapping):
@@ -322,6 +351,12 @@ class _Resolver:
             expected = "a setting that still exists"
             remedy = f"{reason[0].upper()}{reason[1:]}; remove it."
         self._draft.problems.add(where, raw, source.name, expected=expected, remedy=remedy)
+
+
+def find_by_end(name: str, paths: Iterable[str]) -> list[str]:
+    """Returns the path of that name, else every path that ends with it after a dot."""
+    known = list(paths)
+    return [name] if name in known else [path for path in known if path.endswith(f".{name}")]
 
 
 def _suggest_path(path: str, known_paths: list[str]) -> str:

@@ -69,6 +69,9 @@ class TrainingSettings(SettingsModel):
         bool, Setting("bool", "Accepted; a job always ends with a checkpoint, the model's own.")
     ] = True
     video_freq: Annotated[int, Setting("int", "Iterations between videos; 0 for none.", low=0)] = 20
+    video_interval_s: Annotated[
+        float, Setting("float", "Seconds of training between videos, in place of video_freq; 0 for video_freq.", low=0)
+    ] = 0.0
     fast: Annotated[
         bool,
         Setting("bool", "PPO: sample and learn by compiled code where it covers the job; false: by RLlib's own."),

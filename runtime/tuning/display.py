@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtime.outputs.console import Reporter
+from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.metrics import metric_line
 from runtime.tuning.records import Record, Trial, best_trial
 from runtime.tuning.request import TuningJob
@@ -25,10 +25,28 @@ def short_name(name: str) -> str:
 
 
 class TuningLines(Reporter):
-    """A line for each training job that has ended."""
+    """A line for each training job that has ended.
 
-    def __init__(self, job: TuningJob) -> None:
+    Args:
+        job: The tuning job.
+        reporter: Prints the lines, and the summary.
+    """
+
+    def __init__(self, job: TuningJob, reporter: Reporter | None = None) -> None:
         self._job = job
+        self._reporter = reporter or Reporter()
+
+    def note(self, text: str) -> None:
+        """Prints a remark of one line."""
+        self._reporter.note(text)
+
+    def line(self, text: str) -> None:
+        """Prints a line of results."""
+        self._reporter.line(text)
+
+    def finish(self, summary: Summary) -> None:
+        """Shows the last screen."""
+        self._reporter.finish(summary)
 
     def progress(self, trials: Sequence[Trial], running: Mapping[tuple[int, int], Record]) -> None:
         """Does nothing, as a line is printed when a job has ended."""
@@ -75,7 +93,7 @@ class TuningTable(TuningLines):
         """Redraws the table."""
         self._live.update(draw_table(self._job, trials, running))
 
-    def finish(self, summary: Any) -> None:
+    def finish(self, summary: Summary) -> None:
         """Replaces the table with the summary."""
         self.close()
         super().finish(summary)
@@ -121,6 +139,8 @@ def _objective(trial: Trial, now: Sequence[Record]) -> str:
     return f"{mean:.4g} ± {trial.spread:.2g}" if trial.spread is not None else f"{mean:.4g}"
 
 
-def make_display(job: TuningJob, *, in_container: bool) -> TuningLines:
-    """Makes a live table in a terminal; lines in a pipe, and in a container even with a terminal."""
+def make_display(job: TuningJob, *, in_container: bool, reporter: Reporter | None = None) -> TuningLines:
+    """Makes a live table in a terminal; lines in a pipe, in a container even with a terminal, and by a reporter."""
+    if reporter is not None:
+        return TuningLines(job, reporter)
     return TuningTable(job) if sys.stdout.isatty() and not in_container else TuningLines(job)

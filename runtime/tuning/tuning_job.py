@@ -21,7 +21,7 @@ from runtime.errors import PlatformError, Problems, UserError
 from runtime.files import drop_partial_line, flush_tree, write_json, write_text, writing_aside
 from runtime.jobs.exporting import Exporting
 from runtime.jobs.training import Request, find_parts, new_results_folder, resolve_config
-from runtime.outputs.console import Summary
+from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.metrics import JSONL, read_rows
 from runtime.outputs.result import Finish, JobResult, show_summary
 from runtime.settings.schema import JobConfig
@@ -55,6 +55,7 @@ class TuningRequest:
     overrides: Mapping[str, Any]
     out: Path | None = None
     finish_trial: Finish = show_summary
+    reporter: Reporter | None = None
 
 
 def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) -> JobResult | None:
@@ -73,7 +74,7 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
     root = _find_root(container, request, config)
     with only_writer(root):
         plan = _make_plan(job, config, root)
-        display = make_display(job, in_container=container.base is not None)
+        display = make_display(job, in_container=container.base is not None, reporter=request.reporter)
         try:
             for note in config.notes:
                 display.note(note)
@@ -274,7 +275,18 @@ def _write_results(
         "pictures": ", ".join(str(path) for path in pictures),
         "model": str(model),
     }
-    summary = Summary(f"tuned {len(job.ranges)} hyperparameters", facts, f"smrl train --preset {root / PRESET}")
+    values = {
+        "objective": job.objective,
+        "best_objective": best.objective,
+        "best_trial": best.number,
+        "hyperparameters": dict(best.hyperparameters),
+        "trials": len(trials),
+        "seconds": seconds,
+        "ended_because": why,
+        "results": str(root),
+    }
+    next_command = f"smrl train --preset {root / PRESET}"
+    summary = Summary(f"tuned {len(job.ranges)} hyperparameters", facts, next_command, values)
     return JobResult(summary, display, layout or Layout.of_results(root))
 
 

@@ -53,6 +53,17 @@ def test_the_newest_three_and_the_best_are_kept(tmp_path: Path) -> None:
     assert read_state(best).episode_reward_mean == 9.0
 
 
+def test_a_score_chooses_the_best_before_any_mean_return(tmp_path: Path) -> None:
+    """The mean return of a checkpoint that was not evaluated says nothing beside another's score."""
+    for iteration, (mean, score) in enumerate([(1.0, 5.0), (2.0, 7.0), (9.0, None)], start=1):
+        extra = {} if score is None else {"evaluation": {"score": score}}
+        state = JobState("CartPole-v1", [4], "", training_iteration=iteration, episode_reward_mean=mean, extra=extra)
+        save_checkpoint(tmp_path, state, write_algorithm=writing(b""))
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert read_state(best).training_iteration == 2
+
+
 def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path: Path) -> None:
     earlier = save(tmp_path, 1)
 

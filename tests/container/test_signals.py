@@ -16,7 +16,7 @@ import pytest
 
 from runtime.container.scratch import remove_dead_folders
 from runtime.container.signals import SAVING, STARTING, TRAINING, Interrupted, StopRequest
-from runtime.outputs.console import LiveReporter
+from runtime.outputs.panel import LiveReporter
 from tests.conftest import BIN, ROOT, TINY, clean_environment
 
 # A process that runs Ray as a job does, until its input ends.

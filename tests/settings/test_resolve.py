@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import SerializeAsAny
 
 from runtime.environments.spec import check_env_name
 from runtime.errors import UserError
-from runtime.jobs.catalog import resolve
-from runtime.ppo.settings import PPOSettings
+from runtime.jobs.catalog import CATALOG, resolve
+from runtime.ppo.algorithm import PPO
+from runtime.ppo.settings import PPONetworkSettings, PPOSettings
+from runtime.settings.catalog import Catalog
 from runtime.settings.presets import preset_names
-from runtime.settings.resolve import Source
+from runtime.settings.resolve import Source, find_by_end
+from runtime.settings.resolve import resolve as resolve_with
 from runtime.settings.schema import JobConfig
+from runtime.settings.types import Setting
 
 
 def from_json(values: dict[str, Any]) -> JobConfig:
@@ -50,6 +55,73 @@ def test_a_seed_has_a_short_name_as_in_an_evaluation() -> None:
     assert from_json({"rl.training.env": "CartPole-v1", "seed": "7"}).algorithm.seed == 7
     with pytest.raises(UserError, match=r"rl.training.config.seed: got 'x' from hyperparameters.json; expected"):
         from_json({"rl.training.env": "CartPole-v1", "seed": "x"})
+
+
+def test_the_end_of_a_name_is_enough() -> None:
+    config = from_json(
+        {
+            "env": "CartPole-v1",
+            "lr": "0.5",
+            "model.fcnet_hiddens": "[8]",
+            "time_total_s": "60",
+            "env_config.size": "3",
+            "num_workers": "2",  # of 2020
+        }
+    )
+    assert config.env == "CartPole-v1"
+    assert config.stop.time_total_s == 60
+    settings = PPOSettings.of(config)
+    assert (settings.lr, settings.model.fcnet_hiddens, settings.env_config) == (0.5, [8], {"size": 3})
+    assert settings.num_env_runners == 2
+    assert "rl.training.config.num_workers is called rl.training.config.num_env_runners today" in config.notes
+    assert config.sources["config.lr"] == "hyperparameters.json"
+
+
+def test_a_short_name_means_one_setting() -> None:
+    known = ["lr", "config.lr", "config.gamma", "config.model.gamma", "stop.time_total_s"]
+    assert find_by_end("lr", known) == ["lr"]
+    assert find_by_end("gamma", known) == ["config.gamma", "config.model.gamma"]
+    assert find_by_end("model.gamma", known) == ["config.model.gamma"]
+    assert find_by_end("total_s", known) == []  # a word's end is no name
+    every = CATALOG.known_paths()
+    assert {len(find_by_end(path.rsplit(".", 1)[-1], every)) for path in every} == {1}
+
+
+def test_an_ambiguous_short_name_lists_what_it_may_mean() -> None:
+    """No two settings end alike today, but for those of a catalog with an algorithm whose network has a gamma."""
+
+    class Network(PPONetworkSettings):
+        gamma: Annotated[float, Setting("float", "Of the network.")] = 0.0
+
+    class Settings(PPOSettings):
+        model: SerializeAsAny[Network] = Network()
+
+    class Other(PPO):
+        names = ("OTHER",)
+        settings: type[PPOSettings] = Settings
+
+    catalog = Catalog(algorithms=(*CATALOG.algorithms, Other()), families=CATALOG.families)
+    source = Source("the command line", {"rl.training.env": "CartPole-v1", "gamma": "0.9"})
+    meant = r"rl\.training\.config\.gamma or rl\.training\.config\.model\.gamma"
+    with pytest.raises(UserError, match=f"gamma: got '0.9' from the command line; expected the name of one .*{meant}"):
+        resolve_with([source], catalog, extras={})
+
+
+def test_a_short_name_and_its_long_one_are_refused_together() -> None:
+    with pytest.raises(UserError, match=r"lr: got rl\.training\.config\.lr twice from hyperparameters\.json; expected"):
+        from_json({"rl.training.env": "CartPole-v1", "lr": "0.5", "rl.training.config.lr": "0.4"})
+
+
+def test_a_wrong_short_name_suggests_a_short_one() -> None:
+    with pytest.raises(UserError, match=r"gama: got '1' from hyperparameters\.json; .* Did you mean 'gamma'\?"):
+        from_json({"rl.training.env": "CartPole-v1", "gama": "1"})
+
+
+def test_a_users_script_keeps_its_own_names() -> None:
+    source = Source("hyperparameters.json", {"rl.training.env": "CartPole-v1", "lr": "0.5"})
+    config = resolve([source], extras=None)
+    assert config.extras == {"lr": 0.5}
+    assert PPOSettings.of(config).lr != 0.5
 
 
 def test_a_kl_coefficient_switches_the_kl_loss_on_and_says_so() -> None:

@@ -40,6 +40,8 @@ def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
     """
     why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
     wrong = config.describe_without_effect(_WITHOUT_EFFECT, why=why)
+    why = "DeepRacer evaluates the car after each iteration, and its progress chooses the best checkpoint"
+    wrong += config.describe_without_effect(("evaluation_episodes",), why=why)
     settings = dict(config.algorithm.env_config)
     if TRACKS_CHANNEL in container.channels and "tracks" not in settings:
         settings["tracks"] = str(container.channels[TRACKS_CHANNEL])

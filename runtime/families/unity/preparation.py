@@ -60,6 +60,9 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     except UserError as error:
         for line in str(error).splitlines():
             problems.add_line(line)
+    why = "a player that is watched while it learns shows the same"
+    for line in config.describe_without_effect(("evaluation_episodes",), why=why):
+        problems.add_line(line)
     problems.raise_if_any()
     if EXECUTABLE_CHANNEL not in container.channels and not is_of_registry(settings.get("env_name"), None):
         settings = {name: value for name, value in settings.items() if name != "env_name"}

@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     resume.set_defaults(command=_resume)
     _add_collect(commands)
     _add_join(commands)
+    _add_deploy_gate(commands)
+    _add_rollback_check(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument(
         "model",
@@ -112,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--temperature", type=at_least_0, help="sample actions from the policy at this temperature")
     serve.add_argument("--epsilon", type=share, help="sample this share of the actions uniformly, 0 to 1")
     serve.add_argument("--capture", type=folder, help="folder for decisions, in the layout of SageMaker's Data Capture")
+    serve.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME=DIR:WEIGHT",
+        help="a policy that answers this share of the decisions; repeat it, with weights that sum to 1",
+    )
+    serve.add_argument("--shadow", type=folder, help="model whose decisions are captured and not sent")
     serve.set_defaults(command=_serve)
     transform = commands.add_parser("transform", help="run batch transform on files, as SageMaker does")
     transform.add_argument("model", type=Path, help="model directory, results folder or model.tar.gz")
@@ -250,6 +260,36 @@ def _add_join(commands: Any) -> None:
     join.set_defaults(command=_join)
 
 
+def _add_deploy_gate(commands: Any) -> None:
+    gate = commands.add_parser("deploy-gate", help="decide from a log whether a policy may replace the served one")
+    place = "model directory, results folder or model.tar.gz of"
+    gate.add_argument("--champion", type=Path, required=True, help=f"{place} the policy that is served")
+    gate.add_argument("--challenger", type=Path, required=True, help=f"{place} the policy that may replace it")
+    gate.add_argument("--data", type=Path, required=True, help="log of episodes that neither policy learned from")
+    gate.add_argument("--margin", type=float, default=0.0, help="return by which it must be better; 0 if not given")
+    gate.add_argument("--gamma", type=float, default=0.99, help="discount per step; 0.99 if not given")
+    gate.add_argument("--horizon", type=positive, help="steps after which every episode is over")
+    gate.add_argument("--seed", type=natural, default=0, help="seed of the estimators; 0 if not given")
+    gate.add_argument("--temperature", type=at_least_0, default=0.0, help="at which both are served; 0 if not given")
+    gate.add_argument("--epsilon", type=share, default=0.0, help="with which both are served; 0 if not given")
+    gate.epilog = "exit codes: 0 deploy the challenger, 4 do not, 2 a mistake on the command line or in a file"
+    gate.set_defaults(command=_deploy_gate)
+
+
+def _add_rollback_check(commands: Any) -> None:
+    check = commands.add_parser("rollback-check", help="decide from joined rewards whether a variant is worse")
+    check.add_argument("data", type=Path, help="log that smrl join wrote, of a server with --variant")
+    check.add_argument("--control", required=True, help="name of the variant that a rollback returns to")
+    check.add_argument("--treatment", required=True, help="name of the variant that may be worse")
+    check.add_argument(
+        "--rewards", type=float, nargs=2, required=True, metavar=("LEAST", "MOST"), help="range of all possible rewards"
+    )
+    check.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm, ever; 0.05 if not given")
+    check.add_argument("--margin", type=float, default=0.0, help="reward by which it may be worse; 0 if not given")
+    check.epilog = "exit codes: 0 keep the treatment, 4 roll back, 2 a mistake on the command line or in a file"
+    check.set_defaults(command=_rollback_check)
+
+
 def _add_deepracer(commands: Any) -> None:
     tracks = commands.add_parser("tracks", help="list DeepRacer tracks, and draw them")
     tracks.add_argument("names", nargs="*", help="tracks; all if not given")
@@ -340,9 +380,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from runtime.serving.server import ServeRequest, run_server
 
     refuse_settings(arguments.settings)
-    names = ("model", "host", "port", "workers", "access_log", "temperature", "epsilon", "capture")
+    names = ("model", "host", "port", "workers", "access_log", "temperature", "epsilon", "capture", "shadow")
     given = {name: getattr(arguments, name) for name in names}
-    run_server(read_serving_settings(), ServeRequest(**given))
+    run_server(read_serving_settings(), ServeRequest(**given, variant=tuple(arguments.variant)))
     return 0
 
 
@@ -374,6 +414,27 @@ def _join(arguments: argparse.Namespace) -> int:
     refuse_settings(arguments.settings)
     run_join(JoinRequest(tuple(arguments.inputs), arguments.out, arguments.window, arguments.default_reward))
     return 0
+
+
+def _deploy_gate(arguments: argparse.Namespace) -> int:
+    from runtime.offline.deploy_gate import GateRequest, run_gate
+    from runtime.serving.exploring import Exploration
+
+    refuse_settings(arguments.settings)
+    names = ("champion", "challenger", "data", "margin", "gamma", "horizon", "seed")
+    exploration = Exploration(arguments.temperature, arguments.epsilon)
+    return run_gate(GateRequest(**{name: getattr(arguments, name) for name in names}, exploration=exploration))
+
+
+def _rollback_check(arguments: argparse.Namespace) -> int:
+    from runtime.offline.rollback_check import RollbackRequest, run_rollback_check
+
+    refuse_settings(arguments.settings)
+    least, most = arguments.rewards
+    names = ("data", "control", "treatment", "alpha", "margin")
+    return run_rollback_check(
+        RollbackRequest(**{name: getattr(arguments, name) for name in names}, least=least, most=most)
+    )
 
 
 def _tune(arguments: argparse.Namespace) -> int:

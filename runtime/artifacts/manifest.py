@@ -57,6 +57,7 @@ def note_exports(
     *,
     checkpoint: str,
     not_exported: str = "",
+    training_observations: dict[str, Any] | None = None,
 ) -> None:
     """Writes into the manifest what was exported from which checkpoint, or why nothing was.
 
@@ -66,8 +67,15 @@ def note_exports(
         signatures: Inputs and outputs of each signature that the files have.
         checkpoint: Name of the checkpoint below the model directory.
         not_exported: Why there are none.
+        training_observations: Mean and deviation of each input at the export, and where they are clipped; None if
+            the policy has no observation filter.
     """
-    noted: dict[str, Any] = {"exported_checkpoint": checkpoint, "exports": exports, "signatures": signatures}
+    noted: dict[str, Any] = {
+        "exported_checkpoint": checkpoint,
+        "exports": exports,
+        "signatures": signatures,
+        "training_observations": training_observations,
+    }
     manifest = {name: value for name, value in read_manifest(folder).items() if name != "not_exported"}
     write_json(folder / MANIFEST, manifest | noted | ({"not_exported": not_exported} if not_exported else {}))
 

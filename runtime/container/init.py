@@ -24,6 +24,8 @@ COMMANDS = (
     "evaluate",
     "collect",
     "join",
+    "deploy-gate",
+    "rollback-check",
     "transform",
     "export",
     "tracks",

@@ -36,6 +36,8 @@ class ServingSettings:
         epsilon: Share of uniformly random actions; None if not given. Either of the two switches explore mode on.
         capture: Folder that decisions are captured in; None for no capture.
         capture_mb: Most that its files may hold.
+        variants: Policies that share the decisions, as NAME=DIR:WEIGHT.
+        shadow: Policy whose decisions are captured and not sent; None if not given.
     """
 
     model: Path | None
@@ -51,6 +53,8 @@ class ServingSettings:
     epsilon: float | None
     capture: Path | None
     capture_mb: float
+    variants: tuple[str, ...]
+    shadow: Path | None
 
 
 def read_serving_settings() -> ServingSettings:
@@ -107,6 +111,8 @@ def read_serving_settings() -> ServingSettings:
         epsilon=number("SMRL_EPSILON", 0, low=0, high=1) if env.get("SMRL_EPSILON") else None,
         capture=Path(env["SMRL_CAPTURE"]) if env.get("SMRL_CAPTURE") else None,
         capture_mb=number("SMRL_CAPTURE_MB", _CAPTURE_MB, low=1),
+        variants=tuple(word.strip() for word in env.get("SMRL_VARIANTS", "").split(",") if word.strip()),
+        shadow=Path(env["SMRL_SHADOW"]) if env.get("SMRL_SHADOW") else None,
     )
     problems.raise_if_any()
     return serving

@@ -35,6 +35,7 @@ from runtime.export.saved_model import signatures, write_saved_model
 from runtime.export.torch_program import write_torch
 from runtime.export.verify import run_all
 from runtime.files import folder_aside, replace_file, write_bytes
+from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import FILE, NetworkPolicy
 from runtime.policies.policy import Policy
 from runtime.policies.spaces import read_box
@@ -144,15 +145,24 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
     if "normalize_actions" in manifest:  # else it learned from a log, which has actions as the environment takes them
         policy = read_policy(source, settings=manifest, trust=trust)
         subject = Subject.of_policy(policy, space)
+        observation_filter = policy.observation_filter
     else:
-        subject = Subject.of_network_policy(NetworkPolicy.load(source / FILE), space)
+        learned = NetworkPolicy.load(source / FILE)
+        subject = Subject.of_network_policy(learned, space)
+        observation_filter = learned.observation_filter
     try:
         with _written_and_checked(subject, folder) as (aside, exports):
             # A kill in between leaves a manifest without exports, never one that describes other files.
             note_exports(folder, [], {}, checkpoint=checkpoint, not_exported="the export was interrupted")
             for name in _FORMATS:
                 _move(aside / _flatten_name(name), folder / name)
-            note_exports(folder, exports, describe_signatures(subject.graph), checkpoint=checkpoint)
+            note_exports(
+                folder,
+                exports,
+                describe_signatures(subject.graph),
+                checkpoint=checkpoint,
+                training_observations=describe_filter(observation_filter),
+            )
     except OSError as error:
         raise PlatformError(f"{folder}: the policy could not be exported: {error.strerror or error}.") from None
     return exports
@@ -248,6 +258,17 @@ def describe_signatures(graph: Graph) -> dict[str, Any]:
     return {
         name: {"inputs": _as_json(inputs), "outputs": _as_json(outputs)}
         for name, (inputs, outputs) in signatures(graph).items()
+    }
+
+
+def describe_filter(observation_filter: ObservationFilter | None) -> dict[str, Any] | None:
+    """Statistics of the training's observations, for the manifest; None if there is no filter that has them."""
+    if observation_filter is None:
+        return None
+    return {
+        "mean": observation_filter.mean.ravel().tolist(),
+        "std": observation_filter.std.ravel().tolist(),
+        "clip": observation_filter.clip,
     }
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from runtime.offline.learning import OfflineJob, OfflineOutcome
 
 CHANNELS = ("training", "train", "data")
-_FEW_EPISODES = 10
+FEW_EPISODES = 10
 
 
 def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
@@ -133,9 +133,9 @@ def _check(data: Transitions, place: Path, config: JobConfig) -> None:
     Raises:
         UserError: There are too few episodes, or the spaces differ.
     """
-    if len(data.starts) < _FEW_EPISODES:
+    if len(data.starts) < FEW_EPISODES:
         raise UserError(
-            f"{place}: got {len(data.starts)} episodes; expected at least {_FEW_EPISODES}, as some are held out "
+            f"{place}: got {len(data.starts)} episodes; expected at least {FEW_EPISODES}, as some are held out "
             "for evaluation. Check that episode_id tells them apart."
         )
     if not config.env:

@@ -23,17 +23,20 @@ from urllib.parse import unquote
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from runtime.errors import UserError
-from runtime.serving.capture import Capture, decision_lines, read_reward, reward_lines
+from runtime.serving.capture import Capture, decision_lines, read_reward, reward_lines, shadow_lines
 from runtime.serving.counters import Counters
-from runtime.serving.decoding import JSON, decode
+from runtime.serving.decoding import JSON, Call, decode
+from runtime.serving.drift import NO_DRIFT, Drift
 from runtime.serving.encoding import choose_type, encode, encode_decisions
-from runtime.serving.exploring import Exploration, compute_probabilities, decide, find_source, read_attributes
+from runtime.serving.exploring import Attributes, Exploration, find_source, read_attributes
 from runtime.serving.model_store import Registry
 from runtime.serving.observations import RequestError
 from runtime.serving.receiving import ClientGoneError, Deadlines, Headers, Receive, receive_body, unpack_body
 from runtime.serving.served_policy import ServedPolicy, load_policy
+from runtime.serving.variants import Mixture, Sampled, VariantSpec, check_variants, not_finite
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -65,6 +68,8 @@ class Settings:
         exploration: How actions are sampled; None to answer the most likely ones alone.
         capture: Folder that decisions are captured in, if any.
         capture_mb: Most that the folder's files may hold, in MB.
+        variants: Policies that answer in the place of `model`, each a share of the decisions.
+        shadow: Model directory of a policy whose decisions are captured and not sent, if any.
     """
 
     model: Path | None
@@ -80,6 +85,8 @@ class Settings:
     exploration: Exploration | None = None
     capture: Path | None = None
     capture_mb: float = math.inf
+    variants: tuple[VariantSpec, ...] = ()
+    shadow: Path | None = None
 
 
 class Answer(NamedTuple):
@@ -110,7 +117,11 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.policy: ServedPolicy | None = None
+        self._mixture: Mixture | None = None
+        self._shadow: ServedPolicy | None = None
+        self._drift: Drift | None = None
         self._capture: Capture | None = None
+        self._shadow_capture: Capture | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one ASGI connection."""
@@ -130,6 +141,14 @@ class App:
             limit_bytes = self.settings.capture_mb * 2**20
             count = self._counters.count_captured
             self._capture = Capture(self.settings.capture, limit_bytes=limit_bytes, count=count)
+            if self.settings.shadow is not None:
+                # A thread and a queue of its own, so that a slow shadow drops its own lines alone.
+                self._shadow_capture = Capture(
+                    self.settings.capture,
+                    limit_bytes=limit_bytes,
+                    count=self._counters.count_shadow,
+                    what="the shadow's decisions",
+                )
         self._registry = Registry(
             self.settings.shared, workers=self.settings.workers, memory_mb=self.settings.models_mb
         )
@@ -143,8 +162,9 @@ class App:
         await self._loading
         self._computing.shutdown()
         self._loaders.shutdown()
-        if self._capture is not None:
-            self._capture.close()
+        for capture in (self._capture, self._shadow_capture):
+            if capture is not None:
+                capture.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _load(self) -> None:
@@ -152,16 +172,38 @@ class App:
             self._say_once("ready", "ready; models are loaded by POST /models")
             return
         try:
-            policy = load_policy(self.settings.model)
-            if self.settings.exploration is not None:
-                find_source(policy)
+            policy = self._load_served(self.settings.model)
         except (UserError, RequestError, MemoryError) as error:
-            text = str(error).replace(str(self.settings.model), self.settings.shown)
+            text = str(error)
+            if not self.settings.variants:
+                text = text.replace(str(self.settings.model), self.settings.shown)
             self._say_once("failed", f"not ready: {text or 'no memory is left'}")
         else:
             self.policy = policy
             shape = ", ".join(map(str, self.policy.observation_shape))
             self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
+
+    def _load_served(self, model: Path) -> ServedPolicy:
+        """Loads what the settings name, and returns the policy whose inputs requests have."""
+        variants = self.settings.variants
+        if variants:
+            policies = tuple(load_policy(one.place) for one in variants)
+            names, weights = tuple(one.name for one in variants), tuple(one.weight for one in variants)
+            self._mixture = Mixture(policies, names, weights)
+        else:
+            policies = (load_policy(model),)
+            self._mixture = Mixture(policies)
+        if self.settings.shadow is not None:
+            self._shadow = load_policy(self.settings.shadow)
+        if self.settings.exploration is not None:
+            for policy in policies:
+                find_source(policy)
+            check_variants(self._mixture, self._shadow)
+        try:
+            self._drift = Drift.of_policy(self.settings.shared, policies[0].training)
+        except OSError as error:  # the disk is full
+            self._say_once("drift", f"inputs are not compared with those of training, serving goes on: {error}")
+        return policies[0]
 
     def _said(self, name: str) -> Path:
         """The file that exists once a worker has printed the line of this name."""
@@ -182,6 +224,8 @@ class App:
         """Ends requests that time out, and the worker if its supervisor is gone, as it would keep the port."""
         while os.getppid() == self.settings.parent:
             self._deadlines.expire()
+            if self._drift is not None:
+                self._drift.flush()
             await asyncio.sleep(_WATCH_S)
         os._exit(1)
 
@@ -241,7 +285,8 @@ class App:
         return Answer(200, orjson.dumps(parameters))
 
     async def _metrics(self, _: Headers, __: bytes) -> Answer:
-        return Answer(200, self._counters.text().encode(), "text/plain; version=0.0.4")
+        drift = NO_DRIFT if self._drift is None else self._drift.text()
+        return Answer(200, (self._counters.text() + drift).encode(), "text/plain; version=0.0.4")
 
     async def _invocations(self, headers: Headers, body: bytes) -> Answer:
         if self.settings.model is None:
@@ -268,24 +313,34 @@ class App:
         return await self._in_thread(self._computing, compute)
 
     def _compute(self, policy: ServedPolicy, body: bytes, content_type: str, accept: str, headers: Headers) -> Answer:
-        if self.settings.exploration is None:
-            return _compute(policy, body, content_type, accept)
         call = decode(body, content_type, policy)
         kind = choose_type(accept, call)
+        if self._drift is not None:
+            self._drift.add(call.observations)
+        if self.settings.exploration is None:
+            return _compute(policy, call, kind)
         attributes = read_attributes(headers.get(_ATTRIBUTES, b""), len(call.observations))
-        source = find_source(policy)
-        outputs = policy.run(call.observations, (*call.outputs, source))
-        if not np.isfinite(outputs[source]).all():
-            raise _not_finite(source)
-        probabilities = compute_probabilities(source, outputs[source], self.settings.exploration)
-        decisions = decide(probabilities, attributes.seed)
-        asked = {name: outputs[name] for name in call.outputs}
-        answer = encode_decisions(asked, call, kind, decisions.describe(policy))
-        if self._capture is not None:
-            lines = partial(decision_lines, policy, call.observations, decisions, attributes, datetime.now(UTC))
-            size_bytes = call.observations.nbytes + probabilities.nbytes
-            self._capture.offer(lines, lines=len(call.observations), size_bytes=size_bytes)
+        # A multi-model endpoint has no variants.
+        mixture = self._mixture or Mixture((policy,))
+        sampled = mixture.sample(call.observations, call.outputs, self.settings.exploration, attributes.seed)
+        answer = encode_decisions(sampled.outputs, call, kind, sampled.decisions.describe())
+        self._capture_decisions(call.observations, sampled, attributes, self.settings.exploration)
         return Answer(200, answer, kind, len(call.observations))
+
+    def _capture_decisions(
+        self, observations: NDArray[np.float32], sampled: Sampled, attributes: Attributes, exploration: Exploration
+    ) -> None:
+        """Queues what was decided, and the shadow's part, which is computed later."""
+        if self._capture is None:
+            return
+        now = datetime.now(UTC)
+        rows = len(observations)
+        size_bytes = observations.nbytes + sampled.decisions.probabilities.nbytes
+        decided = partial(decision_lines, observations, sampled.decisions, attributes, now)
+        self._capture.offer(decided, lines=rows, size_bytes=size_bytes)
+        if self._shadow is not None and self._shadow_capture is not None:
+            shadow = partial(shadow_lines, self._shadow, exploration, observations, sampled, attributes, now)
+            self._shadow_capture.offer(shadow, lines=rows, size_bytes=size_bytes)
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -359,19 +414,13 @@ _ROUTES: dict[str, tuple[str, _Handler]] = {
 }
 
 
-def _compute(policy: ServedPolicy, body: bytes, content_type: str, accept: str) -> Answer:
-    call = decode(body, content_type, policy)
-    kind = choose_type(accept, call)
+def _compute(policy: ServedPolicy, call: Call, kind: str) -> Answer:
     outputs = policy.run(call.observations, call.outputs)
     body = encode(outputs, call, kind, policy)
     # JSON has no infinity: only a null in the body, or a body that is not JSON, requires the slower check.
     if (kind != JSON or b"null" in body) and not np.isfinite(outputs[policy.main_output]).all():
-        raise _not_finite(policy.main_output)
+        raise not_finite(policy.main_output)
     return Answer(200, body, kind, len(call.observations))
-
-
-def _not_finite(output: str) -> RequestError:
-    return RequestError(400, f"observations: got numbers so large that the policy's {output} are not finite.")
 
 
 def _pack(answer: Answer, headers: Headers) -> Answer:

@@ -16,13 +16,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from runtime.files import lock
-from runtime.serving.exploring import Attributes, Decisions
+from runtime.serving.exploring import (
+    Attributes,
+    Decisions,
+    Exploration,
+    compute_probabilities,
+    find_source,
+    pick,
+)
 from runtime.serving.observations import RequestError
 from runtime.serving.served_policy import ServedPolicy
+from runtime.serving.variants import Sampled
 
 _EVERY_S = 0.2  # between batches, so that a busy worker flushes five times a second
 _PENDING_BYTES = 64 * 2**20
@@ -47,12 +56,14 @@ class Capture:
         folder: Folder of all workers' files.
         limit_bytes: Most that the folder's files may hold together.
         count: Called with the number of lines that were written and dropped; never from two threads at once.
+        what: What the lines are, for messages.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: float, count: Count) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: float, count: Count, what: str = "decisions") -> None:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._count = count
+        self._what = what
         self._lock = threading.Lock()  # of the three below
         self._pending: list[tuple[MakeLines, int]] = []
         self._pending_bytes = 0
@@ -125,7 +136,7 @@ class Capture:
             self._report(f"{self._folder} holds the most it may; move files away, or raise SMRL_CAPTURE_MB")
         elif self._is_failing:
             self._is_failing = False
-            self._say("decisions are captured again")
+            self._say(f"{self._what} are captured again")
         return kept
 
     def _append(self, content: bytes) -> None:
@@ -159,7 +170,7 @@ class Capture:
     def _report(self, why: str) -> None:
         if not self._is_failing:
             self._is_failing = True
-            self._say(f"decisions are not captured, serving goes on: {why}")
+            self._say(f"{self._what} are not captured, serving goes on: {why}")
 
     def _say(self, text: str) -> None:
         sys.stderr.write(f"serve: capture: {text}\n")
@@ -186,28 +197,60 @@ def _fitting(lines: list[bytes], room_bytes: float) -> int:
 
 
 def decision_lines(
-    policy: ServedPolicy, observations: NDArray[Any], decisions: Decisions, attributes: Attributes, time: datetime
+    observations: NDArray[Any], decisions: Decisions, attributes: Attributes, time: datetime
 ) -> Iterator[bytes]:
     """Yields a line for each decision, in SageMaker Data Capture's layout: payloads are JSON in a string."""
+    for row, decision in enumerate(decisions.describe()):
+        output = {**decision, "action_probabilities": decisions.probabilities[row].tolist()}
+        yield _decision_line(observations[row], output, attributes, time)
+
+
+def shadow_lines(
+    shadow: ServedPolicy,
+    exploration: Exploration,
+    observations: NDArray[np.float32],
+    sampled: Sampled,
+    attributes: Attributes,
+    time: datetime,
+) -> Iterator[bytes]:
+    """Yields what the shadow would have done in each decision, as lines with `"shadow": true`.
+
+    It is computed here, in the capture's thread, after the answer. Its action is picked by the number that picked the
+    one that was answered, so that equal probabilities give equal actions. Nothing is yielded where its outputs are not
+    finite.
+    """
+    source = find_source(shadow)
+    outputs = shadow.run(observations, (source,))[source]
+    if not np.isfinite(outputs).all():
+        return
+    probabilities = compute_probabilities(source, outputs, exploration)
+    actions = pick(probabilities, sampled.uniforms)
+    decisions = sampled.decisions._replace(
+        actions=actions, probabilities=probabilities, model_ids=[shadow.model_id] * len(actions), variants=[]
+    )
+    for row, decision in enumerate(decisions.describe()):
+        answered = int(sampled.decisions.actions[row])
+        output = {**decision, "action_probabilities": probabilities[row].tolist(), "shadow": True, "answered": answered}
+        yield _decision_line(observations[row], output, attributes, time)
+
+
+def _decision_line(observation: NDArray[Any], output: dict[str, Any], attributes: Attributes, time: datetime) -> bytes:
     extra = {"episode_id": attributes.episode, "step": attributes.step} if attributes.episode else {}
     metadata = {"customAttributes": [attributes.text]} if attributes.text else {}
-    described = decisions.describe(policy)
-    for row, decision in enumerate(described):
-        output = {**decision, "action_probabilities": decisions.probabilities[row].tolist(), **extra}
-        yield _line(
-            {
-                "captureData": {
-                    "endpointInput": _payload("INPUT", orjson.dumps(observations[row].tolist())),
-                    "endpointOutput": _payload("OUTPUT", orjson.dumps(output)),
-                },
-                "eventMetadata": {
-                    "eventId": decision["event_id"],
-                    **metadata,
-                    "inferenceTime": time.isoformat().replace("+00:00", "Z"),
-                },
-                "eventVersion": "0",
-            }
-        )
+    return _line(
+        {
+            "captureData": {
+                "endpointInput": _payload("INPUT", orjson.dumps(observation.tolist())),
+                "endpointOutput": _payload("OUTPUT", orjson.dumps(output | extra)),
+            },
+            "eventMetadata": {
+                "eventId": output["event_id"],
+                **metadata,
+                "inferenceTime": time.isoformat().replace("+00:00", "Z"),
+            },
+            "eventVersion": "0",
+        }
+    )
 
 
 def read_reward(event_id: str, body: bytes) -> dict[str, Any]:

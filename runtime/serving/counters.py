@@ -19,13 +19,15 @@ from runtime.files import write_bytes
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 10.0)
 STATUS_CLASSES = ("2xx", "4xx", "5xx")
 _PREFIX = "counters-"
-# Requests by class, observations, seconds, the histogram's buckets, then captured and dropped lines.
+# Requests by class, observations, seconds, the histogram's buckets, then captured and dropped lines, and the shadow's.
 _OBSERVATIONS = len(STATUS_CLASSES)
 _SECONDS = len(STATUS_CLASSES) + 1
 _FIRST_BUCKET = len(STATUS_CLASSES) + 2
 _CAPTURED = _FIRST_BUCKET + len(BUCKETS_S) + 1
 _DROPPED = _CAPTURED + 1
-_SIZE = _DROPPED + 1
+_SHADOW_CAPTURED = _DROPPED + 1
+_SHADOW_DROPPED = _SHADOW_CAPTURED + 1
+_SIZE = _SHADOW_DROPPED + 1
 
 
 class Counters:
@@ -60,6 +62,11 @@ class Counters:
         self._counts[_CAPTURED] += captured
         self._counts[_DROPPED] += dropped
 
+    def count_shadow(self, captured: int, dropped: int) -> None:
+        """Counts lines of the shadow's capture, by the same rule."""
+        self._counts[_SHADOW_CAPTURED] += captured
+        self._counts[_SHADOW_DROPPED] += dropped
+
     def text(self) -> str:
         """Returns the sums over all workers, in Prometheus' text format."""
         total = sum((_read(path) for path in self._folder.glob(f"{_PREFIX}*")), np.zeros(_SIZE))
@@ -89,6 +96,12 @@ class Counters:
             "# HELP smrl_capture_dropped_total Lines of the capture that were dropped.",
             "# TYPE smrl_capture_dropped_total counter",
             f"smrl_capture_dropped_total {total[_DROPPED]:.0f}",
+            "# HELP smrl_shadow_captured_total Decisions of the shadow that are on the disk.",
+            "# TYPE smrl_shadow_captured_total counter",
+            f"smrl_shadow_captured_total {total[_SHADOW_CAPTURED]:.0f}",
+            "# HELP smrl_shadow_dropped_total Decisions of the shadow that were dropped.",
+            "# TYPE smrl_shadow_dropped_total counter",
+            f"smrl_shadow_dropped_total {total[_SHADOW_DROPPED]:.0f}",
         ]
         return "\n".join(lines) + "\n"
 

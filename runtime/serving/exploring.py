@@ -59,21 +59,46 @@ class Decisions(NamedTuple):
         probabilities: (B, A) probability that each action had.
         samples: (B,) `sample_prob`: uniform numbers in [0, 1), independent of the actions, to draw subsets by.
         event_ids: (B,) unique ids.
+        model_ids: (B,) ids of the policies that took them.
+        variants: (B,) the user's names of these policies; empty without variants.
     """
 
     actions: NDArray[np.int64]
     probabilities: Floats
     samples: Floats
     event_ids: list[str]
+    model_ids: list[str]
+    variants: list[str] = []  # noqa: RUF012 - never changed
 
-    def describe(self, policy: ServedPolicy) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """Returns an object for each decision, as it is answered."""
         chosen = self.probabilities[np.arange(len(self.actions)), self.actions]
-        rows = zip(self.actions.tolist(), chosen.tolist(), self.event_ids, self.samples.tolist(), strict=True)
-        return [
-            {"action": action, "action_prob": p, "event_id": event, "model_id": policy.model_id, "sample_prob": sample}
-            for action, p, event, sample in rows
+        rows = zip(
+            self.actions.tolist(), chosen.tolist(), self.event_ids, self.model_ids, self.samples.tolist(), strict=True
+        )
+        found: list[dict[str, Any]] = [
+            {"action": action, "action_prob": p, "event_id": event, "model_id": model, "sample_prob": sample}
+            for action, p, event, model, sample in rows
         ]
+        for decision, name in zip(found, self.variants, strict=False):
+            decision["variant"] = name
+        return found
+
+
+class Draws(NamedTuple):
+    """Random numbers of B decisions, uniform in [0, 1) and independent of each other.
+
+    Attributes:
+        uniforms: (B,) what each action is picked by.
+        samples: (B,) `sample_prob`.
+        variants: (B,) what each variant is drawn by; None without a seed, where the event's id decides.
+        event_ids: (B,) unique ids.
+    """
+
+    uniforms: Floats
+    samples: Floats
+    variants: Floats | None
+    event_ids: list[str]
 
 
 def read_attributes(header: bytes, rows: int) -> Attributes:
@@ -144,15 +169,22 @@ def compute_probabilities(source: str, values: NDArray[np.float32], exploration:
     return mixed
 
 
-def decide(probabilities: Floats, seed: int | None) -> Decisions:
-    """Samples an action for each row of (B, A) probabilities, and the same ones again for the same seed."""
-    rows = len(probabilities)
+def draw(rows: int, seed: int | None) -> Draws:
+    """Draws the numbers of some decisions, the same ones again for the same seed; the ids are always new."""
     if seed is None:
         # Of the system, which is safe in threads and costs a tenth of a new generator: 53 bits as NumPy takes them.
         uniform = (np.frombuffer(os.urandom(16 * rows), np.uint64) >> np.uint64(11)).reshape(2, rows) * 2.0**-53
+        variants = None
     else:
-        uniform = np.random.default_rng(seed).random((2, rows))
+        generator = np.random.default_rng(seed)
+        uniform = generator.random((2, rows))
+        variants = generator.random(rows)
+    return Draws(uniform[0], uniform[1], variants, [str(uuid.uuid4()) for _ in range(rows)])
+
+
+def pick(probabilities: Floats, uniforms: Floats) -> NDArray[np.int64]:
+    """Picks the action of each row of (B, A) probabilities that a (B,) uniform number falls on."""
     below = np.cumsum(probabilities, axis=1)
     below /= below[:, -1:]
-    actions = (below <= uniform[0][:, None]).sum(axis=1)
-    return Decisions(actions, probabilities, uniform[1], [str(uuid.uuid4()) for _ in range(rows)])
+    actions: NDArray[np.int64] = (below <= uniforms[:, None]).sum(axis=1)
+    return actions

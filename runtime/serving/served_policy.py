@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY, PROBABILITIES
 from runtime.artifacts.manifest import MANIFEST, find_model_directory, read_manifest
 from runtime.errors import UserError
+from runtime.serving.drift import TrainingObservations, read_training_observations
 
 _ID_DIGITS = 16
 # Outputs that discrete actions are sampled from; the first that a policy has.
@@ -47,6 +49,7 @@ class ServedPolicy:
         observation_shape: Shape of one observation.
         session: ONNX Runtime session, which is safe to use from several threads.
         model_id: First digits of the sha256 of its ONNX file.
+        training: Statistics of its training's observations, if its export has them.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ServedPolicy:
     observation_shape: tuple[int, ...]
     session: Any
     model_id: str = ""
+    training: TrainingObservations | None = None
 
     @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
@@ -116,14 +120,16 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
         raise UserError(f"{folder}: got a model without an exported policy{why}; run `smrl export {folder}` first.")
     default, alone = (manifest["signatures"][name] for name in (DEFAULT_SIGNATURE, OBSERVATIONS_ONLY))
     (main_output,) = alone["outputs"]
+    shape = tuple(alone["inputs"][OBSERVATIONS]["shape"][1:])
     policy = ServedPolicy(
         name=str(manifest.get("env") or manifest.get("algorithm", folder)),
         inputs={name: _input(tensor) for name, tensor in default["inputs"].items()},
         outputs=tuple(default["outputs"]),
         main_output=main_output,
-        observation_shape=tuple(alone["inputs"][OBSERVATIONS]["shape"][1:]),
+        observation_shape=shape,
         session=_session(_read(folder, exports["onnx"])),
         model_id=exports["onnx"]["sha256"][:_ID_DIGITS],
+        training=read_training_observations(manifest, math.prod(shape)),
     )
     policy.run(np.zeros((1, *policy.observation_shape), np.float32), policy.outputs)
     return policy

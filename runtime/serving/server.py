@@ -22,6 +22,7 @@ from runtime.errors import PlatformError, UserError
 from runtime.files import make_writable
 from runtime.serving.app import App, Settings
 from runtime.serving.exploring import Exploration
+from runtime.serving.variants import check_serving_mode, read_variants
 
 _BACKLOG = 2048
 _DRAIN_S = 25  # SageMaker and Docker kill 30 s after SIGTERM by default
@@ -42,6 +43,8 @@ class ServeRequest:
         temperature: Temperature at which actions are sampled.
         epsilon: Share of uniformly random actions.
         capture: Folder to capture decisions in.
+        variant: Policies that share the decisions, as NAME=DIR:WEIGHT.
+        shadow: Policy whose decisions are captured and not sent.
     """
 
     model: Path | None = None
@@ -52,6 +55,8 @@ class ServeRequest:
     temperature: float | None = None
     epsilon: float | None = None
     capture: Path | None = None
+    variant: tuple[str, ...] = ()
+    shadow: Path | None = None
 
 
 def run_server(platform: ServingSettings, request: ServeRequest) -> None:
@@ -60,7 +65,10 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     Raises:
         UserError: There is no model directory, the port is taken, or the capture cannot be written.
     """
-    model = request.model or platform.model
+    variants = read_variants(
+        request.variant or platform.variants, "the command line" if request.variant else "SMRL_VARIANTS"
+    )
+    model = variants[0].place if variants else request.model or platform.model
     if model is None and not platform.is_multi_model:
         raise UserError("model: got none; expected a model directory, a results folder or a model.tar.gz.")
     if request.model is not None and not request.model.exists():
@@ -69,6 +77,15 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     exploration = _read_exploration(platform, request)
     capture = request.capture or platform.capture
     _check_capture(capture, exploration)
+    shadow = request.shadow or platform.shadow
+    check_serving_mode(
+        variants,
+        shadow,
+        explores=exploration is not None,
+        captures=capture is not None,
+        has_model=request.model is not None,
+        is_multi_model=platform.is_multi_model and request.model is None,
+    )
     workers = request.workers or platform.workers
     host = request.host or ("127.0.0.1" if platform.model is None else "0.0.0.0")
     listener = _listen(host, port)
@@ -76,11 +93,13 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     shared = Path(tempfile.mkdtemp(prefix="serve-", dir=scratch_folder()))
     try:
-        if model is not None and model.is_file():
-            model = unpack(model, shared / "model")
+        variants = tuple(
+            one._replace(place=_opened(one.place, shared / f"variant-{i}")) for i, one in enumerate(variants)
+        )
+        model = variants[0].place if variants else model and _opened(model, shared / "model")
         settings = Settings(
             None if platform.is_multi_model and request.model is None else model,
-            str(request.model or platform.model),
+            ", ".join(f"{one.name} {one.weight:g}" for one in variants) or str(request.model or platform.model),
             shared,
             os.getpid(),
             workers,
@@ -92,6 +111,8 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
             exploration,
             capture and capture.absolute(),
             platform.capture_mb,
+            variants,
+            shadow and _opened(shadow, shared / "shadow"),
         )
         model_text = "models by name" if settings.model is None else settings.shown
         sys.stderr.write(f"serve: http://{host}:{port}, worker processes: {workers}, {model_text}\n")
@@ -102,6 +123,10 @@ def run_server(platform: ServingSettings, request: ServeRequest) -> None:
         shutil.rmtree(shared, ignore_errors=True)
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
         raise PlatformError("serve: the workers could not start; their output is above.")
+
+
+def _opened(place: Path, scratch: Path) -> Path:
+    return unpack(place, scratch) if place.is_file() else place
 
 
 def _read_exploration(platform: ServingSettings, request: ServeRequest) -> Exploration | None:

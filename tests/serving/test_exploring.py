@@ -15,7 +15,7 @@ import pytest
 
 from runtime.artifacts.exports import PROBABILITIES
 from runtime.serving.capture import Capture
-from runtime.serving.exploring import Exploration, compute_probabilities, decide, read_attributes
+from runtime.serving.exploring import Exploration, compute_probabilities, draw, pick, read_attributes
 from runtime.serving.observations import RequestError
 from tests.conftest import run_smrl
 from tests.servers import JSON, LINES, ROWS, Server, started
@@ -40,14 +40,15 @@ def test_probabilities_are_a_softmax_at_the_temperature_mixed_with_uniform_ones(
 @pytest.mark.parametrize("seed", [None, 5])
 def test_actions_are_drawn_with_their_probabilities(seed: int | None) -> None:
     p = np.array([0.7, 0.0, 0.3])
-    drawn = decide(np.tile(p, (20_000, 1)), seed)
-    counts = np.bincount(drawn.actions, minlength=3)
+    drawn = draw(20_000, seed)
+    actions = pick(np.tile(p, (20_000, 1)), drawn.uniforms)
+    counts = np.bincount(actions, minlength=3)
     assert counts[1] == 0
     assert abs(counts[0] / 20_000 - 0.7) < 5 * np.sqrt(0.21 / 20_000)
     assert len(set(drawn.event_ids)) == 20_000
     assert drawn.samples.min() >= 0
     assert drawn.samples.max() < 1
-    assert abs(np.corrcoef(drawn.actions, drawn.samples)[0, 1]) < 5 / np.sqrt(20_000)
+    assert abs(np.corrcoef(actions, drawn.samples)[0, 1]) < 5 / np.sqrt(20_000)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +192,18 @@ def test_decisions_are_answered_beside_todays_answer_and_captured(exploring: tup
     assert found == {**decision, "action_probabilities": found["action_probabilities"], "episode_id": "e", "step": 4}
     _wait(lambda: f"smrl_captured_total {len(_lines(folder))}\n" in server.request("GET", "/metrics")[2].decode())
     assert "smrl_capture_dropped_total 0\n" in server.request("GET", "/metrics")[2].decode()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_export_of_a_learned_policy_has_the_statistics_of_its_log(cartpole: Path) -> None:
+    found = json.loads((cartpole / "model" / "manifest.json").read_text())["training_observations"]
+    log = pandas.read_csv(cartpole.parent / "log.csv")
+    states = log[[f"state_feature_{i}" for i in range(4)]].to_numpy()
+    # Some episodes are held out of the training.
+    np.testing.assert_allclose(found["mean"], states.mean(axis=0), atol=0.3 * states.std(axis=0).max())
+    np.testing.assert_allclose(found["std"], states.std(axis=0), rtol=0.3)
+    assert found["clip"] > 1
 
 
 @pytest.mark.slow

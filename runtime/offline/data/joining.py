@@ -47,6 +47,8 @@ class _Decision:
     sample_prob: float
     episode_id: str
     step: int | None
+    variant: str
+    is_shadow: bool
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def _read_decision(record: Any) -> _Decision:
         sample_prob=float(output.get("sample_prob", math.nan)),
         episode_id=str(output.get("episode_id", "")),
         step=None if output.get("step") is None else int(output["step"]),
+        variant=str(output.get("variant", "")),
+        is_shadow=output.get("shadow", False) is True,
     )
 
 
@@ -172,6 +176,9 @@ def _flat(value: Any) -> list[float]:
 
 
 def _take_decision(decision: _Decision, read: _Read) -> None:
+    if decision.is_shadow:
+        read.counts["decisions of a shadow, which nobody got, left out"] += 1
+        return
     if decision.event_id in read.decisions:
         read.counts["decisions captured twice, one kept"] += 1
         return
@@ -270,4 +277,5 @@ def _rows(name: str, decisions: list[_Decision], rewards: list[_Reward]) -> Iter
             "event_id": decision.event_id,
             "model_id": decision.model_id,
             "sample_prob": decision.sample_prob,
+            **({"variant": decision.variant} if decision.variant else {}),
         }

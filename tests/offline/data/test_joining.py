@@ -15,19 +15,17 @@ from runtime.offline.data.joining import JoinRequest, run_join
 from runtime.offline.data.reading import read_transitions
 from runtime.serving.capture import decision_lines, reward_lines
 from runtime.serving.exploring import Attributes, Decisions
-from runtime.serving.served_policy import ServedPolicy
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-POLICY = ServedPolicy("two", {}, (), "", (2,), session=None, model_id="abc")
 
 
 def _decision(
     event: str, episode: str = "", step: int | None = None, *, after_s: float = 0, p: tuple[float, ...] = (0.25, 0.75)
 ) -> str:
     observation = np.array([[after_s, 1]], np.float32)
-    made = Decisions(np.array([1]), np.array([p]), np.array([0.5]), [event])
+    made = Decisions(np.array([1]), np.array([p]), np.array([0.5]), [event], ["abc"])
     time = START + timedelta(seconds=after_s)
-    return b"".join(decision_lines(POLICY, observation, made, Attributes(None, episode, step), time)).decode()
+    return b"".join(decision_lines(observation, made, Attributes(None, episode, step), time)).decode()
 
 
 def _reward(event: str, reward: float, *, after_s: float = 0, **ends: bool) -> str:

@@ -17,7 +17,7 @@ _HEAD = """# Licences of what the image ships
 Written by `python images/licences.py` from what each package says of itself; smrl's own is Apache-2.0 (LICENSE).
 Debian's packages and Python have theirs in the image, below `/usr/share/doc`.
 
-Reports contain uPlot 1.6.32 (MIT, Copyright (c) 2022 Leon Sorokin), from `runtime/report/templates/`, with its licence.
+Reports contain uPlot (MIT, Copyright (c) 2022 Leon Sorokin), which the package youplot brings, with its licence.
 
 The wheels of av bundle FFmpeg with x264 and x265, which are under the GPL 2 or later.
 

@@ -5,6 +5,7 @@ This file chooses what a page shows; the HTML is in templates/.
 
 from __future__ import annotations
 
+import importlib.util
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -141,9 +142,12 @@ def render_report(results: Results, *, embed: Embed | None = None) -> str:
 
 @cache
 def _templates() -> Environment:
-    folder = Path(__file__).with_name("templates")
+    # The package brings the charting library's files; importing it would read them whether they are used or not.
+    youplot = importlib.util.find_spec("youplot")
+    assert youplot is not None
+    assert youplot.origin is not None
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader([Path(__file__).with_name("templates"), Path(youplot.origin).with_name("vendor")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

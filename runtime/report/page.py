@@ -5,8 +5,8 @@ This file chooses what a page shows; the HTML is in templates/.
 
 from __future__ import annotations
 
-import importlib.util
 import base64
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

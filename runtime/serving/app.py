@@ -161,7 +161,8 @@ class App:
         else:
             self.policy = policy
             shape = ", ".join(map(str, self.policy.observation_shape))
-            self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
+            masks = f", action_mask (batch, {policy.mask_size})" if policy.mask_size else ""
+            self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape}){masks}")
 
     def _said(self, name: str) -> Path:
         """The file that exists once a worker has printed the line of this name."""
@@ -277,7 +278,8 @@ class App:
         outputs = policy.run(call.observations, (*call.outputs, source))
         if not np.isfinite(outputs[source]).all():
             raise _not_finite(source)
-        probabilities = compute_probabilities(source, outputs[source], self.settings.exploration)
+        masks = policy.masks_of(call.observations)
+        probabilities = compute_probabilities(source, outputs[source], self.settings.exploration, masks=masks)
         decisions = decide(probabilities, attributes.seed)
         asked = {name: outputs[name] for name in call.outputs}
         answer = encode_decisions(asked, call, kind, decisions.describe(policy))

@@ -108,7 +108,8 @@ def load(model: str | Path, *, checkpoint: str = "checkpoint") -> ActingPolicy:
 
     Returns:
         The policy. `act` takes one observation as the environment returns it, Dict, Tuple and Discrete ones flattened
-        as by gymnasium.spaces.flatten, and returns an action in the environment's units. `reset` starts an episode.
+        as by gymnasium.spaces.flatten, and returns an action in the environment's units. A Dict with an action mask and
+        one other entry is taken as it is. `reset` starts an episode.
 
     Raises:
         UserError: The folder holds no such checkpoint.

@@ -25,6 +25,7 @@ _STAND_INS = {
     "ray.rllib.agents": "runtime.compat.agents",
     "ray.rllib.agents.registry": "runtime.compat.agents",
     "ray.rllib.agents.ppo": "runtime.compat.agents",
+    "ray.rllib.utils.torch_ops": "ray.rllib.utils.torch_utils",
     "gym_unity": "runtime.compat.gym_unity",
     "gym_unity.envs": "runtime.compat.gym_unity",
 }

@@ -235,3 +235,50 @@ class Smooth(gymnasium.Env[Any, Any]):
         self._last = action
         self._steps = self._steps + 1
         return np.zeros(2), 0.0, self._steps >= 20, False, {}
+
+
+class Shelves(gymnasium.Env[Any, Any]):
+    """Shows four numbers, of which the action takes one: its reward. Taken ones cannot be taken again.
+
+    The best return of an episode takes the largest three; an action that the mask does not allow raises.
+
+    Args:
+        other: Name of the entry beside the mask.
+        kind: Type of the mask's space.
+        empty_at: Step after which the mask allows nothing, although the episode continues.
+    """
+
+    MOST_STEPS = 3
+
+    def __init__(self, *, other: str = "real_obs", kind: str = "Box", empty_at: int | None = None) -> None:
+        masks = {
+            "Box": gymnasium.spaces.Box(0, 1, (4,), np.float32),
+            "ints": gymnasium.spaces.Box(0, 1, (4,), np.int64),
+            "MultiBinary": gymnasium.spaces.MultiBinary(4),
+        }
+        values = gymnasium.spaces.Box(-100, 100, (4,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict({"action_mask": masks[kind], other: values})
+        self.action_space = gymnasium.spaces.Discrete(4)
+        self._other = other
+        self._empty_at = empty_at
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._steps = 0
+        self._values = self.np_random.normal(size=4).astype(np.float32)
+        self._mask = np.ones(4, bool)
+        self._mask[self.np_random.integers(4)] = False
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if not self._mask[action]:
+            raise ValueError(f"the action {action} is not allowed by {self._mask}")
+        self._steps += 1
+        self._mask[action] = False
+        has_ended = self._steps == self.MOST_STEPS
+        return self._observe(), float(self._values[action] * 0.5**self._steps), has_ended, False, {}
+
+    def _observe(self) -> dict[str, Any]:
+        space: Any = self.observation_space
+        mask = self._mask & (self._steps != self._empty_at)
+        return {"action_mask": mask.astype(space["action_mask"].dtype), self._other: 50 + 10 * self._values}

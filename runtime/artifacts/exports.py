@@ -12,8 +12,10 @@ TORCH = "policy.pt2"
 # For DeepRacer's cars, where DeepRacer's own jobs have it.
 CAR_MODEL = "agent/model.pb"
 
-# The one input, and the one output of a policy that learned from a log.
+# The input, and the one output of a policy that learned from a log.
 OBSERVATIONS = "observations"
+# The second input of a policy that trained with action masks: 1 for an allowed action.
+ACTION_MASK = "action_mask"
 PROBABILITIES = "action_probabilities"
 # The later name of RLlib for the same output.
 ALIASES = {"actions_0": "actions"}

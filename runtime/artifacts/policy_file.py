@@ -30,13 +30,13 @@ from runtime.policies.filter import ObservationFilter
 from runtime.policies.policy import Policy
 from runtime.policies.ppo_module import APPOModule, PPOModule
 from runtime.policies.q_module import QModule
-from runtime.policies.rllib_filter import filter_of_state
+from runtime.policies.rllib_filter import FILTER_FOLDERS, filter_of_state
 from runtime.policies.sac_module import SACModule
 from runtime.policies.spaces import describe_space, read_space
 
 FILE = "policy.safetensors"
 _MODULE = Path("learner_group/learner/rl_module/default_policy")
-_FILTER = Path("env_runner/env_to_module_connector/MeanStdFilter/state.pkl")
+_CONNECTORS = Path("env_runner/env_to_module_connector")
 _CATALOGS: dict[type, type] = {
     PPOModule: PPOCatalog,
     CameraLidarModule: PPOCatalog,
@@ -110,14 +110,16 @@ class StoredPolicy:
         with (checkpoint / _MODULE / "class_and_ctor_args.pkl").open("rb") as file:
             made = _Unpickler(file).load()
         _, arguments = made["ctor_args_and_kwargs"]
-        path = checkpoint / _FILTER
+        space = arguments["observation_space"]
+        paths = (checkpoint / _CONNECTORS / folder / "state.pkl" for folder in FILTER_FOLDERS)
+        path = next((path for path in paths if path.is_file()), None)
         return cls(
             made["class"].__name__,
             arguments["model_config"],
-            arguments["observation_space"],
+            space,
             arguments["action_space"],
             pickle.loads((checkpoint / _MODULE / "module_state.pkl").read_bytes()),
-            filter_of_state(pickle.loads(path.read_bytes())) if path.is_file() else None,
+            None if path is None else filter_of_state(pickle.loads(path.read_bytes()), space),
         )
 
     def build_network(self) -> Any:

@@ -12,24 +12,34 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from numpy.typing import NDArray
 
 from runtime.environments.faults import own_class
+from runtime.environments.masking import MaskedObservations
 from runtime.errors import UserError
+from runtime.policies.spaces import ACTION_MASK
 
 _LEAST_SIDE = 3  # pixels; less is a table of numbers
 _MOST_CHANNELS = 8
 
 
-def adapt(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+def adapt(env: gymnasium.Env[Any, Any], *, name: str | None = None) -> gymnasium.Env[Any, Any]:
     """Wraps an environment so that a network can take its observations and give its actions.
 
     Observations become a float Box: images (height, width, channels) stay images, all else becomes a row of numbers.
     MultiBinary actions, and a Dict or Tuple of whole numbers, become MultiDiscrete; a Dict or Tuple of Boxes becomes a
-    Box. Other actions stay as they are.
+    Box. Other actions stay as they are. The entry `action_mask` of a Dict comes last in the row, whose space is then a
+    MaskedBox.
+
+    Args:
+        env: The environment.
+        name: Its name, for messages; its class's if None.
 
     Raises:
-        UserError: The observations cannot be made a row of numbers, as texts and graphs cannot.
+        UserError: The observations cannot be made a row of numbers, as texts and graphs cannot, or the mask is not one
+            of the actions.
     """
     space = env.observation_space
-    if not is_image(space) and not (isinstance(space, Box) and len(space.shape) == 1):
+    if isinstance(space, Dict) and ACTION_MASK in space.spaces:
+        env = MaskedObservations(env, name or own_class(env).__name__)
+    elif not is_image(space) and not (isinstance(space, Box) and len(space.shape) == 1):
         env = _flatten(env)
     elif is_image(space) and _has_channels_first(space.shape or ()):
         env = _ChannelsLast(env)

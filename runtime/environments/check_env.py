@@ -11,14 +11,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
-from gymnasium.spaces import Box, Dict, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from runtime.environments.adapting import flat_actions, is_image
 from runtime.environments.faults import describe_fault, find_method, own_class
+from runtime.environments.masking import allows_action, mask_problem
 from runtime.environments.spec import EnvSpec, check_env_name, make_bare
 from runtime.errors import JobError, Problems, UserError
+from runtime.policies.spaces import ACTION_MASK, count_choices
 
 STEPS = 200
 _SEED = 0
@@ -89,6 +91,7 @@ class _Check:
         self._problems = problems
         self.found: set[str] = set()
         self.facts: dict[str, str] = {}
+        self._observation: Any = None
 
     def note(self, kind: str, method: str, problem: str) -> None:
         """Adds a problem of a method of the environment, unless one of its kind is known."""
@@ -114,7 +117,14 @@ class _Check:
         if flat_actions(self._bare.action_space) is None:
             rule = "expected Box, Discrete, MultiDiscrete or MultiBinary, or a Dict or Tuple of Boxes or of the others"
             self.note("actions", "__init__", f"sets action_space to {self._bare.action_space}; {rule}")
-        images: Any = self._bare.observation_space
+        seen: Any = self._bare.observation_space
+        if isinstance(seen, Dict) and ACTION_MASK in seen.spaces and not self.found:
+            problem = mask_problem(seen, self._bare.action_space)
+            if problem is not None:
+                self.note("mask", "__init__", f"sets observation_space to {problem}")
+            else:
+                self.facts["masks"] = f"the entry {ACTION_MASK} says which actions are allowed; only these are taken"
+        images: Any = seen
         if is_image(images) and images.dtype != np.uint8:
             rule = "expected uint8, 0 to 255"
             self.note("image", "__init__", f"sets observation_space to images of {images.dtype}; {rule}")
@@ -129,7 +139,7 @@ class _Check:
         for step in range(1, STEPS + 1):
             if must_reset and not self._resets():
                 return False
-            action = self._bare.action_space.sample()
+            action = self._sample_action()
             try:
                 result = self._bare.step(action)
             except Exception as error:
@@ -145,6 +155,25 @@ class _Check:
             self.facts["episodes"] = "none ended; rl.training.config.horizon sets a step limit if they never do"
         return True
 
+    def _sample_action(self) -> Any:
+        """Samples an action, one that the last observation's mask allows if it has a mask."""
+        space: Any = self._bare.action_space
+        if not self._has_mask():
+            return space.sample()
+        allowed = np.asarray(self._observation[ACTION_MASK]).ravel() != 0
+        counts = count_choices(space)
+        if not allows_action(allowed[None], counts).all():
+            self.note("mask", "step", f"returned an {ACTION_MASK} that allows no action before the episode ended")
+            return space.sample()
+        masks = [part.astype(np.int8) for part in np.split(allowed, np.cumsum(counts)[:-1])]
+        return space.sample(masks[0] if isinstance(space, Discrete) else tuple(masks))
+
+    def _has_mask(self) -> bool:
+        """Whether observations have an action mask, of a size that `adapt` would take."""
+        space = self._bare.observation_space
+        mask = space.spaces.get(ACTION_MASK) if isinstance(space, Dict) else None
+        return mask is not None and mask.shape == (sum(count_choices(self._bare.action_space)),)
+
     def _resets(self) -> bool:
         try:
             result: Any = self._bare.reset()
@@ -155,6 +184,7 @@ class _Check:
             self.note("reset", "reset", f"returned {_kind(result)}; expected (observation, info)")
             return False
         self._check_observation("reset", result[0])
+        self._observation = result[0]
         return True
 
     def _is_step(self, result: Any) -> bool:
@@ -168,6 +198,7 @@ class _Check:
             return False
         observation, reward, terminated, truncated, info = result
         self._check_observation("step", observation)
+        self._observation = observation
         try:
             is_finite = math.isfinite(float(reward))
         except (TypeError, ValueError):
@@ -188,7 +219,7 @@ class _Check:
 
     def passes_gymnasiums(self) -> None:
         """Runs Gymnasium's own check, which stops at its first problem; not on an environment of old gym."""
-        if not issubclass(self._owner, gymnasium.Env):
+        if not issubclass(self._owner, gymnasium.Env) or self._has_mask():  # which takes any action
             return
         try:
             check_env(self._bare, skip_render_check=True)

@@ -145,7 +145,7 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     env = make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
-    return EpisodeMonitor(adapt(env), spec.name)
+    return EpisodeMonitor(adapt(env, name=spec.name), spec.name)
 
 
 def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:

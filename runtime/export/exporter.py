@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.artifacts.exports import (
+    ACTION_MASK,
     DEFAULT_SIGNATURE,
     OBSERVATIONS,
     OBSERVATIONS_ONLY,
@@ -38,7 +39,7 @@ from runtime.files import folder_aside, replace_file, write_bytes
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import FILE, NetworkPolicy
 from runtime.policies.policy import Policy
-from runtime.policies.spaces import read_box
+from runtime.policies.spaces import count_choices, read_box
 
 _FORMATS = {SAVED_MODEL: "tensorflow-savedmodel", ONNX: "onnx", TORCH: "torch-export"}
 _WRITERS = {SAVED_MODEL: write_saved_model, ONNX: write_onnx, TORCH: write_torch}
@@ -52,7 +53,7 @@ class Subject:
 
     Attributes:
         graph: Graph to write.
-        observations: (B, …) observations to compare on.
+        observations: (B, …) observations to compare on; a mask is part of them.
         trained: The training policy's outputs for them.
         exact: The same, computed in float64.
         scale: (B,) size of each observation as the network sees it, at least 1.
@@ -80,7 +81,7 @@ class Subject:
             UserError: It holds something that cannot be exported.
         """
         graph = build_graph(policy, space.shape)
-        rows = make_observations(space, policy.observation_filter)
+        rows = make_observations(space, policy.observation_filter, counts=count_choices(policy.action_space))
         seen = rows if policy.observation_filter is None else policy.observation_filter(rows)
         scale = np.maximum(1.0, np.abs(seen.reshape(len(rows), -1)).max(axis=1))
         trained = _outputs(policy, rows)
@@ -115,6 +116,15 @@ class Subject:
         rows = np.resize(clear, rows.shape)
         trained, true = ({PROBABILITIES: one.probabilities(rows)} for one in (policy, exact))
         return cls(graph, rows, trained, true, np.ones(len(rows)), None, len(clear))
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.float32]]:
+        """The graph's inputs by name: the observations, and their mask where it is an input of its own."""
+        if ACTION_MASK not in self.graph.inputs:
+            return {OBSERVATIONS: self.observations}
+        size = self.graph.inputs[ACTION_MASK].shape[1]
+        assert size is not None
+        return {OBSERVATIONS: self.observations[:, :-size], ACTION_MASK: self.observations[:, -size:]}
 
 
 def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
@@ -191,7 +201,7 @@ def _written_and_checked(subject: Subject, folder: Path) -> Iterator[tuple[Path,
         files = {name: aside / _flatten_name(name) for name in _FORMATS}
         for name, content in contents.items():
             write_bytes(files[name], content)
-        outputs = run_all(files, subject.observations)
+        outputs = run_all(files, subject.inputs)
         differences = _check(subject, outputs)
         yield aside, [_describe(subject, name, contents[name], differences[name]) for name in _FORMATS]
 
@@ -234,7 +244,7 @@ def _check(subject: Subject, outputs: Mapping[str, Outputs]) -> dict[str, dict[s
 def _describe(subject: Subject, name: str, content: bytes, differences: Mapping[str, float]) -> dict[str, Any]:
     """Describes a format for the manifest."""
     graph = subject.graph
-    inputs = {OBSERVATIONS: graph.input}
+    inputs = dict(graph.inputs)
     outputs = dict(graph.output_types)
     if name == SAVED_MODEL:
         inputs, outputs = signatures(graph)[DEFAULT_SIGNATURE]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS
+
 # Operations and their attributes. Constants are inputs like any other tensor; axes and shapes are attributes.
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "matmul": (),
@@ -68,11 +70,15 @@ class Graph:
     """A graph that is built one operation at a time; each method returns the name of its result.
 
     Args:
-        observation_shape: (O,) or (H, W, C) shape of one observation; the graph's one input is a float32 batch of them.
+        observation_shape: (O,) or (H, W, C) shape of one observation; the input `observations` is a float32 batch of
+            them.
+        mask_size: M of the second input, `action_mask`, (B, M) float32; 0 for a graph without it.
     """
 
-    def __init__(self, observation_shape: Sequence[int]) -> None:
-        self.input = Tensor(np.dtype(np.float32), (None, *observation_shape))
+    def __init__(self, observation_shape: Sequence[int], *, mask_size: int = 0) -> None:
+        self.inputs = {OBSERVATIONS: Tensor(np.dtype(np.float32), (None, *observation_shape))}
+        if mask_size:
+            self.inputs[ACTION_MASK] = Tensor(np.dtype(np.float32), (None, mask_size))
         self.constants: dict[str, NDArray[Any]] = {}
         self.operations: list[Operation] = []
         self.outputs: dict[str, str] = {}

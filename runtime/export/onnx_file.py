@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from runtime.artifacts.exports import OBSERVATIONS
 from runtime.export.graph import Graph, Operation, Tensor
 
 _OPSET = 17
@@ -38,7 +37,7 @@ _SIMPLE = {
 
 
 def write_onnx(graph: Graph) -> bytes:
-    """Returns the bytes of an ONNX model that takes `observations` and returns every output."""
+    """Returns the bytes of an ONNX model that takes the graph's inputs and returns every output."""
     nodes: list[Any] = []
     constants = [numpy_helper.from_array(value, name) for name, value in graph.constants.items()]
     for operation in graph.operations:
@@ -50,7 +49,7 @@ def write_onnx(graph: Graph) -> bytes:
     body = helper.make_graph(
         nodes,
         "policy",
-        [_describe(OBSERVATIONS, graph.input)],
+        [_describe(name, tensor) for name, tensor in graph.inputs.items()],
         [_describe(name, tensor) for name, tensor in graph.output_types.items()],
         constants,
     )

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.spaces import mask_size
 
 OBSERVATION_COUNT = 256
 TOLERANCE = 1e-5
@@ -21,11 +22,22 @@ Outputs = Mapping[str, NDArray[Any]]
 
 
 def make_observations(
-    space: spaces.Box, observation_filter: ObservationFilter | None, *, seed: int = 0
+    space: spaces.Box,
+    observation_filter: ObservationFilter | None,
+    *,
+    counts: tuple[int, ...] = (),
+    seed: int = 0,
 ) -> NDArray[np.float32]:
     """Makes 256 observations (B, …): ordinary ones, ones around the filter's range and far beyond it, and extremes.
 
-    The first rows are all zeros, all ±1, and the space's own bounds, ±1e6 where it has none.
+    The first rows are all zeros, all ±1, and the space's own bounds, ±1e6 where it has none. A mask at their end allows
+    some of the choices, at least one of each action.
+
+    Args:
+        space: Space of one observation.
+        observation_filter: The policy's, or None.
+        counts: Number of choices of each discrete action, of which a mask is made.
+        seed: Of the random numbers.
     """
     rng = np.random.default_rng(seed)
     count = OBSERVATION_COUNT
@@ -39,7 +51,16 @@ def make_observations(
     rows = np.where(bounded, rng.uniform(low, high, rows.shape), rows)
     for row, value in enumerate((np.zeros_like(low), np.ones_like(low), -np.ones_like(low), low, high)):
         rows[row] = np.clip(value, low, high)
+    if size := mask_size(space):
+        rows[:, -size:] = np.concatenate([_make_masks(rng, count, choices) for choices in counts], axis=1)
     return rows.astype(np.float32)
+
+
+def _make_masks(rng: np.random.Generator, rows: int, choices: int) -> NDArray[np.bool_]:
+    """Makes (B, M) masks that allow each choice with one half, and one of them for sure."""
+    masks: NDArray[np.bool_] = rng.random((rows, choices)) < 0.5
+    masks[np.arange(rows), rng.integers(choices, size=rows)] = True
+    return masks
 
 
 def measure(

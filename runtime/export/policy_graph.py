@@ -15,11 +15,12 @@ from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSA
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchCNNEncoder, TorchMLPEncoder
 from ray.rllib.core.models.torch.heads import TorchFreeLogStdMLPHead, TorchMLPHead
 
-from runtime.artifacts.exports import OBSERVATIONS
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS
 from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
+from runtime.policies.masks import MASKED_LOGIT
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
 from runtime.policies.policy import Policy
 
@@ -33,16 +34,21 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     action, `behaviour_logits` (B, L) and `vf_preds` (B,), the names of RLlib's old SavedModels. DQN's has `actions` and
     `q_values` (B, A), SAC's `actions` and `behaviour_logits`.
 
+    Args:
+        policy: The policy.
+        observation_shape: Shape of one unfiltered observation; a mask at its end becomes an input of its own.
+
     Raises:
         UserError: The network holds a module that is not known here, or the action space is unusual.
     """
     module = policy.module
     if module.model_config.get("lidar") is not None:
         raise UserError("export: got a policy of a picture and other numbers together, which no format is written for.")
-    graph = Graph(observation_shape)
+    size = policy.mask_size
+    graph = Graph((observation_shape[0] - size, *observation_shape[1:]), mask_size=size)
     x = OBSERVATIONS
     if policy.observation_filter is not None:
-        x = add_filter(graph, x, policy.observation_filter)
+        x = add_filter(graph, x, policy.observation_filter.without_last(size))
     if isinstance(module, DefaultDQNTorchRLModule):
         return _add_q_network(graph, module, x)
     if isinstance(module, DefaultSACTorchRLModule):
@@ -55,6 +61,7 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     actor = _encode(graph, module.encoder, "encoder" if shared else "actor_encoder", x)
     critic = actor if shared else _encode(graph, module.encoder, "critic_encoder", x)
     logits, size = _policy_head(graph, module.pi, actor)
+    logits = _mask(graph, logits)
     actions, logp = _act(graph, logits, size, policy)
     graph.name_output("action_prob", graph.add("exp", logp), np.float32)
     graph.name_output("action_logp", logp, np.float32)
@@ -79,9 +86,21 @@ def _add_q_network(graph: Graph, module: Any, x: str) -> Graph:
     elif module.uses_dueling:
         state = add_layers(graph, module.vf.net.mlp, x, where="vf.net.mlp")
         values = graph.add("add", graph.add("subtract", values, graph.add("mean", values)), state)
+    values = _mask(graph, values)
     graph.name_output("actions", graph.add("argmax", values), np.int64)
     graph.name_output("q_values", values, np.float32, (actions,))
     return graph
+
+
+def _mask(graph: Graph, logits: str) -> str:
+    """Gives the actions that the input `action_mask` does not allow the logit that training gives them."""
+    if ACTION_MASK not in graph.inputs:
+        return logits
+    mask = graph.add("cast", graph.add("greater", ACTION_MASK, graph.constant(0.0)), dtype=np.float32)
+    # logits * 1 + 0 where allowed, logits * 0 + the masked logit where not: both are exact.
+    kept = graph.add("multiply", logits, mask)
+    away = graph.add("multiply", graph.add("subtract", mask, graph.constant(1.0)), graph.constant(-MASKED_LOGIT))
+    return graph.add("add", kept, away)
 
 
 def _add_means_of_atoms(graph: Graph, logits: str, module: Any, actions: int) -> str:

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 
-from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS_ONLY
 from runtime.export.graph import Graph, Operation, Tensor
 
 _TYPES = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10}
@@ -102,9 +102,10 @@ def write_saved_model(graph: Graph) -> bytes:
 def signatures(graph: Graph) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """Inputs and outputs of each signature, by name.
 
-    A graph with one output, as of a BCQ policy, has one input: what reads it takes the bare list.
+    A graph with one output, as of a BCQ policy, has one input: what reads it takes the bare list. The action mask is an
+    input of both.
     """
-    observations = {OBSERVATIONS: graph.input}
+    observations = dict(graph.inputs)
     outputs = dict(graph.output_types)
     main = {graph.main_output: outputs[graph.main_output]}
     if len(outputs) == 1:
@@ -149,7 +150,7 @@ def _graph_def(graph: Graph) -> GraphDef:
         node = nodes.node.add(name=name, op="Placeholder")
         node.attr["dtype"].type = _TYPES[tensor.dtype.name]
         node.attr["shape"].shape.CopyFrom(_shape(tensor.shape))
-    dtypes = {OBSERVATIONS: graph.input.dtype.name}
+    dtypes = {name: tensor.dtype.name for name, tensor in graph.inputs.items()}
     for name, value in graph.constants.items():
         add_constant(nodes, name, value)
         dtypes[name] = value.dtype.name

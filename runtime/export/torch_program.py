@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from runtime.artifacts.exports import OBSERVATIONS
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS
 from runtime.export.graph import Graph
 
 _OPERATIONS: dict[str, Callable[..., Tensor]] = {
@@ -54,9 +54,11 @@ class _Program(nn.Module):
         for name, value in graph.constants.items():
             self.register_buffer(name, torch.from_numpy(value.copy()))
 
-    def forward(self, observations: Tensor) -> dict[str, Tensor]:
-        """Every output by name, for observations (B, …)."""
+    def forward(self, observations: Tensor, action_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Every output by name, for observations (B, …) and, where the graph takes them, masks (B, M)."""
         tensors = {OBSERVATIONS: observations, **dict(self.named_buffers())}
+        if action_mask is not None:
+            tensors[ACTION_MASK] = action_mask
         for operation in self.graph.operations:
             inputs = [tensors[name] for name in operation.inputs]
             tensors[operation.output] = _OPERATIONS[operation.kind](*inputs, **operation.attributes)
@@ -64,10 +66,14 @@ class _Program(nn.Module):
 
 
 def write_torch(graph: Graph) -> bytes:
-    """Returns the bytes of a .pt2 file; its module takes `observations` and returns a dict of every output."""
-    example = torch.zeros(2, *(size for size in graph.input.shape if size is not None))
+    """Returns the bytes of a .pt2 file; its module takes the graph's inputs and returns a dict of every output."""
+    examples = {
+        name: torch.zeros(2, *(size for size in tensor.shape if size is not None))
+        for name, tensor in graph.inputs.items()
+    }
     batch: Any = torch.export.Dim("batch", min=1)
-    program = torch.export.export(_Program(graph).eval(), (example,), dynamic_shapes={OBSERVATIONS: {0: batch}})
+    shapes = {name: {0: batch} for name in examples}
+    program = torch.export.export(_Program(graph).eval(), tuple(examples.values()), dynamic_shapes=shapes)
     written = io.BytesIO()
     torch.export.save(program, written)
     return written.getvalue()

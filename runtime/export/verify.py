@@ -20,7 +20,8 @@ _ROWS = 32  # at a time: images would fill the memory
 _TRACE_CHARS = 2000
 
 Arrays = dict[str, NDArray[Any]]
-Runner = Callable[[NDArray[np.float32]], Arrays]
+# Computes outputs for inputs by name.
+Runner = Callable[[Mapping[str, NDArray[np.float32]]], Arrays]
 
 
 def load_saved_model(path: Path) -> Runner:
@@ -28,9 +29,9 @@ def load_saved_model(path: Path) -> Runner:
     model = SavedModelReader(path)
     zeros = model.zeros(DEFAULT_SIGNATURE)
 
-    def run(observations: NDArray[np.float32]) -> Arrays:
-        outputs = model.run(DEFAULT_SIGNATURE, zeros | {OBSERVATIONS: observations})
-        alone = model.run(OBSERVATIONS_ONLY, {OBSERVATIONS: observations})
+    def run(inputs: Mapping[str, NDArray[np.float32]]) -> Arrays:
+        outputs = model.run(DEFAULT_SIGNATURE, {**zeros, **inputs})
+        alone = model.run(OBSERVATIONS_ONLY, inputs)
         return outputs | {f"{OBSERVATIONS_ONLY}.{name}": value for name, value in alone.items()}
 
     return run
@@ -44,7 +45,7 @@ def load_onnx(path: Path) -> Runner:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda observations: dict(zip(names, session.run(names, {OBSERVATIONS: observations}), strict=True))
+    return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def load_torch(path: Path) -> Runner:
@@ -52,20 +53,20 @@ def load_torch(path: Path) -> Runner:
     return partial(_run_torch, torch.export.load(str(path)).module())
 
 
-def _run_torch(module: Any, observations: NDArray[np.float32]) -> Arrays:
+def _run_torch(module: Any, inputs: Mapping[str, NDArray[np.float32]]) -> Arrays:
     with torch.inference_mode():
-        return {name: value.numpy() for name, value in module(torch.from_numpy(observations)).items()}
+        return {name: value.numpy() for name, value in module(*map(torch.from_numpy, inputs.values())).items()}
 
 
 _LOADERS = {SAVED_MODEL: load_saved_model, ONNX: load_onnx, TORCH: load_torch}
 
 
-def run_all(files: Mapping[str, Path], observations: NDArray[np.float32]) -> dict[str, Arrays]:
+def run_all(files: Mapping[str, Path], inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, Arrays]:
     """Computes each format's outputs, with its own runtime.
 
     Args:
         files: Path of each format.
-        observations: (B, …) observations.
+        inputs: (B, …) values of the policy's inputs, by name and in the order of its graph.
 
     Returns:
         Outputs by name, for each format.
@@ -77,7 +78,7 @@ def run_all(files: Mapping[str, Path], observations: NDArray[np.float32]) -> dic
     for name, path in files.items():
         try:
             run = _LOADERS[name](path)
-            chunks = [run(rows) for rows in _chunks(observations)]
+            chunks = [run(rows) for rows in _chunks(inputs)]
         except Exception as error:  # the libraries raise many types of errors
             trace = traceback.format_exc()[-_TRACE_CHARS:]
             raise JobError(f"export: the exported {name} could not be loaded:\n{trace}") from error
@@ -85,6 +86,9 @@ def run_all(files: Mapping[str, Path], observations: NDArray[np.float32]) -> dic
     return found
 
 
-def _chunks(observations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def _chunks(inputs: Mapping[str, NDArray[np.float32]]) -> list[dict[str, NDArray[np.float32]]]:
     """Splits rows into one alone and all the others, to show that the batch size is free."""
-    return [observations[:1], *(observations[row : row + _ROWS] for row in range(1, len(observations), _ROWS))]
+    count = len(inputs[OBSERVATIONS])
+    parts = [slice(0, 1), *(slice(row, row + _ROWS) for row in range(1, count, _ROWS))]
+    # Copies: ONNX Runtime takes contiguous arrays.
+    return [{name: np.ascontiguousarray(rows[part]) for name, rows in inputs.items()} for part in parts]

@@ -203,7 +203,7 @@ def _count_actions(policy: ServedPolicy) -> int | None:
 
 
 def _zeros(policy: ServedPolicy) -> NDArray[np.float32]:
-    return np.zeros((1, *policy.observation_shape), np.float32)
+    return np.zeros((1, *policy.row_shape), np.float32)
 
 
 def _act(policy: ServedPolicy, exploration: Exploration, states: NDArray[np.float32]) -> NDArray[np.floating]:
@@ -211,10 +211,10 @@ def _act(policy: ServedPolicy, exploration: Exploration, states: NDArray[np.floa
     source = policy.sampling_source or policy.main_output
     parts = []
     for start in range(0, len(states), _ROWS):
-        rows = np.ascontiguousarray(states[start : start + _ROWS], np.float32).reshape(-1, *policy.observation_shape)
+        rows = np.ascontiguousarray(states[start : start + _ROWS], np.float32).reshape(-1, *policy.row_shape)
         values = policy.run(rows, (source,))[source]
         if policy.sampling_source is not None:
-            values = compute_probabilities(source, values, exploration)
+            values = compute_probabilities(source, values, exploration, masks=policy.masks_of(rows))
         parts.append(values.reshape(len(rows), -1))
     return np.concatenate(parts)
 
@@ -226,7 +226,7 @@ def _check_spaces(request: GateRequest, policies: dict[str, ServedPolicy], data:
     number = data.num_actions or data.actions.shape[1]
     kind = "continuous" if data.num_actions is None else "discrete"
     for option, policy in policies.items():
-        found = math.prod(policy.observation_shape)
+        found = math.prod(policy.row_shape)
         if found != inputs:
             problems.add(
                 option, found, "its manifest", expected=f"{inputs} inputs, the state features of {request.data}"

@@ -26,3 +26,7 @@ class ObservationFilter:
     def __call__(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         """Normalizes one observation (O,) or a batch (B, O)."""
         return np.clip((observation - self.mean) / (self.std + 1e-8), -self.clip, self.clip).astype(np.float32)
+
+    def without_last(self, count: int) -> ObservationFilter:
+        """Returns the filter of observations without their last numbers, as a mask is."""
+        return ObservationFilter(self.mean[:-count], self.std[:-count], self.clip) if count else self

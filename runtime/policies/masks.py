@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import torch
 from ray.rllib.core.columns import Columns
 
-from runtime.policies.policy import ACTION_MASK
+from runtime.policies.spaces import ACTION_MASK, MaskedBox
 
-_MASKED_LOGIT = -1e9  # not -inf, which is NaN when multiplied by a probability of 0
+MASKED_LOGIT = -1e9  # not -inf, which is NaN when multiplied by a probability of 0
 
 
 def apply_mask(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
@@ -24,5 +25,27 @@ def apply_mask(batch: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]
         return outputs
     logits = outputs[Columns.ACTION_DIST_INPUTS]
     free, masked = torch.split(logits, [logits.shape[-1] - mask.shape[-1], mask.shape[-1]], dim=-1)
-    masked = torch.where(mask.bool(), masked, torch.full_like(masked, _MASKED_LOGIT))
+    masked = torch.where(mask.bool(), masked, torch.full_like(masked, MASKED_LOGIT))
     return {**outputs, Columns.ACTION_DIST_INPUTS: torch.cat([free, masked], dim=-1)}
+
+
+def split_mask(batch: dict[str, Any], space: gymnasium.Space[Any]) -> dict[str, Any]:
+    """Moves the mask at the end of each observation to a column of its own.
+
+    Args:
+        batch: RLlib's columns; `obs` is (…, O + M) in a MaskedBox.
+        space: Space of the observations; unless it is a MaskedBox, the batch is returned as it is.
+    """
+    if not isinstance(space, MaskedBox):
+        return batch
+    observations = batch[Columns.OBS]
+    numbers, mask = observations[..., : -space.mask_size], observations[..., -space.mask_size :]
+    return {**batch, Columns.OBS: numbers, ACTION_MASK: mask}
+
+
+def catalog_without_mask(catalog: Any, space: gymnasium.Space[Any]) -> Any:
+    """Returns the catalog that builds a network of the numbers before the mask; the same one for unmasked spaces."""
+    if not isinstance(space, MaskedBox):
+        return catalog
+    settings = catalog._model_config_dict
+    return type(catalog)(observation_space=space.numbers, action_space=catalog.action_space, model_config_dict=settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -15,9 +16,7 @@ from ray.rllib.utils.spaces.space_utils import clip_action, unsquash_action
 
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.rllib_filter import filter_of_state, find_filter_connector
-
-# Column of a batch: which discrete actions are allowed.
-ACTION_MASK = "action_mask"
+from runtime.policies.spaces import ACTION_MASK, join_mask, mask_size
 
 
 class Policy:
@@ -55,7 +54,9 @@ class Policy:
         return cls(
             algorithm.get_module(),
             action_space,
-            observation_filter=None if connector is None else filter_of_state(connector.get_state()),
+            observation_filter=None
+            if connector is None
+            else filter_of_state(connector.get_state(), runner.env.single_observation_space),
             normalize_actions=algorithm.config.normalize_actions,
             clip_actions=algorithm.config.clip_actions,
         )
@@ -82,16 +83,27 @@ class Policy:
 
     @property
     def takes_masks(self) -> bool:
-        """Whether the policy was trained with action masks and expects them."""
+        """Whether the policy was trained with action masks beside the observations, as Unity's, and expects them."""
         return bool(self.module.model_config.get("action_mask"))
+
+    @property
+    def mask_size(self) -> int:
+        """How many of an observation's last numbers are an action mask; 0 if it has none."""
+        return mask_size(self.module.observation_space)
 
     def act(self, observation: Any, *, mask: NDArray[np.bool_] | None = None) -> Any:
         """Returns the most likely action, in the environment's own units.
 
         Args:
-            observation: One observation of the environment, unfiltered.
-            mask: (M,) true where a discrete action is allowed.
+            observation: One observation of the environment, unfiltered; a row with its mask at the end, or a dict with
+                the entry `action_mask`, if the policy trained with a mask in its observations.
+            mask: (M,) true where a discrete action is allowed, if the policy trained with masks beside them.
+
+        Raises:
+            UserError: The entries of a dict are not as many numbers as the policy's observations.
         """
+        if self.mask_size and isinstance(observation, Mapping):
+            observation = join_mask(observation, self.module.observation_space)
         return self.act_many(np.asarray(observation)[None], masks=None if mask is None else mask[None])[0]
 
     def act_many(self, observations: NDArray[Any], *, masks: NDArray[np.bool_] | None = None) -> list[Any]:

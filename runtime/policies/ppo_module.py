@@ -9,9 +9,10 @@ from ray.rllib.algorithms.appo.default_appo_rl_module import DefaultAPPORLModule
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.models.base import ACTOR, ENCODER_OUT
+from ray.rllib.core.rl_module.apis.target_network_api import TARGET_NETWORK_ACTION_DIST_INPUTS
 from torch import nn
 
-from runtime.policies.masks import apply_mask
+from runtime.policies.masks import apply_mask, catalog_without_mask, split_mask
 from runtime.policies.noise_head import StateDependentNoiseHead
 from runtime.policies.pixels import ExactLinear, PixelScale
 
@@ -27,11 +28,15 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
     - `use_sde` makes exploration noise depend on the state, and samples it every `sde_sample_freq` steps
       (`StateDependentNoiseHead`).
     - `pixel_scale` is multiplied with uint8 images inside the network, so that rollouts keep one byte for each pixel.
-    - The batch's column `action_mask` says which discrete actions are allowed; others are never sampled.
+    - The batch's column `action_mask`, or the end of observations in a MaskedBox, says which discrete actions are
+      allowed; others are never sampled. The network does not see the mask.
     """
+
+    catalog: Any
 
     def setup(self) -> None:
         """Builds the network; called by RLlib."""
+        self.catalog = catalog_without_mask(self.catalog, self.observation_space)
         super().setup()
         schedule = self.model_config.get("log_std_schedule")
         if schedule is not None:
@@ -59,6 +64,7 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
                         last.weight.mul_(_MEAN_SCALE / last.weight.norm(dim=1, keepdim=True))
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        batch = split_mask(batch, self.observation_space)
         return apply_mask(batch, super()._forward(batch, **kwargs))
 
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -81,8 +87,20 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
         return {Columns.ACTION_DIST_INPUTS: inputs, Columns.ACTIONS: actions, Columns.ACTION_LOGP: log_probs}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        batch = split_mask(batch, self.observation_space)
         return apply_mask(batch, super()._forward_train(batch, **kwargs))
+
+    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Any:
+        """Returns (B,) value estimates; called by RLlib."""
+        return super().compute_values(split_mask(batch, self.observation_space), embeddings)
 
 
 class APPOModule(PPOModule, DefaultAPPORLModule):  # type: ignore[misc]  # ray is not typed for strict mode
     """The network of PPO with the target network of APPO."""
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Returns the target network's action distribution inputs; called by RLlib."""
+        batch = split_mask(batch, self.observation_space)
+        logits = super().forward_target(batch)[TARGET_NETWORK_ACTION_DIST_INPUTS]
+        masked = apply_mask(batch, {Columns.ACTION_DIST_INPUTS: logits})
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: masked[Columns.ACTION_DIST_INPUTS]}

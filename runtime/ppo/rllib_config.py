@@ -11,7 +11,6 @@ import ray
 import threadpoolctl
 import torch
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
-from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
@@ -22,6 +21,7 @@ from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.ppo_module import PPOModule
+from runtime.policies.rllib_filter import make_filter
 from runtime.policies.spaces import Spaces
 from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.compiled.env_runner import FastRunner
@@ -137,7 +137,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: M
     rllib.env_runners(env_runner_cls=Runner)
     rllib.env_runners(num_env_runners=count_env_runners(config, machines, env))
     if settings.observation_filter == "MeanStdFilter":
-        rllib.env_runners(env_to_module_connector=_filter_observations)
+        rllib.env_runners(env_to_module_connector=make_filter)
     learners = max(1, settings.num_learners)
     rllib.training(train_batch_size_per_learner=max(1, settings.train_batch_size // learners))
     rllib.callbacks(EpisodeReports)
@@ -280,7 +280,3 @@ def model_config(settings: dict[str, Any]) -> dict[str, Any]:
         ours["sde_sample_freq"] = ours["sde_sample_freq"] or PPONetworkSettings().sde_sample_freq
     described = dataclasses.asdict(DefaultModelConfig(**settings))
     return {**described, **ours}
-
-
-def _filter_observations(env: Any, spaces: Any, device: Any) -> MeanStdFilter:
-    return MeanStdFilter()

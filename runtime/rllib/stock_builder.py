@@ -15,7 +15,6 @@ from ray.rllib.algorithms.appo import APPO, APPOConfig
 from ray.rllib.algorithms.dqn import DQN, DQNConfig
 from ray.rllib.algorithms.impala import IMPALA, IMPALAConfig
 from ray.rllib.algorithms.sac import SAC, SACConfig
-from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
@@ -26,6 +25,7 @@ from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
 from runtime.policies.ppo_module import APPOModule, PPOModule
 from runtime.policies.q_module import QModule
+from runtime.policies.rllib_filter import make_filter
 from runtime.policies.sac_module import SACModule
 from runtime.policies.spaces import Spaces
 from runtime.rllib.algorithm_settings import ReplaySettings, SACSettings
@@ -185,7 +185,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines, *, steps: 
     rllib.env_runners(env_runner_cls=Runner, num_env_runners=_count_env_runners(config, machines))
     rllib.learners(num_learners=settings.num_learners)
     if settings.observation_filter == "MeanStdFilter":
-        rllib.env_runners(env_to_module_connector=_filter_observations)
+        rllib.env_runners(env_to_module_connector=make_filter)
     batch = getattr(settings, "train_batch_size")  # noqa: B009  # every algorithm has it, each with its own default
     rllib.training(train_batch_size_per_learner=max(1, batch // max(1, settings.num_learners)))
     rllib.callbacks(EpisodeReports)
@@ -242,7 +242,3 @@ def _check_spaces(config: JobConfig, spaces: Spaces) -> None:
         raise UserError(
             f"{where}, whose observations have the shape {shape}; expected rows of numbers. Set rl.training.run=PPO."
         )
-
-
-def _filter_observations(env: Any, spaces: Any, device: Any) -> MeanStdFilter:
-    return MeanStdFilter()

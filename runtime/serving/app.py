@@ -181,7 +181,8 @@ class App:
         else:
             self.policy = policy
             shape = ", ".join(map(str, self.policy.observation_shape))
-            self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape})")
+            masks = f", action_mask (batch, {policy.mask_size})" if policy.mask_size else ""
+            self._say_once("ready", f"ready: {self.policy.name}, observations (batch, {shape}){masks}")
 
     def _load_served(self, model: Path) -> ServedPolicy:
         """Loads what the settings name, and returns the policy whose inputs requests have."""

@@ -223,7 +223,7 @@ def shadow_lines(
     outputs = shadow.run(observations, (source,))[source]
     if not np.isfinite(outputs).all():
         return
-    probabilities = compute_probabilities(source, outputs, exploration)
+    probabilities = compute_probabilities(source, outputs, exploration, masks=shadow.masks_of(observations))
     actions = pick(probabilities, sampled.uniforms)
     decisions = sampled.decisions._replace(
         actions=actions, probabilities=probabilities, model_ids=[shadow.model_id] * len(actions), variants=[]

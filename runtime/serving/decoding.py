@@ -17,14 +17,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime.artifacts.exports import DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
+from runtime.artifacts.exports import ACTION_MASK, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY
 from runtime.serving.observations import (
     JSON_TYPES,
     RequestError,
+    check_joined,
     check_observations,
     find_disallowed,
     short,
     to_array,
+    to_masks,
     to_observations,
 )
 from runtime.serving.served_policy import ServedPolicy
@@ -47,7 +49,7 @@ class Call(NamedTuple):
     """A decoded request.
 
     Attributes:
-        observations: (B, …) float32 observations, all finite.
+        observations: (B, …) float32 observations, all finite, with their masks after them if the policy takes masks.
         outputs: Names of the outputs to return.
         layout: `columns` for one array per output, `rows` for one entry per observation.
         source: Format of the body.
@@ -103,23 +105,30 @@ def _read_typed(body: bytes, policy: ServedPolicy) -> Call | None:
     Returns None for any other or invalid request; the other readers, which have the same rules, then report errors.
     """
     try:
-        request = _typed_decoder(policy.unread, len(policy.observation_shape) + 1).decode(body)
+        decoder = _typed_decoder(policy.unread, len(policy.observation_shape) + 1, bool(policy.mask_size))
+        request = decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if request.instances is not msgspec.UNSET or request.signature_name is not msgspec.UNSET:
         return None
     observations = to_array(request.inputs.observations, field="inputs.observations")
-    return Call(check_observations(observations, policy, field="inputs.observations"), policy.outputs, "columns")
+    observations = check_observations(observations, policy, field="inputs.observations")
+    if policy.mask_size:
+        masks = to_masks(request.inputs.action_mask, policy, rows=len(observations), field="inputs.action_mask")
+        observations = np.concatenate([observations, masks], axis=1)
+    return Call(observations, policy.outputs, "columns")
 
 
 @cache
-def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int) -> Any:
+def _typed_decoder(unread: tuple[tuple[str, str], ...], depth: int, takes_masks: bool) -> Any:
     """Returns a parser of `{"inputs": {…}}`: observations nested to a depth, the other inputs a value or a list."""
     observations: Any = float
     for _ in range(depth):
         observations = list[observations]
     kinds = {"float32": float, "int32": int, "int64": int, "bool": bool}
     fields = [(name, kinds[dtype] | list[kinds[dtype]]) for name, dtype in unread]  # type: ignore[valid-type]
+    if takes_masks:
+        fields.append((ACTION_MASK, list[list[float]]))
     inputs = msgspec.defstruct("inputs", [(OBSERVATIONS, observations), *fields])
     others: list[Any] = [(name, Any, msgspec.UNSET) for name in ("instances", "signature_name")]
     return msgspec.json.Decoder(msgspec.defstruct("request", [("inputs", inputs), *others]))
@@ -130,10 +139,12 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
     if len(names) == 2:
         raise RequestError(400, "body: got both 'inputs' and 'instances'; expected one of them.")
     if not names:
-        if set(data) == {OBSERVATIONS}:
-            return _observations_call(_as_batch(data[OBSERVATIONS], policy), policy, field=OBSERVATIONS)
+        if set(data) == set(policy.read):
+            return _named_call(data, policy)
         if set(data) == set(policy.inputs):  # one record, as a JSON line has it
             return _read_instances([data], policy, chosen=None)
+        if policy.mask_size and set(data) == {OBSERVATIONS}:
+            raise RequestError(400, f"body: got no {ACTION_MASK} beside the observations; expected one for each.")
         raise RequestError(400, "body: got neither 'inputs' nor 'instances'; expected one of them.")
     chosen = data.get("signature_name")
     if chosen in (None, ""):
@@ -147,15 +158,14 @@ def _read_object(data: dict[str, Any], policy: ServedPolicy) -> Call:
 
 def _read_columns(inputs: Any, policy: ServedPolicy, *, only: bool) -> Call:
     """Reads TF Serving's `inputs`: every input is required, unknown ones are ignored; a bare list if there is one."""
-    only = only or len(policy.inputs) == 1
+    only = only or len(policy.inputs) == len(policy.read)
     outputs = (policy.main_output,) if only else policy.outputs
     if isinstance(inputs, dict):
         _check_inputs(inputs, policy, only=only, where="inputs")
-        return Call(to_observations(inputs[OBSERVATIONS], policy, field="inputs.observations"), outputs, "columns")
-    if not only:
-        raise RequestError(
-            400, f"inputs: got {short(inputs)}; expected an object with {', '.join(sorted(policy.inputs))}."
-        )
+        return Call(_to_rows(inputs, policy, where="inputs."), outputs, "columns")
+    if not only or policy.mask_size:
+        names = policy.read if only else policy.inputs
+        raise RequestError(400, f"inputs: got {short(inputs)}; expected an object with {', '.join(sorted(names))}.")
     return Call(to_observations(inputs, policy, field="inputs"), outputs, "columns")
 
 
@@ -167,21 +177,28 @@ def _read_instances(rows: Any, policy: ServedPolicy, *, chosen: str | None) -> C
     if not isinstance(rows, list) or not rows:
         raise RequestError(400, f"instances: got {short(rows)}; expected a list with a row for each observation.")
     if not any(isinstance(row, dict) for row in rows):
+        if policy.mask_size:
+            raise RequestError(
+                400,
+                f"instances: got {short(rows)}; expected objects with the keys {sorted(policy.read)}, as the "
+                "policy takes action masks.",
+            )
         if chosen == DEFAULT_SIGNATURE and len(policy.inputs) > 1:
             raise RequestError(
                 400, "instances is a plain list, but expecting list of objects as multiple input tensors required."
             )
         return _observations_call(rows, policy, field="instances")
     first = next(row for row in rows if isinstance(row, dict))
-    only = chosen == OBSERVATIONS_ONLY or (chosen is None and set(first) == {OBSERVATIONS})
-    wanted = {OBSERVATIONS} if only else set(policy.inputs)
+    only = chosen == OBSERVATIONS_ONLY or (chosen is None and set(first) == set(policy.read))
+    wanted = set(policy.read) if only else set(policy.inputs)
     for number, row in enumerate(rows):
         where = f"instances[{number}]"
         if not isinstance(row, dict) or set(row) != wanted:
             got = sorted(row) if isinstance(row, dict) else short(row)
             raise RequestError(400, f"{where}: got {got}; expected an object with the keys {sorted(wanted)}.")
         _check_inputs(row, policy, only=only, where=where)
-    observations = to_observations([row[OBSERVATIONS] for row in rows], policy, field=f"instances.{OBSERVATIONS}")
+    columns = {name: [row[name] for row in rows] for name in policy.read}
+    observations = _to_rows(columns, policy, where="instances.")
     return Call(observations, (policy.main_output,) if only else policy.outputs, "rows")
 
 
@@ -264,7 +281,7 @@ def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[
     rows = _plain_csv(lines)
     if rows is None:
         rows = [_csv_row(line, number) for number, line in zip(numbers, lines, strict=True)]
-    size = int(np.prod(policy.observation_shape))
+    size = int(np.prod(policy.row_shape))
     for number, row in zip(numbers, rows, strict=True):
         if len(row) != size:
             raise RequestError(400, f"line {number}: got {len(row)} columns; expected {size}.")
@@ -274,7 +291,8 @@ def csv_call(lines: Sequence[bytes], policy: ServedPolicy, *, numbers: Sequence[
         raise RequestError(
             400, f"line {numbers[row]}, column {column + 1}: got {rows[row][column]}; expected a finite float32."
         )
-    return Call(flat.reshape(-1, *policy.observation_shape), (policy.main_output,), "rows", "csv")
+    observations = flat.reshape(-1, *policy.row_shape)
+    return Call(check_joined(observations, policy, field="body"), (policy.main_output,), "rows", "csv")
 
 
 def _plain_csv(lines: Sequence[bytes]) -> list[list[float]] | None:
@@ -307,9 +325,9 @@ def _read_npy(body: bytes, policy: ServedPolicy) -> Call:
         raise RequestError(400, f"body: got an array of {array.dtype}; expected numbers.")
     with np.errstate(over="ignore"):
         observations = array.astype(np.float32)
-    if observations.shape == policy.observation_shape:
+    if observations.shape == policy.row_shape:
         observations = observations[None]
-    return Call(check_observations(observations, policy, field="body"), (policy.main_output,), "rows", "npy")
+    return Call(check_joined(observations, policy, field="body"), (policy.main_output,), "rows", "npy")
 
 
 def _npy_array(body: bytes) -> NDArray[Any]:
@@ -328,6 +346,23 @@ def _npy_array(body: bytes) -> NDArray[Any]:
         raise RequestError(
             400, f"body: got no NumPy array ({str(error)[:100]}); expected what np.save writes."
         ) from None
+
+
+def _named_call(data: dict[str, Any], policy: ServedPolicy) -> Call:
+    """Reads the inputs that the policy reads, by their names alone: a batch of each, or one."""
+    batch = _as_batch(data[OBSERVATIONS], policy)
+    is_one = batch is not data[OBSERVATIONS]
+    named = {name: [value] if is_one else value for name, value in data.items()}
+    return Call(_to_rows(named, policy, where=""), (policy.main_output,), "rows")
+
+
+def _to_rows(inputs: Mapping[str, Any], policy: ServedPolicy, *, where: str) -> NDArray[np.float32]:
+    """Converts the inputs that the policy reads to observations with their masks after them."""
+    observations = to_observations(inputs[OBSERVATIONS], policy, field=f"{where}{OBSERVATIONS}")
+    if not policy.mask_size:
+        return observations
+    masks = to_masks(inputs[ACTION_MASK], policy, rows=len(observations), field=f"{where}{ACTION_MASK}")
+    return np.concatenate([observations, masks], axis=1)
 
 
 def _observations_call(rows: Any, policy: ServedPolicy, *, field: str) -> Call:
@@ -349,11 +384,13 @@ def _check_inputs(inputs: Mapping[str, Any], policy: ServedPolicy, *, only: bool
 
     With `only`, checks that the observations are present.
     """
-    missing = [OBSERVATIONS] if OBSERVATIONS not in inputs else []
-    if not only:
-        missing = [name for name in policy.inputs if name not in inputs]
+    missing = [name for name in (policy.read if only else policy.inputs) if name not in inputs]
     if missing:
-        hint = "" if missing == [OBSERVATIONS] else ' For observations alone: "signature_name": "observations_only".'
+        hint = (
+            ""
+            if set(missing) <= set(policy.read)
+            else ' For observations alone: "signature_name": "observations_only".'
+        )
         raise RequestError(400, f"Missing named input: {missing[0]} in '{where}' object.{hint}")
     if only:
         return

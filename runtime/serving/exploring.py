@@ -152,9 +152,15 @@ def find_source(policy: ServedPolicy) -> str:
     return policy.sampling_source
 
 
-def compute_probabilities(source: str, values: NDArray[np.float32], exploration: Exploration) -> Floats:
-    """Computes the probability of each action, (B, A), from the policy's (B, A) output `source`."""
-    scores = values.astype(np.float64)
+def compute_probabilities(
+    source: str, values: NDArray[np.float32], exploration: Exploration, *, masks: NDArray[np.bool_] | None = None
+) -> Floats:
+    """Computes the probability of each action, (B, A), from the policy's (B, A) output `source`.
+
+    An action that (B, A) `masks` do not allow has none.
+    """
+    allowed = np.ones(values.shape, bool) if masks is None else masks
+    scores = np.where(allowed, values.astype(np.float64), -np.inf)
     if source == PROBABILITIES:
         with np.errstate(divide="ignore"):
             scores = np.log(scores)
@@ -165,7 +171,8 @@ def compute_probabilities(source: str, values: NDArray[np.float32], exploration:
     else:
         # The first of the best, as the served `actions` are.
         policy = np.eye(scores.shape[1])[scores.argmax(axis=1)]
-    mixed: Floats = (1 - exploration.epsilon) * policy + exploration.epsilon / scores.shape[1]
+    uniform = allowed / allowed.sum(axis=1, keepdims=True)
+    mixed: Floats = (1 - exploration.epsilon) * policy + exploration.epsilon * uniform
     return mixed
 
 

@@ -65,16 +65,65 @@ def check_observations(observations: NDArray[np.float32], policy: ServedPolicy, 
     Raises:
         RequestError: The shape is wrong, or a number is not finite.
     """
-    shape = policy.observation_shape
+    _check_rows(observations, policy.observation_shape, "this policy's observations", field=field)
+    return observations
+
+
+def to_masks(value: Any, policy: ServedPolicy, *, rows: int, field: str) -> NDArray[np.float32]:
+    """Converts nested lists of 0 and 1 to (B, M) float32 masks.
+
+    Raises:
+        RequestError: A value is not 0 or 1, the shape is not that of the observations' masks, or a mask allows nothing.
+    """
+    disallowed = find_disallowed(value, JSON_TYPES["float32"], depth=2)
+    if disallowed is not None:
+        raise RequestError(400, f"{field}: got {short(disallowed.value)}; expected 0 or 1 in nested lists.")
+    masks = to_array(value, field=field)
+    if len(masks.shape) > 0 and len(masks) != rows:
+        raise RequestError(400, f"{field}: got {len(masks)} masks; expected {rows}, one for each observation.")
+    return check_masks(masks, policy, field=field)
+
+
+def check_masks(masks: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """Checks that an array has shape (B, M) and only 0 and 1, with a 1 in each row, and returns it.
+
+    Raises:
+        RequestError: It has not.
+    """
+    _check_rows(masks, (policy.mask_size,), "a number for each action", field=field)
+    wrong = (masks != 0) & (masks != 1)
+    if wrong.any():
+        place = tuple(int(axis) for axis in np.argwhere(wrong)[0])
+        raise RequestError(400, f"{field}{list(place)}: got {masks[place]:g}; expected 0 or 1.")
+    if not masks.any(axis=1).all():
+        row = int(np.argmin(masks.any(axis=1)))
+        raise RequestError(400, f"{field}[{row}]: got a mask that allows no action; expected a 1 for one at least.")
+    return masks
+
+
+def check_joined(rows: NDArray[np.float32], policy: ServedPolicy, *, field: str) -> NDArray[np.float32]:
+    """Checks (B, O + M) observations with their masks after them, as formats without names have them.
+
+    Raises:
+        RequestError: As `check_observations` and `check_masks`.
+    """
+    size = policy.mask_size
+    if not size:
+        return check_observations(rows, policy, field=field)
+    _check_rows(rows, policy.row_shape, "an observation and its action mask", field=field)
+    check_masks(rows[:, -size:], policy, field=f"{field}, action mask")
+    return rows
+
+
+def _check_rows(observations: NDArray[np.float32], shape: tuple[int, ...], what: str, *, field: str) -> None:
     if observations.shape[1:] != shape or not len(observations):
-        expected = f"expected (batch, {', '.join(map(str, shape))}), this policy's observations"
+        expected = f"expected (batch, {', '.join(map(str, shape))}), {what}"
         raise RequestError(400, f"{field}: got shape {observations.shape}; {expected}.")
     if not np.isfinite(observations).all():
         place = tuple(int(axis) for axis in np.argwhere(~np.isfinite(observations))[0])
         raise RequestError(
             400, f"{field}{list(place)}: got {observations[place]}; expected a finite number that a float32 can hold."
         )
-    return observations
 
 
 @dataclass(frozen=True)

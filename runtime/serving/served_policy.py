@@ -14,7 +14,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.artifacts.exports import ALIASES, DEFAULT_SIGNATURE, OBSERVATIONS, OBSERVATIONS_ONLY, PROBABILITIES
+from runtime.artifacts.exports import (
+    ACTION_MASK,
+    ALIASES,
+    DEFAULT_SIGNATURE,
+    OBSERVATIONS,
+    OBSERVATIONS_ONLY,
+    PROBABILITIES,
+)
 from runtime.artifacts.manifest import MANIFEST, find_model_directory, read_manifest
 from runtime.errors import UserError
 from runtime.serving.drift import TrainingObservations, read_training_observations
@@ -46,7 +53,7 @@ class ServedPolicy:
         inputs: Inputs of the signature `serving_default`, by name.
         outputs: Outputs of the signature `serving_default`, in the order that they are returned.
         main_output: The output that the signature `observations_only` returns.
-        observation_shape: Shape of one observation.
+        observation_shape: Shape of one observation, without a mask.
         session: ONNX Runtime session, which is safe to use from several threads.
         model_id: First digits of the sha256 of its ONNX file.
         training: Statistics of its training's observations, if its export has them.
@@ -62,9 +69,29 @@ class ServedPolicy:
     training: TrainingObservations | None = None
 
     @cached_property
+    def read(self) -> tuple[str, ...]:
+        """Names of the inputs that the policy reads: the observations, and an action mask if it takes one."""
+        return (OBSERVATIONS, ACTION_MASK) if self.mask_size else (OBSERVATIONS,)
+
+    @cached_property
     def unread(self) -> tuple[tuple[str, str], ...]:
         """Name and dtype of the inputs that clients must send although the policy does not read them."""
-        return tuple((name, tensor.dtype) for name, tensor in self.inputs.items() if name != OBSERVATIONS)
+        return tuple((name, tensor.dtype) for name, tensor in self.inputs.items() if name not in self.read)
+
+    @cached_property
+    def mask_size(self) -> int:
+        """Numbers of an action mask; 0 if the policy takes none."""
+        mask = self.inputs.get(ACTION_MASK)
+        return mask.shape[0] if mask is not None and mask.shape else 0
+
+    @cached_property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one observation with its mask after it."""
+        return (self.observation_shape[0] + self.mask_size,) if self.mask_size else self.observation_shape
+
+    def masks_of(self, observations: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+        """Returns the (B, M) masks at the end of observations (B, O + M), or None if the policy takes none."""
+        return observations[:, -self.mask_size :] != 0 if self.mask_size else None
 
     @cached_property
     def sampling_source(self) -> str | None:
@@ -72,15 +99,19 @@ class ServedPolicy:
         found = next((name for name in _SAMPLED if name in self.outputs), None)
         if found != "behaviour_logits":
             return found
-        outputs = self.run(np.zeros((1, *self.observation_shape), np.float32), self.outputs)
+        outputs = self.run(np.zeros((1, *self.row_shape), np.float32), self.outputs)
         actions = outputs["actions"]
         is_discrete = actions.ndim == 1 and np.issubdtype(actions.dtype, np.integer)
         return found if is_discrete and actions[0] == outputs[found][0].argmax() else None
 
     def run(self, observations: NDArray[np.float32], outputs: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        """Computes outputs by name for (B, …) observations."""
+        """Computes outputs by name for (B, …) observations, with their masks after them if the policy takes masks."""
         wanted, places = _plan(outputs)
-        found = self.session.run(wanted, {OBSERVATIONS: observations})
+        inputs = {OBSERVATIONS: observations}
+        if self.mask_size:
+            numbers, masks = np.split(observations, [self.observation_shape[0]], axis=1)
+            inputs = {OBSERVATIONS: np.ascontiguousarray(numbers), ACTION_MASK: np.ascontiguousarray(masks)}
+        found = self.session.run(wanted, inputs)
         return {name: found[place] for name, place in places}
 
 
@@ -131,7 +162,7 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
         model_id=exports["onnx"]["sha256"][:_ID_DIGITS],
         training=read_training_observations(manifest, math.prod(shape)),
     )
-    policy.run(np.zeros((1, *policy.observation_shape), np.float32), policy.outputs)
+    policy.run(np.zeros((1, *policy.row_shape), np.float32), policy.outputs)
     return policy
 
 

@@ -139,7 +139,8 @@ class Mixture:
             if not np.isfinite(one[source]).all():
                 raise not_finite(source)
         own = [
-            compute_probabilities(source, one[source], exploration) for source, one in zip(sources, found, strict=True)
+            compute_probabilities(source, one[source], exploration, masks=policy.masks_of(observations))
+            for policy, source, one in zip(self.policies, sources, found, strict=True)
         ]
         rows = len(observations)
         drawn = draw(rows, seed)
@@ -201,13 +202,13 @@ def check_variants(mixture: Mixture, shadow: ServedPolicy | None) -> None:
             )
     others = [(f"--variant {name}", policy) for name, policy in named]
     for where, policy in others + ([] if shadow is None else [("--shadow", shadow)]):
-        spaces = policy.observation_shape, _count_actions(policy)
-        if spaces != (first.observation_shape, actions):
+        spaces = policy.row_shape, _count_actions(policy)
+        if spaces != (first.row_shape, actions):
             problems.add(
                 where,
                 f"observations {spaces[0]} and {spaces[1]} actions",
                 "its manifest",
-                expected=f"{first.observation_shape} and {actions}, as the served policy has",
+                expected=f"{first.row_shape} and {actions}, as the served policy has",
             )
     problems.raise_if_any()
 
@@ -218,7 +219,7 @@ def _signature(policy: ServedPolicy) -> str:
 
 def _count_actions(policy: ServedPolicy) -> int:
     source = find_source(policy)
-    zeros = np.zeros((1, *policy.observation_shape), np.float32)
+    zeros = np.zeros((1, *policy.row_shape), np.float32)
     return int(policy.run(zeros, (source,))[source].shape[1])
 
 

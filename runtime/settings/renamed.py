@@ -99,7 +99,9 @@ OBSOLETE: dict[str, str] = {
     "config.model.zero_mean": "observation_filter took its place",
     "config.model.framestack": "wrap the environment instead",
     "config.model.fcnet_stddev": "fcnet_kernel_initializer took its place",
-    "config.model.custom_model": "the network is RLlib's own, by model.fcnet_hiddens and model.conv_filters",
+    "config.model.custom_model": "the network is RLlib's own, by model.fcnet_hiddens and model.conv_filters; an entry "
+    "action_mask of Dict observations masks the actions",
+    "config.model.custom_model_config": "there is no custom model",
     "config.model.custom_options": "the network is RLlib's own, by model.fcnet_hiddens and model.conv_filters",
     "config.model.custom_preprocessor": "wrap the environment instead",
     "config.model.lstm_use_prev_action_reward": "the LSTM sees observations alone",

@@ -273,3 +273,27 @@ def test_a_folder_of_ours_in_the_users_source_is_named(opt_ml: OptMl) -> None:
     assert done.code == 1
     assert "envs: got a folder of that name in " in opt_ml.failure
     assert "rename it" in opt_ml.failure.lower()
+
+
+@pytest.mark.system
+def test_a_script_of_2020_with_a_model_for_masked_actions_gets_ours(opt_ml: OptMl) -> None:
+    """Its own hyperparameters reach its argv; its environment raises when an item is put where it does not fit."""
+    opt_ml.write(
+        {
+            "sagemaker_program": '"train-bins.py"',
+            "num_items": "5",
+            "action_factor": "1",
+            "learning_freq": "2",
+            "rl.training.stop.training_iteration": "2",
+            "rl.training.video_freq": "0",
+        }
+    )
+    opt_ml.add_code(SCRIPTS / "train-bins.py", SCRIPTS / "bins_env.py")
+    done = opt_ml.run(timeout_s=600)
+    assert done.code == 0, done.log[-3000:]
+    assert "ARGUMENTS 5 1.0 2" in done.log
+    assert done.log.count("rl.training.config.model.custom_model has no meaning today: the network is RLlib's own") == 1
+    assert opt_ml.rows[-1]["episode_len_mean"] == 5
+    manifest = json.loads((opt_ml.base / "model" / "manifest.json").read_text())
+    assert manifest["observation_space"]["mask_size"] == 6
+    assert [export["inputs"]["action_mask"]["shape"] for export in manifest["exports"]] == [[-1, 6]] * 3

@@ -168,3 +168,11 @@ def test_environments_of_gymnasium_and_of_old_gym_pass(capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "CartPole-v1: no problem found" in out
     assert "tests.toy_envs:OfOldGym: no problem found" in out
+
+
+def test_only_actions_that_the_mask_allows_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-env", "tests.toy_envs:Shelves"]) == 0  # which raises at any other
+    assert "the entry action_mask says which actions are allowed" in capsys.readouterr().out
+    assert main(["check-env", "tests.toy_envs:Shelves", "empty_at=1"]) == 2
+    problem = "Shelves.step returned an action_mask that allows no action before the episode ended"
+    assert problem in capsys.readouterr().err

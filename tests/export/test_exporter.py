@@ -34,7 +34,8 @@ from runtime.export.policy_graph import build_graph
 from runtime.export.saved_model import write_saved_model
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.policy import Policy
-from runtime.policies.spaces import describe_space, read_box, read_space
+from runtime.policies.rllib_filter import leave_mask
+from runtime.policies.spaces import MaskedBox, describe_space, read_box, read_space
 from tests.conftest import BIN, ROOT, TINY, clean_environment, run_peer, run_smrl
 
 OPS = json.loads((ROOT / "tests" / "tf_2_1_ops.json").read_text())
@@ -60,6 +61,8 @@ POLICIES: dict[str, tuple[spaces.Box, gymnasium.Space[Any], dict[str, Any], dict
     "double actions": (PLANE, spaces.Box(-0.1, 0.7, (2,), np.float64), {}, {}),
     "discrete": (PLANE, spaces.Discrete(4), {}, {}),
     "multi-discrete": (PLANE, spaces.MultiDiscrete([2, 3, 4]), {}, {}),
+    "masked": (MaskedBox(PLANE, 4), spaces.Discrete(4), {"vf_share_layers": False}, {}),
+    "masked choices": (MaskedBox(PLANE, 9), spaces.MultiDiscrete([2, 3, 4]), {"vf_share_layers": True}, {}),
     "pictures": (PICTURE, spaces.Discrete(5), {"conv_filters": CONVOLUTIONS}, {}),
     "pictures, shared": (PICTURE, REACH, {"conv_filters": CONVOLUTIONS, "vf_share_layers": True}, {}),
 }
@@ -82,8 +85,10 @@ def make_policy(name: str, *, filtered: bool = True) -> tuple[Policy, spaces.Box
         for parameter in module.parameters():
             parameter.mul_(1.5).add_(0.05 * torch.randn_like(parameter))
     rng = np.random.default_rng(1)
-    seen = ObservationFilter(rng.normal(size=observations.shape), rng.uniform(0.1, 3, observations.shape), 10.0)
-    return Policy(module, actions, observation_filter=seen if filtered else None, **options), observations
+    mean = leave_mask(rng.normal(size=observations.shape), observations, 0.0)
+    std = leave_mask(rng.uniform(0.1, 3, observations.shape), observations, 1.0)
+    seen = ObservationFilter(mean, std, 10.0) if filtered else None
+    return Policy(module, actions, observation_filter=seen, **options), observations
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -113,7 +118,7 @@ def test_tensorflow_serves_every_saved_model(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "saved_model.pb").write_bytes(write_saved_model(build_graph(policy, space.shape)))
         subject = Subject.of_policy(policy, space)
-        np.savez(folder / "in.npz", observations=subject.observations)
+        np.savez(folder / "in.npz", allow_pickle=False, **subject.inputs)
         trained[folder] = (name, subject)
     said = run_peer("run_saved_models.py", *trained)
     for folder, (name, subject) in trained.items():

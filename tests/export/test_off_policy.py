@@ -24,7 +24,9 @@ from runtime.export.saved_model import write_saved_model
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.policy import Policy
 from runtime.policies.q_module import QModule
+from runtime.policies.rllib_filter import leave_mask
 from runtime.policies.sac_module import SACModule, SquashedGaussian
+from runtime.policies.spaces import MaskedBox, count_choices
 from tests.conftest import run_peer
 
 PLANE = spaces.Box(-np.inf, np.inf, (5,), np.float32)
@@ -39,6 +41,8 @@ POLICIES: dict[str, tuple[type, spaces.Box, gymnasium.Space[Any], dict[str, Any]
     "atoms": (QModule, PLANE, spaces.Discrete(3), {**_Q, "dueling": False, "num_atoms": 7}),
     "dueling atoms": (QModule, PLANE, spaces.Discrete(3), {**_Q, "num_atoms": 7}),
     "pictures": (QModule, PICTURE, spaces.Discrete(5), {**_Q, "conv_filters": [[8, 8, 4], [16, 4, 2]]}),
+    "masked": (QModule, MaskedBox(PLANE, 4), spaces.Discrete(4), _Q),
+    "masked atoms": (QModule, MaskedBox(PLANE, 3), spaces.Discrete(3), {**_Q, "dueling": False, "num_atoms": 7}),
     "squashed": (SACModule, PLANE, REACH, {"twin_q": True}),
     "squashed, double": (SACModule, PLANE, spaces.Box(-0.1, 0.7, (2,), np.float64), {"twin_q": False}),
 }
@@ -60,8 +64,9 @@ def make_policy(name: str) -> tuple[Policy, spaces.Box]:
         for parameter in module.parameters():
             parameter.mul_(1.5).add_(0.05 * torch.randn_like(parameter))
     rng = np.random.default_rng(1)
-    seen = ObservationFilter(rng.normal(size=observations.shape), rng.uniform(0.1, 3, observations.shape), 10.0)
-    return Policy(module, actions, observation_filter=seen), observations
+    mean = leave_mask(rng.normal(size=observations.shape), observations, 0.0)
+    std = leave_mask(rng.uniform(0.1, 3, observations.shape), observations, 1.0)
+    return Policy(module, actions, observation_filter=ObservationFilter(mean, std, 10.0)), observations
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -76,7 +81,7 @@ def test_every_format_is_the_policy(name: str, tmp_path: Path) -> None:
 def test_a_q_policy_takes_the_action_that_rllibs_own_network_takes(name: str) -> None:
     policy, space = make_policy(name)
     assert policy.observation_filter is not None
-    rows = make_observations(space, policy.observation_filter)
+    rows = make_observations(space, policy.observation_filter, counts=count_choices(policy.action_space))
     batch = {Columns.OBS: torch.as_tensor(policy.observation_filter(rows))}
     with torch.inference_mode():
         theirs = DefaultDQNTorchRLModule._forward_inference(policy.module, batch)[Columns.ACTIONS]
@@ -100,7 +105,7 @@ def test_tensorflow_serves_every_saved_model(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "saved_model.pb").write_bytes(write_saved_model(build_graph(policy, space.shape)))
         subjects[folder] = Subject.of_policy(policy, space)
-        np.savez(folder / "in.npz", observations=subjects[folder].observations)
+        np.savez(folder / "in.npz", allow_pickle=False, **subjects[folder].inputs)
     run_peer("run_saved_models.py", *subjects)
     for folder, subject in subjects.items():
         with np.load(folder / "out.npz") as found:

@@ -13,8 +13,8 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.families.unity.trajectory import Trajectory, make_decisions
-from runtime.policies.policy import ACTION_MASK
 from runtime.policies.rllib_filter import find_filter
+from runtime.policies.spaces import ACTION_MASK
 from runtime.rllib.env_runner import Runner
 from runtime.rllib.episodes import LENGTHS, RETURNS
 

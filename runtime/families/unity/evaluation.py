@@ -34,8 +34,8 @@ from runtime.families.unity.preparation import EXECUTABLE_CHANNEL, find_scene
 from runtime.families.unity.scene import open_scene, scene_faults
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
-from runtime.policies.policy import ACTION_MASK, Policy
-from runtime.policies.spaces import Spaces
+from runtime.policies.policy import Policy
+from runtime.policies.spaces import ACTION_MASK, Spaces
 
 # Decisions after which an unfinished episode is counted: a policy that stands still may never end one.
 LONGEST_EPISODE = 10_000

@@ -15,6 +15,7 @@ from torch import nn
 
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
 from runtime.policies.ppo_module import PPOModule
+from runtime.policies.spaces import mask_size
 from runtime.ppo.compiled.network_kernels import (
     CATEGORICAL,
     FREE_GAUSSIAN,
@@ -102,8 +103,10 @@ def flatten(module: Any, action_space: gymnasium.Space[Any]) -> FlatNetwork:
     """
     if type(module) is not PPOModule:
         raise UnsupportedError(f"the network is a {type(module).__name__}")
-    if module.model_config.get("action_mask") or module.model_config.get("pixel_scale") is not None:
-        raise UnsupportedError("the network takes action masks or images")
+    if mask_size(module.observation_space) or module.model_config.get("action_mask"):
+        raise UnsupportedError("the network takes action masks")
+    if module.model_config.get("pixel_scale") is not None:
+        raise UnsupportedError("the network takes images")
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
         raise UnsupportedError("the network is on a GPU")
     return _Reader(module).read(action_space)

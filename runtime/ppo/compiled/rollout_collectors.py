@@ -16,6 +16,7 @@ from ray.rllib.utils.filter import RunningStat
 
 from envs.roboschool.vector_env import RoboschoolVectorEnv, in_threads
 from runtime.environments.spec import EnvironmentFaultError
+from runtime.policies.rllib_filter import leave_mask
 from runtime.ppo.compiled.network_kernels import CATEGORICAL, STATE_DEPENDENT, sample_actions
 from runtime.ppo.compiled.rollout_kernels import collect_rollout, list_buffers, normalize_observations, scale_actions
 from runtime.ppo.rollout import Rollout
@@ -103,7 +104,9 @@ class RolloutCollector(abc.ABC):
         if not stats.num_pushes:  # before the first step only the initial observations are known
             stats = RunningStat(stats.shape)
             update_statistics(stats, self.env.observations)
-        return stats.mean.astype(np.float32), (stats.std + _SMALL).astype(np.float32), _CLIP
+        space = self.env.single_observation_space
+        mean = leave_mask(stats.mean.astype(np.float32), space, 0.0)
+        return mean, leave_mask((stats.std + _SMALL).astype(np.float32), space, 1.0), _CLIP
 
     def normalize(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalizes observations as the network sees them."""

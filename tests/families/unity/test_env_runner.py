@@ -18,8 +18,9 @@ from runtime.families.unity.evaluation import ScenePlay
 from runtime.families.unity.trajectory import Trajectory, make_decisions
 from runtime.jobs.catalog import resolve
 from runtime.policies.masks import apply_mask
-from runtime.policies.policy import ACTION_MASK, Policy
+from runtime.policies.policy import Policy
 from runtime.policies.rllib_filter import find_filter
+from runtime.policies.spaces import ACTION_MASK
 from runtime.settings.resolve import Source
 from tests.unity_stand_in import build_player
 

@@ -170,7 +170,29 @@ def patch(module: ModuleType) -> None:
     module.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
     gym.wrappers.Monitor = Monitor
     gym.utils.seeding.np_random = _np_random
+    if gym.spaces.Box.__init__ is not _init_box:
+        gym.spaces.Box.__init__ = _init_box
     add_names()
+
+
+_init_box_026 = gym.spaces.Box.__init__
+
+
+def _init_box(self: Any, low: Any, high: Any, shape: Any = None, dtype: Any = np.float32, seed: Any = None) -> None:
+    """gym.spaces.Box, whose infinite bounds of whole numbers are the type's largest: gym 0.26 refuses unsigned ones."""
+    _init_box_026(self, _within_type(low, dtype), _within_type(high, dtype), shape, dtype, seed)
+
+
+def _within_type(bound: Any, dtype: Any) -> Any:
+    """Returns a bound of a Box with the type's largest and smallest number in place of infinity."""
+    if not np.issubdtype(dtype, np.integer) or not np.any(np.isinf(bound)):
+        return bound
+    kept = np.asarray(bound, float)
+    limits = np.iinfo(dtype)
+    within = np.where(np.isinf(kept), 0, kept).astype(dtype)
+    within[np.isposinf(kept)] = limits.max
+    within[np.isneginf(kept)] = limits.min
+    return within if within.ndim else within.item()
 
 
 def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int | None]:

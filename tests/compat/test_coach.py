@@ -227,6 +227,21 @@ def test_a_job_of_sagemaker_and_the_evaluation_of_its_checkpoint(opt_ml: OptMl, 
     assert "Testing> Name=main_level/agent, Worker=0, Episode=1, Total reward=97.0," in evaluated.log
 
 
+@pytest.mark.parametrize(
+    ("level", "shape", "size"),
+    [("odd_envs:BagEnv", [3], 3), ("odd_envs:WeightsEnv", [32], 32)],
+)
+def test_environments_with_the_habits_of_2020(level: str, shape: list[int], size: int, folder: Path) -> None:
+    words = ("--rl.env_params.level", level, "--improve_steps", "2048")
+    argument = ("--rl.env_params.additional_simulator_parameters.window", "8") if size == 32 else ()
+    results, _ = train(folder, *words, *argument)
+    manifest = manifest_of(results)
+    assert manifest["observation_space"]["shape"] == shape
+    assert largest_difference(manifest["exports"]) < 1e-4
+    lengths = {int(row["Episode Length"]) for row in episodes_of(results / CSV)}
+    assert lengths == {20 if size == 3 else 30}
+
+
 def test_batch_learning_has_our_presets_numbers_and_the_hyperparameters_on_top(folder: Path) -> None:
     log = (
         "--env",

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from envs.roboschool.registration import ROBOSCHOOL_IDS
-from tests.conftest import ROOT
+from runtime.environments.old_gym import as_gymnasium
+from tests.conftest import ROOT, run_smrl
 
 with contextlib.redirect_stderr(io.StringIO()):  # gym 0.26.2 says at import that it is no longer maintained
     import gym
@@ -131,3 +132,46 @@ def test_an_id_of_a_later_version_or_no_known_name_is_left_to_gym() -> None:
     for unknown in ("Pendulum-v99", "NoSuchRobot-v0"):
         with pytest.raises(gym.error.Error):
             make(unknown)
+
+
+class Framed(Counting):
+    """Renders as gym 0.26 has it: by its render_mode."""
+
+    render_mode: str | None = None
+
+    def render(self) -> Any:
+        return np.zeros((4, 4, 3), np.uint8) if self.render_mode == "rgb_array" else None
+
+
+class FramedByMode(Counting):
+    """Renders as gym had it before: by an argument."""
+
+    def render(self, mode: str = "human") -> Any:
+        return np.zeros((4, 4, 3), np.uint8) if mode == "rgb_array" else None
+
+
+@pytest.mark.parametrize("made", [Framed, FramedByMode])
+def test_an_environment_of_any_gym_renders_frames(made: type[Counting]) -> None:
+    env = as_gymnasium(made(3))
+    env.unwrapped.render_mode = "rgb_array"
+    env.reset()
+    frame: Any = env.render()
+    assert frame.shape == (4, 4, 3)
+
+
+def test_spaces_and_numpys_names_of_2020(tmp_path: Path) -> None:
+    """As knapsack's and tic-tac-toe's environments have them; gym 0.26 refuses the first, NumPy the second."""
+    (tmp_path / "script.py").write_text(
+        "import gym, numpy as np\n"
+        "low, high = np.array([0, 0]), np.array([100, np.inf])\n"
+        "box = gym.spaces.Box(low=low, high=high, dtype=np.uint32)\n"
+        "print(box.low, box.high, box.dtype)\n"
+        "print(gym.spaces.Box(-np.inf, np.inf, (1,), dtype=np.int8).high, gym.spaces.Box(-np.inf, np.inf, (1,)).high)\n"
+        "print(gym.spaces.Box(low=-1, high=1, shape=(2,), dtype=np.int).dtype, np.float(2), np.bool(1))\n"
+    )
+    done = run_smrl("run", "script.py", cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        "[0 0] [       100 4294967295] uint32",
+        "[127] [inf]",
+        "int64 2.0 True",
+    ], done.stderr

@@ -328,6 +328,9 @@ def test_training_ends_with_exports_and_export_takes_the_best(exported_results: 
     rows = make_observations(read_box(manifest["observation_space"]), policy.observation_filter, seed=9)
     (actions,) = onnxruntime.InferenceSession(folder / "policy.onnx").run(["actions"], {OBSERVATIONS: rows})
     np.testing.assert_allclose(actions, policy.outputs(rows)["actions"], atol=TOLERANCE)
+    assert policy.observation_filter is not None
+    np.testing.assert_array_equal(manifest["training_observations"]["mean"], policy.observation_filter.mean)
+    np.testing.assert_array_equal(manifest["training_observations"]["std"], policy.observation_filter.std)
     done = run_smrl("export", "results", "checkpoint=best", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.splitlines()

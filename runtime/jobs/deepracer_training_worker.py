@@ -10,7 +10,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runtime.container.layout import Container, Layout
@@ -21,6 +21,7 @@ from runtime.families.deepracer.callbacks import RecordSettings
 from runtime.families.deepracer.family import DeepRacerFamily
 from runtime.families.deepracer.job_files import JobFile
 from runtime.families.deepracer.places import PLACES, Places
+from runtime.families.deepracer.records import metrics_name
 from runtime.families.deepracer.storage import Bucket, Uploads
 from runtime.jobs.training import Request, run_training
 from runtime.outputs.console import Reporter
@@ -181,7 +182,10 @@ def _find_uploads(places: Places, folder: Path, job: JobFile) -> Uploads | None:
     found: dict[str, tuple[Bucket, str]] = {"": (places.bucket, f"{places.prefix}/")}
     metrics, traces = job.values.get("METRICS_S3_OBJECT_KEY"), job.values.get("SIMTRACE_S3_PREFIX")
     if metrics:
-        found["training_metrics.json"] = (places.open(job.values.get("METRICS_S3_BUCKET")) or places.bucket, metrics)
+        bucket = places.open(job.values.get("METRICS_S3_BUCKET")) or places.bucket
+        end = PurePosixPath(metrics).suffix
+        keys = [metrics, *(f"{metrics.removesuffix(end)}_{n}{end}" for n in range(1, _MOST_WORKERS))]
+        found |= {metrics_name(n): (bucket, key) for n, key in enumerate(keys)}
     if traces:
         bucket = places.open(job.values.get("SIMTRACE_S3_BUCKET")) or places.bucket
         below = ["training-simtrace/", *(f"{n}/training-simtrace/" for n in range(_MOST_WORKERS))]

@@ -27,6 +27,7 @@ from runtime.families.deepracer.records import (
     Trace,
     TrainingMetrics,
     label_of,
+    metrics_name,
     write_metadata,
 )
 from runtime.files import write_json
@@ -76,7 +77,8 @@ class TrainingRecords:
         self._settings = settings
         self._reporter = reporter
         self._options = read_options(**env.config)
-        self._metrics = TrainingMetrics(settings.folder / "training_metrics.json", best_by=settings.best_by)
+        self._metrics = self._make_metrics(0)  # of each worker; the first one evaluates
+        self._other_metrics: dict[int, TrainingMetrics] = {}
         self._traces: dict[int, SimTrace] = {}
         self._evaluation_cars = self._make_evaluation_cars(self._options, seed)
         self._explorer = Explorer(action_space(self._options.metadata), seed=seed)
@@ -87,6 +89,16 @@ class TrainingRecords:
         (settings.folder / "ip").mkdir(parents=True, exist_ok=True)
         write_metadata(settings.folder, self._options.metadata)
         write_json(settings.folder / HYPERPARAMETERS, settings.hyperparameters)
+
+    def _make_metrics(self, worker: int) -> TrainingMetrics:
+        return TrainingMetrics(self._settings.folder / metrics_name(worker), best_by=self._settings.best_by)
+
+    def _metrics_of(self, worker: int) -> TrainingMetrics:
+        if worker == 0:
+            return self._metrics
+        if worker not in self._other_metrics:
+            self._other_metrics[worker] = self._make_metrics(worker)
+        return self._other_metrics[worker]
 
     def _make_evaluation_cars(self, options: Options, seed: int | None) -> list[Racing]:
         """Makes the cars for evaluations, spread over each track: trials from one start would all be identical."""
@@ -123,10 +135,17 @@ class TrainingRecords:
         self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
         self._record_learning(result)
         found = self._evaluate(algorithm, state) if self._evaluation_cars else {}
-        self._metrics.write()
+        for metrics in (self._metrics, *self._other_metrics.values()):
+            metrics.write()
         self._record_checkpoint(state, f"{iteration}_Step-{state.timesteps_total}.ckpt")
         self._write_car_model(algorithm, iteration)
-        state.extra[FAMILY] = {"score": self._score, "metrics": self._metrics.rows, "best": self._best}
+        others = {str(worker): metrics.rows for worker, metrics in self._other_metrics.items()}
+        state.extra[FAMILY] = {
+            "score": self._score,
+            "metrics": self._metrics.rows,
+            "other_metrics": others,
+            "best": self._best,
+        }
         if self._settings.after is not None:
             self._settings.after()
         return found
@@ -139,6 +158,9 @@ class TrainingRecords:
             return
         kept = state.extra.get(FAMILY, {})
         self._metrics.resume(list(kept.get("metrics", [])))
+        self._other_metrics = {}
+        for worker, rows in kept.get("other_metrics", {}).items():
+            self._metrics_of(int(worker)).resume(list(rows))
         self._score = kept.get("score")
         self._best = None
         if best := kept.get("best"):
@@ -147,13 +169,14 @@ class TrainingRecords:
     def _record_episodes(self, workers: Mapping[int, Any], state: JobState) -> None:
         count = sum(len(lengths) for traces in workers.values() for _, lengths in traces)
         episode = state.episodes_total - count
-        trial = 0
         for worker, traces in workers.items():
             numbered = []
+            metrics = self._metrics_of(worker)
+            first = metrics.last_episode() + 1
             for trace in (one for rows, lengths in traces for one in np.split(rows, np.cumsum(lengths)[:-1])):
                 numbered.append((episode, trace))
-                episode, trial = episode + 1, trial + 1
-                self._metrics.add(trace, episode=episode, trial=trial, phase="training")
+                episode, trial = episode + 1, len(numbered)
+                metrics.add(trace, episode=first + trial - 1, trial=trial, phase="training")
                 total = float(trace[:, C["reward"]].sum())
                 self._reporter.log(
                     f"Training> Name={_AGENT}, Worker={worker}, Episode={episode - 1}, Total reward={total:.2f}, "

@@ -115,8 +115,13 @@ def _as_line(cells: tuple[Any, ...]) -> str:
     )
 
 
+def metrics_name(worker: int) -> str:
+    """Names the file of a worker's training metrics."""
+    return f"training_metrics_{worker}.json" if worker else "training_metrics.json"
+
+
 class TrainingMetrics:
-    """training_metrics.json, rewritten after each iteration.
+    """The metrics of one worker's episodes, a file that is rewritten after each iteration.
 
     Args:
         path: File to write.
@@ -135,7 +140,7 @@ class TrainingMetrics:
         self.clock_ms = max((row["metric_time"] for row in self.rows), default=0)
 
     def add(self, trace: Trace, *, episode: int, trial: int, phase: str) -> None:
-        """Adds an episode, numbered from 1 in the job and in its iteration."""
+        """Adds an episode, numbered from 1 among the worker's own: in the job, and in its iteration."""
         elapsed = float(trace[-1, C["time"]]) * 1000
         start = self.clock_ms
         self.clock_ms = self.clock_ms + elapsed
@@ -152,6 +157,10 @@ class TrainingMetrics:
                 "episode_status": label_of(trace),
             }
         )
+
+    def last_episode(self) -> int:
+        """Returns the number of the newest episode, 0 if there is none."""
+        return int(self.rows[-1]["episode"]) if self.rows else 0
 
     def write(self) -> None:
         """Writes the whole file."""

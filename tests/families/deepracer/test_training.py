@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from deepracer.logs import DeepRacerLog, SimulationLogsIO
+from deepracer.logs.metrics import TrainingMetrics
 
 from envs.deepracer.metadata import parse_metadata
 from envs.deepracer.race import KNOWN_DYNAMICS
@@ -256,6 +257,11 @@ def test_continuous_actions_on_two_workers_load_in_the_log_tool(tmp_path: Path) 
     frame = log.dataframe()
     assert sorted(frame["worker"].unique()) == [0, 1]
     assert set(frame["action"]) == {-1}
+    found = TrainingMetrics("none", fname=str(records / "training_metrics.json"), region="us-east-1").metrics
+    assert found[found["phase"] == "training"][["episode", "trial"]].values.tolist() == [[1, 1], [2, 2]]
+    assert (found["phase"] == "evaluation").any()
+    other = json.loads((records / "training_metrics_1.json").read_text())["metrics"]
+    assert [(row["episode"], row["trial"], row["phase"]) for row in other] == [(1, 1, "training")]
 
 
 @pytest.mark.system

@@ -14,8 +14,8 @@ from runtime.outputs.learning_curve import SMOOTH_FROM, is_near, smooth
 from runtime.tuning.records import Trial
 from runtime.tuning.request import TuningJob
 
-# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots; a line
-# that keeps its last value.
+# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots;
+# a line that keeps its last value.
 Style = Literal["line", "thin", "edge", "rest", "goal", "dots", "steps"]
 Column = Sequence[float | None]
 

@@ -143,7 +143,7 @@ class Training:
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
-        self._metrics.describe(job.config.values(), objective="episode_reward_mean")
+        self._metrics.describe(job.config.values())
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0

@@ -12,6 +12,13 @@ from typing import Any
 from runtime.files import write_text
 
 JSONL = "metrics.jsonl"
+# TensorBoard's groups, by how a metric's name begins and ends; the first that fits, else "train".
+_GROUPS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("time", ("training_iteration", "episodes_total", "timesteps_total", "time_total_s", "updates"), ()),
+    ("time", (), ("_lost", "_restarted", "_restarts", "_rejoined")),
+    ("rollout", ("episode_",), ()),
+    ("estimates", ("estimated_return", "weighted_", "sequential_"), ()),
+)
 
 
 def metric_line(row: Mapping[str, float]) -> str:
@@ -27,6 +34,14 @@ def _format_value(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.6g}"
+
+
+def tag_of(name: str) -> str:
+    """Returns a metric's tag in TensorBoard, as `rollout/episode_reward_mean`, by which its page groups charts."""
+    for group, beginnings, ends in _GROUPS:
+        if name.startswith(beginnings) or name.endswith(ends):
+            return f"{group}/{name}"
+    return f"train/{name}"
 
 
 def _open_events(folder: Path, **options: Any) -> Any:
@@ -70,19 +85,21 @@ class MetricsLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
-            self._events.add_scalar(name, value, int(row[self._step]))
+            self._events.add_scalar(tag_of(name), value, int(row[self._step]))
 
-    def describe(self, settings: Mapping[str, Any], *, objective: str) -> None:
+    def describe(self, settings: Mapping[str, Any]) -> None:
         """Writes the job's settings for TensorBoard's HParams tab, where jobs are compared.
 
         Args:
             settings: Values by name; what is neither number nor text is written as text.
-            objective: The metric that the tab lists beside them.
         """
         from tensorboardX.summary import hparams
 
         values = {name: value if isinstance(value, int | float) else str(value) for name, value in settings.items()}
-        for summary in hparams(values, {objective: 0.0}):
+        # The list of columns stays away: TensorBoard would take one job's for all, and those of other algorithms have
+        # settings of their own. Without it, the tab has every setting and metric of every job.
+        _columns, start, end = hparams(values, {})
+        for summary in (start, end):
             self._events.file_writer.add_summary(summary)
 
     def add_video(self, name: str, gif: bytes, size: tuple[int, int], step: int) -> None:

@@ -200,7 +200,7 @@ def _lines(label: str, values: NDArray[np.float64], color: int) -> list[Series]:
     ]
     beyond = somewhere & ~everywhere
     if everywhere.any():
-        beyond &= np.arange(len(beyond)) > np.flatnonzero(everywhere)[-1]
+        beyond &= np.arange(values.shape[1]) > np.flatnonzero(everywhere)[-1]
     rest = Series(f"{label}, mean of the runs that continued", np.where(beyond, mean, np.nan).tolist(), "rest", color)
     return [*edges, line, *([rest] if beyond.any() else [])]
 

@@ -14,8 +14,8 @@ from runtime.outputs.learning_curve import SMOOTH_FROM, is_near, smooth
 from runtime.tuning.records import Trial
 from runtime.tuning.request import TuningJob
 
-# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots; a line
-# that keeps its last value.
+# A line; a thin one, of what another smooths; the edge of a band; where only some runs continued; the goal; dots;
+# a line that keeps its last value.
 Style = Literal["line", "thin", "edge", "rest", "goal", "dots", "steps"]
 Column = Sequence[float | None]
 
@@ -233,9 +233,9 @@ def chart_trials(job: TuningJob, trials: Sequence[Trial]) -> Chart | None:
         latest = [value for value in (*best[-1:], trial.objective) if value is not None]
         best.append(pick(latest) if trial.state == "completed" else next(iter(best[-1:]), None))
     series = [
+        Series("best so far", best, "steps", 1),
         Series("ran to its end", [trial.objective if trial.state == "completed" else None for trial in scored], "dots"),
         Series("stopped early", [trial.objective if trial.state == "stopped" else None for trial in scored], "dots", 7),
-        Series("best so far", best, "steps", 1),
     ]
     spreads = [(trial.objective or 0.0, trial.spread) for trial in scored]
     has_spread = any(spread is not None for _, spread in spreads)

@@ -154,7 +154,7 @@ class Training:
         watch.begin(self._algorithm, self._state.faults)
         self._metrics = MetricsLog(context.layout.data, self._state.rows)
         self._reporter.show_earlier(self._state.rows)
-        self._metrics.describe(job.config.values(), objective="episode_reward_mean")
+        self._metrics.describe(job.config.values())
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)
         episodes = self._settings.evaluation_episodes
         seed = job.config.algorithm.drawn_seed()

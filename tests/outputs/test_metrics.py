@@ -4,10 +4,11 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.outputs.metrics import MetricsLog, metric_line, read_rows
+from runtime.outputs.metrics import MetricsLog, metric_line, read_rows, tag_of
 from runtime.settings.schema import StopCriteria
 from runtime.settings.stop_criteria import reached
 
@@ -50,24 +51,45 @@ def test_tensorboard_reads_the_events_that_we_write(tmp_path: Path) -> None:
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("episode_reward_mean")] == [(100, 1.5), (200, 2.5)]
+    assert [(e.step, e.value) for e in events.Scalars("rollout/episode_reward_mean")] == [(100, 1.5), (200, 2.5)]
+    assert {"time/training_iteration", "time/timesteps_total"} <= set(events.Tags()["scalars"])
 
 
-def test_tensorboards_hparams_tab_finds_every_setting(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("episode_len_mean", "rollout/episode_len_mean"),
+        ("episodes_total", "time/episodes_total"),
+        ("env_runners_lost", "time/env_runners_lost"),
+        ("vf_loss", "train/vf_loss"),
+        ("weighted_doubly_robust", "estimates/weighted_doubly_robust"),
+    ],
+)
+def test_tensorboard_groups_metrics(name: str, tag: str) -> None:
+    assert tag_of(name) == tag
 
-    log = MetricsLog(tmp_path, [])
-    log.describe({"config.lr": 0.5, "config.use_gae": True, "config.model.fcnet_hiddens": [8, 8]}, objective="kl")
-    log.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    found = events.PluginTagToContent("hparams")
-    start = HParamsPluginData.FromString(found["_hparams_/session_start_info"]).session_start_info.hparams
-    assert (start["config.lr"].number_value, start["config.use_gae"].bool_value) == (0.5, True)
-    assert start["config.model.fcnet_hiddens"].string_value == "[8, 8]"
-    experiment = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment
-    assert [one.name.tag for one in experiment.metric_infos] == ["kl"]
+
+def test_tensorboards_hparams_tab_has_the_settings_and_metrics_of_every_algorithm(tmp_path: Path) -> None:
+    from tensorboard import context
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams.backend_context import Context
+
+    for run, settings, loss in (("ppo", {"config.clip_param": 0.5}, "vf_loss"), ("sac", {"config.tau": 0.25}, "alpha")):
+        log = MetricsLog(tmp_path / run, [])
+        log.describe({**settings, "config.use_gae": True, "config.model.fcnet_hiddens": [8, 8]})
+        log.write({"training_iteration": 1, "timesteps_total": 100, loss: 1.0})
+        log.close()
+    runs = EventMultiplexer()
+    runs.AddRunsFromDirectory(str(tmp_path))
+    runs.Reload()
+    plugin = Context(TBContext(data_provider=MultiplexerDataProvider(runs, str(tmp_path))))
+    request = context.RequestContext()
+    found = plugin.experiment_from_metadata(request, "", True, plugin.hparams_metadata(request, ""), [])
+    names = {"config.clip_param", "config.tau", "config.use_gae", "config.model.fcnet_hiddens"}
+    assert {one.name for one in found.hparam_infos} == names
+    assert {"train/vf_loss", "train/alpha"} <= {one.name.tag for one in found.metric_infos}
 
 
 def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 // Draws each .chart of the page from the JSON in its data-chart, and again when the page, its colors or its width change.
 const smrlCharts = {
   drawn: [],
+  // Distances of the ticks between whole numbers.
+  steps: Array.from({length: 16}, (_, power) => [1, 2, 5].map(first => first * 10 ** power)).flat(),
 
   number(value) {
     if (value === null || value === undefined) return '–';
@@ -84,16 +86,18 @@ const smrlCharts = {
     const axis = {stroke: text, grid: {stroke: this.color('grid'), width: 1}, ticks: {show: false}, font: '12px system-ui',
       labelFont: '12px system-ui', labelSize: 18};
     const last = plot.columns[0].length - 1;
+    const counts = plot.columns[0].every(Number.isInteger);
+    const beside = plot.series.some(one => one.style === 'dots') ? 0.5 : 0;  // room for the dots at both ends
     return {
       width: box.clientWidth,
       height: isSmall ? 190 : 320,
       legend: {markers: {width: 2}},
       cursor: {sync: {key: plot.x}, points: {size: 7}, focus: {prox: isMany ? 30 : -1}, y: false},
       focus: {alpha: isMany ? 0.25 : 1},
-      scales: {x: {time: false, range: (_, low, high) => low === high ? [low - 1, high + 1] : [low, high]},
+      scales: {x: {time: false, range: (_, low, high) => low === high ? [low - 1, high + 1] : [low - beside, high + beside]},
         y: {range: (_, low, high) => low === high ? [low - 1, high + 1] : uPlot.rangeNum(low, high, 0.1, true)}},
       axes: [
-        {...axis, label: plot.x, space: 60, size: 28, values: (_, ticks) => ticks.map(tick => this.tick(tick))},
+        {...axis, label: plot.x, space: 60, size: 28, incrs: counts ? this.steps : undefined, values: (_, ticks) => ticks.map(tick => this.tick(tick))},
         {...axis, label: content.y || null, space: 36, values: (_, ticks) => ticks.map(tick => this.tick(tick)),
           size: (_, ticks) => 14 + 7 * Math.max(3, ...(ticks || []).map(tick => tick.length))},
       ],

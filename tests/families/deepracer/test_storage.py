@@ -13,7 +13,12 @@ import pandas as pd
 import pytest
 from moto.server import ThreadedMotoServer
 
+from runtime.container.layout import Container
+from runtime.families.deepracer.job_files import JobFile
+from runtime.families.deepracer.places import Places
+from runtime.families.deepracer.records import metrics_name
 from runtime.families.deepracer.storage import Bucket, Uploads
+from runtime.jobs.deepracer_training_worker import _find_uploads
 from tests.conftest import ROOT, OptMl
 
 
@@ -47,6 +52,27 @@ def test_what_a_training_removes_is_removed_from_s3(
     uploads.send_if_possible()
     keys = [item["Key"] for item in client.list_objects_v2(Bucket="garage")["Contents"]]
     assert keys == ["car/model/model_0.pb", "car/model/model_2.pb"]
+
+
+@pytest.mark.parametrize(
+    ("key", "second"),
+    [("car/training_metrics.json", "car/training_metrics_1.json"), ("metrics/Training", "metrics/Training_1")],
+)
+def test_each_workers_metrics_have_a_key_of_their_own(
+    s3: tuple[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, second: str
+) -> None:
+    endpoint, client = s3
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    client.create_bucket(Bucket="workers")
+    places = Places({"s3_bucket": "workers", "s3_prefix": "car"}, Container(s3_endpoint=endpoint), tmp_path)
+    for worker in range(2):
+        (tmp_path / metrics_name(worker)).write_text(str(worker))
+    uploads = _find_uploads(places, tmp_path, JobFile({}, {"METRICS_S3_OBJECT_KEY": key}, (), ()))
+    assert uploads is not None
+    uploads.send()
+    found = [client.get_object(Bucket="workers", Key=name)["Body"].read() for name in (key, second)]
+    assert found == [b"0", b"1"]
 
 
 @pytest.mark.system

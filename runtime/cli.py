@@ -210,6 +210,24 @@ def _settings(arguments: argparse.Namespace, **names: str) -> dict[str, Any]:
     return settings
 
 
+def _take_seed(arguments: argparse.Namespace) -> int:
+    """Takes `--seed 1` or `seed=1` out of a command line that has no settings of a job; 0 if there is neither.
+
+    Raises:
+        UserError: There are both, or it is no seed.
+    """
+    named = [word for word in arguments.settings if word.startswith("seed=")]
+    arguments.settings = [word for word in arguments.settings if word not in named]
+    given = [str(arguments.seed)] if arguments.seed is not None else []
+    values = [*given, *(word.partition("=")[2] for word in named)]
+    if len(values) > 1 or not all(value.isdigit() for value in values):
+        raise UserError(
+            f"seed: got {' and '.join(values) or 'nothing'} from the command line; expected one whole number of at "
+            "least 0."
+        )
+    return int(values[0]) if values else 0
+
+
 _OF_TRAINING = {
     "env": "rl.training.env",
     "seed": "rl.training.config.seed",
@@ -236,7 +254,7 @@ def _add_collect(commands: Any) -> None:
     collect.add_argument("--steps", type=positive, help="steps to take in each copy, instead of episodes")
     collect.add_argument("--policy", default="uniform", help="uniform, or the results folder of a training")
     collect.add_argument("--epsilon", type=float, default=0.0, help="share of uniformly random actions, 0 to 1")
-    collect.add_argument("--seed", type=natural, default=0, help="seed of environments and actions; 0 if not given")
+    collect.add_argument("--seed", type=natural, help="seed of environments and actions; 0 if not given")
     collect.add_argument("--out", type=folder, help="file to write, .csv or .parquet")
     collect.add_argument(
         "--states", type=folder, help="file for the final observations of the copies, for smrl transform"
@@ -299,6 +317,7 @@ def _add_deepracer(commands: Any) -> None:
     check = commands.add_parser("reward-check", help="drive laps with a DeepRacer reward function, without training")
     check.add_argument("file", type=Path, help="Python file with reward_function(params)")
     check.add_argument("--out", type=folder, help="picture to write; beside the file if not given")
+    check.add_argument("--seed", type=natural, help="seed of objects that are placed at random; 0 if not given")
     check.epilog = "track=NAME, tracks=FOLDER, number_of_obstacles=6, … set the race; speed=2.5 the speed in m/s"
     check.set_defaults(command=_reward_check)
 
@@ -402,9 +421,10 @@ def _collect(arguments: argparse.Namespace) -> int:
     from runtime.container.job import run_job
     from runtime.offline.data.collecting import CollectRequest, run_collect
 
+    seed = _take_seed(arguments)
     refuse_settings(arguments.settings)
-    names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "seed", "out", "states", "action_probs")
-    request = CollectRequest(**{name: getattr(arguments, name) for name in names})
+    names = ("env", "envs", "episodes", "steps", "policy", "epsilon", "out", "states", "action_probs")
+    request = CollectRequest(**{name: getattr(arguments, name) for name in names}, seed=seed)
     return run_job(lambda container, stop: run_collect(request, stop))
 
 
@@ -493,9 +513,10 @@ def _reward_check(arguments: argparse.Namespace) -> int:
     from runtime.families.deepracer.reward_check import check_reward
     from runtime.settings.types import parse_text
 
+    seed = _take_seed(arguments)
     settings = {name: parse_text(text) for name, text in parse_settings(arguments.settings).items()}
     out = arguments.out or arguments.file.with_suffix(".reward.png")
-    print(check_reward(arguments.file, settings, out))
+    print(check_reward(arguments.file, settings, out, seed=seed))
     return 0
 
 

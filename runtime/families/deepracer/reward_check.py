@@ -24,13 +24,14 @@ _LINES = ("center line", "inner lane", "outer lane")
 Lap = NDArray[np.float64]
 
 
-def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
+def check_reward(path: Path, settings: Mapping[str, Any], out: Path, *, seed: int = 0) -> str:
     """Drives three laps with a reward function, and draws what it paid.
 
     Args:
         path: File with `reward_function(params)`.
         settings: Settings of the environment, as track and race_type, and `speed` in m/s, 1 if not given.
         out: Picture to write.
+        seed: Seed of objects that are placed at random.
 
     Returns:
         A text report.
@@ -50,7 +51,7 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     try:
         options = read_options(**{**race, "reward_function": path, "is_training": False})
         started = time.perf_counter()
-        laps = drive_lines(options, speed)
+        laps = drive_lines(options, speed, seed=seed)
     except RewardError as error:
         raise UserError(str(error)) from error.__cause__
     except ValueError as error:
@@ -75,9 +76,9 @@ def check_reward(path: Path, settings: Mapping[str, Any], out: Path) -> str:
     return "\n".join([*lines, f"  picture: {out}"])
 
 
-def drive_lines(options: Options, speed: float) -> dict[str, Lap]:
+def drive_lines(options: Options, speed: float, *, seed: int = 0) -> dict[str, Lap]:
     """Laps on the center line and in the lanes at a speed in m/s: x, y, reward and progress of each paid step."""
-    racing = Racing(options, worlds=len(_LINES), seed=0)
+    racing = Racing(options, worlds=len(_LINES), seed=seed)
     for world in range(len(_LINES)):
         racing.restart(world)
     track = racing.simulation.track_of(0)

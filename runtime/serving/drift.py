@@ -79,7 +79,7 @@ class Drift:
         with path.open("r+b") as shared:
             sums = np.frombuffer(mmap.mmap(shared.fileno(), 0), np.float64)
         self._count, self._z_sums, self._outside = sums[:1], sums[1 : 1 + inputs], sums[1 + inputs :]
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.Lock()  # of the sums and the two below
         self._pending: list[NDArray[np.float32]] = []
         self._pending_rows = 0
 
@@ -93,24 +93,34 @@ class Drift:
         with self._lock:
             self._pending.append(observations)
             self._pending_rows += len(observations)
-            if self._pending_rows >= _BATCH_ROWS:
-                self._sum()
+            if self._pending_rows < _BATCH_ROWS:
+                return
+            taken = self._take()
+        self._sum(taken)
 
     def flush(self) -> None:
         """Sums what was added, so that other workers see it."""
         with self._lock:
-            self._sum()
+            taken = self._take()
+        self._sum(taken)
 
-    def _sum(self) -> None:
-        if not self._pending:
-            return
-        rows = np.concatenate([part.reshape(len(part), -1) for part in self._pending])
-        self._pending = []
+    def _take(self) -> list[NDArray[np.float32]]:
+        taken, self._pending = self._pending, []
         self._pending_rows = 0
+        return taken
+
+    def _sum(self, parts: list[NDArray[np.float32]]) -> None:
+        """Sums without the lock, as a large request takes long; a health check must not wait for it."""
+        if not parts:
+            return
+        rows = np.concatenate([part.reshape(len(part), -1) for part in parts])
         z = (rows - self._training.mean) / (self._training.std + _SMALLEST_STD)
-        self._count += len(z)
-        self._z_sums += z.sum(axis=0)
-        self._outside += (np.abs(z) > self._training.clip).sum(axis=0)
+        z_sums = z.sum(axis=0)
+        outside = (np.abs(z) > self._training.clip).sum(axis=0)
+        with self._lock:
+            self._count += len(z)
+            self._z_sums += z_sums
+            self._outside += outside
 
     def text(self) -> str:
         """Returns the sums over all workers, in Prometheus' text format."""

@@ -28,7 +28,14 @@ _LATE_IMPORTS = (
     *("tensorboardX", "pydantic.v1"),
 )
 # Modules for scripts, whose own imports they change; and modules with ONNX Runtime, whose thread no fork outlives.
-_LEFT_OUT = ("runtime.compat.", "runtime.local_mode.", "runtime.serving.")  # local_mode takes the SageMaker SDK
+# local_mode takes the SageMaker SDK; evaluation runs exported policies.
+_LEFT_OUT = (
+    "runtime.compat.",
+    "runtime.local_mode.",
+    "runtime.serving.",
+    "runtime.offline.evaluation",
+    "runtime.offline.target_policies",
+)
 _SERVER = [sys.executable, "-m", "tests.warm_smrl"]
 _RAY = [*_SERVER, "ray"]
 

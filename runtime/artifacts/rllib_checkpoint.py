@@ -150,7 +150,7 @@ def _read_module(module: Path, place: Path) -> StoredPolicy:
 
 
 def _check_settings(settings: Any, place: Path) -> None:
-    found = {name: value for name, value in settings.items() if isinstance(value, _Named | type)}
+    found = {name: value for name, value in settings.items() if hasattr(value, "path")}  # named, not data
     if found:
         listed = ", ".join(f"{name} {value.path}" for name, value in found.items())
         raise UserError(f"{place}: got a network with the {listed}; expected settings that are numbers or text.")

@@ -144,7 +144,7 @@ class EvaluatedPolicy:
                 f"the action {found[int(np.argmax((numbers < 0) | (numbers >= self._num_actions)))].tolist()}",
                 f"one whole number from 0 to {self._num_actions - 1}, as the log has",
             )
-        return np.eye(self._num_actions, dtype=np.float32)[numbers.astype(int)]
+        return np.asarray(np.eye(self._num_actions)[numbers.astype(int)], np.float32)
 
     def _check_probabilities(self, found: NDArray[Any]) -> None:
         outside = ((found < -_SUM_TOLERANCE) | (found > 1 + _SUM_TOLERANCE)).any(axis=1)

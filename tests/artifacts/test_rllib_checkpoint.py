@@ -24,7 +24,7 @@ from runtime.offline.target_policies import EvaluatedPolicy, load_target
 
 STATES = 5 * np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
-DISCRETE = gymnasium.spaces.Discrete(4)
+DISCRETE: Any = gymnasium.spaces.Discrete(4)
 BOX = gymnasium.spaces.Box(np.array([-3, 0], np.float32), np.array([5, 1], np.float32))
 MODULE = Path("learner_group/learner/rl_module/default_policy")
 

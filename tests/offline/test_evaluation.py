@@ -123,7 +123,7 @@ def test_a_policy_far_from_the_log_has_its_interval_refused() -> None:
     data = Transitions(
         (states + 0.01 * rng.normal(size=states.shape)).astype(np.float32),
         actions,
-        np.where(np.arange(2 * count) % 2, rng.choice([-1, 1], 2 * count), 0).astype(np.float32),
+        np.asarray(np.where(np.arange(2 * count) % 2, rng.choice([-1, 1], 2 * count), 0), np.float32),
         np.where(np.arange(2 * count) % 2, TERMINAL, np.arange(1, 2 * count + 1)),
         np.arange(0, 2 * count, 2),
         np.where(states > 0.5, [[1.0, 0.0]], [[0.5, 0.5]]).astype(np.float32),
@@ -144,7 +144,7 @@ def make_target(*, count: int, seed: int) -> tuple[Transitions, float]:
     rng = np.random.default_rng(seed)
     states = rng.uniform(-1, 1, (count, 1)).astype(np.float32)
     actions = rng.uniform(-1, 1, (count, 1)).astype(np.float32)
-    rewards = 1 - ((actions - states / 2) ** 2)[:, 0]
+    rewards = np.asarray(1 - ((actions - states / 2) ** 2)[:, 0], np.float32)
     data = Transitions(states, actions, rewards, np.full(count, TERMINAL), np.arange(count), None, None)
     return data, 1 - 1 / 12  # the mean of 1 - (state / 2)² over -1 to 1
 

@@ -1,9 +1,9 @@
-"""smrl from Python: training, evaluating, acting with a policy, and the SageMaker SDK's local mode with tuning."""
+"""smrl from Python: training, evaluating, acting with a policy, judging one from a log, and the SDK's local mode."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ from runtime.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
+    from numpy.typing import NDArray
 
+    from runtime.offline import PolicyEvaluation
     from runtime.policies.acting import ActingPolicy
 
-__all__ = ["evaluate", "load", "local_session", "read", "train"]
+__all__ = ["evaluate", "evaluate_policy", "load", "local_session", "read", "train"]
 
 
 def train(
@@ -97,6 +99,32 @@ def evaluate(
         stop.release()
     report: dict[str, Any] = json.loads(Path(result.summary.facts["results"]).read_text(encoding="utf-8"))
     return report
+
+
+def evaluate_policy(
+    policy: str | Path | Callable[[NDArray[Any]], NDArray[Any]], log: str | Path, **settings: Any
+) -> PolicyEvaluation:
+    """Estimates the return of a policy from a log of another one, without an environment, as `smrl ope` does.
+
+    Args:
+        policy: Results folder, model directory, model.tar.gz, ONNX file, RLlib's checkpoint, or d3rlpy's .d3 file; or
+            a function that returns (B, A) action probabilities at (B, O) observations.
+        log: CSV, Parquet, HDF5, a Minari dataset's folder, or RLlib's output.
+        settings: `gamma`, `horizon`, `temperature`, `epsilon`, `estimate_behavior` and `seed`, as
+            `runtime.offline.evaluate_policy` describes them.
+
+    Returns:
+        Every estimate with its 95 % interval, and what they rest on.
+
+    Raises:
+        UserError: A setting, the policy or the log is invalid, or they have other spaces; all problems are listed.
+    """
+    from runtime.cluster.session import prepare_environment
+
+    prepare_environment()
+    from runtime.offline.evaluation import evaluate_policy as evaluate_on_log
+
+    return evaluate_on_log(policy, log, **settings)
 
 
 def load(model: str | Path, *, checkpoint: str = "checkpoint") -> ActingPolicy:

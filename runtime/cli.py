@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_join(commands)
     _add_deploy_gate(commands)
     _add_rollback_check(commands)
+    _add_ope(commands)
     evaluate = commands.add_parser("evaluate", help="evaluate a trained policy")
     evaluate.add_argument(
         "model",
@@ -308,6 +309,28 @@ def _add_rollback_check(commands: Any) -> None:
     check.set_defaults(command=_rollback_check)
 
 
+def _add_ope(commands: Any) -> None:
+    ope = commands.add_parser("ope", help="estimate the return of any policy from a log, without an environment")
+    ope.add_argument(
+        "--policy",
+        type=Path,
+        help="results folder, model directory, model.tar.gz, ONNX file, RLlib's checkpoint, or d3rlpy's .d3 file",
+    )
+    ope.add_argument("--data", type=Path, help="log: CSV, Parquet, HDF5, a Minari dataset's folder, or RLlib's output")
+    ope.add_argument("--gamma", type=float, default=0.99, help="discount per step, below 1; 0.99 if not given")
+    ope.add_argument("--horizon", type=positive, help="steps after which every episode is over, if there is a limit")
+    ope.add_argument("--temperature", type=at_least_0, help="evaluate actions sampled at this temperature")
+    ope.add_argument("--epsilon", type=share, default=0.0, help="share of uniformly random actions, 0 to 1")
+    ope.add_argument(
+        "--estimate-behavior",
+        action="store_true",
+        help="estimate the log's action probabilities by behavior cloning where it has none",
+    )
+    ope.add_argument("--seed", type=natural, default=0, help="seed of features, resamples and rollouts")
+    ope.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+    ope.set_defaults(command=_ope)
+
+
 def _add_deepracer(commands: Any) -> None:
     tracks = commands.add_parser("tracks", help="list DeepRacer tracks, and draw them")
     tracks.add_argument("names", nargs="*", help="tracks; all if not given")
@@ -455,6 +478,15 @@ def _rollback_check(arguments: argparse.Namespace) -> int:
     return run_rollback_check(
         RollbackRequest(**{name: getattr(arguments, name) for name in names}, least=least, most=most)
     )
+
+
+def _ope(arguments: argparse.Namespace) -> int:
+    from runtime.offline.ope_command import OpeRequest, run_ope
+
+    refuse_settings(arguments.settings)
+    names = ("policy", "data", "gamma", "horizon", "temperature", "epsilon", "estimate_behavior", "seed", "as_json")
+    run_ope(OpeRequest(**{name: getattr(arguments, name) for name in names}))
+    return 0
 
 
 def _tune(arguments: argparse.Namespace) -> int:

@@ -27,9 +27,16 @@ _LATE_IMPORTS = (
     *("torch._inductor", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "matplotlib.figure"),
     *("tensorboardX", "pydantic.v1"),
 )
-# Modules for scripts, whose own imports they change; local_mode, which takes the SageMaker SDK; and modules with ONNX
-# Runtime, whose thread no fork outlives.
-_LEFT_OUT = ("runtime.compat.", "runtime.local_mode.", "runtime.serving.", "runtime.offline.deploy_gate")
+# Modules for scripts, whose own imports they change; and modules with ONNX Runtime, whose thread no fork outlives.
+# local_mode takes the SageMaker SDK; evaluation and deploy_gate run exported policies.
+_LEFT_OUT = (
+    "runtime.compat.",
+    "runtime.local_mode.",
+    "runtime.serving.",
+    "runtime.offline.deploy_gate",
+    "runtime.offline.evaluation",
+    "runtime.offline.target_policies",
+)
 _SERVER = [sys.executable, "-m", "tests.warm_smrl"]
 _RAY = [*_SERVER, "ray"]
 

@@ -6,6 +6,7 @@ exporting, serving) reads `policy.safetensors` or the exported files, which hold
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -42,9 +43,24 @@ class _DataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Called for each global that the pickle names."""
-        if (module, name) not in _DATA:
+        module = module.replace("numpy.core.", "numpy._core.")  # as NumPy 1 named it
+        if not is_data(module, name):
             raise pickle.UnpicklingError(f"it calls {module}.{name}")
         return super().find_class(module, name)
+
+
+def is_data(module: str, name: str) -> bool:
+    """Whether a global that a pickle names is a type of numbers, arrays or containers."""
+    return (module, name) in _DATA
+
+
+def load_data(content: bytes) -> Any:
+    """Unpickles numbers, text, arrays and containers of them.
+
+    Raises:
+        UnpicklingError: The pickle names anything else. A broken one raises other errors, too.
+    """
+    return _DataUnpickler(io.BytesIO(content)).load()
 
 
 def check_checkpoint(checkpoint: Path, *, trust: bool, setting: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,13 +136,12 @@ class _Learning:
         """Settings and data that a restart must share, so that estimates stay comparable and the networks fit."""
         settings = self._settings
         data = self._job.data
-        numbers = np.concatenate([data.rewards, data.observations.ravel()[:: max(1, data.observations.size // 10_000)]])
         return {
             "algorithm": self._job.config.run,
             "seed": settings.seed,
             **{name: getattr(settings, name) for name in ("gamma", "loss", "train_fraction")},
             **{name: getattr(settings.model, name) for name in ("fcnet_hiddens", "fcnet_activation")},
-            "data": f"{len(data):,} steps, {zlib.crc32(numbers.tobytes()):08x}",
+            "data": data.fingerprint,
         }
 
     def _check_identity(self, checkpoint: Path, kept: dict[str, Any]) -> None:
@@ -166,7 +164,7 @@ class _Learning:
         if held_out.num_actions is None:
             self._reporter.note("actions are continuous: policies are evaluated by fitted Q evaluation alone")
             return held_out
-        if held_out.probabilities is not None:
+        if held_out.has_probabilities:
             return held_out
         self._reporter.note(
             "the data has no action probabilities: importance sampling uses an estimated behavior policy"

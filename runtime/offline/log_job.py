@@ -157,22 +157,13 @@ def _check(data: Transitions, place: Path, config: JobConfig) -> None:
 
 
 def _summarize(job: OfflineJob, outcome: OfflineOutcome) -> Summary:
-    from runtime.offline.results import COACH_CSV, PLOT, SUMMARY
+    from runtime.offline.results import COACH_CSV, PLOT, SUMMARY, summary_facts, warning_facts
 
     report = outcome.report
     layout = job.context.layout
     gamma = OfflineSettings.of(job.config).gamma
-    facts = {
-        "chosen policy": f"iteration {outcome.chosen} of {outcome.state.training_iteration}",
-        "estimated return": f"{report.value.text()}, discounted by {gamma:g}, with its 95 % interval",
-        "logged return": f"{report.behaviour.text()}, discounted too; {report.behaviour_return.text()} without",
-    }
-    if report.sample_size is not None:
-        facts["sample size"] = f"{report.sample_size:.1f} of {report.episodes} episodes, by importance weights"
-    if report.outside is not None:
-        facts["outside the log"] = f"{report.outside:.0%} of the policy's discounted steps"
-    for number, warning in enumerate(report.warnings, start=1):
-        facts[f"warning {number}"] = warning
+    facts = {"chosen policy": f"iteration {outcome.chosen} of {outcome.state.training_iteration}"}
+    facts |= summary_facts(report, gamma) | warning_facts(report)
     facts |= {
         "ended because": outcome.why,
         "seconds": f"{outcome.state.time_total_s:.1f} of learning and evaluation",

@@ -46,23 +46,46 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
         "rule": f"the latest iteration whose lower bound is within {TOLERANCE:.0%} of the highest",
         **asdict(report),
     }
-    write_json(folder / SUMMARY, _finite(summary))
+    write_json(folder / SUMMARY, finite(summary))
     plot_estimates(folder / PLOT, rows, report, chosen=chosen)
+
+
+def summary_facts(report: Report, gamma: float) -> dict[str, str]:
+    """Returns name and text of each line of a summary: the estimate, the log's return, and what they rest on."""
+    value = f"{report.value.text()}, discounted by {gamma:g}, with its 95 % interval"
+    facts = {"estimated return": value}
+    if report.refused:
+        facts["estimated return"] = f"{report.value.value:.2f}, discounted by {gamma:g}, without an interval"
+        facts["interval"] = f"refused: {report.refused}"
+    facts |= {
+        "logged return": f"{report.behaviour.text()}, discounted too; {report.behaviour_return.text()} without",
+    }
+    if report.sample_size is not None:
+        facts["sample size"] = f"{report.sample_size:.1f} of {report.episodes} episodes, by importance weights"
+    if report.outside is not None:
+        facts["outside the log"] = f"{report.outside:.0%} of the policy's discounted steps"
+    return facts
+
+
+def warning_facts(report: Report) -> dict[str, str]:
+    """Returns the warnings as numbered lines of a summary, but for the one that `summary_facts` has."""
+    warnings = [warning for warning in report.warnings if warning != report.refused]
+    return {f"warning {number}": warning for number, warning in enumerate(warnings, start=1)}
 
 
 def as_json(report: Report) -> dict[str, Any]:
     """Returns the report as JSON for the manifest."""
-    found: dict[str, Any] = _finite(asdict(report))
+    found: dict[str, Any] = finite(asdict(report))
     return {"warnings": found.pop("warnings"), "offline_evaluation": found}
 
 
-def _finite(value: Any) -> Any:
-    """Returns the value with null in place of numbers that are not finite."""
+def finite(value: Any) -> Any:
+    """Returns a JSON value with null in place of numbers that are not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Report, *, chosen: int) -> None:

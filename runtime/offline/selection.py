@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
-from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
+from runtime.offline.estimators.fqe import COARSE, FINE, Evaluated, FittedQEvaluation
 from runtime.offline.estimators.intervals import Interval, IntervalEstimator, describe
 from runtime.offline.estimators.ope import (
     ESTIMATORS,
@@ -127,6 +127,8 @@ class Estimate:
 
     def text(self) -> str:
         """Returns the estimate and its interval as text."""
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"{self.value:.2f}, without an interval"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def within(self, bounds: ReturnBounds) -> Estimate:
@@ -143,11 +145,13 @@ class Report:
         behaviour: Mean discounted return of the logged episodes.
         behaviour_return: Mean undiscounted return of the logged episodes.
         episodes: Number of held-out episodes behind the estimates.
-        estimators: Other estimates of the policy, by name; empty where actions are continuous.
-        sample_size: Effective sample size of the importance weights, in episodes; None for continuous actions.
-        lower_bound: Lower bound on the return at 95 % confidence, by importance sampling; None for continuous actions.
+        estimators: Other estimates of the policy, by name: `dm` alone where there are no action probabilities.
+        left_out: Estimators that the log does not support, with the reason.
+        sample_size: Effective sample size of the importance weights, in episodes; None without action probabilities.
+        lower_bound: Lower bound on the return at 95 % confidence, by importance sampling; None likewise.
         outside: Discounted share of the policy's rollouts that leave the log's states.
         fit_p_value: P-value of the fit of fitted Q evaluation to episodes that it was not fitted to.
+        refused: Why there is no interval, which then is all possible returns; empty if there is one.
         warnings: Reasons to distrust the estimates, one line each.
     """
 
@@ -156,11 +160,23 @@ class Report:
     behaviour_return: Estimate
     episodes: int
     estimators: Mapping[str, Estimate] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     sample_size: float | None = None
     lower_bound: float | None = None
     outside: float | None = None
     fit_p_value: float | None = None
+    refused: str = ""
     warnings: tuple[str, ...] = ()
+
+
+class TargetPolicy(Protocol):
+    """A policy to evaluate; only the method for the log's kind of actions is called."""
+
+    def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns (B, A) probabilities of the discrete actions at (B, O) observations."""
+
+    def actions(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns (B, A) continuous actions at (B, O) observations."""
 
 
 class PolicyEvaluator:
@@ -209,7 +225,7 @@ class PolicyEvaluator:
             "estimated_return_half_2": interval.halves[1],
             "outside_the_log": interval.outside,
         }
-        if self.data.probabilities is None:
+        if not self.data.has_probabilities:
             return found
         soft = policy.probabilities(self.data.states, temperature=_TEMPERATURE)
         own = policy.q_values(self.data.states)
@@ -228,7 +244,7 @@ class PolicyEvaluator:
         """Mean discounted return of the episodes."""
         return float(self._discounted_returns().mean())
 
-    def report(self, policy: NetworkPolicy, *, halves: Sequence[tuple[float, float]] = ()) -> Report:
+    def report(self, policy: TargetPolicy, *, halves: Sequence[tuple[float, float]] = ()) -> Report:
         """Reports all estimates of a policy with intervals.
 
         Args:
@@ -245,15 +261,20 @@ class PolicyEvaluator:
         behavior, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
         facts: dict[str, Any] = {"value": interval, "behaviour": behavior, "behaviour_return": plain}
         facts |= {"episodes": len(self.data.starts), "outside": found.outside, "fit_p_value": found.fit_p_value}
-        doubts = describe(found, bounds=self._bounds) + _doubt_the_choice(interval, behavior, halves)
-        if self.data.probabilities is None:
-            return Report(**facts, warnings=doubts)
+        unsupported = describe(found, bounds=self._bounds)
+        facts["refused"] = unsupported[0] if found.is_vacuous else ""
+        doubts = unsupported + _doubt_the_choice(interval, behavior, halves)
+        if not self.data.has_probabilities:
+            facts["estimators"] = {"dm": self._estimate(self._direct(target, evaluated)).within(self._bounds)}
+            return Report(**facts, left_out=self._left_out(), warnings=doubts)
         q_values = np.mean([one.q_values for one in evaluated], axis=0)
         episodes = self._episodes(target[: len(self.data)], q_values)
         estimators = {name: self._estimate(make(episodes)) for name, make in ESTIMATORS.items()}
         estimators["magic"] = Estimate(estimate("magic", episodes), math.nan, math.nan)
-        estimators = {name: one.within(self._bounds) for name, one in estimators.items()}
         size = effective_sample_size(episodes.relative_weights[:, -1])
+        unweighted = [name for name, one in estimators.items() if not math.isfinite(one.value)]
+        unweighted += ["is"] if size == 0 else []  # its estimate is 0, with an interval of no width
+        estimators = {name: one.within(self._bounds) for name, one in estimators.items() if name not in unweighted}
         least = self._bounds.low
         # Rounding may leave a return slightly below the least possible one.
         weighted = np.maximum(importance_sampling(_shifted(episodes, least)).plain, 0)
@@ -261,12 +282,33 @@ class PolicyEvaluator:
         return Report(
             **facts,
             estimators=estimators,
+            left_out=dict.fromkeys(unweighted, "the policy would not have taken the actions of any logged episode"),
             sample_size=size,
             lower_bound=bound,
             warnings=doubts + _warnings(size, len(discounted)),
         )
 
-    def _interval(self, policy: NetworkPolicy, value: float) -> Interval:
+    def _direct(self, target: NDArray[np.float32], evaluated: Sequence[Evaluated]) -> Terms:
+        """The direct method's terms: each episode's initial value, by the mean of the models."""
+        states = self.data.states[self.data.starts]
+        first = target[self.data.starts]
+        values = []
+        for model, one in zip(self._models, evaluated, strict=True):
+            if self.data.num_actions is None:
+                values.append(model.values_at(one, states, first))
+            else:
+                values.append((first * one.q_values[self.data.starts]).sum(axis=1))
+        return Terms(np.mean(values, axis=0, dtype=np.float64))
+
+    def _left_out(self) -> dict[str, str]:
+        why = (
+            "actions are continuous, and a deterministic policy takes each logged one with density 0"
+            if self.data.num_actions is None
+            else "the log has no action probabilities"
+        )
+        return {name: why for name in (*ESTIMATORS, "magic") if name != "dm"}
+
+    def _interval(self, policy: TargetPolicy, value: float) -> Interval:
         act = policy.actions if self.data.num_actions is None else policy.probabilities
         return self._intervals.estimate(lambda data: self._target(policy, data), act, value=value)
 
@@ -275,7 +317,7 @@ class PolicyEvaluator:
         return Estimate(value, *bootstrap(terms, seed=self._seed, resamples=_RESAMPLES))
 
     @staticmethod
-    def _target(policy: NetworkPolicy, data: Transitions) -> NDArray[np.float32]:
+    def _target(policy: TargetPolicy, data: Transitions) -> NDArray[np.float32]:
         if data.num_actions is None:
             return policy.actions(data.observations)
         return policy.probabilities(data.observations)

@@ -158,7 +158,7 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
         outputs=tuple(default["outputs"]),
         main_output=main_output,
         observation_shape=shape,
-        session=_session(_read(folder, exports["onnx"])),
+        session=open_session(_read(folder, exports["onnx"])),
         model_id=exports["onnx"]["sha256"][:_ID_DIGITS],
         training=read_training_observations(manifest, math.prod(shape)),
     )
@@ -184,7 +184,8 @@ def _input(tensor: Mapping[str, Any]) -> Input:
     return Input(tensor["dtype"], tuple(tensor["shape"][1:]) if tensor["shape"] else None)
 
 
-def _session(content: bytes) -> Any:
+def open_session(content: bytes) -> Any:
+    """Opens an ONNX Runtime session of one thread on the content of a file."""
     options = onnxruntime.SessionOptions()
     # There is one worker per core, so a second thread in a session would only compete with the others.
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -39,6 +39,7 @@ class Log:
         truncated: (N,) whether it was cut off there, by a time limit or the end of the log; None if the file does
             not say.
         probabilities: (N, A) behavior policy's probability of each action; NaN where missing; or None.
+        chosen_probabilities: (N,) its probability of the action that was taken, where the log has no other; or None.
         final_observations: Episode number to the (O,) state after its last step, where the log has it.
     """
 
@@ -54,6 +55,7 @@ class Log:
     terminated: Bools | None = None
     truncated: Bools | None = None
     probabilities: Singles | None = None
+    chosen_probabilities: Singles | None = None
     final_observations: dict[int, Singles] = field(default_factory=dict)
 
 
@@ -158,6 +160,22 @@ def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems
         remedy="Log the probabilities of the policy that acted.",
     )
     return np.asarray(probabilities / np.where(sums > 0, sums, 1)[:, None], np.float32)
+
+
+def check_chosen_probabilities(log: Log, problems: LogProblems) -> Singles | None:
+    """Checks the probabilities of the actions that were taken; returns None if the log has none."""
+    chosen = log.chosen_probabilities
+    if chosen is None:
+        return None
+    wrong = ~((chosen > 0) & (chosen <= 1 + _SUM_TOLERANCE))  # NaN neither
+    problems.add_rows(
+        np.asarray(wrong),
+        "action_prob",
+        chosen,
+        expected="more than 0 for the action that was taken, and at most 1",
+        remedy="Log the probabilities of the policy that acted.",
+    )
+    return np.minimum(chosen, 1)
 
 
 def sort_rows(log: Log, problems: LogProblems) -> tuple[Integers, tuple[str, ...]]:

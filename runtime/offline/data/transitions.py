@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from runtime.offline.data.log import (
     LogProblems,
     Singles,
     check_actions,
+    check_chosen_probabilities,
     check_numbers,
     check_probabilities,
     is_marked_once,
@@ -40,6 +42,7 @@ class Transitions:
         probabilities: (N, num_actions) float32 of the behavior policy, or None where the log has none.
         num_actions: Number of discrete actions; None for continuous ones.
         notes: Corrections and assumptions, one line each.
+        logged_probabilities: (N,) float32 of the actions that were taken, where the log has no others; or None.
     """
 
     observations: Singles
@@ -50,6 +53,7 @@ class Transitions:
     probabilities: Singles | None
     num_actions: int | None
     notes: tuple[str, ...] = ()
+    logged_probabilities: Singles | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -65,14 +69,27 @@ class Transitions:
         return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
 
     @property
+    def fingerprint(self) -> str:
+        """Number of steps and a checksum, by which a resumed job knows its log."""
+        some = self.observations.ravel()[:: max(1, self.observations.size // 10_000)]
+        return f"{len(self):,} steps, {zlib.crc32(np.concatenate([self.rewards, some]).tobytes()):08x}"
+
+    @property
     def states(self) -> Singles:
         """(N, O) state of each transition."""
         return self.observations[: len(self)]
 
     @property
+    def has_probabilities(self) -> bool:
+        """Whether the log has the behavior policy's probability of each logged action."""
+        return self.probabilities is not None or self.logged_probabilities is not None
+
+    @property
     def chosen_probabilities(self) -> Singles:
         """(N,) behavior probability of each logged action."""
-        assert self.probabilities is not None
+        if self.probabilities is None:
+            assert self.logged_probabilities is not None
+            return self.logged_probabilities
         return np.take_along_axis(self.probabilities, self.actions[:, None], axis=1)[:, 0]
 
     @property
@@ -97,6 +114,7 @@ class Transitions:
             starts=starts,
             probabilities=None if self.probabilities is None else self.probabilities[rows],
             num_actions=self.num_actions,
+            logged_probabilities=None if self.logged_probabilities is None else self.logged_probabilities[rows],
         )
 
     def split(self, fraction: float, *, seed: int) -> tuple[Transitions, Transitions]:
@@ -132,6 +150,7 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
     if is_discrete:
         num_actions = check_actions(log, num_actions, problems)
     probabilities = check_probabilities(log, num_actions, problems) if is_discrete else None
+    chosen = check_chosen_probabilities(log, problems) if is_discrete else None
     order, notes = sort_rows(log, problems)
     problems.raise_if_any()
     episodes = log.episodes[order]
@@ -156,6 +175,7 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
         probabilities=None if probabilities is None else probabilities[order],
         num_actions=num_actions if is_discrete else None,
         notes=(*notes, *end_notes),
+        logged_probabilities=None if chosen is None else chosen[order],
     )
 
 

@@ -145,7 +145,7 @@ class IntervalEstimator:
         low -= unseen * max(value - self._bounds.low, 0) + float((rolled.discounts * (ahead - self._bounds.low)).mean())
         high += unseen * max(self._bounds.high - value, 0)
         high += float((rolled.discounts * (self._bounds.high - ahead)).mean())
-        return self._bounds.clip(low), self._bounds.clip(high)
+        return float(self._bounds.clip(low)), float(self._bounds.clip(high))
 
 
 def _joined(first: Debiased, second: Debiased) -> Debiased:

@@ -139,13 +139,14 @@ def _read_module(module: Path, place: Path) -> StoredPolicy:
     if isinstance(settings, _Named):  # RLlib's DefaultModelConfig
         settings = settings.state
     _check_settings(settings, place)
+    observations = _space(arguments["observation_space"])
     return StoredPolicy(
         _NETWORKS[kind],
         dict(settings),
-        _space(arguments["observation_space"]),
+        observations,
         _space(arguments["action_space"]),
         {name: np.array(weight) for name, weight in load_data((module / _WEIGHTS).read_bytes()).items()},
-        _read_filter(place),
+        _read_filter(place, observations),
     )
 
 
@@ -161,7 +162,7 @@ def _check_settings(settings: Any, place: Path) -> None:
         )
 
 
-def _read_filter(place: Path) -> ObservationFilter | None:
+def _read_filter(place: Path, space: gymnasium.Space[Any]) -> ObservationFilter | None:
     """Returns the observation filter of the checkpoint.
 
     Raises:
@@ -178,7 +179,7 @@ def _read_filter(place: Path) -> ObservationFilter | None:
         )
     if _FILTER not in names:
         return None
-    return filter_of_state(load_data((place / _TO_MODULE / _FILTER / "state.pkl").read_bytes()))
+    return filter_of_state(load_data((place / _TO_MODULE / _FILTER / "state.pkl").read_bytes()), space)
 
 
 def _read_scaling(place: Path) -> tuple[bool, bool]:

@@ -20,10 +20,13 @@ from collections.abc import Sequence
 
 COMMANDS = (
     "train",
+    "resume",
+    "list",
     "serve",
     "evaluate",
     "collect",
     "join",
+    "ope",
     "deploy-gate",
     "rollback-check",
     "transform",
@@ -36,6 +39,7 @@ COMMANDS = (
     "report",
     "watch",
     "run",
+    "completion",
     "smrl",
 )
 # Not handed on: what the kernel says of a fault in this very process, and of its children and its terminal.

@@ -156,6 +156,8 @@ def export_model(folder: Path, *, checkpoint: str = "checkpoint", trust: bool = 
         policy = read_policy(source, settings=manifest, trust=trust)
         subject = Subject.of_policy(policy, space)
         observation_filter = policy.observation_filter
+        if observation_filter is not None:
+            observation_filter = observation_filter.without_last(policy.mask_size)
     else:
         learned = NetworkPolicy.load(source / FILE)
         subject = Subject.of_network_policy(learned, space)

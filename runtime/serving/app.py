@@ -317,7 +317,7 @@ class App:
         call = decode(body, content_type, policy)
         kind = choose_type(accept, call)
         if self._drift is not None:
-            self._drift.add(call.observations)
+            self._drift.add(policy.numbers_of(call.observations))
         if self.settings.exploration is None:
             return _compute(policy, call, kind)
         attributes = read_attributes(headers.get(_ATTRIBUTES, b""), len(call.observations))

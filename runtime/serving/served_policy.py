@@ -89,6 +89,10 @@ class ServedPolicy:
         """Shape of one observation with its mask after it."""
         return (self.observation_shape[0] + self.mask_size,) if self.mask_size else self.observation_shape
 
+    def numbers_of(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns (B, O) observations without the masks at their end."""
+        return observations[:, : self.observation_shape[0]] if self.mask_size else observations
+
     def masks_of(self, observations: NDArray[np.float32]) -> NDArray[np.bool_] | None:
         """Returns the (B, M) masks at the end of observations (B, O + M), or None if the policy takes none."""
         return observations[:, -self.mask_size :] != 0 if self.mask_size else None

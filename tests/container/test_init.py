@@ -95,7 +95,7 @@ def test_a_script_of_the_users_is_the_toolkits(monkeypatch: pytest.MonkeyPatch, 
 
 def test_other_programs_run_and_unknown_words_are_refused() -> None:
     assert find_command(["bash", "-c", "true"]) == [shutil.which("bash"), "-c", "true"]
-    with pytest.raises(UserError, match=r"trian: got a word that is no command here; expected one of train, serve,"):
+    with pytest.raises(UserError, match=r"trian: got a word that is no command here; expected one of train, resume,"):
         find_command(["trian"])
 
 

@@ -49,14 +49,14 @@ class Policy:
     @classmethod
     def of_algorithm(cls, algorithm: Any, action_space: gymnasium.Space[Any]) -> Policy:
         """Returns the policy of a running algorithm, sharing its network."""
-        runner = algorithm.env_runner
-        connector = find_filter_connector(runner)
+        module = algorithm.get_module()
+        connector = find_filter_connector(algorithm.env_runner)
         return cls(
-            algorithm.get_module(),
+            module,
             action_space,
             observation_filter=None
             if connector is None
-            else filter_of_state(connector.get_state(), runner.env.single_observation_space),
+            else filter_of_state(connector.get_state(), module.observation_space),
             normalize_actions=algorithm.config.normalize_actions,
             clip_actions=algorithm.config.clip_actions,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any, ClassVar
 
 import gymnasium
@@ -46,6 +48,20 @@ class Raises(NoFrames):
 
     def reward(self, action: Any) -> float:
         raise RuntimeError("the simulator is on fire")
+
+
+class Crashes(NoFrames):
+    """Ends its process by a signal in its 100th step: of every process, or only if the file does not exist yet."""
+
+    lived = 0
+
+    def reward(self, action: Any) -> float:
+        Crashes.lived += 1
+        if Crashes.lived == 100 and not os.path.exists(self.config.get("once", "")):
+            if "once" in self.config:
+                open(self.config["once"], "w", encoding="utf-8").close()
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return float(action)
 
 
 class RaisesBesideTheJob(NoFrames):

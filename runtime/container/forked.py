@@ -83,14 +83,22 @@ class Fork(Generic[T]):
         return f"its process ended with {self._process.exitcode}" + (f":\n{text}" if text else "")
 
 
-def _run(function: Callable[[], Any], results: Connection, said: int) -> None:
-    """Runs the function and ends the process."""
-    os.setsid()  # a Ctrl-C that is meant for the job does not reach it
+def leave_job() -> None:
+    """Makes a fork independent of the job that started it: it gets none of the job's signals, and ends with it.
+
+    To be called in the fork. The job is the thread that forked; a Ctrl-C that is meant for it does not reach the fork.
+    """
+    os.setsid()
     # The kernel ends it with the job's process, whose locks it has inherited.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)  # the job's handlers are the job's
+
+
+def _run(function: Callable[[], Any], results: Connection, said: int) -> None:
+    """Runs the function and ends the process."""
+    leave_job()
     os.dup2(said, 1)
     os.dup2(said, 2)
     try:

@@ -1,1 +1,1 @@
-"""Tuning on this machine: a tuning job in SageMaker's own words, run by Ray Tune with Optuna's search."""
+"""Tuning on this machine: a tuning job in SageMaker's own words, run in forked workers with Optuna's search."""

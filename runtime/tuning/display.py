@@ -77,7 +77,7 @@ class TuningTable(TuningLines):
 
         super().__init__(job)
         self._console = Console()
-        self._live = Live("starting Ray …", console=self._console, refresh_per_second=2, transient=True)
+        self._live = Live("starting …", console=self._console, refresh_per_second=2, transient=True)
         self._live.start()
 
     def note(self, text: str) -> None:

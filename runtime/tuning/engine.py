@@ -1,38 +1,55 @@
-"""Runs trials on Ray Tune: several at a time, with reused processes and early stopping."""
+"""Runs trials side by side in workers that are forked from this process, with early stopping."""
 
 from __future__ import annotations
 
-import logging
+import importlib
 import math
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from typing import Any
 
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import Searcher
-
-from runtime.cluster.session import ray_session
+from runtime.container.imports import importing
 from runtime.container.layout import Container
-from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
 from runtime.errors import PlatformError
+from runtime.jobs.training import Request, find_parts
 from runtime.outputs.result import Finish
+from runtime.settings.schema import JobConfig
 from runtime.tuning.display import TuningLines
 from runtime.tuning.records import Plan, Record, State, append_record
-from runtime.tuning.request import TuningJob
-from runtime.tuning.search import GRACE_ITERATIONS, JUDGED_AFTER_TRIALS, REDUCTION, PointSearch
-from runtime.tuning.trial import LOG, TrialJob, ask_to_stop, forget_stops
+from runtime.tuning.search import FINISHED, PointSearch
+from runtime.tuning.trial import LOG, Progress, TrialJob
+from runtime.tuning.worker import Worker
 
 # A process that dies (out of memory, a kill) is restarted; its job resumes from its checkpoint.
 _RESTARTS = 2
 # This many failures before the first success point to the job, not to a hyperparameter.
 _FAILURES_AT_FIRST = 3
+# What training jobs import when they use it. RLlib and torch are most of it.
+_FOR_ALL = ("matplotlib.backends.backend_agg", "matplotlib.figure", "tensorboardX", "torch")
+_FOR_ENVIRONMENTS = ("runtime.rllib.job", "runtime.ppo.rllib_config")
+_LOOK_EVERY_S = 0.2  # for signals and the time limit
 
 
-def run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
-    """Runs the remaining trials; `prepare_environment` must have been called before Ray Tune was imported.
+def run_trials(
+    plan: Plan,
+    config: JobConfig,
+    container: Container,
+    stop: StopRequest,
+    display: TuningLines,
+    finish_trial: Finish,
+) -> str:
+    """Runs the remaining trials.
+
+    Args:
+        plan: The tuning.
+        config: Settings of a trial.
+        container: The container, whose CPUs and GPUs the trials share.
+        stop: The stop request.
+        display: Shows the progress.
+        finish_trial: Ends each training job, in its worker.
 
     Returns:
         Why it ended.
@@ -44,112 +61,122 @@ def run_trials(plan: Plan, container: Container, stop: StopRequest, display: Tun
     if parallel < plan.job.max_parallel:
         display.note(f"{plan.job.max_parallel} training jobs at a time asked for, {parallel} run: one a CPU")
     search = PointSearch(plan.job, plan.trials, plan.parents, seeds=plan.seeds, random_seed=plan.random_seed)
-    log = _Log(plan, search, stop, display)
-    each = container.num_cpus // parallel
-    gpus = container.num_gpus // parallel or container.num_gpus / parallel  # Ray shares one GPU, but not 1.5
-    fixed = {"job": plan.job, "root": str(plan.root.resolve()), "container": container, "cpus": each}
-    fixed["gpus"] = math.ceil(gpus)
-    fixed["finish"] = finish_trial
-    resources = {"cpu": each, "gpu": gpus}
-    forget_stops(plan.root)
-    with (
-        ray_session(num_cpus=container.num_cpus, num_gpus=container.num_gpus, stop=stop),
-        tempfile.TemporaryDirectory(prefix="tune-", dir=scratch_folder()) as scratch,
-    ):
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are reported by our own lines
-        tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialJob, fixed=fixed), resources),
-            tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(search, maximize=plan.job.maximize),
-                scheduler=_make_scheduler(plan.job, plan.root),
-                num_samples=-1,
-                max_concurrent_trials=parallel,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name="tuning",
-                storage_path=scratch,
-                callbacks=[log],
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=_RESTARTS),
-                # Our own checkpoints are in the results folders.
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
-            ),
-        ).fit()
-    if log.platform_fault:
-        raise PlatformError(f"{log.platform_fault} Then start the tuning again to resume {plan.root}.")
-    return log.stop_reason() or search.finish_reason
+    trials = _Trials(plan, search, stop, display)
+    with stop:
+        import_for_trials(config)
+    slots = [_Slot(_trial_job(plan, container, finish_trial, number, parallel)) for number in range(parallel)]
+    try:
+        while _fill(slots, search, trials):
+            _advance(slots, trials)
+    finally:
+        for slot in slots:
+            slot.close()
+    if trials.platform_fault:
+        raise PlatformError(f"{trials.platform_fault} Then start the tuning again to resume {plan.root}.")
+    return trials.stop_reason() or search.finish_reason
 
 
-class _Suggestions(Searcher):  # type: ignore[misc]
-    """Ray Tune's view of the search, which learns of results by `PointSearch.end` with the complete record."""
+def import_for_trials(config: JobConfig) -> None:
+    """Imports what a training job uses, so that no worker has to; starts no thread that a worker would miss.
 
-    def __init__(self, search: PointSearch, *, maximize: bool) -> None:
-        super().__init__(metric="objective", mode="max" if maximize else "min")
-        self._search = search
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next training job; None if running jobs may lead to more, or FINISHED."""
-        return self._search.suggest()
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing, as `PointSearch.end` gets the complete record."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing, as tuning.jsonl holds everything."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing, as tuning.jsonl holds everything."""
-
-
-def _make_scheduler(job: TuningJob, root: Path) -> TrialScheduler:
-    """Makes the scheduler that stops training jobs early.
-
-    Source: Li et al. 2018 (asynchronous successive halving); Golovin et al. 2017 (the median rule).
+    Args:
+        config: Settings of a trial.
     """
-    how = {"metric": "objective", "mode": "max" if job.maximize else "min"}
-    if job.resources is not None:
-        low, high = job.resources  # which the jobs end at by themselves
-        return _Halving(
-            root, time_attr="iteration", grace_period=low, max_t=high + 1, reduction_factor=REDUCTION, **how
-        )
-    if job.stops_early:
-        return _Median(
-            root, time_attr="iteration", grace_period=GRACE_ITERATIONS, min_samples_required=JUDGED_AFTER_TRIALS, **how
-        )
-    return FIFOScheduler()
+    algorithm, _ = find_parts(config, Request({}))
+    names = [*_FOR_ALL, *(_FOR_ENVIRONMENTS if algorithm.acts_in_environment else ())]
+    with importing():
+        for name in names:
+            importlib.import_module(name)
 
 
-class _StopByRequest(TrialScheduler):  # type: ignore[misc]
-    """Requests a job to stop instead of killing it, as Ray Tune gives a process ten seconds to write its results."""
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        super().__init__(**options)
-        self._root = root
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Turns the rule's decision to stop into a stop request."""
-        action = super().on_trial_result(tune_controller, trial, result)
-        if action != TrialScheduler.STOP:
-            return str(action)
-        ask_to_stop(self._root / trial.config["folder"])
-        return str(TrialScheduler.CONTINUE)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Leaves jobs without an objective, and all but the first seed of a trial, out of the comparison."""
-        if "objective" in result:
-            super().on_trial_complete(tune_controller, trial, result)
+def _trial_job(plan: Plan, container: Container, finish: Finish, number: int, parallel: int) -> TrialJob:
+    """Gives the worker of a number its share of CPUs and GPUs; workers share GPUs where there are fewer."""
+    count, each = container.num_gpus, container.num_gpus // parallel
+    gpus = range(number * each, (number + 1) * each) if each else [number % count] if count else []
+    own = replace(container, hyperparameters={}, num_cpus=container.num_cpus // parallel, num_gpus=len(gpus))
+    return TrialJob(own, plan.job.settings, plan.root.resolve(), finish, tuple(gpus))
 
 
-class _Halving(_StopByRequest, ASHAScheduler):  # type: ignore[misc]
-    pass
+@dataclass
+class _Slot:
+    """A place for one training job at a time.
+
+    Attributes:
+        job: What its training jobs have in common.
+        worker: Its process, once it has had a job.
+        config: The training job that runs; None if none does.
+        progress: What that has last sent.
+        restarts: How often its process has died.
+    """
+
+    job: TrialJob
+    worker: Worker | None = None
+    config: Mapping[str, Any] | None = None
+    progress: Progress = field(default_factory=Progress)
+    restarts: int = 0
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Starts a training job."""
+        self.config, self.progress, self.restarts = config, Progress(), 0
+        self._run()
+
+    def restart(self) -> bool:
+        """Starts the training job again, whose process has died; False if it has died too often."""
+        self.close()
+        self.restarts += 1
+        if self.restarts > _RESTARTS:
+            return False
+        self._run()
+        return True
+
+    def _run(self) -> None:
+        self.worker = self.worker or Worker(self.job.run)
+        self.worker.send(self.config)
+
+    def close(self) -> None:
+        """Ends the process, if there is one."""
+        if self.worker is not None:
+            self.worker.close(at_once=self.config is not None)
+            self.worker = None
 
 
-class _Median(_StopByRequest, MedianStoppingRule):  # type: ignore[misc]
-    pass
+def _fill(slots: list[_Slot], search: PointSearch, trials: _Trials) -> bool:
+    """Starts training jobs where there is room; returns whether any runs."""
+    for slot in slots:
+        trials.end_if_asked()
+        if slot.config is None:
+            config = search.suggest()
+            if config is None or config == FINISHED:
+                break
+            assert isinstance(config, dict)
+            slot.begin(config)
+            trials.begin(config)
+    return any(slot.config is not None for slot in slots)
 
 
-class _Log(tune.Callback):  # type: ignore[misc]
+def _advance(slots: list[_Slot], trials: _Trials) -> None:
+    """Waits for the next messages of training jobs, for a moment, and answers them."""
+    running = {slot.worker.connection: slot for slot in slots if slot.config is not None and slot.worker is not None}
+    for connection in wait(list(running), _LOOK_EVERY_S):
+        slot = running[connection]  # type: ignore[index]  # it returns some of what it was given
+        assert slot.worker is not None
+        assert slot.config is not None
+        trials.end_if_asked()
+        try:
+            slot.progress = slot.worker.receive()
+        except EOFError:
+            if not slot.restart():
+                trials.end_dead(slot.config, slot.progress)
+                slot.config = None
+            continue
+        if slot.progress.is_over:
+            trials.end(slot.config, slot.progress)
+            slot.config = None
+        else:
+            slot.worker.send(trials.may_go_on(slot.config, slot.progress))
+
+
+class _Trials:
     """Records the state of each training job, reports results to the search, and updates the display."""
 
     def __init__(self, plan: Plan, search: PointSearch, stop: StopRequest, display: TuningLines) -> None:
@@ -161,9 +188,6 @@ class _Log(tune.Callback):  # type: ignore[misc]
         self._failed: set[int] = set()
         self.platform_fault = ""
         self._started = time.monotonic()
-
-    def __reduce__(self) -> Any:  # Ray Tune saves what it was given; nothing here is restored from that
-        return (tune.Callback, ())
 
     def stop_reason(self) -> str:
         """Returns why the tuning ends; empty if it continues."""
@@ -183,53 +207,53 @@ class _Log(tune.Callback):  # type: ignore[misc]
         jobs = (job for trial in self._search.trials.values() for job in trial.jobs.values())
         return any(job.state in ("completed", "stopped") for job in jobs)
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Requests every running job to stop once there is a reason to end; called in each turn of Ray Tune's loop."""
-        if self.stop_reason() and not self._search.is_over:
+    def end_if_asked(self) -> None:
+        """Ends the search, and every training job after its iteration, once there is a reason to."""
+        if not self._search.is_over and self.stop_reason():
             self._search.is_over = True
-            for trial in trials:
-                if not trial.is_finished():
-                    ask_to_stop(self._plan.root / trial.config["folder"])
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Records a training job that starts, or resumes after its process died."""
-        record = self._to_record(trial, "started")
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Records a training job that starts."""
+        record = self._to_record(config, Progress(), "started")
         jobs = self._search.trials[record.trial].jobs
         if record.seed not in jobs:
             jobs[record.seed] = record
             append_record(self._plan.root, record)
         self._show()
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """Records an iteration of a training job."""
-        record = self._to_record(trial, "started")
+    def may_go_on(self, config: Mapping[str, Any], progress: Progress) -> bool:
+        """Records an iteration of a training job; returns whether the job continues."""
+        record = self._to_record(config, progress, "started")
         self._running[record.trial, record.seed] = record
         self._show()
+        if self._search.is_over:
+            return False
+        if record.objective is None or not config["is_scheduled"]:
+            return True
+        return not self._search.should_stop(record.trial, record.training_iteration, record.objective)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def end(self, config: Mapping[str, Any], progress: Progress) -> None:
         """Records a training job that has ended or was stopped."""
-        result = trial.last_result or {}
         most = self._plan.job.resources[1] if self._plan.job.resources else math.inf
-        has_ended = result.get("has_ended", False) or result.get("iteration", 0) >= most
-        if not has_ended and self._search.is_over:
+        has_ended = progress.has_ended or progress.iteration >= most
+        if not has_ended and not progress.fault and self._search.is_over:
             return  # it is resumed when the tuning is started again
-        reason = result.get("fault", "")
-        if reason and result.get("is_platforms"):  # a full disk is not the point's fault: it is retried
+        reason = progress.fault
+        if reason and progress.is_platforms:  # a full disk is not the point's fault: it is retried
             self.platform_fault = self.platform_fault or reason
             return
-        if not reason and self._plan.job.read_objective(result.get("row", {})) is None:
-            names = ", ".join(sorted(result.get("row", {})))
+        if not reason and self._plan.job.read_objective(progress.row) is None:
+            names = ", ".join(sorted(progress.row))
             reason = f"its metrics have no {self._plan.job.objective}: {names or 'no iteration ended'}"
-        self._end(trial, "failed" if reason else "completed" if has_ended else "stopped", reason)
+        self._end(config, progress, "failed" if reason else "completed" if has_ended else "stopped", reason)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def end_dead(self, config: Mapping[str, Any], progress: Progress) -> None:
         """Records a training job whose process died too often."""
-        self._end(trial, "failed", f"its process died {_RESTARTS + 1} times; see {LOG} in its folder, and the memory")
+        reason = f"its process died {_RESTARTS + 1} times; see {LOG} in its folder, and the memory"
+        self._end(config, progress, "failed", reason)
 
-    def _end(self, trial: Any, state: State, reason: str) -> None:
-        record = self._to_record(trial, state, reason)
+    def _end(self, config: Mapping[str, Any], progress: Progress, state: State, reason: str) -> None:
+        record = self._to_record(config, progress, state, reason)
         if state == "failed":
             self._failed.add(record.trial)
         self._running.pop((record.trial, record.seed), None)
@@ -241,16 +265,16 @@ class _Log(tune.Callback):  # type: ignore[misc]
     def _show(self) -> None:
         self._display.progress(list(self._search.trials.values()), self._running)
 
-    def _to_record(self, trial: Any, state: State, reason: str = "") -> Record:
-        row = (trial.last_result or {}).get("row", {})
+    def _to_record(self, config: Mapping[str, Any], progress: Progress, state: State, reason: str = "") -> Record:
+        row = progress.row
         return Record(
-            trial=trial.config["trial"],
-            seed=trial.config["seed"],
+            trial=config["trial"],
+            seed=config["seed"],
             state=state,
-            hyperparameters=trial.config["point"],
-            folder=trial.config["folder"],
+            hyperparameters=config["point"],
+            folder=config["folder"],
             objective=self._plan.job.read_objective(row),
-            training_iteration=int(row.get("training_iteration", 0)),
+            training_iteration=progress.iteration,
             timesteps_total=int(row.get("timesteps_total", 0)),
             time_total_s=float(row.get("time_total_s", 0.0)),
             reason=reason,

@@ -13,7 +13,7 @@ from runtime.tuning.records import Record, Trial, best_trial
 from runtime.tuning.request import TuningJob
 
 _MOST_DRAWS = 50  # of a point that is new, where there are few
-FINISHED = "FINISHED"  # the word that Ray Tune knows
+FINISHED = "FINISHED"
 # Points that are drawn at random before the search learns from them.
 _STARTUP_TRIALS = 8
 GRACE_ITERATIONS = 5  # iterations before the median rule applies: first returns are noise
@@ -187,12 +187,16 @@ class PointSearch:
             self._study.tell(asked, value)
         else:
             iteration = min(job.training_iteration for job in trial.jobs.values())
-            if iteration not in self._study.get_trials(deepcopy=False)[asked.number].intermediate_values:
-                asked.report(value, iteration)
+            self._report(asked, iteration, value)
             self._study.tell(asked, state=TrialState.PRUNED)
 
+    def _report(self, asked: optuna.trial.Trial, iteration: int, value: float) -> None:
+        """Reports a value of the objective, unless the iteration has one: a job that resumes repeats iterations."""
+        if iteration not in self._study.get_trials(deepcopy=False)[asked.number].intermediate_values:
+            asked.report(value, iteration)
+
     def should_stop(self, number: int, iteration: int, value: float) -> bool:
-        """Whether the job's rule for early stopping ends a running trial; for trials that Ray Tune does not run.
+        """Whether the job's rule for early stopping ends a running trial.
 
         Args:
             number: Number of the trial.
@@ -200,7 +204,7 @@ class PointSearch:
             value: Its objective after them.
         """
         asked = self._asked[number]
-        asked.report(value, iteration)
+        self._report(asked, iteration, value)
         has_used_up = self._job.resources is not None and iteration >= self._job.resources[1]
         return has_used_up or (self._screens and asked.should_prune())
 
@@ -214,7 +218,10 @@ def _make_sampler(job: TuningJob, seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _make_pruner(job: TuningJob) -> optuna.pruners.BasePruner:
-    """The rule of `should_stop`: what engine.py has of Ray Tune, as Optuna has it."""
+    """The rule of `should_stop`.
+
+    Source: Li et al. 2018 (asynchronous successive halving); Golovin et al. 2017 (the median rule).
+    """
     if job.resources is not None:
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=job.resources[0], reduction_factor=REDUCTION)
     if job.stops_early:

@@ -78,7 +78,7 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
         try:
             for note in config.notes:
                 display.note(note)
-            why = _run_trials(plan, container, stop, display, request.finish_trial)
+            why = _run_trials(plan, config, container, stop, display, request.finish_trial)
             trials = gather_trials(read_records(root))
             seconds = time.perf_counter() - started
             return _write_results(plan, container, trials, display, why=why, seconds=seconds)
@@ -86,11 +86,18 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
             display.close()
 
 
-def _run_trials(plan: Plan, container: Container, stop: StopRequest, display: TuningLines, finish_trial: Finish) -> str:
+def _run_trials(
+    plan: Plan,
+    config: JobConfig,
+    container: Container,
+    stop: StopRequest,
+    display: TuningLines,
+    finish_trial: Finish,
+) -> str:
     prepare_environment()
-    with stop, importing():  # Ray Tune
+    with stop, importing():  # Optuna
         from runtime.tuning.engine import run_trials
-    return run_trials(plan, container, stop, display, finish_trial)
+    return run_trials(plan, config, container, stop, display, finish_trial)
 
 
 def _read(container: Container, request: TuningRequest) -> TuningJob:

@@ -1,4 +1,4 @@
-"""Tunings in this process on one Ray: early stopping, several seeds, failures, a stop, and a resumed tuning."""
+"""Tunings in this process: early stopping, several seeds, failures, crashes, a stop, and a resumed tuning."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from runtime.cluster.session import ray_session
 from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
 from runtime.errors import UserError
@@ -21,16 +19,9 @@ from runtime.tuning.records import best_trial, gather_trials, read_records
 from runtime.tuning.tuning_job import TuningRequest, run_tuning
 from tests.conftest import TINY
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow]
 PREFIX = "rl.training.config."
 LR = {"Name": f"{PREFIX}lr", "MinValue": "1e-5", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_runs() -> Iterator[None]:
-    """One Ray for all of them."""
-    with ray_session(num_cpus=2, num_gpus=0):
-        yield
 
 
 def tune(folder: Path, words: dict[str, Any], **settings: str) -> list[dict[str, Any]]:
@@ -112,6 +103,22 @@ def test_a_point_that_fails_takes_its_other_seeds_along_and_nothing_else(tmp_pat
     assert set(whole.jobs) == {5, 6}
     assert all(line["reason"] for line in log if line["state"] == "failed")
     assert yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())["training"]["env"] == "CartPole-v1"
+
+
+def test_a_crash_restarts_its_own_trial_from_the_checkpoint_and_fails_it_at_the_third(tmp_path: Path) -> None:
+    once = json.dumps({"once": str(tmp_path / "crashed")})
+    ranges = {"CategoricalParameterRanges": [{"Name": "rl.training.config.env_config", "Values": ["{}", once]}]}
+    words = {"Strategy": "Grid", "ParameterRanges": ranges}
+    log = tune(tmp_path, words, **{"rl.training.env": "tests.toy_envs:Crashes", "rl.training.checkpoint_freq": "1"})
+    assert (tmp_path / "crashed").exists()
+    always, once_only = gather_trials(read_records(tmp_path / "out"))
+    assert (always.state, once_only.state) == ("failed", "completed")
+    reasons = [line["reason"] for line in log if line["state"] == "failed"]
+    assert reasons == ["its process died 3 times; see log.txt in its folder, and the memory"]
+    folder = tmp_path / "out" / once_only.jobs[5].folder
+    assert (folder / "log.txt").read_text().count("resuming from") == 1
+    rows = [json.loads(line)["training_iteration"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, 9))
 
 
 @pytest.mark.system

@@ -10,7 +10,7 @@ ROBOSCHOOL := .venv/roboschool
 # Where it is set, every process would compile all modules that it imports: 10 s for a training.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image bench-start zoo clean
+.PHONY: train deepracer test test-system test-docker image image-gpu sbom audit lint install bench bench-serving bench-counters bench-screens bench-offline bench-deepracer bench-tuning bench-unity bench-image bench-start bench-classic zoo clean
 
 train: install
 	$(BIN)/smrl train --preset $(PRESET) $(ARGS)
@@ -70,6 +70,13 @@ else
 	.venv/bench/bin/pip install --quiet --requirement benchmarks/ppo_peers/requirements.txt
 	$(BIN)/python -m benchmarks.ppo $(PARTS)
 endif
+
+# Ten tasks of Gymnasium with the general settings, against Stable-Baselines3's defaults, into benchmarks/classic.md.
+bench-classic: install
+	test -x .venv/bench/bin/python || $(BIN)/python -m venv .venv/bench
+	.venv/bench/bin/pip install --quiet --requirement benchmarks/ppo_peers/requirements.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.classic $(TASKS)
 
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -44,8 +44,6 @@ MODULES = (
     "ray.rllib.connectors.env_to_module",
     "ray.rllib.env.single_agent_env_runner",
     "ray.rllib.evaluation.postprocessing",
-    "ray.tune.schedulers",
-    "ray.tune.search",
     "rich.live",
     "rich.panel",
     "rich.progress_bar",

@@ -34,12 +34,6 @@ _ENVIRONMENT = {
     "SDL_VIDEODRIVER": "dummy",
     "SDL_AUDIODRIVER": "dummy",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # Ray Tune: its own loggers and display are left out, and a metric may be missing until the first episode ends.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths in settings are relative to where the job was started
 }
 
 

@@ -16,15 +16,20 @@ def setdefault_environment(defaults: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def show_gpus(numbers: Sequence[int]) -> None:
-    """Limits this process to some of the GPUs that it may use; to be called before CUDA is initialized.
+def name_gpus(count: int) -> list[str]:
+    """Returns CUDA's names of this process's GPUs.
 
     Args:
-        numbers: Positions in the list of GPUs that are visible so far.
+        count: How many it may use, which are the first of the visible ones.
     """
     visible = os.environ.get(_GPUS)
     names = visible.split(",") if visible else []
-    os.environ[_GPUS] = ",".join(names[number] if number < len(names) else str(number) for number in numbers)
+    return names[:count] + [str(number) for number in range(len(names), count)]
+
+
+def show_gpus(names: Sequence[str]) -> None:
+    """Limits this process to some GPUs by their names; to be called before CUDA is initialized."""
+    os.environ[_GPUS] = ",".join(names)
 
 
 def find_ray_root() -> Path | None:

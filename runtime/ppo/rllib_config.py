@@ -223,14 +223,15 @@ def fit_to_resources(
     left_out = tuple(f"config.model.{name}" for name in _GAUSSIAN if gaussian.get(name))
     if isinstance(action_space, gymnasium.spaces.Box):
         left_out = ()
-    if left_out:
-        notes.append(f"rl.training.{', '.join(left_out)} left out: actions are {action_space}, not a Box")
+    if named := [name for name in left_out if not config.is_default(name)]:
+        notes.append(f"rl.training.{', '.join(named)} left out: actions are {action_space}, not a Box")
     fitted, about_processes = fit_processes(config, machines)
     notes += about_processes
     reason = fallback_reason(config, family)
     if settings.normalize_rewards and reason is not None:
         changes["config.normalize_rewards"] = False
-        notes.append(f"rl.training.config.normalize_rewards left out: learning by RLlib's own code ({reason})")
+        if not config.is_default("config.normalize_rewards"):
+            notes.append(f"rl.training.config.normalize_rewards left out: learning by RLlib's own code ({reason})")
     schedule = "config.model.log_std_schedule"
     if settings.model.log_std_schedule is not None and reason is not None and schedule not in left_out:
         left_out += (schedule,)

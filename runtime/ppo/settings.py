@@ -108,13 +108,14 @@ class PPOSettings(RLlibSettings):
         return self.use_critic
 
 
-# For an environment that no preset is for; PPO's usual numbers, as Stable-Baselines3 and CleanRL have them.
+# For an environment that no preset is for: PPO's usual numbers, as Stable-Baselines3 and CleanRL have them, and rewards
+# in units of their return, without which the value function of Pendulum-v1 learns nothing (benchmarks/classic.md).
 GENERAL: dict[str, object] = {
     "config.num_envs_per_env_runner": 8,
-    "config.train_batch_size": 4096,
-    "config.minibatch_size": 256,
+    "config.train_batch_size": 2048,
+    "config.minibatch_size": 128,
     "config.num_epochs": 10,
-    "config.lr": 0.0003,
+    "config.lr": 0.0005,
     "config.gamma": 0.99,
     "config.lambda_": 0.95,
     "config.clip_param": 0.2,
@@ -123,7 +124,9 @@ GENERAL: dict[str, object] = {
     "config.vf_loss_coeff": 0.5,
     "config.grad_clip": 0.5,
     "config.observation_filter": "MeanStdFilter",
+    "config.normalize_rewards": True,
     "config.model.fcnet_hiddens": [64, 64],
     "config.model.fcnet_activation": "tanh",
     "config.model.vf_share_layers": False,
+    "config.model.free_log_std": True,
 }

@@ -18,7 +18,6 @@ _LARGE_SIDE, _MEDIUM_SIDE = 36, 12  # pixels of the shorter side, from which the
 _MOST_FEATURES = 64 * 100  # of the last convolution; a dense layer follows
 _HIDDENS = [256]
 _FILTERS = "config.model.conv_filters"
-_DEFAULT = "default for any"  # how the source of a family's general settings begins
 
 
 def choose_convolutions(shape: tuple[int, ...]) -> list[list[Any]]:
@@ -55,13 +54,9 @@ def fit_images(config: JobConfig, observations: gymnasium.Space[Any]) -> tuple[J
     wanted: dict[str, Any] = {"config.model.head_fcnet_hiddens": _HIDDENS}
     if config.run == "PPO":
         wanted |= {"config.observation_filter": "NoFilter", "config.model.vf_share_layers": True}
-    changes |= {path: value for path, value in wanted.items() if _is_open(config, path)}
+    changes |= {path: value for path, value in wanted.items() if config.is_default(path)}
     layers = ", ".join(f"{channels} of {kernel}/{stride}" for channels, kernel, stride, _ in changes[_FILTERS])
     return config.replace(changes), [f"images of {'×'.join(map(str, shape))}: convolutions {layers}"]
-
-
-def _is_open(config: JobConfig, path: str) -> bool:
-    return path not in config.values() or config.sources.get(path, _DEFAULT).startswith(_DEFAULT)
 
 
 def pixel_scale(observations: gymnasium.Space[Any]) -> float | None:

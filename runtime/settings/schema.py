@@ -213,6 +213,10 @@ class JobConfig(TrainingSettings):
         """Whether the user set a value; presets and defaults do not count."""
         return is_users(self.sources.get(path, "default"))
 
+    def is_default(self, path: str) -> bool:
+        """Whether neither the user nor a preset set a value."""
+        return self.sources.get(path, "default").startswith("default")
+
     def describe_without_effect(self, names: tuple[str, ...], *, why: str) -> list[str]:
         """Returns a line for each setting of the algorithm that the user set and that would change nothing.
 

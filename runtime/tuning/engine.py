@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import Any
 
+from runtime.container.environment_variables import name_gpus
 from runtime.container.imports import importing
 from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
@@ -91,8 +92,8 @@ def import_for_trials(config: JobConfig) -> None:
 
 def _trial_job(plan: Plan, container: Container, finish: Finish, number: int, parallel: int) -> TrialJob:
     """Gives the worker of a number its share of CPUs and GPUs; workers share GPUs where there are fewer."""
-    count, each = container.num_gpus, container.num_gpus // parallel
-    gpus = range(number * each, (number + 1) * each) if each else [number % count] if count else []
+    names, each = name_gpus(container.num_gpus), container.num_gpus // parallel
+    gpus = names[number * each : (number + 1) * each] if each else [names[number % len(names)]] if names else []
     own = replace(container, hyperparameters={}, num_cpus=container.num_cpus // parallel, num_gpus=len(gpus))
     return TrialJob(own, plan.job.settings, plan.root.resolve(), finish, tuple(gpus))
 

@@ -36,14 +36,14 @@ class TrialJob:
         settings: Hyperparameters that are not tuned.
         root: Results folder of the tuning.
         finish: Ends a job.
-        gpus: Positions of the worker's GPUs among the container's.
+        gpus: Names of the worker's GPUs.
     """
 
     container: Container
     settings: Mapping[str, Any]
     root: Path
     finish: Finish
-    gpus: Sequence[int] = ()
+    gpus: Sequence[str] = ()
 
     def run(self, config: Mapping[str, Any], connection: Connection) -> None:
         """Runs a training job; sends a `Progress` after each iteration and at its end.

@@ -31,12 +31,15 @@ class UnityFamily:
     kind = "scene"
     algorithms: tuple[str, ...] = ("PPO",)
     defaults: Mapping[str, object] = {}
-    # One player for each env runner, and images as they are.
+    # One player for each env runner, and images and rewards as they are.
     general: Mapping[str, object] = {
         **GENERAL,
         "config.num_envs_per_env_runner": 1,
-        "config.train_batch_size": 2048,
+        "config.minibatch_size": 256,
+        "config.lr": 0.0003,
         "config.observation_filter": "NoFilter",
+        "config.normalize_rewards": False,
+        "config.model.free_log_std": False,
         "config.entropy_coeff": 0.005,
     }
     evaluation_settings: Mapping[str, Setting] = {}

@@ -88,8 +88,8 @@ def _page(record: dict[str, dict[str, list[float]]]) -> str:
         "",
         f"`make bench-classic`: the mean return of {_EPISODES} episodes without exploration after the same number of"
         f" training steps, as mean ± standard deviation of {len(_SEEDS)} seeds. smrl trains with the settings that it"
-        " takes for any environment that has no preset, Stable-Baselines3's PPO with its defaults. Gymnasium's threshold"
-        " is what it counts as solved.",
+        " takes for any environment that has no preset, Stable-Baselines3's PPO with its defaults. Gymnasium counts the"
+        " threshold as solved.",
         "",
         "| task | steps | threshold | smrl | Stable-Baselines3 |",
         "|---|--:|--:|--:|--:|",

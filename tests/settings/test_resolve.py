@@ -243,7 +243,7 @@ def test_env_config_is_a_free_tree() -> None:
 
 
 def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
-    with pytest.raises(UserError, match=r"minibatch_size: got 5000 .* at most train_batch_size, which is 2048"):
+    with pytest.raises(UserError, match=r"minibatch_size: got 5000 .* at most train_batch_size, which is 4096"):
         from_json({"preset": "reacher", "rl.training.config.minibatch_size": "5000"})
 
 

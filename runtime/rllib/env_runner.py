@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from runtime.errors import JobError, RemoteError, describe_root, find_cause
@@ -23,13 +24,16 @@ from runtime.rllib.seeds import derive_seed, without_dynamo
 _KEY = b"smrl-environment-fault"
 
 
-class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
-    """Samples episodes; a remote env runner reports an exception to the training loop before raising it.
+class _Reporting:
+    """Mixin for RLlib's env runners: a remote one reports an exception to the training loop before raising it.
 
     Attributes:
         is_restarted: Whether this process replaces one that died.
     """
 
+    config: Any
+    env: Any
+    worker_index: int | None
     _seeded_env: Any = None
     _env_seeds = 0
 
@@ -56,13 +60,22 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
 
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         """Resets the environments; called by RLlib, whose seed is replaced."""
-        results: tuple[Any, Any] = super()._try_env_reset(seed=self.take_env_seed(), options=options)
+        seed = self.take_env_seed()
+        results: tuple[Any, Any] = super()._try_env_reset(seed=seed, options=options)  # type: ignore[misc]  # RLlib's
         return results
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs a function on this env runner; RLlib makes every remote call through it."""
         with _report_exceptions():
             return func(self, *args, **kwargs)
+
+
+class Runner(_Reporting, SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
+    """Samples episodes of one agent."""
+
+
+class AgentsRunner(_Reporting, MultiAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
+    """Samples episodes of several agents."""
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from ray.rllib.env.multi_agent_env import MultiAgentEnv
 _STEP = 0.2
 
 
-class Meet(ParallelEnv[str, Any, Any]):
+class Meet(ParallelEnv[str, Any, Any]):  # type: ignore[misc]  # pettingzoo is not typed for strict mode
     """Two agents on a line are paid for being near each other; PettingZoo's interface.
 
     Args:

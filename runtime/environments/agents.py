@@ -78,14 +78,16 @@ class JointEnv(gymnasium.Env[Any, Any]):
         self.metadata = dict(getattr(agents_env, "metadata", None) or {})
         self.raw_spaces = {str(agent): _spaces_of(agents_env, agent) for agent in _list_agents(agents_env)}
         self._ids = {str(agent): agent for agent in _list_agents(agents_env)}
-        observations = {agent: _as_box(agent, space) for agent, (space, _) in self.raw_spaces.items()}
+        observations: dict[str, gymnasium.Space[Any]] = {
+            agent: _as_box(agent, space) for agent, (space, _) in self.raw_spaces.items()
+        }
         self.observation_space = gymnasium.spaces.Dict(observations)
         self.action_space = gymnasium.spaces.Dict({agent: space for agent, (_, space) in self.raw_spaces.items()})
         self._returns: dict[str, float] = {}
         self._ended: set[str] = set()
 
     @property
-    def render_mode(self) -> str | None:  # type: ignore[override]  # Gymnasium has an attribute
+    def render_mode(self) -> str | None:
         """The environment's own mode."""
         mode: str | None = getattr(self.agents_env, "render_mode", None)
         return mode
@@ -130,7 +132,8 @@ class JointEnv(gymnasium.Env[Any, Any]):
         return {str(agent): self._flatten(str(agent), value) for agent, value in observations.items()}
 
     def _flatten(self, agent: str, observation: Any) -> Any:
-        space, own = self.observation_space[agent], self.raw_spaces[agent][0]
+        spaces: Any = self.observation_space
+        space, own = spaces[agent], self.raw_spaces[agent][0]
         if own.shape == space.shape and isinstance(own, Box):
             return np.asarray(observation, np.float32)
         return np.asarray(gymnasium.spaces.flatten(own, observation), np.float32)

@@ -44,7 +44,7 @@ class _Reporting:
             if self.is_restarted and config.seed is not None:  # the same seed would give the same episodes again
                 config = config.copy(copy_frozen=False).debugging(seed=secrets.randbelow(2**31))
             with without_dynamo():
-                super().__init__(config=config, **kwargs)
+                super().__init__(config=config, **kwargs)  # type: ignore[call-arg]  # RLlib's
 
     def take_env_seed(self) -> int | None:
         """The seed of the environments' next reset, or None if they are seeded already; environment i adds i to it.

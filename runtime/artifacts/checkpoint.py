@@ -17,6 +17,7 @@ from runtime.outputs.metrics import JSONL, read_rows
 _PREFIX = "checkpoint_"
 STATE = "job.json"
 HASHES = "sha256"
+POLICIES = "policies"  # folder of the policies of several agents, each in a folder of its own
 UPLOAD_MARKS = "*.sagemaker-upload*"  # .sagemaker-uploading and .sagemaker-uploaded
 _FILES = "files"
 _RNG = "rng.json"
@@ -82,12 +83,7 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
             write_algorithm(aside)
             (aside / _RNG).write_text(json.dumps(_random_states()), encoding="utf-8")
             (aside / JSONL).write_text("".join(json.dumps(row) + "\n" for row in state.rows), encoding="utf-8")
-            counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
-            written = {str(path.relative_to(aside)): path for path in _list_files(aside)}
-            sizes = {name: path.stat().st_size for name, path in written.items()}
-            hashes = {name: hash_file(path) for name, path in written.items()}
-            described = {**counters, _FILES: sizes, HASHES: hashes}
-            (aside / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
+            write_state(aside, state)
     except OSError as error:
         raise PlatformError(
             f"{final}: the checkpoint could not be written: {error.strerror or error}. "
@@ -95,6 +91,16 @@ def save_checkpoint(folder: Path, state: JobState, *, write_algorithm: Callable[
         ) from error
     _prune(folder)
     return final
+
+
+def write_state(checkpoint: Path, state: JobState) -> None:
+    """Writes the state into a checkpoint whose other files are complete: their sizes and hashes are part of it."""
+    counters = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "rows"}
+    written = {str(path.relative_to(checkpoint)): path for path in _list_files(checkpoint)}
+    sizes = {name: path.stat().st_size for name, path in written.items()}
+    hashes = {name: hash_file(path) for name, path in written.items()}
+    described = {**counters, _FILES: sizes, HASHES: hashes}
+    (checkpoint / STATE).write_text(json.dumps(described, indent=2), encoding="utf-8")
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import json
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{path}: got {type(manifest).__name__}; expected a JSON object.")
     return manifest
+
+
+def list_policies(manifest: Mapping[str, Any]) -> list[str]:
+    """Lists the policies of several agents, each with a model directory of its own below; none where one agent acts."""
+    return list(manifest.get("policies", {}))
 
 
 def note_exports(

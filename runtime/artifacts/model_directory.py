@@ -6,15 +6,25 @@ import contextlib
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime.artifacts.checkpoint import UPLOAD_MARKS, best_checkpoint, find_checkpoint, is_whole, read_state
+from runtime.artifacts.checkpoint import (
+    POLICIES,
+    UPLOAD_MARKS,
+    best_checkpoint,
+    find_checkpoint,
+    is_whole,
+    read_state,
+    write_state,
+)
 from runtime.artifacts.exports import CAR_MODEL, ONNX, SAVED_MODEL, TORCH
 from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
 from runtime.files import sweep, write_json, writing_aside
+from runtime.policies.policy_mapping import PolicyMapping
 from runtime.policies.spaces import Spaces, describe_space
 from runtime.settings.schema import JobConfig
 
@@ -43,13 +53,51 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
         if best is not None:
             _replace(best, folder / _BEST)
         _forget_exports(folder)
+        policies = _write_policies(folder, checkpoint, best, config, spaces) if config.policy_mapping else {}
         write_json(folder / PARAMS, params)
-        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **facts})
+        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **policies, **facts})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
             "whole; free some space and start the job again."
         ) from error
+
+
+def _write_policies(
+    folder: Path, checkpoint: Path, best: Path | None, config: JobConfig, spaces: Spaces
+) -> dict[str, Any]:
+    """Writes a model directory for each policy of several agents, by its name, to be exported and served alone.
+
+    Returns:
+        The entry of the manifest: the agents of each policy.
+    """
+    assert config.policy_mapping is not None
+    observations: Any = spaces.observation
+    actions: Any = spaces.action
+    groups = PolicyMapping(config.policy_mapping).group(actions)
+    for policy, agents in groups.items():
+        own = Spaces(observations[agents[0]], actions[agents[0]])
+        with writing_aside(folder / policy) as aside:
+            for name, source in ((_FINAL, checkpoint), (_BEST, best)):
+                if source is not None:
+                    _write_policy(aside / name, source, policy, own)
+            described = _manifest(checkpoint, best, config, own)
+            write_json(aside / MANIFEST, {**described, "policy": policy, "agents": agents})
+    return {"policies": groups}
+
+
+def _write_policy(folder: Path, checkpoint: Path, policy: str, spaces: Spaces) -> None:
+    """Writes the checkpoint of one policy: what it acts by, and nothing that training resumes from."""
+    shutil.copytree(checkpoint / POLICIES / policy, folder)
+    state = read_state(checkpoint)
+    acting = {name: value for name, value in state.policy.items() if name != "policy_mapping"}
+    own = replace(
+        state,
+        observation_shape=list(spaces.observation.shape or ()),
+        action_space=str(spaces.action),
+        policy={**acting, "policy": policy},
+    )
+    write_state(folder, own)
 
 
 def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: Spaces) -> dict[str, Any]:

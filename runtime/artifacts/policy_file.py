@@ -23,11 +23,14 @@ from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from runtime.artifacts.checkpoint import POLICIES
 from runtime.errors import UserError
 from runtime.outputs.console import quiet_ray
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.joint_policy import JointPolicy
 from runtime.policies.policy import Policy
+from runtime.policies.policy_mapping import PolicyMapping
 from runtime.policies.ppo_module import APPOModule, PPOModule
 from runtime.policies.q_module import QModule
 from runtime.policies.rllib_filter import FILTER_FOLDERS, filter_of_state
@@ -35,7 +38,8 @@ from runtime.policies.sac_module import SACModule
 from runtime.policies.spaces import describe_space, read_space
 
 FILE = "policy.safetensors"
-_MODULE = Path("learner_group/learner/rl_module/default_policy")
+_MODULES = Path("learner_group/learner/rl_module")
+_ONLY = "default_policy"  # RLlib's name for the policy of one agent
 _CONNECTORS = Path("env_runner/env_to_module_connector")
 _CATALOGS: dict[type, type] = {
     PPOModule: PPOCatalog,
@@ -105,9 +109,10 @@ class StoredPolicy:
         )
 
     @classmethod
-    def of_rllib(cls, checkpoint: Path) -> StoredPolicy:
-        """Reads the policy of RLlib's own checkpoint, which contains pickles, so the checkpoint must be trusted."""
-        with (checkpoint / _MODULE / "class_and_ctor_args.pkl").open("rb") as file:
+    def of_rllib(cls, checkpoint: Path, policy: str = _ONLY) -> StoredPolicy:
+        """Reads a policy of RLlib's own checkpoint, which contains pickles, so the checkpoint must be trusted."""
+        module = checkpoint / _MODULES / policy
+        with (module / "class_and_ctor_args.pkl").open("rb") as file:
             made = _Unpickler(file).load()
         _, arguments = made["ctor_args_and_kwargs"]
         space = arguments["observation_space"]
@@ -118,7 +123,7 @@ class StoredPolicy:
             arguments["model_config"],
             space,
             arguments["action_space"],
-            pickle.loads((checkpoint / _MODULE / "module_state.pkl").read_bytes()),
+            pickle.loads((module / "module_state.pkl").read_bytes()),
             None if path is None else filter_of_state(pickle.loads(path.read_bytes()), space),
         )
 
@@ -149,8 +154,38 @@ class _Unpickler(pickle.Unpickler):
 
 
 def write_policy_file(checkpoint: Path) -> None:
-    """Writes the file into a checkpoint that RLlib has just written."""
-    StoredPolicy.of_rllib(checkpoint).write(checkpoint)
+    """Writes the file into a checkpoint that RLlib has just written; one a policy where several agents learn."""
+    if (checkpoint / _MODULES / _ONLY).is_dir():
+        StoredPolicy.of_rllib(checkpoint).write(checkpoint)
+        return
+    for module in (checkpoint / _MODULES).iterdir():
+        if module.is_dir():
+            folder = checkpoint / POLICIES / module.name
+            folder.mkdir(parents=True)
+            StoredPolicy.of_rllib(checkpoint, module.name).write(folder)
+
+
+def read_joint_policy(
+    checkpoint: Path, action_space: gymnasium.Space[Any], *, settings: Mapping[str, Any]
+) -> JointPolicy:
+    """Loads the policies of several agents from a checkpoint; Ray need not run.
+
+    Args:
+        checkpoint: Its folder.
+        action_space: The environment's, by agent.
+        settings: Settings of the job that wrote it, with `policy_mapping`.
+
+    Raises:
+        UserError: A policy cannot be read.
+    """
+    assert isinstance(action_space, gymnasium.spaces.Dict)
+    mapping = PolicyMapping(settings["policy_mapping"])
+    spaces = action_space.spaces
+    shared = {
+        policy: read_policy(checkpoint / POLICIES / policy, spaces[agents[0]], settings=settings)
+        for policy, agents in mapping.group(spaces).items()
+    }
+    return JointPolicy({agent: shared[mapping(agent)].for_agent() for agent in spaces})
 
 
 def read_policy(

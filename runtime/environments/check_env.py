@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Dict, Discrete
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from runtime.environments.adapting import flat_actions, is_image
+from runtime.environments.agents import JointEnv
+from runtime.environments.check_agents import check_agents
 from runtime.environments.faults import describe_fault, find_method, own_class
 from runtime.environments.masking import allows_action, mask_problem
+from runtime.environments.returned import describe_kind, observation_problem
 from runtime.environments.spec import EnvSpec, check_env_name, make_bare
 from runtime.errors import JobError, Problems, UserError
 from runtime.policies.spaces import ACTION_MASK, count_choices
@@ -43,6 +46,12 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
     """
     problems = Problems(name)
     env = _make(EnvSpec(name, config), problems)
+    if isinstance(env.unwrapped, JointEnv):
+        facts = check_agents(env.unwrapped, problems, steps=STEPS, seed=_SEED)
+        env.close()
+        facts["video"] = _check_agents_frames(EnvSpec(name, config), env, problems)
+        problems.raise_if_any()
+        return _describe(name, facts)
     check = _Check(env, problems)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -54,6 +63,10 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
     notes = dict.fromkeys(_without_color(str(one.message)) for one in caught if one.category is UserWarning)
     facts = {**check.facts, "video": rendered}
     notes = {note: None for note in notes if not note.startswith(_NO_MATTER)}
+    return _describe(name, facts, notes)
+
+
+def _describe(name: str, facts: Mapping[str, str], notes: Iterable[str] = ()) -> str:
     return "\n".join(
         [
             f"{name}: no problem found",
@@ -61,6 +74,21 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
             *(f"  note          {note}" for note in notes),
         ]
     )
+
+
+def _check_agents_frames(spec: EnvSpec, made: gymnasium.Env[Any, Any], problems: Problems) -> str:
+    """Renders one frame of an environment of several agents; returns a fact about it."""
+    if "rgb_array" not in made.metadata.get("render_modes", []):
+        return "none: metadata['render_modes'] has no 'rgb_array'"
+    try:
+        env = make_bare(spec, render=True)
+        env.reset()
+        frame: Any = env.render()
+        env.close()
+    except Exception as error:
+        problems.add_line(f"{describe_fault(error, object)} where a video is recorded (render_mode='rgb_array')")
+        return "none"
+    return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels" if isinstance(frame, np.ndarray) else "none"
 
 
 def _make(spec: EnvSpec, problems: Problems) -> gymnasium.Env[Any, Any]:
@@ -181,7 +209,7 @@ class _Check:
             self.raised(error, "at reset() without a seed")
             return False
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            self.note("reset", "reset", f"returned {_kind(result)}; expected (observation, info)")
+            self.note("reset", "reset", f"returned {describe_kind(result)}; expected (observation, info)")
             return False
         self._check_observation("reset", result[0])
         self._observation = result[0]
@@ -193,7 +221,7 @@ class _Check:
             self.note(
                 "step",
                 "step",
-                f"returned {_kind(result)}{old}; expected (observation, reward, terminated, truncated, info)",
+                f"returned {describe_kind(result)}{old}; expected (observation, reward, terminated, truncated, info)",
             )
             return False
         observation, reward, terminated, truncated, info = result
@@ -213,7 +241,7 @@ class _Check:
         return True
 
     def _check_observation(self, method: str, observation: Any) -> None:
-        problem = _observation_problem(self._bare.observation_space, observation)
+        problem = observation_problem(self._bare.observation_space, observation)
         if problem:
             self.note(f"{method} observation", method, f"returned {problem}")
 
@@ -254,53 +282,11 @@ def _check_frames(spec: EnvSpec, check: _Check) -> str:
         check.raised(error, "where a video is recorded (render_mode='rgb_array')")
         return "none"
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-        check.note("frame", "render", f"returned {_kind(frame)}; expected an array of uint8, (height, width, 3)")
+        check.note(
+            "frame", "render", f"returned {describe_kind(frame)}; expected an array of uint8, (height, width, 3)"
+        )
         return "none"
     return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"a tuple of {len(value)}"
-    if isinstance(value, np.ndarray):
-        return f"an array of {value.dtype}, shape {value.shape}"
-    return f"a {type(value).__name__}"
-
-
-def _observation_problem(space: Any, value: Any, name: str = "observation") -> str | None:
-    """Describes how a value breaks its space, entry by entry of a Dict or Tuple; None if it does not."""
-    if isinstance(space, Dict | Tuple):
-        parts = dict(space.spaces) if isinstance(space, Dict) else dict(enumerate(space.spaces))
-        given = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, tuple) else None
-        if given is None or set(given) != set(parts):
-            return f"the {name} {value!r}; expected the entries {', '.join(map(repr, parts))}"
-        found = (_observation_problem(part, given[key], f"{name}[{key!r}]") for key, part in parts.items())
-        return next((problem for problem in found if problem), None)
-    if isinstance(space, Box):
-        return _box_problem(space, value, name)
-    return None if space.contains(value) else f"the {name} {value!r}; expected one of {space}"
-
-
-def _box_problem(space: Box, value: Any, name: str) -> str | None:
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        return f"the {name} {value!r}; expected an array"
-    if not isinstance(value, np.ndarray | np.generic) and array.dtype == object:
-        return f"{_kind(value)} as {name}; expected an array"
-    if array.shape != space.shape:
-        return f"an {name} of shape {array.shape}; expected {space.shape}, that of observation_space"
-    if not np.isfinite(array).all():
-        place = tuple(map(int, np.argwhere(~np.isfinite(array))[0]))
-        return f"{array[place]} in {name}{list(place)}; expected finite numbers"
-    outside = (array < space.low) | (array > space.high)
-    if outside.any():
-        place = tuple(map(int, np.argwhere(outside)[0]))
-        rule = f"{space.low[place]} to {space.high[place]}, the range of observation_space"
-        return f"{array[place]} in {name}{list(place)}; expected {rule}"
-    if not space.contains(value):
-        return f"{_kind(value)} as {name}; expected an array of {space.dtype}"
-    return None
 
 
 def _without_color(text: str) -> str:

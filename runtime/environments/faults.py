@@ -15,10 +15,11 @@ _OUR_CODE = Path(__file__).resolve().parents[1]
 
 
 def own_class(env: Any) -> type[Any]:
-    """Returns the class that the user wrote, below Gymnasium's wrappers and those of an old environment."""
+    """Returns the class that the user wrote, below Gymnasium's wrappers and what adapts an environment."""
     inner = env.unwrapped
-    old = getattr(inner, "gym_env", None)  # shimmy's name for what it adapts
-    return type(inner if old is None else old.unwrapped)
+    # What shimmy adapts of old gym, or JointEnv of several agents.
+    adapted = getattr(inner, "gym_env", None) or getattr(inner, "agents_env", None)
+    return type(inner if adapted is None else adapted.unwrapped)
 
 
 def find_method(owner: type[Any], name: str) -> str:

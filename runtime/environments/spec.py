@@ -17,6 +17,7 @@ import gymnasium
 
 import envs  # registers the Roboschool ids
 from runtime.environments.adapting import adapt
+from runtime.environments.agents import JointEnv, make_agents, makes_agents
 from runtime.environments.faults import describe_fault, own_class
 from runtime.environments.old_gym import as_gymnasium
 from runtime.errors import JobError, Problems, UserError, suggest
@@ -145,7 +146,9 @@ def make_env(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | N
     env = make_bare(spec, render=render, context=context)
     if spec.horizon is not None:
         env = gymnasium.wrappers.TimeLimit(env, spec.horizon)
-    return EpisodeMonitor(adapt(env, name=spec.name), spec.name)
+    if not isinstance(env.unwrapped, JointEnv):  # whose values are adapted agent by agent
+        env = adapt(env, name=spec.name)
+    return EpisodeMonitor(env, spec.name)
 
 
 def make_bare(spec: EnvSpec, *, render: bool = False, context: dict[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
@@ -175,6 +178,8 @@ def _env_context(spec: EnvSpec) -> dict[str, Any]:
 def _make_class(spec: EnvSpec, *, render: bool) -> gymnasium.Env[Any, Any]:
     module, _, name = spec.name.partition(":")
     found = getattr(importlib.import_module(module), name)
+    if makes_agents(found):
+        return _ready_to_render(make_agents(found, spec.config, render=render), render=render)
     if not _is_env_class(found):  # a stored model names its environment: it must not name any function to call
         raise UserError(f"environment {spec.name}: got {found!r}; expected a class with reset and step.")
     made = found(**spec.config)
@@ -242,7 +247,10 @@ def _class_problem(name: str, module: str, attribute: str) -> str | None:
         found = False
     if not found:
         return f"a module {module!r} that can be imported"
-    if not _is_module_with_id(name) and not _is_env_class(getattr(importlib.import_module(module), attribute, None)):
+    if _is_module_with_id(name):
+        return None
+    named = getattr(importlib.import_module(module), attribute, None)
+    if not _is_env_class(named) and not makes_agents(named):
         return f"a class {attribute!r} with reset and step in {module}"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from runtime.families.agents.family import AgentsFamily
 from runtime.families.deepracer.family import DeepRacerFamily
 from runtime.families.plain.family import PlainFamily
 from runtime.families.unity.family import UnityFamily
@@ -22,7 +23,7 @@ from runtime.settings.types import Setting
 PLAIN: EnvFamily = PlainFamily()
 CATALOG: Catalog[Algorithm, EnvFamily] = Catalog(
     algorithms=(PPO(), *ALGORITHMS, OfflineLearning()),
-    families=(DeepRacerFamily(), UnityFamily(), PLAIN),
+    families=(DeepRacerFamily(), UnityFamily(), AgentsFamily(), PLAIN),
 )
 
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from runtime.artifacts.checkpoint import is_whole
-from runtime.artifacts.manifest import note_exports, only_writer, read_manifest
+from runtime.artifacts.manifest import list_policies, note_exports, only_writer, read_manifest
 from runtime.container.forked import Fork
 from runtime.container.imports import importing
 from runtime.errors import JobError, UserError, describe_root
@@ -103,8 +103,21 @@ def export_all(
     with importing():  # torch and RLlib
         from runtime.export.exporter import export_model
 
+    if policies := list_policies(read_manifest(folder)):
+        return _export_policies(folder, policies, checkpoint=checkpoint, trust=trust), ""
     missing = _write_own_formats(folder, checkpoint)  # first, as a family's own networks may have no other format
     return export_model(folder, checkpoint=checkpoint, trust=trust), missing
+
+
+def _export_policies(folder: Path, policies: list[str], *, checkpoint: str, trust: bool) -> list[dict[str, Any]]:
+    """Exports each policy of several agents into its own model directory; the manifest above lists all files."""
+    exports = [
+        {**export, "file": f"{policy}/{export['file']}"}
+        for policy in policies
+        for export in export_all(folder / policy, checkpoint=checkpoint, trust=trust)[0]
+    ]
+    note_exports(folder, exports, {}, checkpoint=checkpoint)
+    return exports
 
 
 def _write_own_formats(folder: Path, checkpoint: str) -> str:

@@ -23,6 +23,7 @@ from runtime.cluster.hosts import (
     start_head_node,
     support_head_node,
 )
+from runtime.cluster.session import prepare_environment
 from runtime.container.layout import CONFIG, SUMMARY, Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
@@ -207,6 +208,8 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     if request.experiment is not None:
         sources.insert(0, Source(request.experiment_source, {"rl": request.experiment}, is_old_script=True))
     sources.append(Source(request.source, request.overrides))
+
+    prepare_environment()  # as the module of an environment may import ray
 
     def check_env(where: str, name: str, source: str, problems: Problems) -> None:
         if request.find_creator(name) is None:

@@ -71,6 +71,10 @@ class Policy:
             clip_actions=self.clip_actions,
         )
 
+    def for_agent(self) -> Policy:
+        """The same policy with a recurrent state of its own, sharing its network."""
+        return copy.copy(self)
+
     @property
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = next(self.module.parameters()).dtype

@@ -29,7 +29,7 @@ from runtime.ppo.compiled.learner import NORMALIZE_REWARDS, THREADS, FastLearner
 from runtime.ppo.compiled.sync_envs import count_env_bytes, is_compiled
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.rllib.env_maker import EnvMaker
-from runtime.rllib.env_runner import Runner
+from runtime.rllib.env_runner import AgentsRunner, Runner
 from runtime.rllib.episodes import EpisodeReports
 from runtime.rllib.faults import PROBE_TIMEOUT_S, FaultTolerance
 from runtime.rllib.images import fit_images
@@ -192,7 +192,11 @@ def describe_path(algorithm: PPO, config: JobConfig, family: EnvFamily) -> str:
 
 def _describe_code(used: type) -> str:
     """Names the code of an env runner or learner: RLlib's (as our plain env runner's is), or one of our classes."""
-    return "RLlib's own code" if used is Runner or used.__module__.startswith("ray.") else f"smrl's {used.__name__}"
+    return (
+        "RLlib's own code"
+        if used in (Runner, AgentsRunner) or used.__module__.startswith("ray.")
+        else f"smrl's {used.__name__}"
+    )
 
 
 def fit_to_resources(

@@ -53,8 +53,10 @@ class TrainedByRLlib(ABC):
     ) -> ActingPolicy:
         """Loads the policy of a checkpoint; Ray need not run."""
         with importing():  # torch and RLlib
-            from runtime.artifacts.policy_file import read_policy
+            from runtime.artifacts.policy_file import read_joint_policy, read_policy
 
+        if "policy_mapping" in state.policy:
+            return read_joint_policy(checkpoint, action_space, settings=state.policy)
         return read_policy(checkpoint, action_space, settings=state.policy, trust=trust)
 
     def describe_actions(self, action_space: gymnasium.Space[Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from runtime.errors import JobError, RemoteError, describe_root, find_cause
@@ -23,13 +24,16 @@ from runtime.rllib.seeds import derive_seed, without_dynamo
 _KEY = b"smrl-environment-fault"
 
 
-class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
-    """Samples episodes; a remote env runner reports an exception to the training loop before raising it.
+class _Reporting:
+    """Mixin for RLlib's env runners: a remote one reports an exception to the training loop before raising it.
 
     Attributes:
         is_restarted: Whether this process replaces one that died.
     """
 
+    config: Any
+    env: Any
+    worker_index: int | None
     _seeded_env: Any = None
     _env_seeds = 0
 
@@ -40,7 +44,7 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
             if self.is_restarted and config.seed is not None:  # the same seed would give the same episodes again
                 config = config.copy(copy_frozen=False).debugging(seed=secrets.randbelow(2**31))
             with without_dynamo():
-                super().__init__(config=config, **kwargs)
+                super().__init__(config=config, **kwargs)  # type: ignore[call-arg]  # RLlib's
 
     def take_env_seed(self) -> int | None:
         """The seed of the environments' next reset, or None if they are seeded already; environment i adds i to it.
@@ -56,13 +60,22 @@ class Runner(SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed fo
 
     def _try_env_reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         """Resets the environments; called by RLlib, whose seed is replaced."""
-        results: tuple[Any, Any] = super()._try_env_reset(seed=self.take_env_seed(), options=options)
+        seed = self.take_env_seed()
+        results: tuple[Any, Any] = super()._try_env_reset(seed=seed, options=options)  # type: ignore[misc]  # RLlib's
         return results
 
     def apply(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs a function on this env runner; RLlib makes every remote call through it."""
         with _report_exceptions():
             return func(self, *args, **kwargs)
+
+
+class Runner(_Reporting, SingleAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
+    """Samples episodes of one agent."""
+
+
+class AgentsRunner(_Reporting, MultiAgentEnvRunner):  # type: ignore[misc]  # ray is not typed for strict mode
+    """Samples episodes of several agents."""
 
 
 @contextlib.contextmanager

@@ -88,5 +88,6 @@ def _summarize(config: JobConfig, outcome: Outcome, context: RunContext) -> Summ
         "is_finished": not outcome.why.startswith("stopped by"),
         "results": str(layout.root),
     }
-    next_command = f"smrl evaluate {layout.root}, or smrl serve {layout.root}"
+    served = [layout.model / policy for policy in config.policies or ()]  # several agents: one server a policy
+    next_command = f"smrl evaluate {layout.root}, or smrl serve {served[0] if served else layout.root}"
     return Summary(f"trained {config.env}", facts, next_command, values)

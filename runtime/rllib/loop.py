@@ -28,7 +28,7 @@ from runtime.interfaces.context import RunContext
 from runtime.interfaces.family import AfterIteration, EnvFamily
 from runtime.outputs.metrics import MetricsLog
 from runtime.outputs.video import as_gif
-from runtime.policies.policy import Policy
+from runtime.policies.joint_policy import policy_of
 from runtime.rllib.builder import Builder
 from runtime.rllib.env_runner import raise_reported_fault
 from runtime.rllib.evaluating import METRIC, STATE, Evaluator
@@ -335,7 +335,7 @@ class Training:
         if self._evaluator is None or self._request.is_set or not (is_due or self._reached(row)):
             return {}
         self._reporter.show_phase("evaluating")
-        policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
+        policy = policy_of(self._algorithm, self._spaces.action)
         try:
             with self._request:
                 score = self._evaluator.evaluate(policy)
@@ -406,7 +406,7 @@ class Training:
         self._reporter.show_phase("recording video")
         started = time.perf_counter()
         path = self._context.layout.videos / f"{name}.mp4"
-        policy = Policy.of_algorithm(self._algorithm, self._spaces.action)
+        policy = policy_of(self._algorithm, self._spaces.action)
         longest_s = _LONGEST_VIDEO_WHEN_STOPPED_S if self._request.is_set else _LONGEST_VIDEO_S
         episode = self._recorder.record(policy, path, longest_s=longest_s)
         self._recorded_at = time.perf_counter()
@@ -427,6 +427,7 @@ def _policy_settings(config: JobConfig) -> dict[str, Any]:
         "horizon": settings.horizon,
         "normalize_actions": settings.normalize_actions,
         "clip_actions": settings.clip_actions,
+        **({"policy_mapping": dict(config.policy_mapping)} if config.policy_mapping else {}),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.rllib.episodes import LENGTHS, RETURNS
 
+_ONLY = "default_policy"  # RLlib's name for the policy of a training with one agent
 _EXPLAINED = "vf_explained_var"
 _UNEXPLAINED_ITERATIONS = 10
 _LEAST_EXPLAINED = 0.05  # of the variance
@@ -41,7 +42,8 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
         recent: Return and length of the last episodes, newest last; all of them are averaged.
 
     Returns:
-        Steps, then returns (absent while no episode has ended), then losses; only finite numbers.
+        Steps, then returns (absent while no episode has ended), then losses, which end in the policy's name where
+        several agents learn; only finite numbers.
     """
     row: dict[str, float] = {"timesteps_total": int(result["num_env_steps_sampled_lifetime"])}
     if recent:
@@ -49,10 +51,18 @@ def to_row(result: Mapping[str, Any], recent: Sequence[tuple[float, int]]) -> di
         row["episode_reward_mean"] = math.fsum(returns) / len(returns)
         row["episode_reward_max"], row["episode_reward_min"] = max(returns), min(returns)
         row["episode_len_mean"] = sum(length for _, length in recent) / len(recent)
-    learner = result.get("learners", {}).get("default_policy", {})
-    floats = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
-    floats |= {name: learner[theirs] for name, theirs in _MEANS.items() if theirs in learner}
-    return row | {name: float(value) for name, value in floats.items() if _is_number(value)}
+    for policy, learner in _by_policy(result).items():
+        floats: dict[str, Any] = {name: learner.get(theirs) for name, theirs in _LEARNER.items()}
+        floats |= {name: learner[theirs] for name, theirs in _MEANS.items() if theirs in learner}
+        end = "" if policy == _ONLY else f"_{policy}"
+        row |= {f"{name}{end}": float(value) for name, value in floats.items() if _is_number(value)}
+    return row
+
+
+def _by_policy(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Returns what the learner reports of each policy, without its totals over all of them."""
+    learners = result.get("learners", {})
+    return {policy: learners[policy] for policy in learners if not policy.startswith("__")}
 
 
 def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
@@ -68,11 +78,11 @@ def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
 def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:
     """Return and length of each episode that ended in an iteration."""
     runners = result.get("env_runners", {})
-    returns, lengths = (_flatten(runners.get(name, ())) for name in (RETURNS, LENGTHS))
+    returns, lengths = (flatten_series(runners.get(name, ())) for name in (RETURNS, LENGTHS))
     return [(float(r), int(length)) for r, length in zip(returns, lengths, strict=True)]
 
 
-def _flatten(series: Any) -> list[float]:
+def flatten_series(series: Any) -> list[float]:
     """Flattens a series, whose items are numbers or arrays of them; RLlib passes a series of one item bare."""
     items = series if isinstance(series, list | tuple) else [series]
     return [value for item in items for value in np.atleast_1d(item).tolist()]
@@ -80,8 +90,13 @@ def _flatten(series: Any) -> list[float]:
 
 def has_nan_loss(result: Mapping[str, Any]) -> bool:
     """Whether the losses of an update are NaN or infinite."""
-    learner = result.get("learners", {}).get("default_policy", {})
-    return any(name in learner and not math.isfinite(float(learner[name])) for name in ("total_loss", "policy_loss"))
+    found = [
+        learner[name]
+        for learner in _by_policy(result).values()
+        for name in ("total_loss", "policy_loss")
+        if name in learner
+    ]
+    return not all(math.isfinite(float(loss)) for loss in found)
 
 
 def _is_number(value: Any) -> bool:

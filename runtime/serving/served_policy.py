@@ -22,7 +22,7 @@ from runtime.artifacts.exports import (
     OBSERVATIONS_ONLY,
     PROBABILITIES,
 )
-from runtime.artifacts.manifest import MANIFEST, find_model_directory, read_manifest
+from runtime.artifacts.manifest import MANIFEST, find_model_directory, list_policies, read_manifest
 from runtime.errors import UserError
 from runtime.serving.drift import TrainingObservations, read_training_observations
 
@@ -149,6 +149,11 @@ def load_policy(place: Path) -> ServedPolicy:
 
 
 def _load(folder: Path, manifest: Mapping[str, Any]) -> ServedPolicy:
+    if policies := list_policies(manifest):
+        raise UserError(
+            f"{folder}: got a model of the policies {', '.join(policies)}; expected one of them, as a server has one. "
+            f"Serve {folder / policies[0]}."
+        )
     exports = {export["format"]: export for export in manifest.get("exports", [])}
     if "onnx" not in exports:
         why = f" ({manifest['not_exported']})" if manifest.get("not_exported") else ""

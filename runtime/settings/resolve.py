@@ -111,6 +111,8 @@ class _Resolver:
         draft.set_missing({name: value for name, value in defaults.items() if value is not None}, "default")
         preset, preset_source = self._find_preset(sources)
         given = [assignment for source in sources for assignment in self._read(source)]
+        if check_env is not None:
+            _import_env(given, check_env)
         if preset is None and default_preset:
             preset = self._choose_preset(given)
         if preset is not None:
@@ -351,6 +353,13 @@ class _Resolver:
             expected = "a setting that still exists"
             remedy = f"{reason[0].upper()}{reason[1:]}; remove it."
         self._draft.problems.add(where, raw, source.name, expected=expected, remedy=remedy)
+
+
+def _import_env(given: Iterable[_Assignment], check_env: EnvCheck) -> None:
+    """Has the module of an environment imported, by which its family is known; its problems are found again later."""
+    named = [one.value for one in given if one.path == "env" and not one.is_removal]
+    if named and named[-1]:
+        check_env(f"{ROOT}env", named[-1], "", Problems())
 
 
 def find_by_end(name: str, paths: Iterable[str]) -> list[str]:

@@ -80,6 +80,18 @@ class TrainingSettings(SettingsModel):
         float,
         Setting("float", "Several hosts: how long they wait for each other before the job fails.", low=0, above=True),
     ] = 600.0
+    policies: Annotated[
+        list[str] | None, Setting("names", "Several agents: the policies to train, one or more.", none_ok=True)
+    ] = None
+    policy_mapping: Annotated[
+        dict[str, Any] | None,
+        Setting(
+            "mapping",
+            "Several agents: beginning of agents' names to policy; the longest that fits. By default a policy acts for "
+            "the agents whose names begin with its own; the only one acts for all.",
+            none_ok=True,
+        ),
+    ] = None
     export: Annotated[bool, Setting("bool", "At the end, export the policy as SavedModel, ONNX and Torch program.")] = (
         True
     )
@@ -216,6 +228,16 @@ class JobConfig(TrainingSettings):
     def is_default(self, path: str) -> bool:
         """Whether neither the user nor a preset set a value."""
         return self.sources.get(path, "default").startswith("default")
+
+    def describe_policies(self) -> list[str]:
+        """Returns a line for each setting of several agents, for an environment that has one."""
+        given = {name: value for name, value in self.given().items() if name in ("policies", "policy_mapping")}
+        return [
+            f"{ROOT}{name}: got {value!r} from {self.sources[name]}; expected none, as {self.env} has one agent. Leave "
+            "it out, or name an environment of several agents."
+            for name, value in given.items()
+            if value is not None
+        ]
 
     def describe_without_effect(self, names: tuple[str, ...], *, why: str) -> list[str]:
         """Returns a line for each setting of the algorithm that the user set and that would change nothing.

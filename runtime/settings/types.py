@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["int", "float", "bool", "text", "ints", "layers", "schedule", "mapping", "int_or_auto", "any"]
+Kind = Literal["int", "float", "bool", "text", "ints", "layers", "schedule", "mapping", "int_or_auto", "names", "any"]
 
 _TOO_LARGE = 2**63  # for the arrays and files that numbers go into
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
@@ -22,6 +22,7 @@ _RULES: dict[Kind, str] = {
     "schedule": "a number, or a list of [timestep, value] that starts at timestep 0",
     "mapping": "a mapping of names to values",
     "int_or_auto": 'a whole number or "auto"',
+    "names": "a name, or a list of names",
     "any": "a value",
 }
 
@@ -161,6 +162,13 @@ def _int_or_auto(value: Any) -> int | str:
     return value if value == "auto" else _int(value)
 
 
+def _names(value: Any) -> list[str]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError
+    return [_text(name.strip()) for name in names]
+
+
 def _convert(converter: Any, kind: Kind) -> Any:
     def checked(value: Any) -> Any:
         try:
@@ -181,6 +189,7 @@ _CONVERTERS: dict[Kind, Any] = {
     "schedule": _convert(_schedule, "schedule"),
     "mapping": _convert(_mapping, "mapping"),
     "int_or_auto": _convert(_int_or_auto, "int_or_auto"),
+    "names": _convert(_names, "names"),
     "any": lambda value: value,
 }
 

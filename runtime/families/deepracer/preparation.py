@@ -39,7 +39,7 @@ def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
         UserError: The environment's settings are wrong, or a setting of PPO has no effect here; all are listed.
     """
     why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
-    wrong = config.describe_without_effect(_WITHOUT_EFFECT, why=why)
+    wrong = [*config.describe_policies(), *config.describe_without_effect(_WITHOUT_EFFECT, why=why)]
     why = "DeepRacer evaluates the car after each iteration, and its progress chooses the best checkpoint"
     wrong += config.describe_without_effect(("evaluation_episodes",), why=why)
     settings = dict(config.algorithm.env_config)

@@ -32,6 +32,11 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
         Interrupted: A stop was requested before an episode ended.
     """
     refuse_family_settings(evaluation)
+    if "policy" in evaluation.state.policy:
+        raise UserError(
+            f"model: got {str(evaluation.place)!r}, one policy of several agents; expected the model of all, as they "
+            "act together. Evaluate the folder above it, or the results folder."
+        )
     spec = _describe_env(evaluation)
     env = make_env(spec)
     check_spaces(evaluation, Spaces(env.observation_space, env.action_space))

@@ -54,7 +54,13 @@ class PlainFamily:
         return True
 
     def prepare(self, config: JobConfig, container: Container) -> PreparedEnv:
-        """Returns the config unchanged, as there are no files to find."""
+        """Returns the config unchanged, as there are no files to find.
+
+        Raises:
+            UserError: Settings of several agents are set.
+        """
+        if wrong := config.describe_policies():
+            raise UserError("\n".join(wrong))
         return PreparedEnv(config, config.algorithm.env_config)
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:

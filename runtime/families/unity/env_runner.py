@@ -70,7 +70,7 @@ class UnityRunner(Runner):
         """Returns this env runner's share of a batch, in decisions."""
         fragment = self.config.rollout_fragment_length
         if fragment != "auto":
-            return int(fragment) * self.num_envs
+            return int(fragment) * int(self.num_envs)
         batch: int = self.config.total_train_batch_size
         return math.ceil(batch / max(1, int(self.config.num_env_runners)))
 

@@ -34,7 +34,7 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     """
     problems = Problems()
     why = "a Unity scene ends its own episodes, and a player that fails is restarted in any case"
-    for line in config.describe_without_effect(_WITHOUT_EFFECT, why=why):
+    for line in (*config.describe_policies(), *config.describe_without_effect(_WITHOUT_EFFECT, why=why)):
         problems.add_line(line)
     why = "Unity's continuous actions are in ±1 and clipped to it"
     for line in config.describe_without_effect(_FIXED, why=why):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium
 
 from runtime.environments.adapting import is_image
+from runtime.policies.pixels import pixel_scale
 from runtime.settings.schema import JobConfig
 
 _LARGE = [[32, 8, 4], [64, 4, 2], [64, 3, 1]]  # Mnih et al. 2015, for 84 by 84 pixels
@@ -64,9 +64,8 @@ def _is_open(config: JobConfig, path: str) -> bool:
     return path not in config.values() or config.sources.get(path, _DEFAULT).startswith(_DEFAULT)
 
 
-def pixel_scale(observations: gymnasium.Space[Any]) -> float | None:
+def find_pixel_scale(observations: gymnasium.Space[Any]) -> float | None:
     """Returns what to multiply pixels with for a range of 0 to 1; None where observations are no images of 0 to 255."""
     if not is_image(observations) or not isinstance(observations, gymnasium.spaces.Box):
         return None
-    high = float(observations.high.max())
-    return 1 / high if 1 < high < math.inf and float(observations.low.min()) >= 0 else None
+    return pixel_scale(observations)

@@ -128,13 +128,13 @@ def test_a_preset_of_another_algorithm_is_one_problem() -> None:
     assert "problems" not in str(refused.value)
 
 
-@pytest.mark.parametrize("env", ["DeepRacer-v0", "Unity-v0"])
-def test_a_family_with_training_code_of_its_own_takes_ppo(env: str) -> None:
+@pytest.mark.parametrize(("env", "takes"), [("DeepRacer-v0", "PPO or SAC"), ("Unity-v0", "PPO")])
+def test_a_family_names_the_algorithms_that_train_in_it(env: str, takes: str) -> None:
     from envs import UNITY_ID
 
     env = UNITY_ID if env.startswith("Unity") else env
-    with pytest.raises(UserError, match=f"run: got 'SAC' .*expected PPO, which trains in {env}"):
-        from_words(run="SAC", env=env)
+    with pytest.raises(UserError, match=f"run: got 'DQN' .*expected {takes}, which trains in {env}"):
+        from_words(run="DQN", env=env)
 
 
 def test_a_job_that_resumes_fills_its_replay_buffer_before_it_learns() -> None:

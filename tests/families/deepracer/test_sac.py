@@ -48,6 +48,7 @@ def train(out: Path, iterations: int, *words: str) -> str:
         f"rl.training.config.env_config.model_metadata={_EXAMPLE}",
         *(f"rl.training.stop.training_iteration={iterations}", "rl.training.video_freq=0", *words),
         cwd=out.parent,
+        timeout_s=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

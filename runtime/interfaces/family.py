@@ -20,6 +20,7 @@ from runtime.settings.catalog import FamilyRules
 from runtime.settings.schema import JobConfig
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
 
 # Called after each iteration with RLlib's algorithm, its result and the job's counters; returns more metrics.
@@ -93,6 +94,9 @@ class EnvFamily(FamilyRules, Protocol):
 
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
         """Changes RLlib's config for the family, and returns the settings of the network."""
+
+    def configure_off_policy(self, rllib: AlgorithmConfig) -> None:
+        """Changes RLlib's config of DQN, SAC, IMPALA or APPO for the family."""
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Returns the function to call after each iteration, if the family has one."""

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from envs import DEEPRACER_ID
+from envs.deepracer.metadata import MetadataError, read_metadata
 from runtime.container.layout import Container, Layout
 from runtime.container.scratch import scratch_folder
 from runtime.container.signals import StopRequest
@@ -49,11 +51,17 @@ _NUMBERS: dict[str, tuple[Setting, object]] = {
         "mean squared error",
     ),
     "num_episodes_between_training": (Setting("int", "Episodes of a rollout.", low=1, high=1000), 20),
+    "sac_alpha": (Setting("float", "SAC: temperature of the entropy.", low=0, above=True), 0.2),
     "term_cond_max_episodes": (Setting("int", "Episodes in all.", low=1), _NO_BOUND),
     "term_cond_avg_score": (Setting("float", "Mean return at which to stop."), float(_NO_BOUND)),
 }
 # Accepted without effect, as in the original.
-_UNUSED = ("stack_size", "max_sample_count", "sampling_frequency", "sac_alpha")
+_UNUSED = ("stack_size", "max_sample_count", "sampling_frequency")
+# What has no effect on SAC: RLlib's learns after each step, by the Huber loss, and its policy explores by itself.
+_OF_PPO = (
+    *("num_epochs", "num_episodes_between_training", "beta_entropy", "loss_type"),
+    *("exploration_type", "e_greedy_value", "epsilon_steps"),
+)
 _PLACES = (
     *PLACES,
     *("model_metadata_s3_key", "reward_function_s3_source", "training_params"),
@@ -92,7 +100,11 @@ def run_worker(container: Container, stop: StopRequest, settings: Mapping[str, A
             prints_steps=container.base is not None,
             after=None if uploads is None else uploads.send_if_possible,
         )
-        overrides = {**as_overrides(values, job), **_find_files(places, values, job), **ours}
+        files = _find_files(places, values, job)
+        algorithm = _find_algorithm(files)
+        if algorithm == "sac" and (unused := [name for name in _OF_PPO if name in asked]):
+            Reporter().note(f"{', '.join(unused)}: of no effect, as the metadata's training_algorithm is sac")
+        overrides = {**as_overrides(values, job, algorithm=algorithm), **files, **ours}
         bare = dataclasses.replace(container, hyperparameters={})
         results = None if container.base is not None else layout.root
         request = Request(overrides, results=results, family=DeepRacerFamily(records))
@@ -131,19 +143,16 @@ def read_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
-    """Translates the hyperparameters and the job file to `rl.training.*` settings, which override the preset."""
-    config = {
-        "minibatch_size": values["batch_size"],
-        "num_epochs": values["num_epochs"],
-        "lr": values["lr"],
-        "gamma": values["discount_factor"],
-        "entropy_coeff": values["beta_entropy"],
-        "vf_loss": "huber" if values["loss_type"] == "huber" else "mse",
-        "episodes_per_iteration": values["num_episodes_between_training"],
-    }
-    if values["exploration_type"] == "e-greedy":
-        config |= {"epsilon_greedy": values["e_greedy_value"], "epsilon_steps": values["epsilon_steps"]}
+def as_overrides(values: Mapping[str, Any], job: JobFile, *, algorithm: str = "clipped_ppo") -> dict[str, Any]:
+    """Translates the hyperparameters and the job file to `rl.training.*` settings, which override the preset.
+
+    Args:
+        values: The hyperparameters.
+        job: The job file.
+        algorithm: The metadata's training_algorithm.
+    """
+    is_sac = algorithm == "sac"
+    config = _config_of_sac(values) if is_sac else _config_of_ppo(values)
     workers = job.values.get("NUM_WORKERS", 1)
     config["num_env_runners"] = workers if workers > 1 else 0
     target = job.values.get("TARGET_REWARD_SCORE")
@@ -155,7 +164,44 @@ def as_overrides(values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:
         "episodes_total": episodes if episodes < _NO_BOUND else None,
     }
     found = {f"rl.training.config.{name}": value for name, value in config.items()}
-    return {"preset": "deepracer", **found, **{f"rl.training.stop.{name}": value for name, value in stop.items()}}
+    chosen = {"rl.training.env": DEEPRACER_ID, "rl.training.run": "SAC"} if is_sac else {"preset": "deepracer"}
+    return {**chosen, **found, **{f"rl.training.stop.{name}": value for name, value in stop.items()}}
+
+
+def _config_of_sac(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns SAC's settings; the original's temperature is constant."""
+    return {
+        "train_batch_size": values["batch_size"],
+        "actor_lr": values["lr"],
+        "critic_lr": values["lr"],
+        "alpha_lr": 0.0,
+        "initial_alpha": values["sac_alpha"],
+        "gamma": values["discount_factor"],
+    }
+
+
+def _config_of_ppo(values: Mapping[str, Any]) -> dict[str, Any]:
+    config = {
+        "minibatch_size": values["batch_size"],
+        "num_epochs": values["num_epochs"],
+        "lr": values["lr"],
+        "gamma": values["discount_factor"],
+        "entropy_coeff": values["beta_entropy"],
+        "vf_loss": "huber" if values["loss_type"] == "huber" else "mse",
+        "episodes_per_iteration": values["num_episodes_between_training"],
+    }
+    if values["exploration_type"] == "e-greedy":
+        config |= {"epsilon_greedy": values["e_greedy_value"], "epsilon_steps": values["epsilon_steps"]}
+    return config
+
+
+def _find_algorithm(files: Mapping[str, Any]) -> str:
+    """Returns the training_algorithm of the metadata file; what is wrong with the file is said when it is prepared."""
+    path = files.get("rl.training.config.env_config.model_metadata")
+    try:
+        return "clipped_ppo" if path is None else read_metadata(Path(path)).algorithm
+    except MetadataError:
+        return "clipped_ppo"
 
 
 def _find_files(places: Places, values: Mapping[str, Any], job: JobFile) -> dict[str, Any]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
+import gymnasium
 import torch
 from torch import nn
 from torch.nn import functional
+
+
+def pixel_scale(images: gymnasium.spaces.Box) -> float | None:
+    """Returns what to multiply pixels with for a range of 0 to 1; None where they are in it, or have no such bounds."""
+    high = float(images.high.max())
+    return 1 / high if 1 < high < math.inf and float(images.low.min()) >= 0 else None
 
 
 class PixelScale(nn.Module):

@@ -1,9 +1,21 @@
-"""SAC's network: RLlib's own, whose deterministic action is inside the action's bounds."""
+"""SAC's network: RLlib's own, with convolutions for images and a deterministic action inside the action's bounds."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchDeterministic, TorchSquashedGaussian
+from ray.rllib.core.models.base import ENCODER_OUT
+from ray.rllib.core.models.configs import MLPHeadConfig
+from torch import nn
+
+from runtime.policies.pixels import PixelScale, pixel_scale
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "swish": nn.SiLU, "linear": nn.Identity}
 
 
 class SquashedGaussian(TorchSquashedGaussian):  # type: ignore[misc]  # ray is not typed for strict mode
@@ -17,8 +29,81 @@ class SquashedGaussian(TorchSquashedGaussian):  # type: ignore[misc]  # ray is n
         return TorchDeterministic(loc=self._squash(self.loc))
 
 
+class PictureActionEncoder(nn.Module):
+    """Encodes an image and an action for a Q function: convolutions, dense layers, and then the action beside them.
+
+    Args:
+        camera: RLlib's encoder of the image.
+        inputs: Number of features of its last convolution.
+        hiddens: Widths of the dense layers.
+        activation: Name of their activation.
+    """
+
+    def __init__(self, camera: nn.Module, inputs: int, hiddens: list[int], activation: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hiddens:
+            layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation]()]
+            inputs = width
+        self.camera = camera
+        self.dense = nn.Sequential(*layers)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Maps observations (B, H, W, C) and actions (B, A) to (B, features + A)."""
+        features = self.dense(self.camera(batch)[ENCODER_OUT])
+        return {ENCODER_OUT: torch.cat([features, batch[Columns.ACTIONS].to(features.dtype)], dim=-1)}
+
+
+class PictureCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for strict mode
+    """RLlib's SAC catalog, which also builds networks for images.
+
+    RLlib 2.60 would join an action with an image by layers as wide as the image's features. Here `conv_filters` and
+    `head_fcnet_hiddens` make the features, in the policy and in the Q functions; `fcnet_hiddens` are the layers of the
+    Q functions behind the joined action. Pixels are scaled to 0..1 inside the network.
+    """
+
+    @property
+    def _takes_images(self) -> bool:
+        return len(self.observation_space.shape) == 3
+
+    def build_encoder(self, framework: str) -> Any:
+        """Builds the encoder of an observation; called by RLlib."""
+        encoder = super().build_encoder(framework)
+        scale = pixel_scale(self.observation_space) if self._takes_images else None
+        if scale is not None:
+            layers = encoder.net[0]
+            layers.cnn = nn.Sequential(PixelScale(scale), *layers.cnn)
+        return encoder
+
+    def build_qf_encoder(self, framework: str) -> Any:
+        """Builds the encoder of an observation and an action; called by RLlib."""
+        if not self._takes_images:
+            return super().build_qf_encoder(framework)
+        features = int(torch.Size(self.latent_dims).numel())
+        hiddens, activation = self.pi_and_qf_head_hiddens, self.pi_and_qf_head_activation
+        return PictureActionEncoder(self.build_encoder(framework), features, hiddens, activation)
+
+    def build_qf_head(self, framework: str) -> Any:
+        """Builds the last layers of a Q function; called by RLlib."""
+        if not self._takes_images:
+            return super().build_qf_head(framework)
+        hiddens = self.pi_and_qf_head_hiddens
+        features = hiddens[-1] if hiddens else int(torch.Size(self.latent_dims).numel())
+        config = MLPHeadConfig(
+            input_dims=(features + self.action_space.shape[0],),
+            hidden_layer_dims=self._model_config_dict["fcnet_hiddens"],
+            hidden_layer_activation=self._model_config_dict["fcnet_activation"],
+            output_layer_activation="linear",
+            output_layer_dim=1,
+        )
+        return config.build(framework=framework)
+
+
 class SACModule(DefaultSACTorchRLModule):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's SAC network."""
+    """RLlib's SAC network, for rows of numbers or for images."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "catalog_class": PictureCatalog})
 
     def get_inference_action_dist_cls(self) -> type[SquashedGaussian]:
         """Returns the distribution of the actions; called by RLlib for actions without exploration."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import gymnasium
 
 from runtime.environments.adapting import is_image
+from runtime.policies.pixels import pixel_scale
 from runtime.settings.schema import JobConfig
 
 _LARGE = [[32, 8, 4], [64, 4, 2], [64, 3, 1]]  # Mnih et al. 2015, for 84 by 84 pixels
@@ -59,9 +59,8 @@ def fit_images(config: JobConfig, observations: gymnasium.Space[Any]) -> tuple[J
     return config.replace(changes), [f"images of {'×'.join(map(str, shape))}: convolutions {layers}"]
 
 
-def pixel_scale(observations: gymnasium.Space[Any]) -> float | None:
+def find_pixel_scale(observations: gymnasium.Space[Any]) -> float | None:
     """Returns what to multiply pixels with for a range of 0 to 1; None where observations are no images of 0 to 255."""
     if not is_image(observations) or not isinstance(observations, gymnasium.spaces.Box):
         return None
-    high = float(observations.high.max())
-    return 1 / high if 1 < high < math.inf and float(observations.low.min()) >= 0 else None
+    return pixel_scale(observations)

@@ -102,7 +102,7 @@ class _Row:
         configure: Sets what is neither a setting of the same name in RLlib nor a setting of every algorithm.
         is_asynchronous: Whether env runners sample while it learns; it takes Ray even where all is in one process.
         needs_bounds: Whether actions must be bounded.
-        takes_images: Whether it has a network for images.
+        keeps_bytes: Whether its network takes images of bytes, as its replay buffer then stores them.
     """
 
     algorithm: type
@@ -112,13 +112,13 @@ class _Row:
     configure: Callable[[AlgorithmConfig, JobConfig, int], None]
     is_asynchronous: bool = False
     needs_bounds: bool = False
-    takes_images: bool = True
+    keeps_bytes: bool = False
 
 
 _BOX, _DISCRETE = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 _ALGORITHMS = {
     "DQN": _Row(FaultTolerantDQN, DQNConfig, QModule, (_DISCRETE,), _replay),
-    "SAC": _Row(FaultTolerantSAC, SACConfig, SACModule, (_BOX,), _replay, needs_bounds=True, takes_images=False),
+    "SAC": _Row(FaultTolerantSAC, SACConfig, SACModule, (_BOX,), _replay, needs_bounds=True, keeps_bytes=True),
     "IMPALA": _Row(FaultTolerantIMPALA, IMPALAConfig, PPOModule, (_BOX, _DISCRETE), _v_trace, is_asynchronous=True),
     "APPO": _Row(FaultTolerantAPPO, APPOConfig, APPOModule, (_BOX, _DISCRETE), _v_trace, is_asynchronous=True),
 }
@@ -156,29 +156,35 @@ class StockBuilder:
 
     def build(self, config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int) -> Any:
         """Builds the algorithm."""
-        torch.set_num_threads(1)  # networks are small, and a second thread waits for the first more than it helps
-        threadpoolctl.threadpool_limits(1)
+        if family.uses_all_cores and not _count_env_runners(config, machines):
+            torch.set_num_threads(machines.own_cpus)
+        else:  # networks are small, and a second thread waits for the first more than it helps
+            torch.set_num_threads(1)
+            threadpoolctl.threadpool_limits(1)
         with without_dynamo():
-            return rllib_config(config, env, machines, steps=steps).build_algo()
+            return rllib_config(config, env, family, machines, steps=steps).build_algo()
 
     def describe_path(self, algorithm: Any, config: JobConfig, family: EnvFamily) -> str:
         """Describes in one line how a job samples and learns."""
         return f"{config.run}: sampling and learning by RLlib's own code"
 
 
-def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines, *, steps: int = 0) -> AlgorithmConfig:
+def rllib_config(
+    config: JobConfig, env: EnvSpec, family: EnvFamily, machines: Machines, *, steps: int = 0
+) -> AlgorithmConfig:
     """Builds RLlib's config of a job.
 
     Args:
         config: The job's settings, fit to the machine.
         env: The job's environment.
+        family: Its family.
         machines: CPUs and GPUs for sampling and learning.
         steps: Environment steps taken before this start.
     """
     row = _ALGORITHMS[config.run]
     settings = RLlibSettings.of(config)
     given = settings.given()
-    register_env(_ENV, EnvMaker(env))
+    register_env(_ENV, EnvMaker(env, keeps_bytes=row.keeps_bytes))
     rllib = row.config(algo_class=row.algorithm)
     rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
     rllib.update_from_dict({name: value for name, value in given.items() if name not in _NOT_RLLIB})
@@ -192,6 +198,7 @@ def rllib_config(config: JobConfig, env: EnvSpec, machines: Machines, *, steps: 
     rllib.fault_tolerance(env_runner_health_probe_timeout_s=PROBE_TIMEOUT_S)
     rllib.debugging(seed=settings.seed, log_level="ERROR", log_sys_usage=False)
     row.configure(rllib, config, steps)
+    family.configure_off_policy(rllib)
     model = {**rllib._model_config_auto_includes, **_describe_network(settings)}
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=row.module, model_config=model))
     return rllib
@@ -236,9 +243,4 @@ def _check_spaces(config: JobConfig, spaces: Spaces) -> None:
         raise UserError(
             f"{where}, whose actions are {action}; expected bounded ones. Wrap the environment in "
             "gymnasium.wrappers.RescaleAction, or set rl.training.run=PPO."
-        )
-    shape = spaces.observation.shape or ()
-    if len(shape) > 1 and not row.takes_images:
-        raise UserError(
-            f"{where}, whose observations have the shape {shape}; expected rows of numbers. Set rl.training.run=PPO."
         )

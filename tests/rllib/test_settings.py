@@ -11,7 +11,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from runtime.cluster.machines import Machines
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
-from runtime.jobs.catalog import resolve
+from runtime.jobs.catalog import PLAIN, resolve
 from runtime.rllib.algorithm import ALGORITHMS
 from runtime.rllib.algorithm_settings import DQNSettings, SACSettings
 from runtime.rllib.stock_builder import rllib_config
@@ -128,20 +128,20 @@ def test_a_preset_of_another_algorithm_is_one_problem() -> None:
     assert "problems" not in str(refused.value)
 
 
-@pytest.mark.parametrize("env", ["DeepRacer-v0", "Unity-v0"])
-def test_a_family_with_training_code_of_its_own_takes_ppo(env: str) -> None:
+@pytest.mark.parametrize(("env", "takes"), [("DeepRacer-v0", "PPO or SAC"), ("Unity-v0", "PPO")])
+def test_a_family_names_the_algorithms_that_train_in_it(env: str, takes: str) -> None:
     from envs import UNITY_ID
 
     env = UNITY_ID if env.startswith("Unity") else env
-    with pytest.raises(UserError, match=f"run: got 'SAC' .*expected PPO, which trains in {env}"):
-        from_words(run="SAC", env=env)
+    with pytest.raises(UserError, match=f"run: got 'DQN' .*expected {takes}, which trains in {env}"):
+        from_words(run="DQN", env=env)
 
 
 def test_a_job_that_resumes_fills_its_replay_buffer_before_it_learns() -> None:
     config = from_words(run="DQN", config__num_steps_sampled_before_learning_starts=300)
     env = EnvSpec("CartPole-v1")
     for steps in (0, 5000):
-        rllib = rllib_config(config, env, Machines(cpus=2), steps=steps)
+        rllib = rllib_config(config, env, PLAIN, Machines(cpus=2), steps=steps)
         assert rllib.num_steps_sampled_before_learning_starts == steps + 300
 
 
@@ -149,5 +149,5 @@ def test_a_job_that_resumes_fills_its_replay_buffer_before_it_learns() -> None:
 def test_several_hosts_sample_on_every_cpu_that_is_free(run: str) -> None:
     machines = Machines(cpus=6, hosts=2, cpus_elsewhere=(4,), reserved_cpus=1)
     config = from_words(run=run)
-    assert rllib_config(config, EnvSpec("CartPole-v1"), machines).num_env_runners == 5
-    assert rllib_config(config, EnvSpec("CartPole-v1"), Machines(cpus=6)).num_env_runners == 0
+    assert rllib_config(config, EnvSpec("CartPole-v1"), PLAIN, machines).num_env_runners == 5
+    assert rllib_config(config, EnvSpec("CartPole-v1"), PLAIN, Machines(cpus=6)).num_env_runners == 0

@@ -81,7 +81,7 @@ class TrainingRecords:
         self._other_metrics: dict[int, TrainingMetrics] = {}
         self._traces: dict[int, SimTrace] = {}
         self._evaluation_cars = self._make_evaluation_cars(self._options, seed)
-        self._explorer = Explorer(action_space(self._options.metadata), seed=seed)
+        self._explorer = Explorer(self._options.metadata, seed=seed)
         self._best: tuple[float, dict[str, Any]] | None = None
         self._score: float | None = None  # of the latest evaluation; the best checkpoint has the highest
         self._seen = -1  # iteration
@@ -216,10 +216,10 @@ class TrainingRecords:
             )
             traces += np.split(rollout.trace, np.cumsum(rollout.lengths)[:-1])
         for number, trace in enumerate(traces):
-            last = self._metrics.rows[-1]
-            self._metrics.add(trace, episode=last["episode"], trial=last["trial"], phase="evaluation")
+            episode, trial = self._metrics.last_episode_and_trial()
+            self._metrics.add(trace, episode=episode, trial=trial, phase="evaluation")
             self._reporter.log(
-                f"Testing> Name={_AGENT}, Worker=0, Episode={last['episode'] - 1}, "
+                f"Testing> Name={_AGENT}, Worker=0, Episode={episode - 1}, "
                 f"Total reward={float(trace[:, C['reward']].sum()):.2f}, Exploration=0, "
                 f"Steps={state.timesteps_total}, Training iteration={state.training_iteration}, Trial={number}"
             )

@@ -23,7 +23,8 @@ from runtime.artifacts.policy_file import read_policy
 from runtime.errors import JobError, PlatformError, UserError
 from runtime.export.graph_def import FrozenGraph
 from runtime.export.parity import TOLERANCE
-from runtime.families.deepracer.car_model import OUTPUT, car_sensors, input_name, write_car_model
+from runtime.families.deepracer.car_model import car_sensors, input_name, output_name, write_car_model
+from runtime.families.deepracer.driving import Explorer
 from runtime.files import write_bytes
 from runtime.policies.policy import Policy
 
@@ -105,9 +106,10 @@ def _write_checked(policy: Policy, metadata: Metadata) -> tuple[bytes, float]:
     """Returns the file and its largest difference from the policy, computed from the file's bytes."""
     content = write_car_model(policy, metadata)
     graph = FrozenGraph(GraphDef.FromString(content).node)
-    inputs = [input_name(sensor) for sensor in car_sensors(metadata)]
+    inputs = [input_name(sensor, metadata.algorithm) for sensor in car_sensors(metadata)]
+    output = output_name(metadata.algorithm)
     parts = range(_CHECKED // _ROWS)
-    difference = max(compare_with_graph(graph, policy, metadata, part, inputs=inputs, output=OUTPUT) for part in parts)
+    difference = max(compare_with_graph(graph, policy, metadata, part, inputs=inputs, output=output) for part in parts)
     if not difference <= TOLERANCE:
         raise JobError(
             f"export: {CAR_MODEL} differs from the policy by {difference:.2g}; expected at most {TOLERANCE:g}."
@@ -139,7 +141,10 @@ def compare_with_graph(
         is_picture_first = metadata.sensors == tuple(sorted(metadata.sensors))
         rows = np.concatenate(both if is_picture_first else both[::-1], axis=1)
     logits = policy.logits(rows)
-    expected = torch.softmax(torch.as_tensor(logits), 1).numpy() if metadata.actions is not None else logits[:, :2]
+    if metadata.actions is not None:
+        expected = torch.softmax(torch.as_tensor(logits), 1).numpy()
+    else:
+        expected = Explorer(metadata, seed=None).likeliest(logits)
     (found,) = graph.run([output], feeds)
     return float(np.max(np.abs(found - expected) / np.maximum(1, np.abs(expected))))
 

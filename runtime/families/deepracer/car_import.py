@@ -32,6 +32,7 @@ from runtime.export.parity import TOLERANCE
 from runtime.families.deepracer.car_archive import METADATA, compare_with_graph
 from runtime.families.deepracer.car_model import channels_first_inputs
 from runtime.families.deepracer.network import network_settings
+from runtime.families.deepracer.policy_layers import camera_layers
 from runtime.outputs.console import quiet_ray
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.policy import Policy
@@ -146,6 +147,8 @@ def read_car_policy(content: bytes, metadata: Metadata) -> tuple[Policy, Metadat
     """
     reader = GraphReader(content)
     output = _find_output(reader)
+    if metadata.algorithm != "clipped_ppo":
+        raise GraphError(f"got a policy of clipped_ppo; expected {metadata.algorithm}, as {METADATA} says")
     nodes = [reader.nodes[name] for name in reader.order(output)]
     unknown = sorted({node.op for node in nodes} - OPERATIONS.keys() - _WITHOUT_INPUTS)
     if unknown:
@@ -181,7 +184,7 @@ def _find_output(reader: GraphReader) -> str:
     if len(outputs) == 1:
         return outputs[0]
     if any(name.endswith(_SAC_OUTPUT) for name in reader.nodes):
-        raise GraphError("got a policy of SAC; expected one of clipped_ppo, the one that is driven here")
+        raise GraphError("got a policy of SAC; expected one of clipped_ppo, the one that is read from a car's file")
     raise GraphError(f"got a graph that ends in {', '.join(sinks[:5])}; expected one node named …{_OUTPUT}")
 
 
@@ -209,7 +212,7 @@ def _slots(module: Any) -> list[Any]:
         actor: Any = module.actor
         parts = [*actor.picture, *actor.scan, *actor.joined, actor.last]
     else:
-        parts = [*module.encoder.actor_encoder.net[0].cnn, *module.pi.net.mlp]
+        parts = [*camera_layers(module), *module.pi.net.mlp]
     return [part for part in parts if isinstance(part, nn.Conv2d | nn.Linear)]
 
 

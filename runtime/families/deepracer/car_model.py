@@ -24,21 +24,30 @@ from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.errors import UserError
 from runtime.export.layers import refuse, to_numpy
 from runtime.export.saved_model import PRODUCER, add_constant
+from runtime.families.deepracer.policy_layers import camera_layers
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.policy import Policy
 
-_NETWORK = "main_level/agent/main/online"
-_POLICY = f"{_NETWORK}/network_1"
-OUTPUT = f"{_POLICY}/ppo_head_0/policy"
+# Coach's names, by the metadata's training_algorithm: inputs' scope, policy's scope, and its head.
+_SCOPES = {
+    "clipped_ppo": ("main_level/agent/main/online/network_0", "main_level/agent/main/online/network_1", "ppo_head_0"),
+    "sac": (*("main_level/agent/policy/online/network_0",) * 2, "sac_policy_head_0"),
+}
 # An older name of the camera, which DeepRacer on AWS does not import.
 _RENAMED = {"observation": "FRONT_FACING_CAMERA"}
 _FLOAT = 1  # DT_FLOAT
 _INT32 = 3  # DT_INT32
 
 
-def input_name(sensor: str) -> str:
-    """Returns the name of a sensor's input."""
-    return f"{_NETWORK}/network_0/{sensor}/{sensor}"
+def input_name(sensor: str, algorithm: str = "clipped_ppo") -> str:
+    """Returns the name of a sensor's input, in a policy that an algorithm of the metadata trained."""
+    return f"{_SCOPES[algorithm][0]}/{sensor}/{sensor}"
+
+
+def output_name(algorithm: str) -> str:
+    """Returns the name of the output of a policy that an algorithm of the metadata trained."""
+    _, scope, head = _SCOPES[algorithm]
+    return f"{scope}/{head}/policy"
 
 
 def car_sensors(metadata: Metadata) -> tuple[str, ...]:
@@ -60,7 +69,7 @@ def write_car_model(policy: Policy, metadata: Metadata) -> bytes:
 
     Its inputs are the sensors' values as the car has them, float32: a picture (1, 120, 160, C) of grays from 0 to 255,
     and a scan (1, N) in meters. Its output is the probability of each discrete action (1, A), or the mean of the
-    normalized steering and speed (1, 2).
+    normalized steering and speed (1, 2). Of a policy of SAC that is tanh(mean), as a car clips what it reads to ±1.
 
     Args:
         policy: The policy.
@@ -69,39 +78,45 @@ def write_car_model(policy: Policy, metadata: Metadata) -> bytes:
     Raises:
         UserError: The policy has a layer or a sensor that cars do not know.
     """
-    sensors = car_sensors(metadata)
+    inputs = [(sensor, input_name(sensor, metadata.algorithm)) for sensor in car_sensors(metadata)]
+    _, scope, head = _SCOPES[metadata.algorithm]
     module = policy.module
     graph = _CarGraph()
     channels = 2 if metadata.camera == "STEREO_CAMERAS" else 1
-    graph.placeholder(input_name(sensors[0]), (1, HEIGHT, WIDTH, channels))
+    sensor, camera = inputs[0]
+    graph.placeholder(camera, (1, HEIGHT, WIDTH, channels))
+    picture = _add_camera(graph, camera_layers(module), camera, f"{scope}/{sensor}")
     if isinstance(module, CameraLidarModule):
-        graph.placeholder(input_name(sensors[1]), (1, metadata.scan_size))
+        lidar, scan = inputs[1]
+        graph.placeholder(scan, (1, metadata.scan_size))
         actor: Any = module.actor
-        picture = _add_camera(graph, actor.picture, sensors[0])
-        scan = _add_dense(graph, actor.scan, input_name(sensors[1]), f"{_POLICY}/{sensors[1]}")
-        joined = graph.add(f"{_POLICY}/merger", "ConcatV2", [picture, scan], axis=1)
+        scan = _add_dense(graph, actor.scan, scan, f"{scope}/{lidar}")
+        joined = graph.add(f"{scope}/merger", "ConcatV2", [picture, scan], axis=1)
         layers = list(actor.joined)
         first, rest, last = layers[0], layers[1:], actor.last
         kernel = _in_channels_last(to_numpy(first.weight), actor.picture)
     else:
-        layers = list(module.encoder.actor_encoder.net[0].cnn)
-        joined = _add_camera(graph, nn.Sequential(*layers), sensors[0])
+        joined = picture
         first, *rest, last = list(module.pi.net.mlp)
         kernel = to_numpy(first.weight)
-    embedder = f"{_POLICY}/middleware_fc_embedder"
+    embedder = f"{scope}/middleware_fc_embedder"
     x = graph.dense(f"{embedder}/Dense_0", joined, kernel.T, to_numpy(first.bias))
     x = _add_dense(graph, rest, x, embedder, begin=1)
-    head = "policy_fc" if metadata.actions is not None else "policy_mean"
-    x = graph.dense(f"{_POLICY}/ppo_head_0/{head}", x, to_numpy(last.weight).T, to_numpy(last.bias))
-    graph.add(OUTPUT, "Softmax" if metadata.actions is not None else "Identity", [x])
+    name = f"{scope}/{head}/{'policy_fc' if metadata.actions is not None else 'policy_mean'}"
+    weight, bias = to_numpy(last.weight), to_numpy(last.bias)
+    if metadata.algorithm == "sac":  # whose last outputs are the log standard deviations
+        weight, bias = np.split(weight, 2)[0], np.split(bias, 2)[0]
+    x = graph.dense(name, x, weight.T, bias)
+    if metadata.algorithm == "sac":
+        x = graph.add(f"{name}/Tanh", "Tanh", [x])
+    graph.add(output_name(metadata.algorithm), "Softmax" if metadata.actions is not None else "Identity", [x])
     return graph.serialize()
 
 
-def _add_camera(graph: _CarGraph, layers: Any, sensor: str) -> str:
+def _add_camera(graph: _CarGraph, layers: Any, picture: str, scope: str) -> str:
     """Adds the layers of the picture's embedder, whose last one flattens; returns the name of their output."""
-    scope = f"{_POLICY}/{sensor}"
     graph.constant(f"{scope}/truediv/y", np.float32(255))
-    x = graph.add(f"{scope}/truediv", "RealDiv", [input_name(sensor), f"{scope}/truediv/y"])
+    x = graph.add(f"{scope}/truediv", "RealDiv", [picture, f"{scope}/truediv/y"])
     for number, layer in _numbered(layers):
         if isinstance(layer, nn.Conv2d):
             kernel = to_numpy(layer.weight).transpose(2, 3, 1, 0)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from envs.deepracer import kernels
+from envs.deepracer.metadata import Metadata
 from envs.deepracer.racing import Racing
 from envs.deepracer.rewards import RewardError
 from runtime.errors import UserError
@@ -35,19 +35,20 @@ class Explorer:
     """Draws actions from a network's outputs.
 
     Args:
-        space: Discrete, or a Box in ±1.
+        metadata: Metadata of the car: discrete actions, or steering and speed in ±1, which SAC's policy squashes.
         seed: Seed of the sampled actions.
         epsilon: Share of uniformly random actions in a discrete space, 0..1.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], *, seed: int | None, epsilon: float = 0.0) -> None:
-        self._space = space
+    def __init__(self, metadata: Metadata, *, seed: int | None, epsilon: float = 0.0) -> None:
+        self._is_discrete = metadata.actions is not None
+        self._squashes = metadata.algorithm == "sac"
         self._random = np.random.default_rng(seed)
         self.epsilon = epsilon
 
     def draw(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Samples (B,) or (B, 2) actions from (B, L) logits."""
-        if isinstance(self._space, gymnasium.spaces.Discrete):
+        if self._is_discrete:
             noise = self._random.gumbel(size=logits.shape)
             actions = (logits + noise).argmax(axis=1)
             if self.epsilon:
@@ -59,9 +60,10 @@ class Explorer:
 
     def likeliest(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """Returns the (B,) or (B, 2) most likely actions of (B, L) logits."""
-        if isinstance(self._space, gymnasium.spaces.Discrete):
+        if self._is_discrete:
             return np.asarray(logits.argmax(axis=1))
-        return np.split(logits, 2, axis=1)[0]
+        mean: NDArray[np.float32] = np.split(logits, 2, axis=1)[0]
+        return np.tanh(mean) if self._squashes else mean
 
 
 def as_rows(found: Any) -> NDArray[Any]:

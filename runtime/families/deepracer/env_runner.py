@@ -44,7 +44,7 @@ class RacingRunner(Runner):
         if seed is not None:
             for racing in self._racings:
                 racing.simulation.seed(seed, episodes_before=first // len(tracks))
-        self._explorer = Explorer(self.env.single_action_space, seed=seed)
+        self._explorer = Explorer(options.metadata, seed=seed)
         self._traces: list[tuple[NDArray[np.float64], NDArray[np.int64]]] = []
 
     def sample(self, **kwargs: Any) -> list[Any]:

@@ -21,7 +21,6 @@ from runtime.container.layout import Layout
 from runtime.errors import PlatformError, UserError
 from runtime.families.deepracer.evaluation_settings import resolve_race
 from runtime.families.deepracer.grad_cam import draw_heat
-from runtime.families.deepracer.network import network_settings
 from runtime.families.deepracer.races import Racer, Result, floor_tenth, run_race, write_results
 from runtime.families.deepracer.records import HYPERPARAMETERS, write_metadata
 from runtime.interfaces.context import RunContext
@@ -43,6 +42,7 @@ def evaluate(evaluation: Evaluation, context: RunContext) -> EvaluationResult:
         chosen["env_config"] = evaluation.env_config
     if evaluation.training_settings:
         chosen["training_settings"] = evaluation.training_settings
+    chosen["trained_by"] = evaluation.state.policy.get("algorithm", "PPO")
     checkpoints = [evaluation.checkpoint]
     names = [_name_of(evaluation.place)]
     if "against" in chosen:
@@ -164,7 +164,6 @@ def _prepare(
             if state.env != DEEPRACER_ID:
                 raise UserError(f"against: got a model of {state.env}; expected one of {DEEPRACER_ID}.")
             metadata = parse_metadata(state.policy["env_config"]["model_metadata"])
-            network_settings(metadata)  # refuses what cannot be raced
             policy = read_policy(checkpoint, action_space(metadata), settings=state.policy, trust=trust)
             modules.append(policy.module)
             racers.append(Racer(f"car {number}" if len(states) > 1 else "car", policy.logits, metadata))

@@ -33,8 +33,8 @@ def resolve_race(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], int, list[s
 
     Args:
         chosen: Settings, as `RACE_EVALUATION` of the schema names them. Beside them `env_config`, the environment's as
-            a training names them, `training_settings`, the names of a training's others, and `job`, a job file that was
-            read already.
+            a training names them, `training_settings`, the names of a training's others, `trained_by`, the model's
+            algorithm (PPO if not given), and `job`, a job file that was read already.
 
     Raises:
         UserError: A setting is wrong, or would change nothing; all of them are listed.
@@ -75,8 +75,9 @@ def _refuse(chosen: Mapping[str, Any], given: Mapping[str, Any], problems: Probl
         problems.add_line(f"{_ENV_CONFIG}.{name}: got {given[name]!r}; expected a setting of a race.{remedy}")
     for name in chosen.get("training_settings", ()):
         problems.add_line(f"{name}: got a setting of a training; expected those of an evaluation. Leave it out.")
-    if chosen.get("algorithm", "PPO") != "PPO":
-        problems.add_line(f"algorithm: got {chosen['algorithm']!r}; expected PPO, which trained the model.")
+    trained_by = chosen.get("trained_by", "PPO")
+    if chosen.get("algorithm", trained_by) != trained_by:
+        problems.add_line(f"algorithm: got {chosen['algorithm']!r}; expected {trained_by}, which trained the model.")
     if "number_of_trials" in chosen and "evaluate_episodes" in chosen:
         problems.add_line(
             f"evaluate_episodes: got {chosen['evaluate_episodes']!r} beside number_of_trials, "

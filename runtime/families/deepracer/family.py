@@ -23,6 +23,7 @@ from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
 
     from runtime.families.deepracer.callbacks import RecordSettings
@@ -37,7 +38,7 @@ class DeepRacerFamily:
 
     name = "deepracer"
     kind = "environment"
-    algorithms: tuple[str, ...] = ("PPO",)
+    algorithms: tuple[str, ...] = ("PPO", "SAC")
     # The original's; PPO's own minibatch is 128 steps.
     defaults: Mapping[str, object] = {"config.minibatch_size": 64}
     general: Mapping[str, object] = GENERAL
@@ -84,10 +85,16 @@ class DeepRacerFamily:
 
         return configure_ppo(rllib, config, env)
 
+    def configure_off_policy(self, rllib: AlgorithmConfig) -> None:
+        """Sets the env runner that keeps the cars' traces."""
+        from runtime.families.deepracer.tracing_runner import TracingRunner  # imports ray
+
+        rllib.env_runners(env_runner_cls=TracingRunner)
+
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Writes DeepRacer's records, and evaluates the car."""
         from runtime.families.deepracer.callbacks import RecordSettings, TrainingRecords  # imports torch
-        from runtime.families.deepracer.ppo_settings import describe_hyperparameters
+        from runtime.families.deepracer.hyperparameters import describe_hyperparameters
 
         records = self._records or RecordSettings(context.layout.deepracer)
         records = replace(records, hyperparameters=describe_hyperparameters(config))

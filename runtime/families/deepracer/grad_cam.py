@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from envs.deepracer.metadata import Metadata
-from envs.deepracer.racing import action_space, decode_actions
+from envs.deepracer.racing import decode_actions
 from envs.deepracer.sensors import HEIGHT, WIDTH
 from runtime.families.deepracer.driving import Explorer
-from runtime.policies.camera_lidar import CameraLidarModule
+from runtime.families.deepracer.policy_layers import camera_layers
+from runtime.policies.sac_module import SACModule
 
 MOST_FRAMES = 8
 _LAYER = 2  # the third, as a car's model has it for deepracer-utils
@@ -40,14 +41,14 @@ def find_heat(
     Returns:
         (B, H, W) heat from 0 to 1, with 1 at each picture's hottest place, and (B, L) logits.
     """
-    camera = module.actor.picture if isinstance(module, CameraLidarModule) else module.encoder.actor_encoder.net[0].cnn
-    layer = [layer for layer in camera if isinstance(layer, nn.ReLU)][_LAYER]
+    layer = [layer for layer in camera_layers(module) if isinstance(layer, nn.ReLU)][_LAYER]
     maps: list[torch.Tensor] = []
     handle = layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     try:
         with torch.enable_grad():
             batch = {Columns.OBS: torch.as_tensor(np.asarray(observations, np.float32))}
-            logits = module._forward(batch)[Columns.ACTION_DIST_INPUTS]
+            forward = module._forward_inference if isinstance(module, SACModule) else module._forward
+            logits = forward(batch)[Columns.ACTION_DIST_INPUTS]
             score = logits.max(dim=1).values if is_discrete else logits[:, 0].abs()
             (gradients,) = torch.autograd.grad(score.sum(), maps)
     finally:
@@ -70,7 +71,7 @@ def draw_heat(module: Any, observations: NDArray[Any], metadata: Metadata) -> Im
     chosen = np.unique(np.linspace(0, len(observations) - 1, MOST_FRAMES).astype(int))
     observations = observations[chosen]
     heat, logits = find_heat(module, observations, is_discrete=metadata.actions is not None)
-    commands = decode_actions(metadata, Explorer(action_space(metadata), seed=None).likeliest(logits))
+    commands = decode_actions(metadata, Explorer(metadata, seed=None).likeliest(logits))
     width, height = _SCALE * WIDTH, _SCALE * HEIGHT
     rows = -(-len(chosen) // _COLUMNS)
     sheet = Image.new("RGB", (width * min(_COLUMNS, len(chosen)), height * rows))

@@ -10,7 +10,6 @@ from typing import Any
 
 from envs.deepracer.metadata import Metadata
 from envs.deepracer.sensors import HEIGHT, WIDTH
-from runtime.errors import UserError
 
 # Convolutions as [filters, kernel, stride], then the dense layers of the middleware. The embedders of the deeper two
 # end in dense layers, which Coach applies to each pixel's channels before it flattens: convolutions of one pixel.
@@ -31,15 +30,7 @@ _STEREO = {name: (_STEREO_FILTERS, hiddens) for name, (_, hiddens) in _MONO.item
 
 
 def network_settings(metadata: Metadata) -> dict[str, Any]:
-    """Model settings of a metadata's network.
-
-    Raises:
-        UserError: The metadata asks for an algorithm or network that is not supported.
-    """
-    if metadata.algorithm == "sac":
-        raise UserError(
-            "model_metadata: training_algorithm: got 'sac'; expected 'clipped_ppo', the one that is trained here."
-        )
+    """Returns the model settings of a metadata's network."""
     is_stereo = metadata.camera == "STEREO_CAMERAS"
     filters, hiddens = (_STEREO if is_stereo else _MONO)[metadata.network]
     lidar = {

@@ -14,9 +14,6 @@ from runtime.families.deepracer.network import network_settings
 from runtime.ppo.settings import PPOSettings
 from runtime.settings.schema import JobConfig
 
-# The original's values for settings without effect: epsilon of an unused exploration type, limits that are not set.
-_EPSILON = 0.05
-_NO_BOUND = 100_000
 # Step limit of an iteration by network, which kept the original trainer within its memory.
 _MOST_STEPS = {"DEEP_CONVOLUTIONAL_NETWORK_SHALLOW": 10_000}
 _MOST_STEPS_OF_LARGER = 3_000
@@ -53,33 +50,3 @@ def configure_ppo(rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str
         learner_config_dict={"vf_loss": settings.vf_loss, "minibatch_size": settings.minibatch_size},
     )
     return {**network_settings(metadata), **settings.model.given()}
-
-
-def describe_hyperparameters(config: JobConfig) -> dict[str, Any]:
-    """Returns a training's settings under DeepRacer's names, as the content of ip/hyperparameters.json.
-
-    Source of the names: DeepRacer's simulation application 6.0.5, `M/sagemaker_graph_manager.py`.
-    """
-    settings = PPOSettings.of(config)
-    stop = config.stop
-    epsilon = settings.epsilon_greedy
-    return {
-        "batch_size": settings.minibatch_size,
-        "beta_entropy": _first(settings.entropy_coeff),
-        "discount_factor": settings.gamma,
-        "e_greedy_value": _EPSILON if epsilon is None else epsilon,
-        "epsilon_steps": settings.epsilon_steps,
-        "exploration_type": "categorical" if epsilon is None else "e-greedy",
-        "loss_type": "huber" if settings.vf_loss == "huber" else "mean squared error",
-        "lr": _first(settings.lr),
-        "num_episodes_between_training": settings.episodes_per_iteration,
-        "num_epochs": settings.num_epochs,
-        "stack_size": 1,
-        "term_cond_avg_score": _NO_BOUND if stop.episode_reward_mean is None else stop.episode_reward_mean,
-        "term_cond_max_episodes": _NO_BOUND if stop.episodes_total is None else stop.episodes_total,
-    }
-
-
-def _first(value: Any) -> Any:
-    """Returns the initial value of a number or of a schedule of [timestep, value]."""
-    return value[0][1] if isinstance(value, list | tuple) else value

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from envs.deepracer import kernels
 from envs.deepracer.lap_bound import LapBound, bound_lap
 from envs.deepracer.metadata import Metadata
-from envs.deepracer.racing import Options, Racing, action_space, decode_actions
+from envs.deepracer.racing import Options, Racing, decode_actions
 from envs.deepracer.sensors import Sensors
 from envs.deepracer.tracks import Track
 from envs.deepracer.views import Map
@@ -122,7 +122,7 @@ class _Driver:
         self._racer = racer
         self._rows = slice(agent, None, racing.simulation.agents)
         self._sensors = Sensors(racing.simulation, racer.metadata)
-        self._explorer = Explorer(action_space(racer.metadata), seed=None)
+        self._explorer = Explorer(racer.metadata, seed=None)
         dynamics = dataclasses.replace(racing.options.race.dynamics, version=racer.metadata.version)
         racing.simulation.dynamics[agent] = dynamics.as_array()
         self._trials = 0

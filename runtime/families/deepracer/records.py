@@ -160,7 +160,11 @@ class TrainingMetrics:
 
     def last_episode(self) -> int:
         """Returns the number of the newest episode, 0 if there is none."""
-        return int(self.rows[-1]["episode"]) if self.rows else 0
+        return self.last_episode_and_trial()[0]
+
+    def last_episode_and_trial(self) -> tuple[int, int]:
+        """Returns the newest episode's number in the job and in its iteration, 0 if there is none."""
+        return (int(self.rows[-1]["episode"]), int(self.rows[-1]["trial"])) if self.rows else (0, 0)
 
     def write(self) -> None:
         """Writes the whole file."""

@@ -21,6 +21,7 @@ from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
 
 
@@ -76,12 +77,15 @@ class PlainFamily:
     def configure_ppo(self, rllib: PPOConfig, config: JobConfig, env: EnvSpec) -> dict[str, Any]:
         """Returns the network's settings, with a scale for the pixels of images that no filter standardizes."""
         from runtime.ppo.settings import PPOSettings
-        from runtime.rllib.images import pixel_scale
+        from runtime.rllib.images import find_pixel_scale
 
         model = config.algorithm.model.given()
         if not model.get("conv_filters") or PPOSettings.of(config).observation_filter == "MeanStdFilter":
             return model
-        return {**model, "pixel_scale": pixel_scale(_read_spaces(env).observation)}
+        return {**model, "pixel_scale": find_pixel_scale(_read_spaces(env).observation)}
+
+    def configure_off_policy(self, rllib: AlgorithmConfig) -> None:
+        """Changes nothing, as RLlib's own env runners step any environment."""
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Returns None, as the family needs no callbacks."""

@@ -21,6 +21,7 @@ from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
 if TYPE_CHECKING:
+    from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
 
 
@@ -98,6 +99,9 @@ class UnityFamily:
         from runtime.families.unity.ppo_settings import configure_ppo  # imports ray
 
         return configure_ppo(rllib, config, env)
+
+    def configure_off_policy(self, rllib: AlgorithmConfig) -> None:
+        """Changes nothing, as PPO alone trains in scenes."""
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Counts players that were restarted."""

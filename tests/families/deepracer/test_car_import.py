@@ -45,7 +45,7 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
 def decide(policy: Policy, rows: NDArray[Any], metadata: Metadata) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The logits of a policy, and the steering angles and speeds that it chooses."""
     logits = np.concatenate([policy.logits(rows[at : at + 32]) for at in range(0, len(rows), 32)])
-    return logits, decode_actions(metadata, Explorer(action_space(metadata), seed=None).likeliest(logits))
+    return logits, decode_actions(metadata, Explorer(metadata, seed=None).likeliest(logits))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def car() -> dict[str, bytes]:
     return {"agent/model.pb": write_car_model(policy, metadata), METADATA: described}
 
 
-@pytest.mark.parametrize("name", CARS)
+@pytest.mark.parametrize("name", [name for name in CARS if name != "sac"])
 def test_an_exported_car_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     policy, metadata = make_car(name)
     described = describe_for_car(metadata)
@@ -72,6 +72,14 @@ def test_an_exported_car_comes_back_as_it_was(name: str, tmp_path: Path) -> None
     assert logits[:, :2].std(axis=0).max() > 1e-3
     _, theirs = decide(back, rows, found)
     np.testing.assert_allclose(theirs, mine, rtol=0, atol=1e-6)
+
+
+def test_a_car_that_sac_trained_is_refused(tmp_path: Path) -> None:
+    policy, metadata = make_car("sac")
+    described = json.dumps(describe_for_car(metadata)).encode()
+    files = {"agent/model.pb": write_car_model(policy, metadata), METADATA: described}
+    with pytest.raises(UserError, match="got a policy of SAC; expected one of clipped_ppo, the one that is read from"):
+        import_car(pack(tmp_path / "car.tar.gz", files), tmp_path / "car")
 
 
 def in_coachs_words(content: bytes) -> bytes:

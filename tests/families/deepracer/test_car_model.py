@@ -16,6 +16,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
+from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from envs.deepracer.metadata import DEFAULT, Metadata, parse_metadata
@@ -28,6 +29,7 @@ from runtime.families.deepracer.network import network_settings
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.policy import Policy
 from runtime.policies.ppo_module import PPOModule
+from runtime.policies.sac_module import SACModule
 from runtime.ppo.rllib_config import model_config
 from tests.conftest import ROOT, SHORT_RACES, run_peer, run_smrl
 
@@ -45,6 +47,7 @@ CARS: dict[str, Mapping[str, Any]] = {
     "lidar": {"sensor": ["FRONT_FACING_CAMERA", "LIDAR"]},
     "lidar before the camera": {"sensor": ["STEREO_CAMERAS", "SECTOR_LIDAR"]} | CONTINUOUS,
     "old name": {"sensor": ["observation"]},
+    "sac": {"training_algorithm": "sac"} | CONTINUOUS,
 }
 PICTURES = 256
 
@@ -55,16 +58,17 @@ def make_car(name: str) -> tuple[Policy, Metadata]:
     metadata = parse_metadata({**DEFAULT, **CARS[name]})
     channels = 2 if metadata.camera == "STEREO_CAMERAS" else 1
     space: gymnasium.Space[Any] = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, channels), np.uint8)
-    kind = PPOModule
+    kind, catalog = (SACModule, SACCatalog) if metadata.algorithm == "sac" else (PPOModule, PPOCatalog)
+    settings = model_config(network_settings(metadata))
     if metadata.lidar is not None:
-        kind = CameraLidarModule
+        kind, catalog = CameraLidarModule, None
         space = gymnasium.spaces.Box(-np.inf, np.inf, (HEIGHT * WIDTH * channels + metadata.scan_size,), np.float32)
     module = kind(
         observation_space=space,
         action_space=action_space(metadata),
         inference_only=False,
-        model_config=model_config(network_settings(metadata)),
-        catalog_class=None if kind is CameraLidarModule else PPOCatalog,
+        model_config=settings | {"twin_q": True, "free_log_std": settings["free_log_std"] and kind is not SACModule},
+        catalog_class=catalog,
     )
     with torch.no_grad():  # probabilities that differ
         last = module.actor.last if kind is CameraLidarModule else module.pi.net.mlp[-1]
@@ -77,7 +81,7 @@ def make_rows(metadata: Metadata, count: int) -> tuple[dict[str, NDArray[np.floa
     random = np.random.default_rng(1)
     channels = 2 if metadata.camera == "STEREO_CAMERAS" else 1
     pictures = random.integers(0, 256, (count, HEIGHT, WIDTH, channels), np.uint8)
-    names = [input_name(sensor) for sensor in car_sensors(metadata)]
+    names = [input_name(sensor, metadata.algorithm) for sensor in car_sensors(metadata)]
     feeds = {names[0]: pictures.astype(np.float32)}
     if metadata.lidar is None:
         return feeds, pictures
@@ -89,7 +93,8 @@ def make_rows(metadata: Metadata, count: int) -> tuple[dict[str, NDArray[np.floa
 def expect(policy: Policy, metadata: Metadata, rows: NDArray[Any]) -> NDArray[Any]:
     """Returns the policy's probabilities, or its means, by PyTorch."""
     logits = torch.as_tensor(np.concatenate([policy.logits(rows[at : at + 32]) for at in range(0, len(rows), 32)]))
-    return (logits[:, :2] if metadata.actions is None else logits.softmax(dim=1)).numpy()
+    means = logits[:, :2].tanh() if metadata.algorithm == "sac" else logits[:, :2]
+    return (means if metadata.actions is None else logits.softmax(dim=1)).numpy()
 
 
 def test_cars_converters_compute_what_the_policy_does(tmp_path: Path) -> None:
@@ -111,7 +116,7 @@ def test_cars_converters_compute_what_the_policy_does(tmp_path: Path) -> None:
                 np.testing.assert_allclose(theirs, outputs, atol=1e-5, err_msg=f"{name}, {how}\n{said}")
 
 
-@pytest.mark.parametrize("name", ["discrete", "continuous", "lidar"])
+@pytest.mark.parametrize("name", ["discrete", "continuous", "lidar", "sac"])
 def test_every_attribute_is_written_because_old_cars_know_no_defaults(name: str) -> None:
     nodes = GraphDef.FromString(write_car_model(*make_car(name))).node
     operations = {node.op for node in nodes}

@@ -15,7 +15,6 @@ from PIL import Image
 
 from envs.deepracer.metadata import DEFAULT, parse_metadata
 from envs.deepracer.racing import Racing, read_options
-from runtime.errors import UserError
 from runtime.families.deepracer.driven_episodes import TRACE
 from runtime.families.deepracer.learner import fit_minibatch
 from runtime.families.deepracer.network import network_settings
@@ -148,24 +147,6 @@ def test_rows_of_picture_and_scan_are_taken_apart_as_they_were_joined(camera: st
     pictures = torch.as_tensor(found[camera]).permute(0, 3, 1, 2)
     joined = torch.cat([network.picture(pictures), network.scan(scans)], dim=-1)
     torch.testing.assert_close(network(torch.as_tensor(rows)), network.last(network.joined(joined)))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {
-                "training_algorithm": "sac",
-                "action_space": {"steering_angle": {"low": -1, "high": 1}, "speed": {"low": 1, "high": 2}},
-                "action_space_type": "continuous",
-            },
-            "got 'sac'; expected 'clipped_ppo'",
-        ),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        network_settings(parse_metadata({**DEFAULT, **change}))
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "model",
         nargs="?",
         type=Path,
-        help="results folder, model directory, checkpoint or model.tar.gz; the container's channel if absent",
+        help="results folder, model directory, checkpoint (RLlib's own too) or model.tar.gz; the channel if absent",
     )
     evaluate.add_argument(
         "--out", type=folder, help="where evaluation.json and the video go; evaluation/ beside the model if not given"
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(evaluate, env=True)
     evaluate.set_defaults(command=_evaluate)
     export = commands.add_parser("export", help="export a trained policy as SavedModel, ONNX and Torch program")
-    export.add_argument("model", type=Path, help="results folder or model directory; the files are written into it")
+    export.add_argument("model", type=Path, help="folder of results, a model or RLlib's checkpoint; written into it")
     export.add_argument("--car", type=folder, help="write the archive NAME.tar.gz for a DeepRacer car instead")
     export.epilog = "checkpoint=best exports the best checkpoint instead of the final one"
     export.set_defaults(command=_export)

@@ -21,6 +21,7 @@ POLICIES = "policies"  # folder of the policies of several agents, each in a fol
 UPLOAD_MARKS = "*.sagemaker-upload*"  # .sagemaker-uploading and .sagemaker-uploaded
 _FILES = "files"
 _RNG = "rng.json"
+_RLLIB = "rllib_checkpoint.json"
 _KEPT = 3
 
 
@@ -135,6 +136,14 @@ def find_checkpoint(place: Path) -> Path | None:
         if found := checkpoints_in(folder):
             return found[-1]
     return place / "checkpoint" if is_whole(place / "checkpoint") else None
+
+
+def find_rllib_checkpoint(place: Path) -> Path | None:
+    """Finds the checkpoint of a path that RLlib alone wrote: the folder itself, or the last one of a Tune trial."""
+    for folder in (place, *sorted(place.glob(f"{_PREFIX}*"), reverse=True)):
+        if (folder / _RLLIB).is_file() and not (folder / STATE).is_file():
+            return folder
+    return None
 
 
 def read_state(checkpoint: Path) -> JobState:

@@ -28,7 +28,10 @@ def find_model_directory(place: Path) -> Path:
         if (folder / MANIFEST).is_file():
             return folder
     what = "which has no manifest.json" if place.exists() else "which does not exist"
-    raise UserError(f"model: got {str(place)!r}, {what}; expected a model directory or a results folder.")
+    raise UserError(
+        f"model: got {str(place)!r}, {what}; expected a model directory or a results folder, or of smrl export a "
+        "checkpoint of RLlib's new API stack."
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -14,16 +14,18 @@ from typing import Any
 from runtime.artifacts.checkpoint import (
     POLICIES,
     UPLOAD_MARKS,
+    JobState,
     best_checkpoint,
     find_checkpoint,
     is_whole,
     read_state,
+    save_checkpoint,
     write_state,
 )
 from runtime.artifacts.exports import CAR_MODEL, ONNX, SAVED_MODEL, TORCH
 from runtime.artifacts.manifest import MANIFEST, note_exports, unpack
 from runtime.errors import PlatformError, UserError
-from runtime.files import sweep, write_json, writing_aside
+from runtime.files import folder_aside, sweep, write_json, writing_aside
 from runtime.policies.policy_mapping import PolicyMapping
 from runtime.policies.spaces import Spaces, describe_space
 from runtime.settings.schema import JobConfig
@@ -46,6 +48,16 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
     """
     best = best_checkpoint(checkpoint.parent)
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
+    settings = config.algorithm
+    # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
+    names = ("observation_filter", "normalize_actions", "clip_actions")
+    acting = {
+        "algorithm": config.run,
+        "env": config.env or None,
+        "env_config": settings.env_config,
+        "horizon": settings.horizon,
+        **{name: getattr(settings, name) for name in names if hasattr(settings, name)},
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -53,9 +65,10 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
         if best is not None:
             _replace(best, folder / _BEST)
         _forget_exports(folder)
-        policies = _write_policies(folder, checkpoint, best, config, spaces) if config.policy_mapping else {}
+        mapping = config.policy_mapping
+        policies = _write_policies(folder, checkpoint, best, config, acting, spaces) if mapping else {}
         write_json(folder / PARAMS, params)
-        write_json(folder / MANIFEST, {**_manifest(checkpoint, best, config, spaces), **policies, **facts})
+        write_json(folder / MANIFEST, {**_manifest(read_state(checkpoint), best, acting, spaces), **policies, **facts})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
@@ -64,7 +77,12 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
 
 
 def _write_policies(
-    folder: Path, checkpoint: Path, best: Path | None, config: JobConfig, spaces: Spaces
+    folder: Path,
+    checkpoint: Path,
+    best: Path | None,
+    config: JobConfig,
+    acting: Mapping[str, Any],
+    spaces: Spaces,
 ) -> dict[str, Any]:
     """Writes a model directory for each policy of several agents, by its name, to be exported and served alone.
 
@@ -81,7 +99,7 @@ def _write_policies(
             for name, source in ((_FINAL, checkpoint), (_BEST, best)):
                 if source is not None:
                     _write_policy(aside / name, source, policy, own)
-            described = _manifest(checkpoint, best, config, own)
+            described = _manifest(read_state(checkpoint), best, acting, own)
             write_json(aside / MANIFEST, {**described, "policy": policy, "agents": agents})
     return {"policies": groups}
 
@@ -100,21 +118,51 @@ def _write_policy(folder: Path, checkpoint: Path, policy: str, spaces: Spaces) -
     write_state(folder, own)
 
 
-def _manifest(checkpoint: Path, best: Path | None, config: JobConfig, spaces: Spaces) -> dict[str, Any]:
-    state = read_state(checkpoint)
-    settings = config.algorithm
-    # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
-    names = ("observation_filter", "normalize_actions", "clip_actions")
-    acting = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+def write_imported_model(
+    folder: Path,
+    state: JobState,
+    *,
+    spaces: Spaces,
+    facts: Mapping[str, Any],
+    write_policy: Callable[[Path], None],
+) -> Path:
+    """Writes the model directory of a policy that another program trained.
+
+    Args:
+        folder: The model directory; an earlier import there is replaced.
+        state: Counters of the training, and how the policy acts.
+        spaces: Observation and action space of the policy.
+        facts: Further entries of the manifest.
+        write_policy: Writes the policy into a checkpoint's folder.
+
+    Returns:
+        Folder of the checkpoint in it.
+
+    Raises:
+        PlatformError: The folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        with folder_aside(folder, "import") as aside:
+            _replace(save_checkpoint(aside, state, write_algorithm=write_policy), folder / _FINAL)
+        _forget_exports(folder)
+        acting = {"env": state.env or None, **state.policy}
+        write_json(folder / MANIFEST, {**_manifest(state, None, acting, spaces), **facts})
+    except OSError as error:
+        raise PlatformError(
+            f"{folder}: the model could not be written: {error.strerror or error}. Copy the checkpoint to a folder "
+            "that can be written to, with some free space."
+        ) from error
+    return folder / _FINAL
+
+
+def _manifest(state: JobState, best: Path | None, acting: Mapping[str, Any], spaces: Spaces) -> dict[str, Any]:
     return {
         "format": 1,
-        "algorithm": config.run,
-        "env": config.env or None,
-        "env_config": settings.env_config,
-        "horizon": settings.horizon,
+        **acting,
         "observation_space": describe_space(spaces.observation),
         "action_space": describe_space(spaces.action),
-        **acting,
         "episode_reward_mean": state.episode_reward_mean,
         "training_iteration": state.training_iteration,
         "timesteps_total": state.timesteps_total,

@@ -1,4 +1,4 @@
-"""Reads the policy of a checkpoint that RLlib itself wrote, without running code that it brings along.
+"""Reads a checkpoint that RLlib itself wrote, without running code that it brings along.
 
 RLlib keeps a network's class and arguments in pickles. Here the names in them are read as names: only RLlib's own
 networks are built, from numbers and settings.
@@ -9,12 +9,16 @@ Source: ray 2.60, the new API stack's `Checkpointable.save_to_path`.
 from __future__ import annotations
 
 import io
+import json
 import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces.utils import flatten_space
 
 from runtime.artifacts.policy_file import StoredPolicy
 from runtime.artifacts.trust import is_data, load_data
@@ -26,6 +30,7 @@ from runtime.policies.rllib_filter import filter_of_state
 
 _CONSTRUCTOR = "class_and_ctor_args.pkl"
 _WEIGHTS = "module_state.pkl"
+_ALGORITHM_STATE = "algorithm_state.pkl"
 _MODULES = Path("learner_group") / "learner" / "rl_module"
 _TO_MODULE = Path("env_runner") / "env_to_module_connector"
 _TO_ENV = Path("env_runner") / "module_to_env_connector"
@@ -47,7 +52,18 @@ _KNOWN = {
     "NumpyToTensor",
     _FILTER,
 }
+_FLATTEN = "FlattenObservations"
+# Connectors that leave actions as they are, and the scaling, which is read.
 _NORMALIZE = "NormalizeAndClipActions"
+_KNOWN_OF_ACTIONS = {
+    "GetActions",
+    "ListifyDataForVectorEnv",
+    "RemoveSingleTsTimeRankFromBatch",
+    "TensorToNumpy",
+    "UnBatchToIndividualItems",
+    _NORMALIZE,
+}
+_STEPS = "env_runners--num_env_steps_sampled_lifetime"
 
 
 class _Named:
@@ -65,6 +81,10 @@ class _Named:
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
+
+    def __call__(self, *arguments: Any) -> _Named:
+        """What a pickled function would return."""
+        return _Named(*arguments)
 
 
 class _NamingUnpickler(pickle.Unpickler):
@@ -85,8 +105,56 @@ def find_rllib_module(place: Path) -> Path | None:
     return None
 
 
+@dataclass(frozen=True)
+class RLlibCheckpoint:
+    """A checkpoint of RLlib's, as numbers and settings.
+
+    Attributes:
+        policy: The policy.
+        observation_space: Space of unfiltered observations, as rows where the checkpoint flattens them.
+        normalize_actions: The network's ±1 is scaled to a bounded action space, then clipped.
+        clip_actions: Actions are clipped into the action space, where they are not scaled.
+        algorithm: Name of the algorithm's class, as `PPO`; empty if the checkpoint is a network's folder alone.
+        env: Gymnasium id, `module:Class`, or a name that its author registered; empty if none can be read.
+        env_config: Keyword arguments of the environment.
+        left_out: Names of other keyword arguments, which are objects of its author's.
+        training_iteration: Iterations of the training.
+        timesteps_total: Environment steps of the training.
+    """
+
+    policy: StoredPolicy
+    observation_space: gymnasium.spaces.Box
+    normalize_actions: bool
+    clip_actions: bool
+    algorithm: str = ""
+    env: str = ""
+    env_config: Mapping[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    training_iteration: int = 0
+    timesteps_total: int = 0
+
+
 def read_rllib_policy(place: Path) -> Policy:
-    """Reads the policy of a checkpoint of RLlib's new API stack: PPO, IMPALA, MARWIL, APPO, DQN or SAC.
+    """Reads the policy of a checkpoint of RLlib's new API stack, ready to act.
+
+    Args:
+        place: Folder that `Algorithm.save_to_path` wrote, or an RLModule's own folder below it.
+
+    Raises:
+        UserError: It holds no such policy, or one with a network or connectors of its author's own.
+    """
+    found = read_rllib_checkpoint(place)
+    return Policy(
+        found.policy.build_network(),
+        found.policy.action_space,
+        observation_filter=found.policy.observation_filter,
+        normalize_actions=found.normalize_actions,
+        clip_actions=found.clip_actions,
+    )
+
+
+def read_rllib_checkpoint(place: Path) -> RLlibCheckpoint:
+    """Reads a checkpoint of RLlib's new API stack: PPO, IMPALA, MARWIL, APPO, DQN or SAC.
 
     Args:
         place: Folder that `Algorithm.save_to_path` wrote, or an RLModule's own folder below it.
@@ -106,13 +174,9 @@ def read_rllib_policy(place: Path) -> Policy:
     try:
         stored = _read_module(module, place)
         normalizes, clips = _read_scaling(place)
-        return Policy(
-            stored.build_network(),
-            stored.action_space,
-            observation_filter=stored.observation_filter,
-            normalize_actions=normalizes,
-            clip_actions=clips,
-        )
+        space = _read_observation_space(place, stored)
+        stored.build_network()  # the settings may be of another version
+        return RLlibCheckpoint(stored, space, normalizes, clips, **_read_training(place))
     except UserError:
         raise
     except Exception as error:  # pickle and RLlib raise many types of errors
@@ -172,24 +236,96 @@ def _read_filter(place: Path, space: gymnasium.Space[Any]) -> ObservationFilter 
     if not path.is_file():  # a network's folder alone
         return None
     names = [connector[0].path.rpartition(".")[2] for connector in _connectors(path)]
-    if others := [name for name in names if name not in _KNOWN]:
+    known = _KNOWN | {_FLATTEN} if _flattens_to_a_row(path) else _KNOWN
+    if others := [name for name in names if name not in known]:
         raise UserError(
             f"{place}: got the connectors {', '.join(others)}, which change observations; expected none but "
-            f"{_FILTER}. Evaluate the policy from Python, as a function that applies them."
+            f"{_FILTER}, and {_FLATTEN} of a Box of one or two dimensions or a Discrete space. Do in the environment "
+            "what they do, as a gymnasium.ObservationWrapper, and train again; or evaluate the policy from Python, as "
+            "a function that applies them."
         )
     if _FILTER not in names:
         return None
     return filter_of_state(load_data((place / _TO_MODULE / _FILTER / "state.pkl").read_bytes()), space)
 
 
+def _flattens_to_a_row(path: Path) -> bool:
+    """Whether FlattenObservations makes of these observations the row that Gymnasium's flattening makes of them."""
+    named = _read_named(path)["ctor_args_and_kwargs"][0]
+    if not named or named[0] is None:
+        return False
+    kind = named[0].path.rpartition(".")[2]
+    return kind == "Discrete" or (kind == "Box" and len(np.shape(named[0].state["low"])) < 3)
+
+
+def _read_observation_space(place: Path, stored: StoredPolicy) -> gymnasium.spaces.Box:
+    """Returns the space of unfiltered observations; without bounds where only that of filtered ones is stored."""
+    path = place / _TO_MODULE / _CONSTRUCTOR
+    named = _read_named(path)["ctor_args_and_kwargs"][0] if path.is_file() else ()
+    space = _space(named[0]) if named and named[0] is not None else None
+    row = stored.observation_space
+    if space is not None and space.shape != row.shape:
+        space = flatten_space(space)
+    if not isinstance(space, gymnasium.spaces.Box) or space.shape != row.shape:
+        bounded = stored.observation_filter is None and isinstance(row, gymnasium.spaces.Box)
+        space = row if bounded else gymnasium.spaces.Box(-np.inf, np.inf, row.shape, np.float32)
+    assert isinstance(space, gymnasium.spaces.Box)
+    low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+    return gymnasium.spaces.Box(low, high, dtype=np.float32)
+
+
 def _read_scaling(place: Path) -> tuple[bool, bool]:
-    """Returns normalize_actions and clip_actions, RLlib's defaults where the checkpoint does not say."""
+    """Returns normalize_actions and clip_actions, RLlib's defaults where the checkpoint does not say.
+
+    Raises:
+        UserError: It has other connectors that change actions.
+    """
     path = place / _TO_ENV / _CONSTRUCTOR
-    if path.is_file():
-        for kind, _, settings in _connectors(path):
-            if kind.path.endswith(_NORMALIZE):
-                return bool(settings["normalize_actions"]), bool(settings["clip_actions"])
-    return True, False
+    if not path.is_file():
+        return True, False
+    scaling = True, False
+    others = []
+    for kind, _, settings in _connectors(path):
+        name = kind.path.rpartition(".")[2]
+        if name == _NORMALIZE:
+            scaling = bool(settings["normalize_actions"]), bool(settings["clip_actions"])
+        elif name not in _KNOWN_OF_ACTIONS:
+            others.append(name)
+    if others:
+        raise UserError(
+            f"{place}: got the connectors {', '.join(others)}, which change actions; expected none but {_NORMALIZE}. "
+            "Do in the environment what they do, as a gymnasium.ActionWrapper, and train again."
+        )
+    return scaling
+
+
+def _read_training(place: Path) -> dict[str, Any]:
+    """Returns what the checkpoint says about its training, as RLlibCheckpoint has it; empty for a network's folder."""
+    path = place / _CONSTRUCTOR
+    if not path.is_file() or not (place / _ALGORITHM_STATE).is_file():
+        return {}
+    made = _read_named(path)
+    config = made["ctor_args_and_kwargs"][0][0]
+    state = _read_named(place / _ALGORITHM_STATE)
+    steps = state["metrics_logger"]["stats"].get(_STEPS, {}).get("lifetime_sum", 0)
+    env, env_config = config.get("env"), dict(config.get("env_config") or {})
+    kept = {name: value for name, value in env_config.items() if _is_json(value)}
+    return {
+        "algorithm": made["class"].path.rpartition(".")[2],
+        "env": env if isinstance(env, str) else ":".join(getattr(env, "path", "").rsplit(".", 1)),
+        "env_config": kept,
+        "left_out": tuple(name for name in env_config if name not in kept),
+        "training_iteration": int(state["training_iteration"]),
+        "timesteps_total": int(steps),
+    }
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _connectors(path: Path) -> Any:

@@ -131,11 +131,21 @@ def _open(asked: _EvaluationRequest, place: Path, context: RunContext, *, is_car
     from runtime.cluster.session import prepare_environment
 
     prepare_environment()
-    from runtime.artifacts.checkpoint import read_state
+    from runtime.artifacts.checkpoint import find_rllib_checkpoint, read_state
     from runtime.artifacts.model_directory import open_model
 
     settings = asked.settings
-    if is_car:
+    rllib = None if is_car else find_rllib_checkpoint(place)
+    if rllib is not None:
+        from runtime.artifacts.rllib_import import import_rllib  # imports RLlib
+
+        if settings.checkpoint is not None:
+            raise UserError(
+                f"checkpoint: got {settings.checkpoint!r} for {rllib}, which RLlib wrote; expected no name, as it "
+                "holds one policy. Name the folder of another checkpoint."
+            )
+        checkpoint = import_rllib(rllib, context.scratch / "model", note=context.reporter.note)
+    elif is_car:
         from runtime.families.deepracer.car_import import import_car
 
         checkpoint = import_car(place, context.scratch / "car")
@@ -146,7 +156,8 @@ def _open(asked: _EvaluationRequest, place: Path, context: RunContext, *, is_car
     family = CATALOG.family_of(state.env) if algorithm.acts_in_environment else PLAIN
     if settings.env is not None and not family.plays(settings.env):
         family = PLAIN
-    is_archive = not checkpoint.is_relative_to(place)  # one in a channel is what the job's own settings name
+    # One in a channel is what the job's own settings name.
+    is_archive = rllib is None and not checkpoint.is_relative_to(place)
     is_foreign = is_archive and place not in context.container.channels.values() and not settings.trust_checkpoint
     evaluation = Evaluation(
         checkpoint=checkpoint,

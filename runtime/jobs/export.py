@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runtime.artifacts.checkpoint import find_rllib_checkpoint
 from runtime.artifacts.manifest import find_model_directory, only_writer
 from runtime.artifacts.model_directory import held_checkpoint
+from runtime.container.imports import importing
 from runtime.errors import Problems, suggest
 from runtime.files import sweep
 from runtime.jobs.exporting import export_all
@@ -22,7 +24,8 @@ def run_export(place: Path, settings: Mapping[str, str], *, car: Path | None = N
     """Exports the policy of a model directory, and prints each format's differences from it.
 
     Args:
-        place: Model directory, or the results folder that holds one as `model`.
+        place: Model directory, the results folder that holds one as `model`, or a checkpoint of RLlib, in which
+            `model` is written.
         settings: `checkpoint`, the final one if not given, and `trust_checkpoint`.
         car: Archive for a DeepRacer car to write instead of the other formats; None for those.
 
@@ -41,7 +44,8 @@ def run_export(place: Path, settings: Mapping[str, str], *, car: Path | None = N
         expected = "a name without dots and spaces, as cars cut it at the first dot and replace spaces"
         problems.add("--car", car.name, "the command line", expected=expected, remedy=f" Try {tried or 'my-car'}.")
     problems.raise_if_any()
-    folder = find_model_directory(place)
+    rllib = find_rllib_checkpoint(place)
+    folder = find_model_directory(place) if rllib is None else _import(rllib, settings, car)
     checkpoint = settings.get("checkpoint", "checkpoint")
     if car is not None:
         target = car.with_name(car.name.removesuffix(ARCHIVE) + ARCHIVE)
@@ -56,6 +60,27 @@ def run_export(place: Path, settings: Mapping[str, str], *, car: Path | None = N
     print(f"exported {checkpoint} into {folder}")
     if missing:
         Reporter().note(missing)
+
+
+def _import(rllib: Path, settings: Mapping[str, str], car: Path | None) -> Path:
+    """Writes the model directory of a checkpoint that RLlib wrote, into it.
+
+    Raises:
+        UserError: It cannot be read, or something is asked of it that it does not have.
+    """
+    problems = Problems()
+    if "checkpoint" in settings:
+        expected = f"no name, as {rllib} is RLlib's own checkpoint, which holds one policy"
+        problems.add("checkpoint", settings["checkpoint"], "the command line", expected=expected)
+    if car is not None:
+        problems.add("--car", car.name, "the command line", expected="a policy that a DeepRacer training wrote")
+    problems.raise_if_any()
+    with importing():  # torch and RLlib
+        from runtime.artifacts.rllib_import import import_rllib
+
+    folder = rllib / "model"
+    import_rllib(rllib, folder, note=Reporter().note)
+    return folder
 
 
 def _is_car_name(name: str) -> bool:

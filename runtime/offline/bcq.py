@@ -48,6 +48,7 @@ _CONFIGS: dict[str, tuple[Any, Any]] = {
     "CQL": (d3rlpy.algos.DiscreteCQLConfig, None),
     "TD3+BC": (None, d3rlpy.algos.TD3PlusBCConfig),
     "IQL": (None, d3rlpy.algos.IQLConfig),
+    "BC": (d3rlpy.algos.DiscreteBCConfig, d3rlpy.algos.BCConfig),
 }
 
 
@@ -102,7 +103,7 @@ class Recipe:
     """Hyperparameters of an offline RL algorithm.
 
     Attributes:
-        algorithm: BCQ, DDQN, CQL, TD3+BC or IQL.
+        algorithm: BCQ, DDQN, CQL, TD3+BC, IQL or BC.
         hidden: Widths of the hidden layers.
         activation: Activation function of the hidden layers.
         lr: Adam's learning rate.
@@ -272,6 +273,10 @@ class Learner:
     def _acting_modules(self) -> nn.ModuleList:
         """Returns the networks that acting needs, in the order of their roles."""
         modules = self._algorithm.impl.modules
+        if (
+            self._recipe.algorithm == "BC"
+        ):  # one network: its logits take the place of values, or its output is the action
+            return nn.ModuleList([nn.ModuleList([modules.imitator]) if self._is_discrete else modules.imitator])
         names = {
             "q": "q_funcs",
             "imitator": "imitator",
@@ -330,6 +335,10 @@ def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
     adam = _FusedAdamFactory()
     shared: dict[str, Any] = {"batch_size": recipe.batch_size, "gamma": recipe.gamma}
     factory = _CONFIGS[recipe.algorithm][0 if is_discrete else 1]
+    if recipe.algorithm == "BC":
+        del shared["gamma"]
+        shared |= {"learning_rate": recipe.lr, "optim_factory": adam, "encoder_factory": encoder}
+        return factory(**shared, beta=0.0) if is_discrete else factory(**shared)  # log-likelihood alone
     if is_discrete:
         shared |= {"learning_rate": recipe.lr, "optim_factory": adam, "encoder_factory": encoder}
         shared["target_update_interval"] = recipe.target_update

@@ -9,7 +9,7 @@ from pydantic import Field
 from runtime.settings.schema import AlgorithmSettings, NetworkSettings
 from runtime.settings.types import Setting
 
-ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL")
+ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL", "BC")
 STOP_CRITERIA = ("training_iteration", "time_total_s")
 # Where nothing sets a stop criterion.
 TRAINING_ITERATIONS = 16

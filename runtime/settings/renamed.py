@@ -53,10 +53,12 @@ ALGORITHMS_OF_2020: dict[str, tuple[str, str]] = {
     "A3C": ("PPO", "which is the same on-policy gradient, clipped, without stale workers"),
     "PG": ("PPO", "which is the same on-policy gradient, with a baseline and clipped"),
 }
-# Algorithm of RLlib 0.8 to 1.6 that nothing takes the place of -> what to use.
+# Algorithm of RLlib that is not trained here -> what to use.
 ALGORITHMS_GONE = {
     "ES": "an algorithm that RLlib still has: evolution strategies are gone; PPO trains the same environments",
     "ARS": "an algorithm that RLlib still has: random search is gone; PPO trains the same environments",
+    "MARWIL": "one of those that learn from logged data: BCQ (discrete actions) or IQL (continuous ones) prefer the "
+    "log's better actions, as MARWIL does; BC imitates the log, as MARWIL with beta=0 does",
 }
 
 # Old path -> why it means nothing today.

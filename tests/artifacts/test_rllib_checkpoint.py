@@ -14,12 +14,14 @@ from ray.rllib.algorithms.dqn.dqn_catalog import DQNCatalog
 from ray.rllib.algorithms.dqn.torch.default_dqn_torch_rl_module import DefaultDQNTorchRLModule
 from ray.rllib.algorithms.ppo.ppo_catalog import PPOCatalog
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
-from ray.rllib.connectors.env_to_module import EnvToModulePipeline, FlattenObservations, MeanStdFilter
+from ray.rllib.connectors.connector_v2 import ConnectorV2
+from ray.rllib.connectors.env_to_module import EnvToModulePipeline, MeanStdFilter
 from ray.rllib.connectors.module_to_env import ModuleToEnvPipeline, NormalizeAndClipActions
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 
 from runtime.artifacts.rllib_checkpoint import read_rllib_policy
 from runtime.errors import UserError
+from runtime.jobs.export import run_export
 from runtime.offline.target_policies import EvaluatedPolicy, load_target
 
 STATES = 5 * np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
@@ -94,6 +96,20 @@ class OwnModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
     """A network of the checkpoint's author."""
 
 
+class OwnObservations(ConnectorV2):  # type: ignore[misc]  # ray is not typed for strict mode
+    """A connector of the checkpoint's author, which changes observations."""
+
+    def __call__(self, *, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return batch
+
+
+class OwnActions(ConnectorV2):  # type: ignore[misc]  # ray is not typed for strict mode
+    """A connector of the checkpoint's author, which changes actions."""
+
+    def __call__(self, *, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return batch
+
+
 def test_what_its_author_wrote_is_refused_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "own", OwnModule, PPOCatalog, DISCRETE, fcnet_hiddens=[8], vf_share_layers=False)
     with pytest.raises(UserError, match=r"got the network .*OwnModule; expected one of DefaultPPOTorchRLModule"):
@@ -111,9 +127,18 @@ def test_what_its_author_wrote_is_refused_and_not_run(tmp_path: Path, capsys: py
 
 def test_what_cannot_be_evaluated_step_by_step_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "flat", DefaultPPOTorchRLModule, PPOCatalog, DISCRETE, fcnet_hiddens=[8], vf_share_layers=False)
-    save_connectors(tmp_path / "flat", FlattenObservations())
-    with pytest.raises(UserError, match="got the connectors FlattenObservations, which change observations"):
+    save_connectors(tmp_path / "flat", OwnObservations(), MeanStdFilter())
+    with pytest.raises(UserError, match=r"connectors OwnObservations, which change .*ObservationWrapper"):
         load_target(tmp_path / "flat")
+    (tmp_path / "flat" / "rllib_checkpoint.json").write_text("{}")
+    with pytest.raises(UserError, match="got the connectors OwnObservations, which change observations"):
+        run_export(tmp_path / "flat", {})
+    assert not (tmp_path / "flat" / "model").exists()
+    save(tmp_path / "acts", DefaultPPOTorchRLModule, PPOCatalog, BOX, fcnet_hiddens=[8], vf_share_layers=False)
+    scaling = ModuleToEnvPipeline(OBSERVATIONS, BOX, connectors=[OwnActions(OBSERVATIONS, BOX)])
+    scaling.save_to_path(str(tmp_path / "acts" / "env_runner" / "module_to_env_connector"), state=scaling.get_state())
+    with pytest.raises(UserError, match=r"got the connectors OwnActions, which change actions; .*ActionWrapper"):
+        load_target(tmp_path / "acts")
     save(tmp_path / "lstm", DefaultPPOTorchRLModule, PPOCatalog, DISCRETE, **vars(DefaultModelConfig(use_lstm=True)))
     with pytest.raises(UserError, match="got a network with an LSTM"):
         load_target(tmp_path / "lstm")

@@ -256,7 +256,7 @@ def test_a_log_without_probabilities_or_an_environment(folder: Path, few: str) -
     assert "the data has no action probabilities" in done.stderr
     rows = [json.loads(line) for line in (folder / "bare" / "metrics.jsonl").read_text().splitlines()]
     assert all("weighted_importance_sampling" in row for row in rows)
-    assert "env: got none, and the model learned from a log without one" in fail("evaluate", "bare", cwd=folder)
+    assert "env: got none, and the model names none" in fail("evaluate", "bare", cwd=folder)
     said = smrl("evaluate", "bare", "env=CartPole-v0", "evaluate_episodes=2", cwd=folder).stdout
     assert len(TESTING.findall(said)) == 2
 

@@ -29,6 +29,7 @@ def one_thread() -> Iterator[None]:
 
 
 RECIPE = Recipe("BCQ", (32, 32), "relu", 1e-3, 0.9, 16, 10, 0.3, "mse", 0.99, 7)
+RECIPE_OF_BC = replace(RECIPE, algorithm="BC", batch_size=128)
 
 
 def make_data(
@@ -106,7 +107,7 @@ def test_the_thin_loop_has_the_numbers_of_d3rlpys_fit(algorithm: str, monkeypatc
     np.testing.assert_array_equal(learner.policy().probabilities(data.states).argmax(axis=1), theirs.predict(states))
 
 
-@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL"])
+@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL", "BC"])
 def test_policies_for_continuous_actions_act_as_d3rlpys(algorithm: str) -> None:
     data = make_data(box=True)
     learner = Learner(data, replace(RECIPE, algorithm=algorithm))
@@ -114,6 +115,25 @@ def test_policies_for_continuous_actions_act_as_d3rlpys(algorithm: str) -> None:
     unit = learner._algorithm.predict(learner.filter(data.states))
     low, high = data.actions.min(axis=0), data.actions.max(axis=0)
     np.testing.assert_allclose(learner.policy().actions(data.states), low + (unit + 1) / 2 * (high - low), atol=1e-5)
+
+
+def test_behavior_cloning_learns_the_logs_rule_whatever_its_rewards() -> None:
+    """The log takes action 1 nine times in ten where a number is positive, else action 0; its logits are log-odds."""
+    rng = np.random.default_rng(0)
+    data = make_data(episodes=400, actions=2)
+    is_high = data.observations[:, 0] > 3
+    chosen = np.where(rng.random(len(data)) < 0.9, is_high, ~is_high).astype(np.int64)
+    learner = Learner(replace(data, actions=chosen, rewards=-is_high.astype(np.float32)), RECIPE_OF_BC)
+    learner.run(600)
+    policy, clear = learner.policy(averaged=True), np.abs(data.observations[:, 0] - 3) > 0.3
+    found = policy.probabilities(data.states).argmax(axis=1)
+    assert (found == is_high)[clear].mean() > 0.97
+    states = learner.filter(data.states)
+    now = learner.policy().probabilities(data.states).argmax(axis=1)
+    np.testing.assert_array_equal(now, learner._algorithm.predict(states))
+    logits = policy.q_values(data.states)
+    odds = np.median(np.abs(logits[clear, 1] - logits[clear, 0]))
+    assert odds == pytest.approx(np.log(9), abs=0.6)  # without d3rlpy's penalty of large logits
 
 
 def test_rare_failures_pull_as_hard_as_they_are_large() -> None:
@@ -155,9 +175,10 @@ def test_averaged_weights_are_the_mean_of_every_tenth_updates_weights_and_rememb
 
 
 @pytest.mark.parametrize("box", [False, True])
-def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: bool) -> None:
+@pytest.mark.parametrize("imitates", [False, True])
+def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: bool, imitates: bool) -> None:
     data = make_data(box=box)
-    recipe = replace(RECIPE, algorithm="IQL" if box else "BCQ")
+    recipe = replace(RECIPE, algorithm="BC" if imitates else "IQL" if box else "BCQ")
     through, stopped = Learner(data, recipe), Learner(data, recipe)
     through.run(20)
     stopped.run(12)
@@ -188,7 +209,7 @@ def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: b
 
 
 def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
-    for name, box in (("BCQ", False), ("CQL", False), ("TD3+BC", True), ("BCQ", True)):
+    for name, box in (("BCQ", False), ("CQL", False), ("BC", False), ("TD3+BC", True), ("BCQ", True)):
         data = make_data(box=box)
         learner = Learner(data, replace(RECIPE, algorithm=name, activation="tanh"))
         learner.run(3)

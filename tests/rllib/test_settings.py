@@ -74,9 +74,16 @@ def test_an_old_algorithm_is_todays_with_a_note_that_says_why(old: str, new: str
     assert note.split(" today, ")[1].startswith(("which ", "with "))
 
 
-@pytest.mark.parametrize("old", ["ES", "ARS"])
-def test_an_algorithm_that_is_gone_is_refused_with_what_to_use(old: str) -> None:
-    with pytest.raises(UserError, match=f"run: got '{old}' .*PPO trains the same environments"):
+@pytest.mark.parametrize(
+    ("old", "instead"),
+    [
+        ("ES", "PPO trains the same environments"),
+        ("ARS", "PPO trains the same environments"),
+        ("MARWIL", "BC imitates the log"),
+    ],
+)
+def test_an_algorithm_that_is_gone_is_refused_with_what_to_use(old: str, instead: str) -> None:
+    with pytest.raises(UserError, match=f"run: got '{old}' .*{instead}"):
         from_words(run=old)
 
 

@@ -56,7 +56,7 @@ def _describe_env(evaluation: Evaluation) -> EnvSpec:
     """
     name, state = evaluation.env, evaluation.state
     if not name:
-        raise UserError("env: got none, and the model learned from a log without one; expected env=NAME to play in.")
+        raise UserError("env: got none, and the model names none; expected env=NAME to play in.")
     # A name that imports a module, or starts a program.
     is_program = evaluation.is_foreign and (":" in name or name in PROGRAM_IDS)
     if is_program and evaluation.settings.env is None:

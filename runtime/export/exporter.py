@@ -109,9 +109,7 @@ class Subject:
         if policy.kind != "actor":
             clear = rows[policy.margins(rows) > _CLEAR]
             if not len(clear):
-                raise UserError(
-                    "export: got a policy that finds all actions equally good everywhere; train it longer."
-                )
+                raise UserError("export: got a policy that finds all actions equally good everywhere; train it longer.")
             count = len(clear)
             rows = np.resize(clear, rows.shape)
         ones = np.ones(len(rows))

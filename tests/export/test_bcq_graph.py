@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def make_layers(seed: int, *sizes: int) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     torch.manual_seed(seed)
     found: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         found += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*found[:-1])
 

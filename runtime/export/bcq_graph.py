@@ -185,7 +185,7 @@ def _add_for_each(
         raise refuse(f"{where}.0", first, "a Linear")
     weight, bias = to_numpy(first.weight), to_numpy(first.bias)
     width = first.out_features
-    size = first.in_features - math.prod(graph.inputs[OBSERVATIONS].shape[1:])  # type: ignore[arg-type]
+    size = first.in_features - math.prod(size or 1 for size in graph.inputs[OBSERVATIONS].shape[1:])
     by_state = add_linear(graph, x, weight[:, :-size], bias)
     by_state = graph.add("reshape", by_state, shape=(-1, 1, width))
     if isinstance(actions, str):

@@ -123,7 +123,7 @@ def test_the_choice_of_noise_is_optimistic_and_its_halves_do_not_agree() -> None
 
 def test_the_bound_of_a_linear_function_over_two_ellipsoids_is_the_largest_point_of_both() -> None:
     """Against points on a fine grid of the plane."""
-    axis = np.linspace(-3, 3, 2001)
+    axis = np.linspace(-3, 3, 601)
     points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     for start, linear, curvature, offset, radius in (
         ([1.0, 0.5], [1.0, 2.0], [4.0, 1.0], 1.0, 2.0),  # both constraints hold it

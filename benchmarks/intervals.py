@@ -1,8 +1,10 @@
 """Measures how often intervals of chosen policies contain the true return, how wide they are, and the choice's regret.
 
 Run: python -m benchmarks.intervals PROBLEM:LOGS[:FIRST_SEED] …, into benchmarks/intervals.md; `before:` ahead of a
-problem also computes the intervals of resampled regressions, widened by half, on the same logs. Problems: clinic, grid,
-cartpole, collapse, acrobot, pendulum. Logs with seeds from 1,000 are for development; the report's begin at 0.
+problem also computes the intervals of resampled regressions, widened by half, on the same logs, and `candidates:` those
+of benchmarks/interval_candidates.py, into a section of their own. Problems: clinic, grid, cartpole, collapse, acrobot,
+pendulum. Logs with seeds from 1,000 are for development and are printed alone; the report's begin at 0, those of its
+candidates at 60.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.interval_candidates import candidate_intervals
 from benchmarks.known_values import Clinic, Grid
 from benchmarks.offline_problems import CARTPOLE, PROBLEMS, as_policy, collect, measure_truth
 from benchmarks.result_page import write_sections
@@ -42,7 +45,9 @@ _SMALL = replace(CARTPOLE, hidden=(64, 64), lr=1e-3)
 _NAMES = {"cartpole": "seeds"}
 _REFITS = 25
 _WIDER = 1.5
-TITLES = ("clinic", "grid", "cartpole", "collapse", "acrobot", "pendulum")
+_FIRST_OF_DEVELOPMENT = 1_000
+_PROBLEMS = ("clinic", "grid", "cartpole", "collapse", "acrobot", "pendulum")
+TITLES = (*_PROBLEMS, *(f"{name}, candidates" for name in _PROBLEMS))
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Result:
         bounds: Least and largest possible return.
         intervals: Ends of each method's interval, by its name.
         outside: Share of the chosen policy's discounted steps outside of the log.
-        seconds: CPU seconds of learning, of scoring, of the last report, and of the resampled regressions.
+        seconds: CPU seconds of learning, of scoring, of the last report, and of the other intervals.
     """
 
     truth: float
@@ -104,8 +109,14 @@ def make_case(name: str, seed: int) -> Case:
     return Case(data, problem.recipe, problem.iterations, problem.updates, truth)
 
 
-def run(name: str, seed: int, *, is_before_wanted: bool) -> Result:
-    """Learns from a fresh log, chooses, and compares the intervals with the true return."""
+def run(name: str, seed: int, *, others: str) -> Result:
+    """Learns from a fresh log, chooses, and compares the intervals with the true return.
+
+    Args:
+        name: The problem.
+        seed: Seed of the log.
+        others: Further intervals to compute: `before`, `candidates`, or empty.
+    """
     case = make_case(name, seed)
     gamma = case.recipe.gamma
     learn, held_out = case.data.split(0.7, seed=seed)
@@ -143,10 +154,12 @@ def run(name: str, seed: int, *, is_before_wanted: bool) -> Result:
             max(parts.corrected[1], parts.modelled[1]),
         ),
     }
-    if is_before_wanted:
-        began = clock()
+    began = clock()
+    if others == "before":
         intervals["resampled, times 1.5 (before)"] = _resampled(evaluator, policies[chosen], report.value.value)
-        spent[3] = clock() - began
+    if others == "candidates":
+        intervals |= candidate_intervals(evaluator, policies[chosen], gamma)
+    spent[3] = clock() - began
     truths = [case.truth(as_policy(policy)) for policy in policies]
     truth = truths[chosen]
     return Result(
@@ -170,11 +183,12 @@ def _resampled(evaluator: PolicyEvaluator, policy: Any, value: float) -> tuple[f
     return clip(value - _WIDER * max(value - float(low), 0)), clip(value + _WIDER * max(float(high) - value, 0))
 
 
-def measure(name: str, seeds: range, *, is_before_wanted: bool) -> str:
+def measure(name: str, seeds: range, *, others: str) -> str:
     """Runs a problem's logs, and makes its section of the page as it goes."""
+    title = f"{name}, candidates" if others == "candidates" else name
     results: list[Result] = []
     for seed in seeds:
-        results.append(run(name, seed, is_before_wanted=is_before_wanted))
+        results.append(run(name, seed, others=others))
         one = results[-1]
         low, high = one.intervals["as printed"]
         shown = ", ".join(f"{method} {ends[0]:.3f} to {ends[1]:.3f}" for method, ends in one.intervals.items())
@@ -184,7 +198,8 @@ def measure(name: str, seeds: range, *, is_before_wanted: bool) -> str:
             "" if low - one.error <= one.truth <= high + one.error else "MISSED",
             flush=True,
         )
-        write_sections(_PAGE, _HEAD, TITLES, {name: _section(results, seeds)})
+        if seed < _FIRST_OF_DEVELOPMENT:
+            write_sections(_PAGE, _HEAD, TITLES, {title: _section(results, seeds)})
     return _section(results, seeds)
 
 
@@ -211,7 +226,7 @@ def _section(results: list[Result], seeds: range) -> str:
             f"{truths.mean():.3f}, of the best iterations {best.mean():.3f}, of the logs {logged.mean():.3f}; regret "
             f"{regret:.1%}; better than the log in {(truths > logged).sum()}. CPU seconds a log: learning "
             f"{seconds[0]:.1f}, estimates {after:.1f}"
-            + (f", the resampled regressions alone {seconds[3]:.1f}." if seconds[3] else "."),
+            + (f", the other intervals {seconds[3]:.1f}." if seconds[3] >= 0.1 else "."),
             "",
             "| interval | covers | median width | mean share of all possible returns | all of them |",
             "|---|---|---|---|---|",
@@ -229,12 +244,13 @@ returns."""
 
 
 def main(words: list[str]) -> None:
-    """Measures the problems named, as PROBLEM:LOGS[:FIRST_SEED], with `before:` ahead of it or not."""
+    """Measures the problems named, as PROBLEM:LOGS[:FIRST_SEED], with `before:` or `candidates:` ahead of it or not."""
     torch.set_num_threads(1)
     for word in words:
-        parts = word.removeprefix("before:").split(":")
+        parts = word.split(":")
+        others = parts.pop(0) if parts[0] in ("before", "candidates") else ""
         first = int(parts[2]) if len(parts) > 2 else 0
-        measure(parts[0], range(first, first + int(parts[1])), is_before_wanted=word.startswith("before:"))
+        measure(parts[0], range(first, first + int(parts[1])), others=others)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from runtime.artifacts.exports import OBSERVATIONS, PROBABILITIES
-from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import Graph
-from runtime.export.layers import add_layers
+from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import NetworkPolicy
 
@@ -26,14 +27,11 @@ def build_network_graph(policy: NetworkPolicy) -> Graph:
     """Builds the graph of a policy that learned from a log.
 
     Raises:
-        UserError: The policy samples actions, which cannot be exported, or it has an unknown layer.
+        UserError: A layer is not known.
     """
     shape = policy.observation_filter.mean.shape
     if policy.kind == "sampled":
-        raise UserError(
-            "BCQ for continuous actions: got a policy that chooses among sampled actions; expected one whose "
-            "action is a function of the network. Train run=TD3+BC or IQL to export, or evaluate it as it is."
-        )
+        return build_sampled_graph(policy)
     if policy.kind == "actor":
         return build_actor_graph(
             policy.networks["actor"][0],
@@ -125,7 +123,83 @@ def build_actor_graph(
     graph = Graph(observation_shape)
     x = add_filter(graph, OBSERVATIONS, observation_filter)
     unit = graph.add("tanh", add_layers(graph, actor, x, where="actor"))
+    return _name_actions(graph, unit, low, high)
+
+
+def _name_actions(graph: Graph, unit: str, low: NDArray[np.float32], high: NDArray[np.float32]) -> Graph:
+    """Makes actions (B, A) between -1 and 1 the output `actions`, in the environment's units."""
     scaled = graph.add("multiply", unit, graph.constant((high - low) / 2))
     actions = graph.add("add", scaled, graph.constant((high + low) / 2))
     graph.name_output("actions", add_clip(graph, actions, low, high), np.float32, low.shape)
     return graph
+
+
+def build_sampled_graph(policy: NetworkPolicy) -> Graph:
+    """Builds the graph of BCQ for continuous actions: the most valuable of K proposed actions, `actions` (B, A).
+
+    The policy's latents are fixed, so that they are constants of the graph and the action is a function of the
+    observation. A first layer of a state beside an action is a sum of two products, of which the state's is computed
+    once for all K actions.
+
+    Source: Fujimoto, Meger & Precup 2019, Off-Policy Deep Reinforcement Learning without Exploration, section 5, in
+    the form that d3rlpy's BCQ acts by.
+    """
+    graph = Graph(policy.observation_filter.mean.shape)
+    x = add_filter(graph, OBSERVATIONS, policy.observation_filter)
+    networks = {role: policy.networks[role][0] for role in ("decoder", "residual", "q")}
+    latents = policy.latents
+    size = len(policy.low)
+    proposed = _add_for_each(graph, networks["decoder"], x, latents, count=len(latents), where="decoder")
+    moved = graph.add(
+        "tanh", _add_for_each(graph, networks["residual"], x, proposed, count=len(latents), where="residual")
+    )
+    moved = graph.add("multiply", moved, graph.constant(policy.residual_scale))
+    ones = np.ones(1, np.float32)
+    actions = add_clip(graph, graph.add("add", proposed, moved), -ones, ones)
+    values = _add_for_each(graph, networks["q"], x, actions, count=len(latents), where="q")
+    first = _select_first_largest(graph, graph.add("reshape", values, shape=(-1, len(latents))), len(latents))
+    chosen = []
+    for column in range(size):
+        candidates = graph.add("columns", actions, start=column, count=1)
+        candidates = graph.add("reshape", candidates, shape=(-1, len(latents)))
+        total = graph.add("sum", graph.add("multiply", candidates, first))
+        chosen.append(graph.add("reshape", total, shape=(-1, 1)))
+    return _name_actions(graph, graph.add("concat", *chosen), policy.low, policy.high)
+
+
+def _add_for_each(
+    graph: Graph, network: nn.Sequential, x: str, actions: str | torch.Tensor, *, count: int, where: str
+) -> str:
+    """Adds a network of states beside actions, (B K, out), for K actions of each state.
+
+    Args:
+        graph: The graph.
+        network: Its first layer is linear, of (O + A) inputs.
+        x: (B, O) states.
+        actions: (B K, A) actions of each state, or (K, A) that are the same for all.
+        count: K.
+        where: Name of the network, for errors.
+    """
+    first: Any = network[0]
+    if not isinstance(first, nn.Linear):
+        raise refuse(f"{where}.0", first, "a Linear")
+    weight, bias = to_numpy(first.weight), to_numpy(first.bias)
+    width = first.out_features
+    size = first.in_features - math.prod(size or 1 for size in graph.inputs[OBSERVATIONS].shape[1:])
+    by_state = add_linear(graph, x, weight[:, :-size], bias)
+    by_state = graph.add("reshape", by_state, shape=(-1, 1, width))
+    if isinstance(actions, str):
+        by_action = graph.add("reshape", add_linear(graph, actions, weight[:, -size:], None), shape=(-1, count, width))
+    else:
+        by_action = graph.constant(to_numpy(actions)[None] @ weight[:, -size:].T)
+    both = graph.add("reshape", graph.add("add", by_state, by_action), shape=(-1, width))
+    return add_layers(graph, network[1:], both, where=where)
+
+
+def _select_first_largest(graph: Graph, values: str, count: int) -> str:
+    """Returns (B, K): 1 at the first of the largest of each row's values, 0 elsewhere."""
+    loses = graph.add("cast", graph.add("greater", graph.add("max", values), values), dtype=np.float32)
+    wins = graph.add("subtract", graph.constant(1.0), loses)
+    ranked = graph.add("multiply", wins, graph.constant(np.arange(count, 0, -1)))
+    later = graph.add("cast", graph.add("greater", graph.add("max", ranked), ranked), dtype=np.float32)
+    return graph.add("subtract", graph.constant(1.0), later)

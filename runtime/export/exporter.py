@@ -92,8 +92,8 @@ class Subject:
     def of_network_policy(cls, policy: NetworkPolicy, space: gymnasium.spaces.Box) -> Subject:
         """Makes the subject from a policy that learned from a log.
 
-        Discrete choices are compared where they are clear: rounding may decide between two actions whose values agree
-        to five digits.
+        Choices among actions are compared where they are clear: rounding may decide between two actions whose values
+        agree to five digits.
 
         Args:
             policy: The policy.
@@ -105,17 +105,20 @@ class Subject:
         graph = build_network_graph(policy)
         rows = make_observations(space, policy.observation_filter)
         exact = policy.in_double()
-        if policy.kind != "greedy":
-            trained = {"actions": policy.actions(rows)}
-            true = {"actions": exact.actions(rows)}
-            box = gymnasium.spaces.Box(policy.low, policy.high, dtype=np.float32)
-            return cls(graph, rows, trained, true, np.ones(len(rows)), box)
-        clear = rows[policy.margins(rows) > _CLEAR]
-        if not len(clear):
-            raise UserError("export: got a policy that finds all actions equally good everywhere; train it longer.")
-        rows = np.resize(clear, rows.shape)
-        trained, true = ({PROBABILITIES: one.probabilities(rows)} for one in (policy, exact))
-        return cls(graph, rows, trained, true, np.ones(len(rows)), None, len(clear))
+        count = len(rows)
+        if policy.kind != "actor":
+            clear = rows[policy.margins(rows) > _CLEAR]
+            if not len(clear):
+                raise UserError("export: got a policy that finds all actions equally good everywhere; train it longer.")
+            count = len(clear)
+            rows = np.resize(clear, rows.shape)
+        ones = np.ones(len(rows))
+        if policy.kind == "greedy":
+            trained, true = ({PROBABILITIES: one.probabilities(rows)} for one in (policy, exact))
+            return cls(graph, rows, trained, true, ones, None, count)
+        trained, true = ({"actions": one.actions(rows)} for one in (policy, exact))
+        box = gymnasium.spaces.Box(policy.low, policy.high, dtype=np.float32)
+        return cls(graph, rows, trained, true, ones, box, count)
 
     @property
     def inputs(self) -> dict[str, NDArray[np.float32]]:

@@ -18,11 +18,10 @@ from runtime.errors import Problems
 from runtime.offline.data.reading import read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
-from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
-from runtime.offline.estimators.intervals import Interval, IntervalEstimator, describe
+from runtime.offline.estimators.intervals import describe
 from runtime.offline.estimators.support import Act
 from runtime.offline.log_job import FEW_EPISODES
-from runtime.offline.selection import draw_evaluation_episodes
+from runtime.offline.selection import Judged, PolicyEvaluator, draw_evaluation_episodes
 from runtime.serving.exploring import Exploration, compute_probabilities
 from runtime.serving.served_policy import ServedPolicy, load_policy
 
@@ -57,19 +56,6 @@ class GateRequest:
     horizon: int | None = None
     seed: int = 0
     exploration: Exploration = _GREEDY
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A policy's estimated discounted return.
-
-    Attributes:
-        value: Estimate by fitted Q evaluation.
-        interval: Its 95 % confidence interval.
-    """
-
-    value: float
-    interval: Interval
 
 
 @dataclass(frozen=True)
@@ -142,10 +128,27 @@ def decide(champion: Judged, challenger: Judged, *, margin: float, bounds: Retur
     )
 
 
+@dataclass(frozen=True)
+class _ActingPolicy:
+    """A function of states as the policy that `PolicyEvaluator` evaluates.
+
+    Attributes:
+        act: Returns the policy's (B, A) action probabilities, or continuous actions, at (B, O) states.
+    """
+
+    act: Act
+
+    def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.act(observations), np.float32)
+
+    def actions(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self.act(observations), np.float32)
+
+
 def judge_policies(
     acts: Sequence[Act], data: Transitions, *, log: Transitions, gamma: float, seed: int, bounds: ReturnBounds
 ) -> list[Judged]:
-    """Estimates the discounted return of policies, each with its interval, as `smrl train` does for its own.
+    """Estimates the discounted return of policies, each with its interval, by the evaluator of `smrl train`.
 
     Args:
         acts: Each returns a policy's (B, A) action probabilities, or actions, at (B, O) states.
@@ -155,22 +158,8 @@ def judge_policies(
         seed: Seed of the features, the halves and the rollouts.
         bounds: Limits of discounted returns.
     """
-    models = [
-        FittedQEvaluation(data, gamma=gamma, seed=seed, smoothness=smoothness, bounds=bounds)
-        for smoothness in (FINE, COARSE)
-    ]
-    intervals = IntervalEstimator(data, log=log, gamma=gamma, seed=seed, bounds=bounds)
-    found = []
-    for act in acts:
-        target = _act_in(act, data)
-        value = float(np.mean([model.evaluate(target).start for model in models]))
-        interval = intervals.estimate(partial(_act_in, act), act, value=value)
-        found.append(Judged(value, interval))
-    return found
-
-
-def _act_in(act: Act, data: Transitions) -> NDArray[np.float32]:
-    return np.asarray(act(data.observations), np.float32)
+    evaluator = PolicyEvaluator(data, gamma=gamma, seed=seed, bounds=bounds, log=log)
+    return [evaluator.judge(_ActingPolicy(act)) for act in acts]
 
 
 def _check(request: GateRequest) -> None:

@@ -169,6 +169,19 @@ class Report:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A policy's estimated discounted return.
+
+    Attributes:
+        value: Estimate by fitted Q evaluation.
+        interval: Its 95 % confidence interval.
+    """
+
+    value: float
+    interval: Interval
+
+
 class TargetPolicy(Protocol):
     """A policy to evaluate; only the method for the log's kind of actions is called."""
 
@@ -213,12 +226,10 @@ class PolicyEvaluator:
 
     def score(self, policy: NetworkPolicy) -> dict[str, float]:
         """Estimates of a policy by name; the selection rule compares `estimated_return_low`."""
-        target = self._target(policy, self.data)
-        evaluated = [model.evaluate(target) for model in self._models]
-        value = float(np.mean([one.start for one in evaluated]))
-        interval = self._interval(policy, value)
+        judged, _, evaluated = self._judge(policy)
+        interval = judged.interval
         found = {
-            "estimated_return": value,
+            "estimated_return": judged.value,
             "estimated_return_low": interval.low,
             "estimated_return_high": interval.high,
             "estimated_return_half_1": interval.halves[0],
@@ -239,6 +250,17 @@ class PolicyEvaluator:
         found["effective_sample_size"] = effective_sample_size(mixed.relative_weights[:, -1])
         return found
 
+    def judge(self, policy: TargetPolicy) -> Judged:
+        """Estimates the discounted return of a policy with its interval."""
+        return self._judge(policy)[0]
+
+    def _judge(self, policy: TargetPolicy) -> tuple[Judged, NDArray[np.float32], list[Evaluated]]:
+        """Returns the estimate, the policy's probabilities or actions at all observations, and its value functions."""
+        target = self._target(policy, self.data)
+        evaluated = [model.evaluate(target) for model in self._models]
+        value = float(np.mean([one.start for one in evaluated]))
+        return Judged(value, self._interval(policy, value)), target, evaluated
+
     @property
     def logged(self) -> float:
         """Mean discounted return of the episodes."""
@@ -251,10 +273,8 @@ class PolicyEvaluator:
             policy: Policy to evaluate.
             halves: Estimated return of each iteration that it was chosen from, by either half of the episodes.
         """
-        target = self._target(policy, self.data)
-        evaluated = [model.evaluate(target) for model in self._models]
-        value = float(np.mean([one.start for one in evaluated]))
-        found = self._interval(policy, value)
+        judged, target, evaluated = self._judge(policy)
+        value, found = judged.value, judged.interval
         optimism = selection_optimism(halves, logged=self.logged) if len(halves) > 1 else 0.0
         interval = Estimate(value, found.low - optimism, found.high).within(self._bounds)
         discounted = self._discounted_returns()

@@ -116,8 +116,20 @@ class NetworkPolicy:
         return NetworkPolicy(**{**vars(self), "networks": networks})
 
     def margins(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """(B,) how far a discrete choice is from another one: values relative to their size, and log likelihoods."""
-        return self._in_parts(observations, self._margin)
+        """(B,) how far a choice is from another one: values relative to their size, and log likelihoods.
+
+        For a policy that chooses among actions, discrete or proposed ones.
+        """
+        return self._in_parts(observations, self._proposal_margin if self.kind == "sampled" else self._margin)
+
+    def _proposal_margin(self, x: torch.Tensor) -> torch.Tensor:
+        """How far the best of the proposed actions is from the best one that is another action."""
+        actions, values = self._propose(x)
+        rows, best = torch.arange(len(x)), values.argmax(dim=1)
+        is_same = (actions == actions[rows, best][:, None]).all(dim=2)
+        largest = values[rows, best]
+        second = values.masked_fill(is_same, -torch.inf).max(dim=1).values
+        return (largest - second) / largest.abs().clamp(min=1)
 
     def _margin(self, x: torch.Tensor) -> torch.Tensor:
         values = self._q(x)
@@ -165,17 +177,25 @@ class NetworkPolicy:
         low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
         return low + (unit.clamp(-1, 1) + 1) / 2 * (high - low)
 
-    def _sampled(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the best of a hundred sampled actions; fixed latents make the policy deterministic."""
+    @property
+    def latents(self) -> torch.Tensor:
+        """(K, 2 A) latents of the proposed actions; that they are fixed makes the policy deterministic."""
         generator = torch.Generator().manual_seed(0)
-        latents = torch.randn((_LATENTS, 2 * len(self.low)), generator=generator).clamp(-0.5, 0.5)
+        return torch.randn((_LATENTS, 2 * len(self.low)), generator=generator).clamp(-0.5, 0.5)
+
+    def _sampled(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns (B, A) the most valuable of the proposed actions."""
+        actions, values = self._propose(x)
+        return actions[torch.arange(len(x)), values.argmax(dim=1)]
+
+    def _propose(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns (B, K, A) proposed actions between -1 and 1, and their (B, K) values."""
         states = x.repeat_interleave(_LATENTS, dim=0)
-        proposed = self.networks["decoder"][0](torch.cat([states, latents.repeat(len(x), 1)], dim=1))
+        proposed = self.networks["decoder"][0](torch.cat([states, self.latents.repeat(len(x), 1)], dim=1))
         moved = torch.tanh(self.networks["residual"][0](torch.cat([states, proposed], dim=1)))
         actions = (proposed + self.residual_scale * moved).clamp(-1, 1)
         values = self.networks["q"][0](torch.cat([states, actions], dim=1)).reshape(len(x), _LATENTS)
-        best: torch.Tensor = actions.reshape(len(x), _LATENTS, -1)[torch.arange(len(x)), values.argmax(dim=1)]
-        return best
+        return actions.reshape(len(x), _LATENTS, -1), values
 
     def save(self, path: Path) -> None:
         """Writes the policy as safetensors: weights and a description, nothing that runs code when it is read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from gymnasium import spaces
 from torch import nn
 
 from runtime.artifacts.exports import PROBABILITIES
-from runtime.export.bcq_graph import build_bcq_graph
+from runtime.export.bcq_graph import build_bcq_graph, build_network_graph
 from runtime.export.exporter import Subject, describe_signatures, export
 from runtime.export.parity import make_observations
 from runtime.files import write_json
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.network_policy import NetworkPolicy
 from runtime.serving.decoding import lines_call
 from runtime.serving.encoding import prediction_lines
 from runtime.serving.served_policy import load_policy
@@ -131,3 +133,57 @@ def test_actions_that_the_data_lacks_are_not_chosen_and_equals_share() -> None:
     assert probabilities(constant(1, 2, 9), 0.9) == [1, 0, 0]
     assert probabilities(constant(1, 2, 9), 0.0) == [0, 0, 1]
     assert probabilities(constant(2, 2, 1), 0.3) == [0.5, 0.5, 0]
+
+
+def make_layers(seed: int, *sizes: int) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    torch.manual_seed(seed)
+    found: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        found += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*found[:-1])
+
+
+def make_sampled_policy(q_network: nn.Sequential) -> NetworkPolicy:
+    """BCQ's policy for two continuous actions, with wide proposals, so that some are clipped."""
+    decoder = make_layers(0, 4 + 4, 32, 2)
+    with torch.no_grad():
+        decoder[-1].weight.mul_(8)  # type: ignore[operator]
+    return NetworkPolicy(
+        "sampled",
+        {"q": [q_network], "decoder": [decoder], "residual": [make_layers(1, 4 + 2, 32, 2)]},
+        ObservationFilter(np.zeros(4), np.ones(4), 10.0),
+        low=np.array([-1, 2], np.float32),
+        high=np.array([1, 7], np.float32),
+    )
+
+
+def test_bcq_for_continuous_actions_is_exported_in_every_format(tmp_path: Path) -> None:
+    policy = make_sampled_policy(make_layers(2, 4 + 2, 32, 32, 1))
+    subject = Subject.of_network_policy(policy, SPACE)
+    assert subject.count > 100
+    assert subject.trained["actions"].std(axis=0).min() > 0.1  # else there is little to compare
+    for entry in export(subject, tmp_path):
+        assert entry["parity"]["largest_difference"]["actions"] < 1e-5
+        assert entry["outputs"] == {"actions": {"dtype": "float32", "shape": [-1, 2]}}
+    np.savez(tmp_path / "1" / "in.npz", observations=subject.observations)
+    run_peer("run_saved_models.py", tmp_path / "1")
+    with np.load(tmp_path / "1" / "out.npz") as found:
+        np.testing.assert_allclose(found["actions"], subject.trained["actions"], atol=1e-5)
+
+
+def test_of_equally_valuable_proposals_the_first_is_taken() -> None:
+    import onnxruntime
+
+    from runtime.export.onnx_file import write_onnx
+
+    indifferent = nn.Sequential(nn.Linear(4 + 2, 1))
+    with torch.no_grad():
+        indifferent[0].weight.zero_()
+    policy = make_sampled_policy(indifferent)
+    rows = make_observations(SPACE, None)
+    session = onnxruntime.InferenceSession(write_onnx(build_network_graph(policy)))
+    (found,) = session.run(None, {"observations": rows})
+    np.testing.assert_allclose(found, policy.actions(rows), atol=1e-4)
+    margins = policy.margins(rows)
+    assert set(margins.tolist()) == {0, np.inf}  # infinite where all proposals are clipped to the same action

@@ -136,6 +136,24 @@ def test_behavior_cloning_learns_the_logs_rule_whatever_its_rewards() -> None:
     assert odds == pytest.approx(np.log(9), abs=0.6)  # without d3rlpy's penalty of large logits
 
 
+def test_continuous_bcq_takes_the_proposal_that_d3rlpys_networks_value_most() -> None:
+    data = make_data(box=True)
+    learner = Learner(data, RECIPE)
+    learner.run(30)
+    policy = learner.policy()
+    states = torch.as_tensor(learner.filter(data.states[:20]))
+    modules = learner._algorithm.impl.modules
+    count = len(policy.latents)
+    repeated = states.repeat_interleave(count, dim=0)
+    with torch.no_grad():
+        proposed = modules.policy(repeated, modules.vae_decoder(repeated, policy.latents.repeat(20, 1))).squashed_mu
+        values = modules.q_funcs[0](repeated, proposed).q_value.reshape(20, count)
+    unit = proposed.reshape(20, count, 2)[torch.arange(20), values.argmax(dim=1)].numpy()
+    low, high = data.actions.min(axis=0), data.actions.max(axis=0)
+    expected = low + (unit + 1) / 2 * (high - low)
+    np.testing.assert_allclose(policy.actions(data.states[:20]), expected, atol=1e-5)
+
+
 def test_rare_failures_pull_as_hard_as_they_are_large() -> None:
     """A reward of 10 in a tenth of the cases has the value 1 by the squared error; by d3rlpy's Huber loss a ninth."""
     rng = np.random.default_rng(0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas
@@ -11,9 +13,10 @@ import pytest
 
 from runtime.cli import main
 from runtime.errors import UserError
-from runtime.offline.deploy_gate import PASSES, REFUSES, GateRequest, Judged, decide, judge_policies, run_gate
+from runtime.offline.deploy_gate import PASSES, REFUSES, GateRequest, decide, judge_policies, run_gate
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
 from runtime.offline.estimators.intervals import Interval
+from runtime.offline.selection import Judged, PolicyEvaluator
 from runtime.serving.exploring import Exploration
 from tests.offline.test_selection import make_chain
 from tests.small_models import write_linear_model
@@ -57,7 +60,11 @@ def test_both_policies_are_judged_by_the_same_estimates_as_in_training() -> None
         lambda states, move=move: np.tile(np.array([[1 - move, move]], np.float32), (len(states), 1)) for move in moves
     ]
     found = judge_policies(acts, data, log=data, gamma=0.9, seed=0, bounds=bounds)
-    for one, move in zip(found, moves, strict=True):
+    evaluator = PolicyEvaluator(data, gamma=0.9, seed=0, bounds=bounds)
+    for one, move, act in zip(found, moves, acts, strict=True):
+        policy: Any = SimpleNamespace(probabilities=act)
+        reported = evaluator.report(policy).value
+        assert (one.value, one.interval.low, one.interval.high) == (reported.value, reported.low, reported.high)
         true = solve(np.full(4, move), 0.9)[0]
         assert one.value == pytest.approx(true, rel=0.25)
         assert one.interval.low <= true <= one.interval.high

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.interval_candidates import bound_by_pessimism, bound_linear, make_problem
 from benchmarks.known_values import Grid
 from runtime.offline.data.transitions import TERMINAL, Transitions
 from runtime.offline.estimators.bounds import ReturnBounds
+from runtime.offline.estimators.fqe import FittedQEvaluation
 from runtime.offline.estimators.intervals import IntervalEstimator, describe
 from runtime.offline.estimators.support import LogModel
 from runtime.offline.selection import rank_agreement, selection_optimism
@@ -117,3 +119,33 @@ def test_the_choice_of_noise_is_optimistic_and_its_halves_do_not_agree() -> None
     same = [(float(value), float(value)) for value in range(10)]
     assert selection_optimism(same, logged=0.0) == 0
     assert rank_agreement(same) == pytest.approx(1)
+
+
+def test_the_bound_of_a_linear_function_over_two_ellipsoids_is_the_largest_point_of_both() -> None:
+    """Against points on a fine grid of the plane."""
+    axis = np.linspace(-3, 3, 601)
+    points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    for start, linear, curvature, offset, radius in (
+        ([1.0, 0.5], [1.0, 2.0], [4.0, 1.0], 1.0, 2.0),  # both constraints hold it
+        ([1.0, 0.5], [1.0, 2.0], [4.0, 0.0], 1.0, 4.0),  # the second direction is limited by the norm alone
+        ([0.3, -1.0], [0.0, 0.0], [1.0, 9.0], -1.0, 50.0),  # the norm limits nothing
+    ):
+        fits = (points**2 @ curvature - 2 * points @ linear + offset <= 0) & ((points**2).sum(axis=1) <= radius)
+        expected = (points[fits] @ start).max()
+        found = bound_linear(np.array(start), np.array(linear), np.array(curvature), offset, radius)
+        assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_pessimism_and_optimism_enclose_the_regressions_own_value() -> None:
+    log = Grid().log(100, seed=0)
+    bounds = ReturnBounds(0, 1)
+    model = FittedQEvaluation(log, gamma=0.99, seed=0, bounds=bounds)
+    target = right_and_down(log.observations)
+    problem = make_problem(model, target, log, 0.99)
+    value = model.evaluate(target).start
+    assert problem.start @ problem.fitted == pytest.approx(value, abs=0.02)
+    narrow, wide = (
+        bound_by_pessimism(model, target, log, gamma=0.99, bounds=bounds, problem=problem, has_bias=has_bias)
+        for has_bias in (False, True)
+    )
+    assert 0 <= wide[0] <= narrow[0] < value < narrow[1] <= wide[1] <= 1

@@ -19,7 +19,7 @@ _PACKAGED_EXAMPLES = Path("runtime", "packaged_examples")  # where `smrl example
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://|#)([^)\s]+)\)")
 
 
-class BuildPy(build_py):
+class BuildPy(build_py):  # type: ignore[misc]  # setuptools ships no types
     """Adds the hook, in whichever site-packages the wheel is installed to, and the examples."""
 
     def run(self) -> None:
@@ -34,7 +34,7 @@ class BuildPy(build_py):
             shutil.copytree(_ROOT / _EXAMPLES, built / _PACKAGED_EXAMPLES, ignore=hidden, dirs_exist_ok=True)
 
 
-class EggInfo(egg_info):
+class EggInfo(egg_info):  # type: ignore[misc]  # likewise
     """Makes the README's links absolute in the package's description."""
 
     def finalize_options(self) -> None:

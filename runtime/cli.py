@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("action", nargs="?", choices=("list", "show"), default="list")
     presets.add_argument("name", nargs="?", help="name of a preset")
     presets.set_defaults(command=_presets)
+    examples = commands.add_parser("examples", help="copy the examples that the documentation names")
+    examples.add_argument("folder", nargs="?", type=folder, default=Path("examples"), help="examples if not given")
+    examples.set_defaults(command=_examples)
     return parser
 
 
@@ -583,6 +586,15 @@ def _presets(arguments: argparse.Namespace) -> int:
         print(show_preset(arguments.name, parse_settings(arguments.settings)))
     else:
         print(list_presets())
+    return 0
+
+
+def _examples(arguments: argparse.Namespace) -> int:
+    from runtime.reference.examples import copy_examples
+
+    refuse_settings(arguments.settings)
+    for path in copy_examples(arguments.folder):
+        print(path)
     return 0
 
 

@@ -40,6 +40,7 @@ COMMANDS = (
     "watch",
     "run",
     "completion",
+    "examples",
     "smrl",
 )
 # Not handed on: what the kernel says of a fault in this very process, and of its children and its terminal.

@@ -11,6 +11,7 @@ from runtime.artifacts.resume import Start
 from runtime.container.layout import Container, Layout
 from runtime.container.signals import StopRequest
 from runtime.outputs.console import Reporter
+from runtime.outputs.tracking import Tracking
 from runtime.policies.spaces import Spaces
 
 # Writes the model directory from a checkpoint, the policy's spaces, and what the manifest shall say besides.
@@ -30,6 +31,7 @@ class RunContext:
         start: The checkpoint that the job resumes from, if any.
         write_model: Writes the model directory; unused in an evaluation.
         ray_options: Additional arguments of ray.init from a launcher.
+        tracking: Sends metrics to an experiment tracker; None in an evaluation.
     """
 
     container: Container
@@ -40,3 +42,4 @@ class RunContext:
     start: Start = field(default_factory=lambda: Start(None))
     write_model: WriteModel | None = None
     ray_options: Mapping[str, Any] | None = None
+    tracking: Tracking | None = None

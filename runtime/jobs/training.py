@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from runtime.jobs.catalog import CATALOG, PLAIN, resolve
 from runtime.jobs.exporting import Exporting
 from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.result import JobResult
+from runtime.outputs.tracking import check_tracker, tracking
 from runtime.policies.spaces import Spaces
 from runtime.settings.resolve import DRAWN_SEED, Source
 from runtime.settings.schema import ROOT, JobConfig
@@ -130,11 +130,13 @@ def run_training(
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
             recording_run(layout.data, container) as run,
+            tracking(config.tracking, reporter.note) as tracked,
             Exporting(reporter) as exporting,
         ):
             write_config(layout, config)
             for path, value in config.values().items():
                 reporter.detail(f"{ROOT}{path} = {value!r}, from {config.sources[path]}")
+            tracked.start(layout.root.resolve().name, config.values(), layout.data)
             context = RunContext(
                 container=container,
                 layout=layout,
@@ -144,11 +146,15 @@ def run_training(
                 start=find_start(config, container, layout, Path(scratch)),
                 write_model=_make_model_writer(config, layout, exporting, save_model),
                 ray_options=request.ray_options,
+                tracking=tracked,
             )
             summary = _train(algorithm, training, context)
             run.reason = summary.facts.get("ended because", "")
             reporter.show_phase("exporting")
             exporting.finish()
+            tracked.describe(
+                summary.values, {"model": layout.model, "checkpoints": layout.checkpoints, "data": layout.data}
+            )
         exports = _describe_exports(layout.model)
     except BaseException:
         reporter.close()
@@ -215,6 +221,10 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
         if request.find_creator(name) is None:
             check_env_name(where, name, source, problems)
 
+    def check_machine(values: Mapping[str, Any], sources: Mapping[str, str], problems: Problems) -> None:
+        check_sizes(values, sources, problems, room=room)
+        check_tracker(values, sources, problems)
+
     is_script = request.experiment is not None
     room = Room(container.memory_bytes, container.num_cpus, len(container.hosts))
     config = resolve(
@@ -222,7 +232,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
         extras=None if is_script else _EXTRAS,
         default_preset=not is_script and not request.kept,
         check_env=check_env,
-        check_sizes=partial(check_sizes, room=room),
+        check_sizes=check_machine,
     )
     if request.kept:
         config = config.model_copy(update={"preset": request.preset})

@@ -127,7 +127,7 @@ class _Learning:
             "horizon": settings.horizon,
             **self._choice(),
         }
-        self._metrics = MetricsLog(context.layout.data, self._state.rows, step="updates")
+        self._metrics = MetricsLog(context.layout.data, self._state.rows, step="updates", tracking=context.tracking)
         self._metrics.describe(job.config.values())
         self._seconds_before = self._state.time_total_s
         self._checkpointed_at = self._state.training_iteration if context.start.is_same_job else -1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import write_text
+from runtime.outputs.tracking import Tracking
 
 JSONL = "metrics.jsonl"
 # TensorBoard's groups, by how a metric's name begins and ends; the first that fits, else "train".
@@ -66,12 +67,21 @@ class MetricsLog:
         folder: Folder of both files; created if absent.
         earlier: Rows of the run that this one resumes; metrics.jsonl starts with them.
         step: The metric that TensorBoard's steps are.
+        tracking: Receives the rows, too.
     """
 
-    def __init__(self, folder: Path, earlier: list[dict[str, Any]], *, step: str = "timesteps_total") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        earlier: list[dict[str, Any]],
+        *,
+        step: str = "timesteps_total",
+        tracking: Tracking | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / JSONL
         self._step = step
+        self._tracking = tracking
         self.rows = list(earlier)
         write_text(self._path, "".join(json.dumps(row) + "\n" for row in earlier))
         # Events after the step that a resumed job starts from are void: TensorBoard hides them by purge_step.
@@ -86,6 +96,8 @@ class MetricsLog:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
             self._events.add_scalar(tag_of(name), value, int(row[self._step]))
+        if self._tracking is not None:
+            self._tracking.write(row)
 
     def describe(self, settings: Mapping[str, Any]) -> None:
         """Writes the job's settings for TensorBoard's HParams tab, where jobs are compared.

@@ -152,7 +152,7 @@ class Training:
             raise
         self._state.policy = _policy_settings(config)
         watch.begin(self._algorithm, self._state.faults)
-        self._metrics = MetricsLog(context.layout.data, self._state.rows)
+        self._metrics = MetricsLog(context.layout.data, self._state.rows, tracking=context.tracking)
         self._reporter.show_earlier(self._state.rows)
         self._metrics.describe(job.config.values())
         self._recorder = Recorder(env, no_video_reason=probed.no_video_reason)

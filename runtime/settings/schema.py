@@ -76,6 +76,15 @@ class TrainingSettings(SettingsModel):
         bool,
         Setting("bool", "PPO: sample and learn by compiled code where it covers the job; false: by RLlib's own."),
     ] = True
+    tracking: Annotated[
+        str | None,
+        Setting(
+            "text",
+            "Experiment tracker that the training is sent to as well; its package is to be installed.",
+            choices=("wandb",),
+            none_ok=True,
+        ),
+    ] = None
     cluster_timeout_s: Annotated[
         float,
         Setting("float", "Several hosts: how long they wait for each other before the job fails.", low=0, above=True),

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_change_of_smrl_leaves_the_layers_of_its_packages(docker: Docker, imag
 def test_it_says_what_it_is_and_what_is_in_it(docker: Docker, image: str) -> None:
     labels = json.loads(docker.inspect(image, "{{json .Config.Labels}}"))
     revision = labels["org.opencontainers.image.revision"]
-    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.version"] == metadata.version("smrl")
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", revision)
     code, out = docker.run(image, "cat", "/opt/smrl/sbom.cdx.json")
     assert code == 0

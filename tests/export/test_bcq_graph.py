@@ -177,9 +177,10 @@ def test_of_equally_valuable_proposals_the_first_is_taken() -> None:
 
     from runtime.export.onnx_file import write_onnx
 
-    indifferent = nn.Sequential(nn.Linear(4 + 2, 1))
+    last = nn.Linear(4 + 2, 1)
     with torch.no_grad():
-        indifferent[0].weight.zero_()
+        last.weight.zero_()
+    indifferent = nn.Sequential(last)
     policy = make_sampled_policy(indifferent)
     rows = make_observations(SPACE, None)
     session = onnxruntime.InferenceSession(write_onnx(build_network_graph(policy)))

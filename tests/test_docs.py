@@ -71,7 +71,7 @@ def test_every_command_of_smrl_is_in_the_readme_or_the_docs() -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_documented_pendulum_learns(tmp_path: Path) -> None:
-    """With general settings, the mean return stayed at -1,120."""
+    """Without rewards in units of their return, the mean return stayed at -1,120."""
     page = (ROOT / "docs" / "extending.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^smrl (train rl\.training\.env=Pendulum-v1 .*)$", page, flags=re.M)
     words = ("--out", "results", "rl.training.config.seed=1", "rl.training.export=false", "rl.training.video_freq=0")

@@ -78,26 +78,15 @@ def run_tuning(container: Container, stop: StopRequest, request: TuningRequest) 
         try:
             for note in config.notes:
                 display.note(note)
-            why = _run_trials(plan, config, container, stop, display, request.finish_trial)
+            prepare_environment()
+            with stop, importing():  # Optuna
+                from runtime.tuning.engine import run_trials
+            why = run_trials(plan, config, container, stop, display, request.finish_trial)
             trials = gather_trials(read_records(root))
             seconds = time.perf_counter() - started
             return _write_results(plan, container, trials, display, why=why, seconds=seconds)
         finally:
             display.close()
-
-
-def _run_trials(
-    plan: Plan,
-    config: JobConfig,
-    container: Container,
-    stop: StopRequest,
-    display: TuningLines,
-    finish_trial: Finish,
-) -> str:
-    prepare_environment()
-    with stop, importing():  # Optuna
-        from runtime.tuning.engine import run_trials
-    return run_trials(plan, config, container, stop, display, finish_trial)
 
 
 def _read(container: Container, request: TuningRequest) -> TuningJob:

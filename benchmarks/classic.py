@@ -103,8 +103,9 @@ def _page(record: dict[str, dict[str, list[float]]]) -> str:
 def _row(name: str, returns: dict[str, list[float]]) -> str:
     task = _TASKS[name]
     threshold = gymnasium.spec(task.env).reward_threshold
+    digits = 2 if max(map(abs, returns["smrl"])) < 10 else 1
     cells = [name, f"{task.steps:,}", "–" if threshold is None else f"{threshold:,g}"]
-    cells += [f"{np.mean(returns[who]):,.1f} ± {np.std(returns[who]):,.1f}" for who in ("smrl", "sb3")]
+    cells += [f"{np.mean(returns[who]):,.{digits}f} ± {np.std(returns[who]):,.{digits}f}" for who in ("smrl", "sb3")]
     return f"| {' | '.join(cells)} |"
 
 

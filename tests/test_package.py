@@ -35,7 +35,7 @@ BUILD_WHEEL = "import sys; from setuptools import build_meta; build_meta.build_w
 
 
 def shipped(
-    folder: str, suffixes: tuple[str, ...] = (".py", ".yaml", ".ipynb", ".md", ".j2", ".js", ".css")
+    folder: str, suffixes: tuple[str, ...] = (".py", ".json", ".yaml", ".ipynb", ".md", ".j2", ".js", ".css")
 ) -> set[str]:
     """Paths of the files of a folder that a user needs."""
     found = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)

@@ -50,7 +50,9 @@ SMALL = {
     "rl.training.config.num_epochs": 3,
     "rl.training.config.num_env_runners": 0,
     "rl.training.config.seed": 1,
+    "rl.training.config.normalize_rewards": False,
     "rl.training.config.model.fcnet_hiddens": [16, 16],
+    "rl.training.config.model.free_log_std": False,
 }
 Build = Callable[..., PPO]
 

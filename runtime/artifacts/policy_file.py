@@ -29,6 +29,7 @@ from runtime.outputs.console import quiet_ray
 from runtime.policies.camera_lidar import CameraLidarModule
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.joint_policy import JointPolicy
+from runtime.policies.own_module import load_module
 from runtime.policies.policy import Policy
 from runtime.policies.policy_mapping import PolicyMapping
 from runtime.policies.ppo_module import APPOModule, PPOModule
@@ -60,7 +61,7 @@ class StoredPolicy:
     """A policy as it is stored.
 
     Attributes:
-        network: Name of the network's class.
+        network: Name of the network's class, or `module:Class` of the user's own.
         model_config: RLlib's settings of it.
         observation_space: Space of filtered observations.
         action_space: Action space of the training's environment.
@@ -77,7 +78,7 @@ class StoredPolicy:
 
     def write(self, folder: Path) -> None:
         """Writes the file into a checkpoint's folder."""
-        tensors = {_WEIGHTS + name: np.ascontiguousarray(array) for name, array in self.weights.items()}
+        tensors = {_WEIGHTS + name: np.asarray(array, order="C") for name, array in self.weights.items()}
         clip = None
         if self.observation_filter is not None:
             tensors[_MEAN] = self.observation_filter.mean
@@ -119,7 +120,7 @@ class StoredPolicy:
         paths = (checkpoint / _CONNECTORS / folder / "state.pkl" for folder in FILTER_FOLDERS)
         path = next((path for path in paths if path.is_file()), None)
         return cls(
-            made["class"].__name__,
+            _name_of(made["class"]),
             arguments["model_config"],
             space,
             arguments["action_space"],
@@ -128,20 +129,29 @@ class StoredPolicy:
         )
 
     def build_network(self) -> Any:
-        """Builds RLlib's module with the stored weights, without the target networks, which acting does not need."""
-        kind = _NETWORKS[self.network]
+        """Builds RLlib's module with the stored weights, without the target networks, which acting does not need.
+
+        Raises:
+            UserError: It is the user's own, and its class cannot be found.
+        """
+        kind = load_module(self.network) if ":" in self.network else _NETWORKS[self.network]
         network = kind(
             observation_space=self.observation_space,
             action_space=self.action_space,
             inference_only=False,
             learner_only=False,
             model_config=dict(self.model_config),
-            catalog_class=_CATALOGS[kind],
+            catalog_class=_CATALOGS.get(kind, PPOCatalog),
         )
         acting = network.state_dict().keys()
         weights = {name: torch.from_numpy(array) for name, array in self.weights.items() if name in acting}
         network.load_state_dict(weights)
+        network.eval()
         return network
+
+
+def _name_of(kind: type[Any]) -> str:
+    return kind.__name__ if kind in _CATALOGS else f"{kind.__module__}:{kind.__qualname__}"
 
 
 class _Unpickler(pickle.Unpickler):
@@ -215,6 +225,8 @@ def read_policy(
     try:
         stored = StoredPolicy.read(checkpoint) if (checkpoint / FILE).is_file() else StoredPolicy.of_rllib(checkpoint)
         network = stored.build_network()
+    except UserError:
+        raise
     except Exception as error:  # safetensors, pickle and RLlib raise many types of errors
         raise UserError(
             f"{checkpoint}: got a checkpoint whose policy cannot be read ({type(error).__name__}: {error}); "

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -16,6 +14,7 @@ from typing import Any, SupportsFloat
 import gymnasium
 
 import envs  # registers the Roboschool ids
+from runtime.container.own_code import is_importable
 from runtime.environments.adapting import adapt
 from runtime.environments.agents import JointEnv, make_agents, makes_agents
 from runtime.environments.faults import describe_fault, own_class
@@ -232,20 +231,9 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
         )
 
 
-def _reach_own_files() -> None:
-    """Adds the user's folder to sys.path, so that a class in it is found as with `python -m`."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-
-
 def _class_problem(name: str, module: str, attribute: str) -> str | None:
     """Returns the rule that `module:attribute` breaks, or None if it names a class."""
-    _reach_own_files()
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        found = False
-    if not found:
+    if not is_importable(module):
         return f"a module {module!r} that can be imported"
     if _is_module_with_id(name):
         return None

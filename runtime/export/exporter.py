@@ -38,6 +38,7 @@ from runtime.export.verify import run_all
 from runtime.files import folder_aside, replace_file, write_bytes
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import FILE, NetworkPolicy
+from runtime.policies.own_module import is_own
 from runtime.policies.policy import Policy
 from runtime.policies.spaces import count_choices, read_box
 
@@ -85,7 +86,7 @@ class Subject:
         seen = rows if policy.observation_filter is None else policy.observation_filter(rows)
         scale = np.maximum(1.0, np.abs(seen.reshape(len(rows), -1)).max(axis=1))
         trained = _outputs(policy, rows)
-        exact = _outputs(policy.in_double(), rows)
+        exact = _compute_exactly(policy, rows, trained)
         return cls(graph, rows, trained, exact, scale, policy.action_space)
 
     @classmethod
@@ -128,6 +129,16 @@ class Subject:
         size = self.graph.inputs[ACTION_MASK].shape[1]
         assert size is not None
         return {OBSERVATIONS: self.observations[:, :-size], ACTION_MASK: self.observations[:, -size:]}
+
+
+def _compute_exactly(policy: Policy, rows: NDArray[np.float32], trained: Outputs) -> Outputs:
+    """Returns the outputs computed in float64; the trained ones for a user's network that computes in float32 alone."""
+    try:
+        return _outputs(policy.in_double(), rows)
+    except RuntimeError:
+        if is_own(policy.module):
+            return trained
+        raise
 
 
 def _outputs(policy: Policy, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

@@ -20,8 +20,10 @@ from runtime.errors import UserError
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
+from runtime.export.traced_network import add_network
 from runtime.policies.masks import MASKED_LOGIT
 from runtime.policies.noise_head import VARIANCE_FLOOR, StateDependentNoiseHead
+from runtime.policies.own_module import is_own
 from runtime.policies.policy import Policy
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -49,6 +51,8 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     x = OBSERVATIONS
     if policy.observation_filter is not None:
         x = add_filter(graph, x, policy.observation_filter.without_last(size))
+    if is_own(module):
+        return _add_own_network(graph, policy, x)
     if isinstance(module, DefaultDQNTorchRLModule):
         return _add_q_network(graph, module, x)
     if isinstance(module, DefaultSACTorchRLModule):
@@ -62,13 +66,28 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     critic = actor if shared else _encode(graph, module.encoder, "critic_encoder", x)
     logits, size = _policy_head(graph, module.pi, actor)
     logits = _mask(graph, logits)
+    _name_outputs(graph, policy, logits, size)
+    value = add_layers(graph, module.vf.net.mlp, critic, where="vf.net.mlp")
+    graph.name_output("vf_preds", graph.add("reshape", value, shape=(-1,)), np.float32)
+    return graph
+
+
+def _name_outputs(graph: Graph, policy: Policy, logits: str, size: int) -> None:
+    """Adds what an action distribution's inputs (B, size) say: the most likely action and its probability."""
     actions, logp = _act(graph, logits, size, policy)
     graph.name_output("action_prob", graph.add("exp", logp), np.float32)
     graph.name_output("action_logp", logp, np.float32)
     graph.name_output("actions", *actions)
     graph.name_output("behaviour_logits", logits, np.float32, (size,))
-    value = add_layers(graph, module.vf.net.mlp, critic, where="vf.net.mlp")
-    graph.name_output("vf_preds", graph.add("reshape", value, shape=(-1,)), np.float32)
+
+
+def _add_own_network(graph: Graph, policy: Policy, x: str) -> Graph:
+    """Adds a network of the user's own, which sees the mask at the end of its observations, if they have one."""
+    if ACTION_MASK in graph.inputs:
+        x = graph.add("concat", x, ACTION_MASK)
+    logits, size, values = add_network(graph, policy.module, x, policy.module.observation_space.shape)
+    _name_outputs(graph, policy, logits, size)
+    graph.name_output("vf_preds", values, np.float32)
     return graph
 
 

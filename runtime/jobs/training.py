@@ -38,6 +38,7 @@ from runtime.outputs.console import Reporter, Summary
 from runtime.outputs.result import JobResult
 from runtime.outputs.tracking import check_tracker, tracking
 from runtime.policies.spaces import Spaces
+from runtime.ppo.own_network import check_module
 from runtime.settings.resolve import DRAWN_SEED, Source
 from runtime.settings.schema import ROOT, JobConfig
 from runtime.settings.sizes import Room, check_sizes
@@ -224,6 +225,7 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     def check_machine(values: Mapping[str, Any], sources: Mapping[str, str], problems: Problems) -> None:
         check_sizes(values, sources, problems, room=room)
         check_tracker(values, sources, problems)
+        check_module(values, sources, problems)
 
     is_script = request.experiment is not None
     room = Room(container.memory_bytes, container.num_cpus, len(container.hosts))

@@ -16,10 +16,12 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from runtime.cluster.machines import Machines
+from runtime.environments.adapting import is_image
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
 from runtime.policies.camera_lidar import CameraLidarModule
+from runtime.policies.own_module import load_module
 from runtime.policies.ppo_module import PPOModule
 from runtime.policies.rllib_filter import make_filter
 from runtime.policies.spaces import Spaces
@@ -27,6 +29,7 @@ from runtime.ppo.compiled.compile_ahead import are_kernels_cached
 from runtime.ppo.compiled.env_runner import FastRunner
 from runtime.ppo.compiled.learner import NORMALIZE_REWARDS, THREADS, FastLearner
 from runtime.ppo.compiled.sync_envs import count_env_bytes, is_compiled
+from runtime.ppo.own_network import module_config, try_network
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
 from runtime.rllib.env_maker import EnvMaker
 from runtime.rllib.env_runner import AgentsRunner, Runner
@@ -85,10 +88,15 @@ class PPOBuilder:
         self, config: JobConfig, family: EnvFamily, spaces: Spaces, machines: Machines
     ) -> tuple[JobConfig, list[str]]:
         """Fits settings to the environment's actions and to the machine."""
-        config, about_images = (
-            fit_images(config, spaces.observation) if family.fallback_reason is None else (config, [])
-        )
+        about_images: list[str] = []
+        own = PPOSettings.of(config).model
+        if own.module is not None:
+            config = _without_image_filter(config, spaces.observation)
+        elif family.fallback_reason is None:
+            config, about_images = fit_images(config, spaces.observation)
         fitted, notes = fit_to_resources(config, family, spaces.action, machines)
+        if own.module is not None:
+            try_network(own, spaces)
         return fitted, [*about_images, *notes]
 
     def compiles(self, config: JobConfig, family: EnvFamily) -> bool:
@@ -143,8 +151,12 @@ def rllib_config(config: JobConfig, env: EnvSpec, family: EnvFamily, machines: M
     rllib.callbacks(EpisodeReports)
     rllib.fault_tolerance(env_runner_health_probe_timeout_s=PROBE_TIMEOUT_S)
     rllib.debugging(seed=settings.seed, log_level="ERROR", log_sys_usage=False)
-    model = model_config(family.configure_ppo(rllib, config, env))
-    module_class = CameraLidarModule if model["lidar"] else PPOModule
+    described = family.configure_ppo(rllib, config, env)
+    if settings.model.module is not None:
+        module_class, model = load_module(settings.model.module), module_config(settings.model)
+    else:
+        model = model_config(described)
+        module_class = CameraLidarModule if model["lidar"] else PPOModule
     rllib.rl_module(rl_module_spec=RLModuleSpec(module_class=module_class, model_config=model))
     if fallback_reason(config, family) is None:
         rllib.env_runners(env_runner_cls=FastRunner)
@@ -161,6 +173,7 @@ def fallback_reason(config: JobConfig, family: EnvFamily) -> str | None:
     settings = PPOSettings.of(config)
     asked = {
         "rl.training.fast": not config.fast,
+        "rl.training.config.model.module": settings.model.module is not None,
         "rl.training.config.use_critic": not settings.use_critic,
         "rl.training.config.gym_env_vectorize_mode": settings.gym_env_vectorize_mode != "sync",
         "rl.training.config.num_learners": settings.num_learners > 1,
@@ -225,7 +238,7 @@ def fit_to_resources(
     notes: list[str] = []
     gaussian = settings.model.given()
     left_out = tuple(f"config.model.{name}" for name in _GAUSSIAN if gaussian.get(name))
-    if isinstance(action_space, gymnasium.spaces.Box):
+    if isinstance(action_space, gymnasium.spaces.Box) or settings.model.module is not None:
         left_out = ()
     if named := [name for name in left_out if not config.is_default(name)]:
         notes.append(f"rl.training.{', '.join(named)} left out: actions are {action_space}, not a Box")
@@ -237,10 +250,17 @@ def fit_to_resources(
         if not config.is_default("config.normalize_rewards"):
             notes.append(f"rl.training.config.normalize_rewards left out: learning by RLlib's own code ({reason})")
     schedule = "config.model.log_std_schedule"
-    if settings.model.log_std_schedule is not None and reason is not None and schedule not in left_out:
+    is_own = settings.model.module is not None  # whose settings are its own
+    if settings.model.log_std_schedule is not None and reason is not None and schedule not in left_out and not is_own:
         left_out += (schedule,)
         notes.append(f"rl.training.{schedule} left out: learning by RLlib's own code ({reason})")
     return config.replace({**changes, **fitted}, without=left_out), notes
+
+
+def _without_image_filter(config: JobConfig, observations: gymnasium.Space[Any]) -> JobConfig:
+    """Leaves images as they are for a network of the user's own, unless the user or a preset set a filter."""
+    path = "config.observation_filter"
+    return config.replace({path: "NoFilter"}) if is_image(observations) and config.is_default(path) else config
 
 
 def count_env_runners(config: JobConfig, machines: Machines, env: EnvSpec) -> int:
@@ -275,7 +295,7 @@ def model_config(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         settings: Those that are set, as PPONetworkSettings names them, and what a family adds.
     """
-    settings = dict(settings)
+    settings = {name: value for name, value in settings.items() if name not in ("module", "module_config")}
     ours = {name: settings.pop(name, None) for name in _OWN_MODEL_SETTINGS}
     for name, value in settings.items():
         if name.endswith("_activation"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.ppo.settings import PPOSettings
+from runtime.ppo.settings import MODULE, PPOSettings
 from runtime.settings.catalog import Draft
 from runtime.settings.schema import ROOT
 
@@ -11,7 +11,10 @@ def complete(draft: Draft) -> None:
     """Sets PPO's own defaults where nothing set a value, and adds a problem for each rule that is broken."""
     ours = {f"config.{name}": PPOSettings.model_fields[name].default for name in PPOSettings.OURS}
     draft.set_missing(ours, "default")
-    _check_network(draft)
+    if draft.values.get(MODULE) is None:
+        _check_network(draft)
+    else:
+        _leave_to_module(draft)
     if draft.values.get("env") is None:
         draft.problems.add_line(f"{ROOT}env: missing; expected the name of an environment.")
     _switch_kl_loss_on(draft)
@@ -19,8 +22,21 @@ def complete(draft: Draft) -> None:
     _check_minibatch(draft)
 
 
+def _leave_to_module(draft: Draft) -> None:
+    """Leaves of the network's settings those of the user, and those of the source that names the user's network."""
+    values, sources = draft.values, draft.sources
+    tree = MODULE.removesuffix("module")
+    for name in [name for name in values if name.startswith(tree) and name != MODULE]:
+        if not draft.is_asked_for(name) and sources[name] != sources[MODULE]:
+            del values[name]
+
+
 def _check_network(draft: Draft) -> None:
     values, sources = draft.values, draft.sources
+    if own := values.get(f"{MODULE}_config"):
+        draft.problems.add(
+            f"{ROOT}{MODULE}_config", own, sources[f"{MODULE}_config"], expected=f"{ROOT}{MODULE} beside it"
+        )
     hidden = "config.model.fcnet_hiddens"
     width = "config.model.initial_log_std"
     if values.get(hidden) == []:

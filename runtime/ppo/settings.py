@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from runtime.rllib.settings import ActorCriticSettings, RLlibSettings
+from runtime.settings.schema import ROOT, JobConfig
 from runtime.settings.types import Setting
+
+MODULE = "config.model.module"
 
 
 class PPONetworkSettings(ActorCriticSettings):
@@ -38,6 +43,18 @@ class PPONetworkSettings(ActorCriticSettings):
     use_lstm: Annotated[bool, Setting("bool", "An LSTM after the encoder.")] = False
     lstm_cell_size: Annotated[int, Setting("int", "Width of the LSTM.", low=0, above=True)] = 256
     max_seq_len: Annotated[int, Setting("int", "Steps that the LSTM is trained through.", low=0, above=True)] = 20
+    module: Annotated[
+        str | None,
+        Setting(
+            "text",
+            "A network of your own, as my_module:MyModule, a class of TorchRLModule and ValueFunctionAPI; RLlib's own "
+            "code trains it. Its model_config holds what is set here.",
+            none_ok=True,
+        ),
+    ] = None
+    module_config: Annotated[dict[str, Any], Setting("mapping", "Further entries of that network's model_config.")] = (
+        Field(default_factory=dict)
+    )
 
 
 class PPOSettings(RLlibSettings):
@@ -130,3 +147,16 @@ GENERAL: dict[str, object] = {
     "config.model.vf_share_layers": False,
     "config.model.free_log_std": True,
 }
+
+
+def describe_module(config: JobConfig, *, why: str) -> list[str]:
+    """Returns a line if a network of the user's own is named for a family of environments that has another one.
+
+    Args:
+        config: The job's settings.
+        why: Why the network has no place there.
+    """
+    name = config.values().get(MODULE)
+    if name is None:
+        return []
+    return [f"{ROOT}{MODULE}: got {name!r} from {config.sources[MODULE]}; expected none, as {why}. Leave it out."]

@@ -11,6 +11,7 @@ from runtime.environments.faults import describe_fault
 from runtime.environments.spec import EnvSpec, make_bare
 from runtime.errors import JobError, Problems, UserError
 from runtime.policies.policy_mapping import PolicyMapping
+from runtime.ppo.settings import describe_module
 from runtime.rllib.settings import RLlibSettings
 from runtime.settings.schema import ROOT, JobConfig
 
@@ -48,6 +49,8 @@ def _check_algorithm(config: JobConfig, problems: Problems) -> None:
         expected = f"PPO, which alone trains several agents, as {config.env} has"
         problems.add(f"{ROOT}run", config.run, config.sources["run"], expected=expected)
         return
+    for line in describe_module(config, why="the policies of several agents have RLlib's network"):
+        problems.add_line(line)
     settings = RLlibSettings.of(config)
     rules = {
         "observation_filter": (settings.observation_filter == "NoFilter", "NoFilter, as several agents are observed"),

@@ -8,7 +8,7 @@ from envs.deepracer.racing import Options, read_options
 from runtime.container.layout import Container
 from runtime.errors import UserError
 from runtime.families.deepracer import sac_settings
-from runtime.ppo.settings import PPOSettings
+from runtime.ppo.settings import PPOSettings, describe_module
 from runtime.settings.presets import PRESET_DIR
 from runtime.settings.schema import JobConfig
 
@@ -47,6 +47,7 @@ def prepare_cars(config: JobConfig, container: Container) -> JobConfig:
     else:
         why = "DeepRacer's rollouts are whole episodes, episodes_per_iteration of them, and its loss is Clipped PPO's"
         wrong += config.describe_without_effect(_WITHOUT_EFFECT, why=why)
+    wrong += describe_module(config, why="a DeepRacer car runs the network of its own")
     why = "DeepRacer evaluates the car after each iteration, and its progress chooses the best checkpoint"
     wrong += config.describe_without_effect(("evaluation_episodes",), why=why)
     settings = dict(config.algorithm.env_config)

@@ -10,7 +10,7 @@ from envs.unity.options import MAX_RESTARTS, Options, is_of_registry, read_optio
 from runtime.container.layout import Container
 from runtime.errors import Problems, UserError
 from runtime.interfaces.family import PreparedEnv
-from runtime.ppo.settings import PPOSettings
+from runtime.ppo.settings import PPOSettings, describe_module
 from runtime.settings.schema import JobConfig
 
 EXECUTABLE_CHANNEL = "train"
@@ -34,10 +34,13 @@ def prepare_scene(config: JobConfig, container: Container) -> PreparedEnv:
     """
     problems = Problems()
     why = "a Unity scene ends its own episodes, and a player that fails is restarted in any case"
-    for line in (*config.describe_policies(), *config.describe_without_effect(_WITHOUT_EFFECT, why=why)):
-        problems.add_line(line)
-    why = "Unity's continuous actions are in ±1 and clipped to it"
-    for line in config.describe_without_effect(_FIXED, why=why):
+    about_actions = "Unity's continuous actions are in ±1 and clipped to it"
+    for line in (
+        *config.describe_policies(),
+        *config.describe_without_effect(_WITHOUT_EFFECT, why=why),
+        *describe_module(config, why="a Unity scene's observations and masks need the network for them"),
+        *config.describe_without_effect(_FIXED, why=about_actions),
+    ):
         problems.add_line(line)
     ppo = PPOSettings.of(config)
     if ppo.model.use_lstm:

@@ -116,6 +116,18 @@ def races() -> str:
     return f"training took {longest} minutes at most, and each car then completed {laps} laps"
 
 
+def noise() -> str:
+    """Returns which noise gives trials the original's spread, of those that dynamics.md has."""
+    (section,) = re.findall(r"\n## Lap times of trials\n(.*)", (ROOT / DYNAMICS).read_text(), flags=re.S)
+    first, last = (float(found) for found in re.findall(r"laps took ([\d.]+) to ([\d.]+) s", section)[0])
+    rows = [[float(cell) for cell in re.findall(r"[\d.]+", line)] for line in re.findall(r"\n\| \d.*", section)]
+    row = min(rows, key=lambda row: abs(row[3] - (last - first) / 2))
+    return (
+        f"With a `noise` of {row[0]:g}, the lap times of an evaluation's trials spread by ±{row[3]:.1f} s around their "
+        f"middle, as the original's do ({first} to {last} s)"
+    )
+
+
 def goal(what: str) -> tuple[str, str]:
     """Returns where start.md has a row of its goals, with or without another commit beside it."""
     return START, rf"\| {what} \|(?: [\d.]+ \|)?? ([\d.]+) \| [\d.]+ \|\n"
@@ -389,6 +401,7 @@ FIGURES = [
             f"training in 2022), and by {version_6} m with `gazebo-6`"
         ),
     ),
+    Figure(("docs/deepracer.md",), (), noise),
     Figure(
         ("docs/deepracer.md",),
         (

@@ -80,6 +80,10 @@ class PPOBuilder:
         """Memory of one environment in bytes, where it is known."""
         return count_env_bytes(env)
 
+    def stored_bytes(self, config: JobConfig, spaces: Spaces) -> int:
+        """Returns 4, of a float; there is no replay buffer."""
+        return 4
+
     def patience_s(self, config: JobConfig) -> float:
         """Returns 0, as each iteration waits for its steps."""
         return 0.0

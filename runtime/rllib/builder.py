@@ -20,6 +20,9 @@ class Builder(Protocol):
     def env_bytes(self, env: EnvSpec) -> float:
         """Memory of one environment in bytes; 0 where it is not known."""
 
+    def stored_bytes(self, config: JobConfig, spaces: Spaces) -> int:
+        """Bytes of each number of an observation in the replay buffer, if the algorithm has one; at least."""
+
     def patience_s(self, config: JobConfig) -> float:
         """Longest time in s that iterations without a step are no fault, as where sampling is asynchronous."""
 

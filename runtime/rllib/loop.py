@@ -126,6 +126,7 @@ class Training:
                 action_size=sizes[1],
                 room=Room(measure_memory()),
                 env_bytes=job.builder.env_bytes(env),
+                stored_bytes=job.builder.stored_bytes(seeded, self._spaces),
             )
             config, notes = job.builder.fit(seeded, job.family, self._spaces, machines)
             for note in notes:

@@ -20,6 +20,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import register_env
 
 from runtime.cluster.machines import Machines
+from runtime.environments.adapting import is_image
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.interfaces.family import EnvFamily
@@ -136,6 +137,10 @@ class StockBuilder:
     def env_bytes(self, env: EnvSpec) -> float:
         """Returns 0, as it is not known."""
         return 0.0
+
+    def stored_bytes(self, config: JobConfig, spaces: Spaces) -> int:
+        """Bytes of each number of an observation in the replay buffer, at least: images may be stored as bytes."""
+        return 1 if _ALGORITHMS[config.run].keeps_bytes and is_image(spaces.observation) else 4
 
     def patience_s(self, config: JobConfig) -> float:
         """Returns the longest wait for an env runner where env runners sample while the learner learns."""

@@ -65,9 +65,15 @@ def check_sizes(values: Mapping[str, Any], sources: Mapping[str, str], problems:
 
 
 def check_batch(
-    config: JobConfig, *, observation_size: int, action_size: int, room: Room, env_bytes: float = _ENVIRONMENT
+    config: JobConfig,
+    *,
+    observation_size: int,
+    action_size: int,
+    room: Room,
+    env_bytes: float = _ENVIRONMENT,
+    stored_bytes: int = _FLOAT,
 ) -> None:
-    """Checks a batch of observations and actions whose sizes are known, and an env runner's environments.
+    """Checks a batch and a replay buffer, whose observations and actions are known, and an env runner's environments.
 
     Args:
         config: The job's settings.
@@ -75,6 +81,7 @@ def check_batch(
         action_size: Numbers in an action.
         room: Memory of the hosts.
         env_bytes: Memory of one environment.
+        stored_bytes: Bytes of each number of an observation in a replay buffer, which keeps an observation once.
 
     Raises:
         UserError: One of them does not fit into the memory.
@@ -84,6 +91,10 @@ def check_batch(
     values = config.values()
     steps = values.get(path, 0) / max(1, values.get("config.num_learners", 0))
     needed_bytes = steps * _step_bytes(observation_size, action_size)
+    _check(path, needed_bytes, room.memory_bytes, values, config.sources, problems)
+    path = "config.buffer_size"
+    stored = min(values.get(path, 0), values.get("stop.timesteps_total") or math.inf)  # it fills as the job samples
+    needed_bytes = stored * (observation_size * stored_bytes + _step_bytes(0, action_size))
     _check(path, needed_bytes, room.memory_bytes, values, config.sources, problems)
     path = "config.num_envs_per_env_runner"
     _check(path, values.get(path, 0) * env_bytes, room.memory_bytes, values, config.sources, problems)

@@ -93,6 +93,19 @@ def test_a_batch_of_pictures_takes_what_its_pictures_take() -> None:
     check_batch(config, **sizes, room=Room(80 * 2**30))
 
 
+def test_a_replay_buffer_of_pictures_takes_what_its_pictures_take() -> None:
+    sizes = {"observation_size": 160 * 120, "action_size": 2}
+    settings: dict[str, Any] = {"run": "SAC", "env": "MountainCarContinuous-v0", "config__buffer_size": 500_000}
+    config = settle(**settings)
+    message = r"config\.buffer_size: got 500000 .* memory of 4 GiB; this takes {} GiB at least\.$"
+    with pytest.raises(UserError, match=message.format(r"8\.95")):  # 19,200 bytes and 6 floats a step
+        check_batch(config, **sizes, room=SMALL, stored_bytes=1)
+    with pytest.raises(UserError, match=message.format(r"35\.8")):
+        check_batch(config, **sizes, room=SMALL)
+    check_batch(config, **sizes, room=Room(9 * 2**30), stored_bytes=1)
+    check_batch(settle(**settings, stop__timesteps_total=1000), **sizes, room=SMALL)  # it never fills
+
+
 def test_worlds_of_bullet_take_what_they_take() -> None:
     robots = EnvSpec("RoboschoolHumanoid-v1")
     assert count_env_bytes(EnvSpec("CartPole-v1")) == 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.dynamics import drive_laps
 from envs.deepracer import kernels
 from envs.deepracer.kernels import COMMAND_SPEED, CONTROL_S, STATUS, WHEELBASE_M, YAW
 from envs.deepracer.race import Dynamics, Race
@@ -209,6 +210,13 @@ def test_noise_gives_each_episode_a_car_of_its_own_from_the_seed() -> None:
     assert lap_steps(0, 0.02) == lap_steps(0, 0.02) != lap_steps(1, 0.02)
     assert len(set(lap_steps(0, 0.02))) > 1
     assert len(set(lap_steps(0, 0.0))) == 1
+
+
+def test_lap_times_of_one_driver_spread_by_the_share_that_noise_sets() -> None:
+    (lap_s,) = drive_laps(0.0, trials=1, seed=0)
+    times_s = drive_laps(0.025, trials=30, seed=1)
+    assert times_s.std(ddof=1) == pytest.approx(0.025 * lap_s, rel=0.35)  # a speed of 1 + noise in 1 / (1 + noise) s
+    assert drive_laps(0.025, trials=3, seed=1).tolist() == times_s[:3].tolist()
 
 
 @pytest.mark.parametrize(("dynamics", "speed", "lag_s"), [("kinematic", 2.0, 0.0), ("gazebo", 1.0, 0.32)])

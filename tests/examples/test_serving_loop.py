@@ -44,7 +44,7 @@ def test_a_version_that_is_not_better_by_the_margin_is_not_deployed(tmp_path: Pa
     done = run_loop(tmp_path, "--episodes", "60", "--judged", "1", "--margin", "1000", *few)
     assert done.returncode == 4, done.stderr + done.stdout
     assert "deploy-gate: no: " in done.stdout
-    assert "mean return" not in done.stdout
+    assert "v1: mean return" not in done.stdout
     assert not (tmp_path / "judged-v1").exists()
 
 

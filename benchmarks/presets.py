@@ -74,9 +74,14 @@ def _measure(preset: str, seed: int) -> dict[str, Any]:
     }
 
 
-def _threshold(preset: str) -> float:
+def _read_training(preset: str) -> dict[str, Any]:
     described = yaml.safe_load((_ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
-    threshold = ROBOSCHOOL_IDS[described["training"]["env"]].reward_threshold
+    training: dict[str, Any] = described["training"]
+    return training
+
+
+def _threshold(preset: str) -> float:
+    threshold = ROBOSCHOOL_IDS[_read_training(preset)["env"]].reward_threshold
     assert threshold is not None
     return threshold
 
@@ -116,8 +121,10 @@ def _draw(record: dict[str, list[dict[str, Any]]]) -> None:
         for run in runs:
             seconds, returns = zip(*run["curve"], strict=True)
             axes.plot(np.array(seconds) / 60, returns, linewidth=1.2, label=f"seed {run['seed']}")
-        axes.axhline(_threshold(preset), color="gray", linewidth=0.8, linestyle="--")
-        axes.set_title(preset, fontsize=10)
+        horizon = _read_training(preset)["config"].get("training_horizon")
+        if horizon is None:  # the threshold is for whole episodes
+            axes.axhline(_threshold(preset), color="gray", linewidth=0.8, linestyle="--")
+        axes.set_title(preset if horizon is None else f"{preset}, episodes of {horizon} steps", fontsize=10)
         axes.set_xlabel("minutes", fontsize=8)
         axes.tick_params(labelsize=8)
     grid.flat[0].set_ylabel("mean return of 100 episodes", fontsize=8)

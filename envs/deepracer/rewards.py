@@ -10,6 +10,7 @@ import ctypes
 import importlib.util
 import itertools
 import math
+import os
 import sys
 import threading
 import time
@@ -108,11 +109,14 @@ def check_calls(function: Callable[[dict[str, Any]], Any], path: Path | None = N
     place = path or Path(getattr(code, "co_filename", "reward_function"))
 
     def call_reward_function(params: dict[str, Any]) -> float:
+        process = os.getpid()
         try:
             _watch.begin()
             try:
                 reward = float(function(params))
             finally:
+                if os.getpid() != process:  # a fork by the user's function, which must not train as well
+                    os._exit(0)
                 _watch.end()
         except _OverdueError as error:
             raise RewardError(

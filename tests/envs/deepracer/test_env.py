@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,20 @@ def test_a_reward_function_that_never_returns_is_interrupted(tmp_path: Path, mon
     racing.step(np.array([2]))
     with pytest.raises(RewardError, match=r"mine.py:[2-6]: reward_function did not return within 0.2 s; expected"):
         racing.step(np.array([2]))
+
+
+def test_a_fork_in_a_reward_function_does_not_train_as_well(tmp_path: Path) -> None:
+    text = "import os\n\ndef reward_function(params):\n    return float(os.fork() == 0)\n"
+    racing = Racing(read_options(reward_function=write(tmp_path / "mine.py", text)), seed=0)
+    racing.restart(0)
+    process = os.getpid()
+    racing.step(np.array([2]))
+    racing.step(np.array([2]))
+    if os.getpid() != process:  # pragma: no cover  # a fork that goes on must not run the tests after this one
+        os._exit(1)
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert racing.rewards.tolist() == [0.0]
 
 
 @pytest.mark.parametrize(

@@ -260,12 +260,11 @@ def _describe_rules(record: Any, robot: Robot, name: str) -> Sequence[int]:
     if isinstance(robot, SinglePendulum):
         record["kind"] = native_world.SWING_UP if robot.swing_up else native_world.PENDULUM
         record["torques"] = SINGLE_FORCE_N
-    elif isinstance(robot, DoublePendulum):
+    else:
+        assert isinstance(robot, DoublePendulum), name
         record["kind"] = native_world.DOUBLE_PENDULUM
         record["tip"] = robot.cart.links["pole2"]
         record["torques"] = DOUBLE_FORCE_N
-    else:
-        raise NotImplementedError(name)
     record["body"] = robot.cart.body
     return robot.cart.joints[:1]
 
@@ -274,8 +273,7 @@ def _describe_walker(record: Any, walker: Walker) -> None:
     spec, course = walker.spec, walker.course
     flags = course.flags if isinstance(course, FlagRunHarder) else course
     straight = flags.straight if isinstance(flags, FlagRun) else flags
-    if not isinstance(straight, StraightAhead):
-        raise NotImplementedError(type(course).__name__)
+    assert isinstance(straight, StraightAhead), type(course).__name__
     record["kind"], record["body"], record["torso"] = native_world.WALKER, walker.body, walker.torso
     record["is_flagrun"], record["is_harder"] = isinstance(flags, FlagRun), isinstance(course, FlagRunHarder)
     if isinstance(course, FlagRunHarder):

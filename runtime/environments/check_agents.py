@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from runtime.environments.agents import ALL, JointEnv
 from runtime.environments.faults import describe_fault, find_method, own_class
-from runtime.environments.returned import describe_kind, observation_problem
+from runtime.environments.returned import describe_kind, is_finite_number, observation_problem
 from runtime.errors import Problems
 
 
@@ -94,11 +93,7 @@ class _Check:
             self._note("step", "step", f"returned {describe_kind(result)}; {rule}")
             return False
         for agent, reward in result[1].items():
-            try:
-                is_finite = math.isfinite(float(reward))
-            except (TypeError, ValueError):
-                is_finite = False
-            if not is_finite:
+            if not is_finite_number(reward):
                 self._note("reward", "step", f"returned the reward {reward!r} of {agent}; expected a finite number")
         return self._are_observations("step", result[0])
 

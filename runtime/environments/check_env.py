@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from runtime.environments.agents import JointEnv
 from runtime.environments.check_agents import check_agents
 from runtime.environments.faults import describe_fault, find_method, own_class
 from runtime.environments.masking import allows_action, mask_problem
-from runtime.environments.returned import describe_kind, observation_problem
+from runtime.environments.returned import describe_kind, is_finite_number, observation_problem
 from runtime.environments.spec import EnvSpec, check_env_name, make_bare
 from runtime.errors import JobError, Problems, UserError
 from runtime.policies.spaces import ACTION_MASK, count_choices
@@ -49,7 +48,7 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
     if isinstance(env.unwrapped, JointEnv):
         facts = check_agents(env.unwrapped, problems, steps=STEPS, seed=_SEED)
         env.close()
-        facts["video"] = _check_agents_frames(EnvSpec(name, config), env, problems)
+        facts["video"] = _check_frames(EnvSpec(name, config), env, problems)
         problems.raise_if_any()
         return _describe(name, facts)
     check = _Check(env, problems)
@@ -57,7 +56,7 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
         warnings.simplefilter("always")
         if check.has_spaces() and check.takes_steps() and not check.found:
             check.passes_gymnasiums()
-    rendered = _check_frames(EnvSpec(name, config), check)
+    rendered = "not tried" if "exception" in check.found else _check_frames(EnvSpec(name, config), env, problems)
     env.close()
     problems.raise_if_any()
     notes = dict.fromkeys(_without_color(str(one.message)) for one in caught if one.category is UserWarning)
@@ -74,21 +73,6 @@ def _describe(name: str, facts: Mapping[str, str], notes: Iterable[str] = ()) ->
             *(f"  note          {note}" for note in notes),
         ]
     )
-
-
-def _check_agents_frames(spec: EnvSpec, made: gymnasium.Env[Any, Any], problems: Problems) -> str:
-    """Renders one frame of an environment of several agents; returns a fact about it."""
-    if "rgb_array" not in made.metadata.get("render_modes", []):
-        return "none: metadata['render_modes'] has no 'rgb_array'"
-    try:
-        env = make_bare(spec, render=True)
-        env.reset()
-        frame: Any = env.render()
-        env.close()
-    except Exception as error:
-        problems.add_line(f"{describe_fault(error, object)} where a video is recorded (render_mode='rgb_array')")
-        return "none"
-    return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels" if isinstance(frame, np.ndarray) else "none"
 
 
 def _make(spec: EnvSpec, problems: Problems) -> gymnasium.Env[Any, Any]:
@@ -227,11 +211,7 @@ class _Check:
         observation, reward, terminated, truncated, info = result
         self._check_observation("step", observation)
         self._observation = observation
-        try:
-            is_finite = math.isfinite(float(reward))
-        except (TypeError, ValueError):
-            is_finite = False
-        if not is_finite:
+        if not is_finite_number(reward):
             self.note("reward", "step", f"returned the reward {reward!r}; expected a finite number")
         for name, value in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(value, bool | np.bool_):
@@ -266,25 +246,22 @@ def _without_gymnasiums(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]
     return env
 
 
-def _check_frames(spec: EnvSpec, check: _Check) -> str:
+def _check_frames(spec: EnvSpec, made: gymnasium.Env[Any, Any], problems: Problems) -> str:
     """Renders one frame as a video of training would; returns a fact about it."""
-    if "exception" in check.found:
-        return "not tried"
-    modes = check._env.metadata.get("render_modes", [])
-    if "rgb_array" not in modes:
+    if "rgb_array" not in made.metadata.get("render_modes", []):
         return "none: metadata['render_modes'] has no 'rgb_array'"
+    owner = own_class(made)
     try:
         env = make_bare(spec, render=True)
         env.reset()
         frame: Any = env.render()
         env.close()
     except Exception as error:
-        check.raised(error, "where a video is recorded (render_mode='rgb_array')")
+        problems.add_line(f"{describe_fault(error, owner)} where a video is recorded (render_mode='rgb_array')")
         return "none"
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-        check.note(
-            "frame", "render", f"returned {describe_kind(frame)}; expected an array of uint8, (height, width, 3)"
-        )
+        rule = "expected an array of uint8, (height, width, 3)"
+        problems.add_line(f"{find_method(owner, 'render')} returned {describe_kind(frame)}; {rule}")
         return "none"
     return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels"
 

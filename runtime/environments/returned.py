@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,14 @@ def describe_kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}, shape {value.shape}"
     return f"a {type(value).__name__}"
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether a value is one finite number, as a reward has to be."""
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 def observation_problem(space: Any, value: Any, name: str = "observation") -> str | None:

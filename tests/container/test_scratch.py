@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container.scratch import ray_folder, remove_dead_folders, scratch_folder
+from runtime.container.scratch import ray_folder, remove_dead_folders
 from runtime.errors import PlatformError
 from tests.conftest import ROOT, clean_environment
 
@@ -67,12 +67,19 @@ def test_a_process_has_one_folder_which_goes_with_it(tmp_path: Path) -> None:
 
 
 def test_rays_folder_is_short_enough_for_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
     long = tmp_path / ("x" * 60)
     long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
-    assert scratch_folder().parent == long
-    assert len(f"{ray_folder()}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") <= 107
+    program = (
+        "from runtime.container.scratch import ray_folder, scratch_folder; print(scratch_folder()); print(ray_folder())"
+    )
+    environment = {**clean_environment(), "TMPDIR": str(long)}
+    environment.pop("RAY_TMPDIR", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    scratch, rays = done.stdout.splitlines()
+    assert Path(scratch).parent == long
+    assert len(f"{rays}/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store") <= 107
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert ray_folder().parent.parent == tmp_path
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "not" / "there"))

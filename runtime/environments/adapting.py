@@ -41,7 +41,7 @@ def adapt(env: gymnasium.Env[Any, Any], *, name: str | None = None) -> gymnasium
         env = MaskedObservations(env, name or own_class(env).__name__)
     elif not is_image(space) and not (isinstance(space, Box) and len(space.shape) == 1):
         env = _flatten(env)
-    elif is_image(space) and _has_channels_first(space.shape or ()):
+    elif has_channels_first(space):
         env = _ChannelsLast(env)
     if env.observation_space.dtype not in (np.float32, np.float64):  # whole numbers, as of images and one-hot codes
         env = gymnasium.wrappers.DtypeObservation(env, np.float32)
@@ -65,8 +65,10 @@ def is_image(space: gymnasium.Space[Any] | None) -> bool:
     return isinstance(space, Box) and len(space.shape) == 3 and min(sorted(space.shape)[1:]) >= _LEAST_SIDE
 
 
-def _has_channels_first(shape: tuple[int, ...]) -> bool:
-    return shape[0] <= _MOST_CHANNELS < min(shape[1:])
+def has_channels_first(space: gymnasium.Space[Any]) -> bool:
+    """Whether observations are images as (channels, height, width)."""
+    shape = space.shape or ()
+    return is_image(space) and shape[0] <= _MOST_CHANNELS < min(shape[1:])
 
 
 class _ChannelsLast(gymnasium.ObservationWrapper[Any, Any, Any]):

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from runtime.environments.adapting import is_image
+from runtime.environments.adapting import has_channels_first, is_image
 from runtime.errors import UserError
 
 ALL = "__all__"  # RLlib's key for the end of the whole episode
@@ -57,6 +57,27 @@ def make_agents(maker: Any, config: Mapping[str, Any], *, render: bool) -> Joint
     return JointEnv(maker(**config, **options))
 
 
+class EpisodeOfAgents:
+    """Follows which agents of an episode have ended; to be made after each reset.
+
+    Args:
+        agents_env: PettingZoo's ParallelEnv, or RLlib's MultiAgentEnv.
+    """
+
+    def __init__(self, agents_env: Any) -> None:
+        self._env = agents_env
+        self._running = {str(agent) for agent in _list_agents(agents_env)}
+        # PettingZoo's environments empty it at an episode's end; RLlib's have an empty one unless they fill it.
+        self._lists_agents = bool(getattr(agents_env, "agents", None))
+
+    def is_over(self, terminated: Mapping[Any, Any], truncated: Mapping[Any, Any]) -> bool:
+        """Takes the flags of a step by agent; returns whether the whole episode has ended."""
+        for flags in (terminated, truncated):
+            self._running -= {str(agent) for agent, has_ended in flags.items() if has_ended}
+        is_whole = bool(terminated.get(ALL) or truncated.get(ALL))
+        return is_whole or not self._running or (self._lists_agents and not self._env.agents)
+
+
 class JointEnv(gymnasium.Env[Any, Any]):
     """An environment of several agents, whose observations and actions are dicts by agent and whose reward is the sum.
 
@@ -84,7 +105,6 @@ class JointEnv(gymnasium.Env[Any, Any]):
         self.observation_space = gymnasium.spaces.Dict(observations)
         self.action_space = gymnasium.spaces.Dict({agent: space for agent, (_, space) in self.raw_spaces.items()})
         self._returns: dict[str, float] = {}
-        self._ended: set[str] = set()
 
     @property
     def render_mode(self) -> str | None:
@@ -99,8 +119,8 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Returns the first observation of each agent that acts next."""
         self._returns = dict.fromkeys(self._ids, 0.0)
-        self._ended = set()
         observations, _ = self.agents_env.reset(seed=seed, options=options)
+        self._episode = EpisodeOfAgents(self.agents_env)
         return self._convert(observations), {}
 
     def step(self, action: Mapping[str, Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -112,9 +132,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
             self._returns[agent] += reward
         ends = [{str(agent): bool(end) for agent, end in flags.items()} for flags in (terminated, truncated)]
         whole = [flags.pop(ALL, False) for flags in ends]
-        self._ended |= {agent for flags in ends for agent, has_ended in flags.items() if has_ended}
-        # PettingZoo empties `agents` at an episode's end; RLlib's own flag ends it in RLlib's environments.
-        is_over = any(whole) or self._ended >= set(self._ids) or not getattr(self.agents_env, "agents", self._ids)
+        is_over = self._episode.is_over(terminated, truncated)
         is_cut = whole[1] or (not whole[0] and any(ends[1].values()))
         agents = {"rewards": rewards, "terminated": ends[0], "truncated": ends[1], "returns": dict(self._returns)}
         total = sum(rewards.values())
@@ -134,6 +152,8 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def _flatten(self, agent: str, observation: Any) -> Any:
         spaces: Any = self.observation_space
         space, own = spaces[agent], self.raw_spaces[agent][0]
+        if has_channels_first(own):
+            return np.moveaxis(np.asarray(observation, np.float32), 0, -1)
         if own.shape == space.shape and isinstance(own, Box):
             return np.asarray(observation, np.float32)
         return np.asarray(gymnasium.spaces.flatten(own, observation), np.float32)
@@ -193,7 +213,10 @@ def _as_box(agent: str, space: gymnasium.Space[Any]) -> Box:
         UserError: The observations are neither, nor numbers that can be put in a row.
     """
     if isinstance(space, Box) and (len(space.shape) == 1 or is_image(space)):
-        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+        low, high = (
+            np.moveaxis(side, 0, -1) if has_channels_first(space) else side for side in (space.low, space.high)
+        )
+        return Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
     flat = gymnasium.spaces.flatten_space(space) if space.is_np_flattenable else None
     if not isinstance(flat, Box):
         raise UserError(

@@ -17,7 +17,7 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from runtime.environments.adapting import flat_actions, is_image
 from runtime.environments.agents import JointEnv
 from runtime.environments.check_agents import check_agents
-from runtime.environments.faults import describe_fault, find_method, own_class
+from runtime.environments.faults import Findings, describe_fault, own_class
 from runtime.environments.masking import allows_action, mask_problem
 from runtime.environments.returned import describe_kind, is_finite_number, observation_problem
 from runtime.environments.spec import EnvSpec, check_env_name, make_bare
@@ -46,9 +46,10 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
     problems = Problems(name)
     env = _make(EnvSpec(name, config), problems)
     if isinstance(env.unwrapped, JointEnv):
-        facts = check_agents(env.unwrapped, problems, steps=STEPS, seed=_SEED)
+        findings = Findings(own_class(env), problems)
+        facts = check_agents(env.unwrapped, findings, steps=STEPS, seed=_SEED)
         env.close()
-        facts["video"] = _check_frames(EnvSpec(name, config), env, problems)
+        facts["video"] = _check_frames(EnvSpec(name, config), env, findings)
         problems.raise_if_any()
         return _describe(name, facts)
     check = _Check(env, problems)
@@ -56,7 +57,7 @@ def run_check(name: str, config: Mapping[str, Any]) -> str:
         warnings.simplefilter("always")
         if check.has_spaces() and check.takes_steps() and not check.found:
             check.passes_gymnasiums()
-    rendered = "not tried" if "exception" in check.found else _check_frames(EnvSpec(name, config), env, problems)
+    rendered = _check_frames(EnvSpec(name, config), env, check)
     env.close()
     problems.raise_if_any()
     notes = dict.fromkeys(_without_color(str(one.message)) for one in caught if one.category is UserWarning)
@@ -88,33 +89,19 @@ def _make(spec: EnvSpec, problems: Problems) -> gymnasium.Env[Any, Any]:
         raise UserError(f"{describe_fault(error, object)}. It cannot be made.") from None
 
 
-class _Check:
+class _Check(Findings):
     """Checks one environment; notes the first problem of each kind.
 
     Attributes:
-        found: Kinds of problems that were found.
         facts: What was seen, by name, to be printed.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], problems: Problems) -> None:
+        super().__init__(own_class(env), problems)
         self._env = env
         self._bare = _without_gymnasiums(env)
-        self._owner = own_class(env)
-        self._problems = problems
-        self.found: set[str] = set()
         self.facts: dict[str, str] = {}
         self._observation: Any = None
-
-    def note(self, kind: str, method: str, problem: str) -> None:
-        """Adds a problem of a method of the environment, unless one of its kind is known."""
-        if kind not in self.found:
-            self.found.add(kind)
-            self._problems.add_line(f"{find_method(self._owner, method)} {problem}")
-
-    def raised(self, error: Exception, when: str) -> None:
-        """Adds an exception of the environment."""
-        self.found.add("exception")
-        self._problems.add_line(f"{describe_fault(error, self._owner)} {when}")
 
     def has_spaces(self) -> bool:
         """Checks the two spaces; returns whether the environment can be stepped with them."""
@@ -246,22 +233,23 @@ def _without_gymnasiums(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]
     return env
 
 
-def _check_frames(spec: EnvSpec, made: gymnasium.Env[Any, Any], problems: Problems) -> str:
+def _check_frames(spec: EnvSpec, made: gymnasium.Env[Any, Any], findings: Findings) -> str:
     """Renders one frame as a video of training would; returns a fact about it."""
+    if "exception" in findings.found:
+        return "not tried"
     if "rgb_array" not in made.metadata.get("render_modes", []):
         return "none: metadata['render_modes'] has no 'rgb_array'"
-    owner = own_class(made)
     try:
         env = make_bare(spec, render=True)
         env.reset()
         frame: Any = env.render()
         env.close()
     except Exception as error:
-        problems.add_line(f"{describe_fault(error, owner)} where a video is recorded (render_mode='rgb_array')")
+        findings.raised(error, "where a video is recorded (render_mode='rgb_array')")
         return "none"
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
         rule = "expected an array of uint8, (height, width, 3)"
-        problems.add_line(f"{find_method(owner, 'render')} returned {describe_kind(frame)}; {rule}")
+        findings.note("frame", "render", f"returned {describe_kind(frame)}; {rule}")
         return "none"
     return f"frames of {frame.shape[1]} by {frame.shape[0]} pixels"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from runtime.errors import describe_root
+from runtime.errors import Problems, describe_root
 
 _OUR_CODE = Path(__file__).resolve().parents[1]
 
@@ -58,6 +58,34 @@ def _is_users(file: str) -> bool:
     path = Path(file).resolve()
     others = [_OUR_CODE, *(Path(folder) for folder in set(sysconfig.get_paths().values()))]
     return not any(path.is_relative_to(folder.resolve()) for folder in others if folder.name != "bin")
+
+
+class Findings:
+    """Problems of an environment, the first of each kind, with file and line.
+
+    Args:
+        owner: The class that the user wrote.
+        problems: Receives them.
+
+    Attributes:
+        found: Kinds of problems that were found.
+    """
+
+    def __init__(self, owner: type[Any], problems: Problems) -> None:
+        self._owner = owner
+        self._problems = problems
+        self.found: set[str] = set()
+
+    def note(self, kind: str, method: str, problem: str) -> None:
+        """Adds a problem of a method of the environment, unless one of its kind is known."""
+        if kind not in self.found:
+            self.found.add(kind)
+            self._problems.add_line(f"{find_method(self._owner, method)} {problem}")
+
+    def raised(self, error: Exception, when: str) -> None:
+        """Adds an exception of the environment."""
+        self.found.add("exception")
+        self._problems.add_line(f"{describe_fault(error, self._owner)} {when}")
 
 
 def _place(code: CodeType, line: int) -> str:

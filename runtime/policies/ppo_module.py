@@ -51,7 +51,7 @@ class PPOModule(DefaultPPOTorchRLModule):  # type: ignore[misc]  # ray is not ty
             with torch.no_grad():
                 self.pi.log_std.fill_(float(initial))
         scale = self.model_config.get("pixel_scale")
-        if scale is not None:
+        if scale is not None and len(self.observation_space.shape or ()) == 3:  # another agent's may be a row
             for encoder in self.encoder.children():
                 layers = encoder.net[0]
                 layers.cnn = nn.Sequential(PixelScale(float(scale)), *layers.cnn)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from runtime.container.layout import Container
+from runtime.environments.adapting import is_image
 from runtime.environments.agents import is_multi_agent
 from runtime.environments.spec import EnvSpec, make_env
+from runtime.errors import UserError
 from runtime.families.plain.family import PlainFamily
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.family import AfterIteration, PreparedEnv
@@ -47,7 +49,7 @@ class AgentsFamily(PlainFamily):
 
         from runtime.rllib.agents_env import AgentsEnvMaker, AgentsReports
         from runtime.rllib.env_runner import AgentsRunner
-        from runtime.rllib.images import fit_images
+        from runtime.rllib.images import find_pixel_scale, fit_images
 
         register_env(_ENV, AgentsEnvMaker(env))
         rllib.environment(_ENV, env_config=dict(env.config), disable_env_checking=True)
@@ -57,8 +59,15 @@ class AgentsFamily(PlainFamily):
         actions: Any = joint.action_space
         joint.close()
         groups = mapping.group(observations.spaces)
-        for agents in groups.values():  # settings of convolutions, which a policy without images leaves aside
-            config, _ = fit_images(config, observations[agents[0]])
+        images = [space for agents in groups.values() if is_image(space := observations[agents[0]])]
+        for space in images:  # settings of convolutions, which a policy without images leaves aside
+            config, _ = fit_images(config, space)
+        scales = {find_pixel_scale(space) for space in images}
+        if len(scales) > 1:
+            raise UserError(
+                f"environment {env.name}: got images of the ranges {', '.join(map(_describe_range, images))}; expected "
+                "one range for all policies, as they share the network's settings. Scale the images."
+            )
         policies = {
             policy: PolicySpec(None, observations[agents[0]], actions[agents[0]], {})
             for policy, agents in groups.items()
@@ -66,13 +75,17 @@ class AgentsFamily(PlainFamily):
         rllib.multi_agent(policies=policies, policy_mapping_fn=mapping)
         rllib.env_runners(env_runner_cls=AgentsRunner)
         rllib.callbacks(AgentsReports)
-        return config.algorithm.model.given()
+        return {**config.algorithm.model.given(), **({"pixel_scale": scales.pop()} if scales else {})}
 
     def callbacks(self, config: JobConfig, env: EnvSpec, context: RunContext) -> AfterIteration | None:
         """Reports the mean return of each policy's agents."""
         from runtime.families.agents.callbacks import PolicyReturns
 
         return PolicyReturns(config).after_iteration
+
+
+def _describe_range(images: Any) -> str:
+    return f"{images.low.min():g} to {images.high.max():g}"
 
 
 _ENV = "smrl-agents"

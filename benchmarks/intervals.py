@@ -47,7 +47,8 @@ _REFITS = 25
 _WIDER = 1.5
 _FIRST_OF_DEVELOPMENT = 1_000
 _PROBLEMS = ("clinic", "grid", "cartpole", "collapse", "acrobot", "pendulum")
-TITLES = (*_PROBLEMS, *(f"{name}, candidates" for name in _PROBLEMS))
+_DISCRETE = tuple(name for name in _PROBLEMS if name != "pendulum")  # the candidates have an entry for each action
+TITLES = (*_PROBLEMS, *(f"{name}, candidates" for name in _DISCRETE))
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,11 @@ def test_examples_are_copied_with_their_folders(tmp_path: Path) -> None:
     assert run_smrl("examples", cwd=tmp_path).returncode == 0  # nothing differs
 
 
+def test_in_a_checkout_the_examples_are_where_they_are() -> None:
+    done = run_smrl("examples", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_example_that_was_changed_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "my_module.py").write_text("mine = 1\n")
     with pytest.raises(UserError, match=r"my_module\.py, which an example would replace; expected a folder without"):

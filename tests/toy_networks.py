@@ -65,6 +65,14 @@ class Erf(Residual):
         return torch.erf(super().features(batch))
 
 
+class Rounding(Residual):
+    """Divides and rounds down, which is another operation than dividing."""
+
+    def features(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Returns (B, width)."""
+        return torch.div(super().features(batch), 0.3, rounding_mode="floor")
+
+
 class Recurrent(Residual):
     """Remembers the steps of an episode."""
 

@@ -80,6 +80,7 @@ class Container:
         instance_group: Name of this host's group in a heterogeneous cluster.
         token: Secret that the hosts of a job authenticate each other with.
         command: Words of the command that started this process; empty in a notebook.
+        job_name: SageMaker's name of the training job; empty elsewhere.
     """
 
     base: Path | None = None
@@ -98,6 +99,7 @@ class Container:
     instance_group: str = ""
     token: str = ""
     command: tuple[str, ...] = ()
+    job_name: str = ""
 
     @property
     def is_master(self) -> bool:
@@ -172,6 +174,7 @@ def read_container() -> Container:
         user_args=tuple(_parse(env, "SM_USER_ARGS") or ()),
         network_interface=resources.get("network_interface_name") or "",
         instance_group=resources.get("current_group_name") or env.get("SM_CURRENT_INSTANCE_GROUP") or "",
+        job_name=env.get("TRAINING_JOB_NAME", ""),
         token=env.get("RAY_AUTH_TOKEN") or _derive_token(env, hosts, values),
         command=_read_command(sys.argv),
     )

@@ -14,3 +14,5 @@ def is_importable(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+    except Exception:  # of a package above it, which its import says with file and line
+        return True

@@ -51,6 +51,17 @@ def add_linear(graph: Graph, x: str, weight: NDArray[Any], bias: NDArray[Any] | 
     return x if bias is None else graph.add("add", x, graph.constant(bias))
 
 
+def add_layer_norm(graph: Graph, x: str, weight: NDArray[Any] | None, bias: NDArray[Any] | None, epsilon: float) -> str:
+    """Layer norm over the last axis, scaled and shifted where there are a weight and a bias."""
+    centered = graph.add("subtract", x, graph.add("mean", x))
+    variance = graph.add("mean", graph.add("multiply", centered, centered))
+    deviation = graph.add("sqrt", graph.add("add", variance, graph.constant(epsilon)))
+    x = graph.add("divide", centered, deviation)
+    if weight is not None:
+        x = graph.add("multiply", x, graph.constant(weight))
+    return x if bias is None else graph.add("add", x, graph.constant(bias))
+
+
 def to_numpy(tensor: torch.Tensor | None) -> Any:
     """Converts a parameter to an array; None stays None."""
     return None if tensor is None else tensor.detach().cpu().numpy()
@@ -80,13 +91,7 @@ def _zero_padding(graph: Graph, layer: Any, x: str) -> str:
 def _layer_norm(graph: Graph, layer: Any, x: str) -> str:
     if len(layer.normalized_shape) != 1:
         raise refuse("a layer norm", layer, "one over the last axis alone")
-    centered = graph.add("subtract", x, graph.add("mean", x))
-    variance = graph.add("mean", graph.add("multiply", centered, centered))
-    deviation = graph.add("sqrt", graph.add("add", variance, graph.constant(layer.eps)))
-    x = graph.add("divide", centered, deviation)
-    if layer.weight is not None:
-        x = graph.add("multiply", x, graph.constant(to_numpy(layer.weight)))
-    return x if layer.bias is None else graph.add("add", x, graph.constant(to_numpy(layer.bias)))
+    return add_layer_norm(graph, x, to_numpy(layer.weight), to_numpy(layer.bias), layer.eps)
 
 
 def _batch_norm(graph: Graph, layer: Any, x: str) -> str:

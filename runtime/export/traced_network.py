@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from runtime.artifacts.exports import OBSERVATIONS
 from runtime.errors import UserError, describe_root
 from runtime.export.graph import Graph
-from runtime.export.layers import add_linear, to_numpy
+from runtime.export.layers import add_layer_norm, add_linear, to_numpy
 
 # Of a node: a tensor of the graph by its name, or a value that no observation changes.
 _Value = Any
@@ -60,8 +60,8 @@ def add_network(graph: Graph, network: Any, x: str, shape: tuple[int, ...]) -> t
         )
     program = _trace(network, shape)
     values = dict[str, _Value]()
+    stored = {**program.state_dict, **program.constants}
     for spec in program.graph_signature.input_specs:
-        stored = {**program.state_dict, **program.constants}
         values[spec.arg.name] = x if spec.target is None else stored[spec.target].detach().cpu()
     unknown = sorted({_name(node) for node in program.graph.nodes if node.op == "call_function" and not _knows(node)})
     if unknown:
@@ -110,8 +110,6 @@ def _add(graph: Graph, node: Any, values: dict[str, _Value]) -> _Value:
     if not any(isinstance(values[one.name], str) for one in node.all_input_nodes):
         with torch.no_grad():
             return node.target(*arguments, **named)
-    if node.target is operator.getitem:
-        return arguments[0][arguments[1]]
     return _OPERATIONS[_name(node)](graph, node, *arguments, **named)
 
 
@@ -123,7 +121,9 @@ def _tensor(graph: Graph, value: _Value) -> str:
 
 
 def _elementwise(kind: str) -> Callable[..., str]:
-    def add(graph: Graph, node: Any, *arguments: Any, alpha: float = 1.0, **_: Any) -> str:
+    def add(graph: Graph, node: Any, *arguments: Any, alpha: float = 1.0, rounding_mode: str | None = None) -> str:
+        if rounding_mode is not None:
+            raise UserError("export: got a division that rounds in the network; expected one that does not.")
         tensors = [_tensor(graph, one) for one in arguments]
         if alpha != 1:
             tensors[1] = graph.add("multiply", tensors[1], graph.constant(alpha))
@@ -219,13 +219,7 @@ def _layer_norm(
 ) -> str:
     if len(shape) != 1:
         raise UserError("export: got a LayerNorm over several axes in the network; expected one over the last.")
-    centred = graph.add("subtract", x, graph.add("mean", x))
-    variance = graph.add("mean", graph.add("multiply", centred, centred))
-    deviation = graph.add("sqrt", graph.add("add", variance, graph.constant(eps)))
-    x = graph.add("divide", centred, deviation)
-    if weight is not None:
-        x = graph.add("multiply", x, _tensor(graph, weight))
-    return x if bias is None else graph.add("add", x, _tensor(graph, bias))
+    return add_layer_norm(graph, x, to_numpy(weight), to_numpy(bias), eps)
 
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {

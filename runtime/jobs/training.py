@@ -131,13 +131,14 @@ def run_training(
             _only_writer(layout, request.lock_timeout_s),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
             recording_run(layout.data, container) as run,
-            tracking(config.tracking, reporter.note) as tracked,
+            tracking(config.tracking, reporter.note, lambda: stop.is_set) as tracked,
             Exporting(reporter) as exporting,
         ):
             write_config(layout, config)
             for path, value in config.values().items():
                 reporter.detail(f"{ROOT}{path} = {value!r}, from {config.sources[path]}")
-            tracked.start(layout.root.resolve().name, config.values(), layout.data)
+            name = container.job_name or layout.root.resolve().name
+            tracked.start(name, config.values(), layout.data, ids=layout.checkpoints)
             context = RunContext(
                 container=container,
                 layout=layout,

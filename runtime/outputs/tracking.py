@@ -22,6 +22,7 @@ from runtime.files import write_json
 RUN_IDS = "tracking.json"
 TRACKERS = ("wandb",)
 _FINISH_S = 30.0
+_FINISH_WHEN_STOPPED_S = 3.0
 
 
 class Tracker(Protocol):
@@ -92,11 +93,16 @@ class Tracking:
         client: The tracker's client; None tracks nothing.
         service: The tracker's name.
         note: Prints a warning of one line; called by the training's thread only.
-        finish_s: Longest wait at the end in seconds.
+        finish_s: Returns the longest wait at the end in seconds.
     """
 
     def __init__(
-        self, client: Tracker | None, service: str, note: Callable[[str], None], *, finish_s: float = _FINISH_S
+        self,
+        client: Tracker | None,
+        service: str,
+        note: Callable[[str], None],
+        *,
+        finish_s: Callable[[], float] = lambda: _FINISH_S,
     ) -> None:
         self._client = client
         self._service = service
@@ -106,16 +112,24 @@ class Tracking:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
-    def start(self, name: str, settings: Mapping[str, Any], folder: Path) -> None:
-        """Starts the run, or resumes the one that the folder's tracking.json names."""
+    def start(self, name: str, settings: Mapping[str, Any], folder: Path, *, ids: Path) -> None:
+        """Starts the run, or resumes the known one.
+
+        Args:
+            name: Name of the run.
+            settings: Settings of the training.
+            folder: For the tracker's own files.
+            ids: Folder of tracking.json, which knows the run; it has to outlive an interruption.
+        """
         client = self._client
         if client is None:
             return
 
         def start() -> None:
-            path = folder / RUN_IDS
+            path = ids / RUN_IDS
             known: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
             known[self._service] = client.start(name, settings, folder, known.get(self._service))
+            ids.mkdir(parents=True, exist_ok=True)
             write_json(path, known)
 
         self._calls.put(start)
@@ -146,9 +160,10 @@ class Tracking:
             return
         self._calls.put(lambda: client.end(has_failed=has_failed))
         self._calls.put(None)
-        self._thread.join(self._finish_s)
+        longest = self._finish_s()
+        self._thread.join(longest)
         if self._thread.is_alive() and self._error is None:
-            self._error = TimeoutError(f"no answer within {self._finish_s:g} s")
+            self._error = TimeoutError(f"no answer within {longest:g} s")
         self._warn()
 
     def _work(self) -> None:
@@ -168,14 +183,18 @@ class Tracking:
 
 
 @contextlib.contextmanager
-def tracking(service: str | None, note: Callable[[str], None]) -> Iterator[Tracking]:
+def tracking(
+    service: str | None, note: Callable[[str], None], is_stopping: Callable[[], bool] = lambda: False
+) -> Iterator[Tracking]:
     """Yields the tracking of a training, which fails with the block.
 
     Args:
         service: A tracker of `TRACKERS`; None tracks nothing.
         note: Prints a warning of one line.
+        is_stopping: Whether the training is to end soon, when the wait at its end is short.
     """
-    run = Tracking(None if service is None else _CLIENTS[service](), service or "", note)
+    client = None if service is None else _CLIENTS[service]()
+    run = Tracking(client, service or "", note, finish_s=lambda: _FINISH_WHEN_STOPPED_S if is_stopping() else _FINISH_S)
     try:
         yield run
     except BaseException:

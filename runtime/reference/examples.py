@@ -27,7 +27,11 @@ def example_files() -> dict[Path, Path]:
         )
     files = sorted(path for path in place.rglob("*") if path.is_file())
     named = {path.relative_to(place): path for path in files}
-    return {name: path for name, path in named.items() if not any(part in _HIDDEN for part in name.parts)}
+    return {name: path for name, path in named.items() if not any(_is_hidden(part) for part in name.parts)}
+
+
+def _is_hidden(part: str) -> bool:
+    return part in _HIDDEN or part.startswith(".")
 
 
 def copy_examples(folder: Path) -> list[Path]:
@@ -51,6 +55,7 @@ def copy_examples(folder: Path) -> list[Path]:
             "Name another folder: smrl examples FOLDER."
         )
     for name, path in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / name)
+        if not (folder / name).exists():  # what is there is the same, or the very file
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
     return [folder / name for name in files]

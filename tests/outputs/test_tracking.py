@@ -66,7 +66,7 @@ def test_no_tracker_is_no_problem_and_does_nothing(tmp_path: Path) -> None:
     check_tracker({}, {}, problems)
     problems.raise_if_any()
     with tracking(None, pytest.fail) as run:
-        run.start("run", {}, tmp_path)
+        run.start("run", {}, tmp_path, ids=tmp_path)
         run.write({"training_iteration": 1})
         run.describe({}, {})
     assert not (tmp_path / RUN_IDS).exists()
@@ -105,7 +105,7 @@ def test_a_run_is_resumed_by_its_id_and_gets_finite_metrics_and_paths_that_exist
     for known in (None, "id-1"):
         client = Listed()
         run = Tracking(client, "listed", pytest.fail)
-        run.start("run", {}, tmp_path)
+        run.start("run", {}, tmp_path, ids=tmp_path)
         run.write({"training_iteration": 1, "loss": float("nan"), "kl": 0.5})
         run.describe({}, {"data": tmp_path, "model": tmp_path / "absent"})
         run.end(has_failed=False)
@@ -119,7 +119,7 @@ def test_a_tracker_that_fails_is_one_warning(tmp_path: Path) -> None:
     notes: list[str] = []
     client = Listed(fails_at=2)
     run = Tracking(client, "listed", notes.append)
-    run.start("run", {}, tmp_path)
+    run.start("run", {}, tmp_path, ids=tmp_path)
     for iteration in range(1, 6):
         run.write({"training_iteration": iteration})
     run.end(has_failed=False)
@@ -131,8 +131,8 @@ def test_a_tracker_that_does_not_answer_ends_no_training(tmp_path: Path) -> None
     notes: list[str] = []
     client = Listed()
     client.hangs_until = threading.Event()
-    run = Tracking(client, "listed", notes.append, finish_s=0.1)
-    run.start("run", {}, tmp_path)
+    run = Tracking(client, "listed", notes.append, finish_s=lambda: 0.1)
+    run.start("run", {}, tmp_path, ids=tmp_path)
     run.write({"training_iteration": 1})
     run.end(has_failed=False)
     client.hangs_until.set()
@@ -142,6 +142,6 @@ def test_a_tracker_that_does_not_answer_ends_no_training(tmp_path: Path) -> None
 def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
     client = Listed()
     run = Tracking(client, "listed", pytest.fail)
-    run.start("run", {}, tmp_path)
+    run.start("run", {}, tmp_path, ids=tmp_path)
     run.end(has_failed=True)
     assert client.has_failed is True

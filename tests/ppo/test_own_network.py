@@ -88,6 +88,7 @@ def test_a_network_of_continuous_actions_is_exported_with_its_log_std(tmp_path: 
     ("kind", "message"),
     [
         (toy_networks.Erf, r"got Erf, which computes aten\.erf; expected linear layers.*No file is written"),
+        (toy_networks.Rounding, "got a division that rounds in the network; expected one that does not"),
         (toy_networks.Recurrent, "got Recurrent, a recurrent network; expected one without a state"),
     ],
 )
@@ -113,6 +114,16 @@ def test_a_name_of_no_network_is_refused(name: str, rule: str) -> None:
     check_module({"run": "PPO", MODULE: name}, {MODULE: "the command line"}, problems)
     where = rf"rl\.training\.config\.model\.module: got '{name}' from the command line; "
     with pytest.raises(UserError, match=where + rule):
+        problems.raise_if_any()
+
+
+def test_an_exception_of_the_package_above_names_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_package").mkdir()
+    (tmp_path / "broken_package" / "__init__.py").write_text("import torch\nundefined.name\n")
+    problems = Problems()
+    check_module({"run": "PPO", MODULE: "broken_package.mine:Mine"}, {MODULE: "the command line"}, problems)
+    with pytest.raises(UserError, match=r"__init__\.py:2: raised NameError: name 'undefined' is not defined"):
         problems.raise_if_any()
 
 

@@ -130,9 +130,11 @@ class TrainingRecords:
         self._resume(state)
         iteration = state.training_iteration
         taken = algorithm.env_runner_group.foreach_env_runner(
-            lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else (0, [])
+            lambda runner: runner.take_traces() if getattr(runner, "env", None) is not None else None
         )
-        self._record_episodes({worker: traces for worker, traces in taken if traces}, state)
+        driving = [one for one in taken if one is not None]
+        ended = {worker: traces for worker, traces in driving if traces}
+        self._record_episodes(ended, state, is_alone=len(driving) == 1)
         self._record_learning(result)
         found = self._evaluate(algorithm, state) if self._evaluation_cars else {}
         for metrics in (self._metrics, *self._other_metrics.values()):
@@ -166,7 +168,7 @@ class TrainingRecords:
         if best := kept.get("best"):
             self._best = float(best[0]), dict(best[1])
 
-    def _record_episodes(self, workers: Mapping[int, Any], state: JobState) -> None:
+    def _record_episodes(self, workers: Mapping[int, Any], state: JobState, *, is_alone: bool) -> None:
         count = sum(len(lengths) for traces in workers.values() for _, lengths in traces)
         episode = state.episodes_total - count
         for worker, traces in workers.items():
@@ -182,7 +184,7 @@ class TrainingRecords:
                     f"Training> Name={_AGENT}, Worker={worker}, Episode={episode - 1}, Total reward={total:.2f}, "
                     f"Exploration=0, Steps={state.timesteps_total}, Training iteration={state.training_iteration}"
                 )
-            lines = self._trace_of(worker, is_alone=len(workers) == 1).write(state.training_iteration - 1, numbered)
+            lines = self._trace_of(worker, is_alone=is_alone).write(state.training_iteration - 1, numbered)
             if self._settings.prints_steps:
                 for line in lines:
                     self._reporter.log(line)
@@ -219,7 +221,7 @@ class TrainingRecords:
             episode, trial = self._metrics.last_episode_and_trial()
             self._metrics.add(trace, episode=episode, trial=trial, phase="evaluation")
             self._reporter.log(
-                f"Testing> Name={_AGENT}, Worker=0, Episode={episode - 1}, "
+                f"Testing> Name={_AGENT}, Worker=0, Episode={max(episode - 1, 0)}, "
                 f"Total reward={float(trace[:, C['reward']].sum()):.2f}, Exploration=0, "
                 f"Steps={state.timesteps_total}, Training iteration={state.training_iteration}, Trial={number}"
             )

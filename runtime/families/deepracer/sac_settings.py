@@ -23,10 +23,10 @@ WITHOUT_EFFECT = ("observation_filter", "gym_env_vectorize_mode")
 
 
 def fit_to_camera(config: JobConfig, metadata: Metadata) -> JobConfig:
-    """Sets what the user left open: the metadata's network, and a replay buffer for pictures."""
+    """Sets what neither the user nor a preset set: the metadata's network, and a replay buffer for pictures."""
     network = network_settings(metadata)
     wanted = {**_DEFAULTS, **{f"config.model.{name}": network[name] for name in _OF_NETWORK}}
-    changes = {path: value for path, value in wanted.items() if not config.is_asked_for(path)}
+    changes = {path: value for path, value in wanted.items() if config.is_default(path)}
     return config.replace(changes, source=f"default for {config.env}")
 
 

@@ -169,6 +169,8 @@ def test_a_job_gets_the_metadatas_network_and_a_buffer_for_pictures() -> None:
     assert (values["config.train_batch_size"], values["config.buffer_size"]) == (32, 50_000)
     assert config.sources["config.buffer_size"] == "default for DeepRacer-v0"
     assert config.algorithm.env_config["model_metadata"]["training_algorithm"] == "sac"
+    of_a_preset = resolve_sac(metadata).replace({"config.gamma": 0.9}, source="preset best.yaml")
+    assert prepare_cars(of_a_preset, Container()).values()["config.gamma"] == 0.9
 
 
 @pytest.mark.parametrize(

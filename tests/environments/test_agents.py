@@ -27,7 +27,7 @@ class Cameras(MultiAgentEnv):  # type: ignore[misc]  # RLlib's classes are not t
         self.possible_agents = ["a", "b"]
         pictures = {"a": Box(0, 255, (3, 40, 48), np.uint8), "b": Box(0, high_of_b, (40, 48, 3), np.float32)}
         self.observation_spaces = pictures
-        self.action_spaces = dict.fromkeys(pictures, Discrete(2))
+        self.action_spaces: dict[str, Discrete] = {agent: Discrete(2) for agent in pictures}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         self._taken = 0
@@ -55,7 +55,7 @@ def test_an_environment_that_does_not_list_its_agents_has_whole_episodes() -> No
 def test_images_with_channels_first_are_turned() -> None:
     env = JointEnv(Cameras())
     observations, _ = env.reset(seed=0)
-    assert observations["a"].shape == (40, 48, 3) == env.observation_space["a"].shape
+    assert observations["a"].shape == (40, 48, 3)
     assert observations["a"][7, 9, 2] == 200
     assert env.observation_space.contains(observations)
 

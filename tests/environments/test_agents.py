@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Space
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
@@ -27,7 +27,7 @@ class Cameras(MultiAgentEnv):  # type: ignore[misc]  # RLlib's classes are not t
         self.possible_agents = ["a", "b"]
         pictures = {"a": Box(0, 255, (3, 40, 48), np.uint8), "b": Box(0, high_of_b, (40, 48, 3), np.float32)}
         self.observation_spaces = pictures
-        self.action_spaces: dict[str, Discrete] = {agent: Discrete(2) for agent in pictures}
+        self.action_spaces: dict[str, Space[Any]] = {agent: Discrete(2) for agent in pictures}
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, Any]:
         self._taken = 0

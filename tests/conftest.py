@@ -219,6 +219,15 @@ class Running:
             child.send_signal(number)
 
 
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Gives stop signals back after a test: a command that ran in this process ends by ignoring them, for good."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def opt_ml(tmp_path: Path) -> OptMl:
     """A fresh /opt/ml with the images' hook."""

@@ -47,6 +47,7 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
         facts: Further entries of the manifest, as the estimated return of a policy that no environment has tested.
     """
     best = best_checkpoint(checkpoint.parent)
+    found = {_FINAL: checkpoint} if best is None else {_FINAL: checkpoint, _BEST: best}
     params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
     settings = config.algorithm
     # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
@@ -61,14 +62,14 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
     try:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        _replace(checkpoint, folder / _FINAL)
-        if best is not None:
-            _replace(best, folder / _BEST)
+        for name, place in found.items():
+            _replace(place, folder / name)
         _forget_exports(folder)
+        states = {name: read_state(place) for name, place in found.items()}
         mapping = config.policy_mapping
-        policies = _write_policies(folder, checkpoint, best, config, acting, spaces) if mapping else {}
+        policies = _write_policies(folder, found, states, PolicyMapping(mapping), acting, spaces) if mapping else {}
         write_json(folder / PARAMS, params)
-        write_json(folder / MANIFEST, {**_manifest(read_state(checkpoint), best, acting, spaces), **policies, **facts})
+        write_json(folder / MANIFEST, {**_manifest(states, acting, spaces), **policies, **facts})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. The checkpoint {checkpoint} is "
@@ -78,9 +79,9 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
 
 def _write_policies(
     folder: Path,
-    checkpoint: Path,
-    best: Path | None,
-    config: JobConfig,
+    checkpoints: Mapping[str, Path],
+    states: Mapping[str, JobState],
+    mapping: PolicyMapping,
     acting: Mapping[str, Any],
     spaces: Spaces,
 ) -> dict[str, Any]:
@@ -89,25 +90,21 @@ def _write_policies(
     Returns:
         The entry of the manifest: the agents of each policy.
     """
-    assert config.policy_mapping is not None
     observations: Any = spaces.observation
     actions: Any = spaces.action
-    groups = PolicyMapping(config.policy_mapping).group(actions)
+    groups = mapping.group(actions)
     for policy, agents in groups.items():
         own = Spaces(observations[agents[0]], actions[agents[0]])
         with writing_aside(folder / policy) as aside:
-            for name, source in ((_FINAL, checkpoint), (_BEST, best)):
-                if source is not None:
-                    _write_policy(aside / name, source, policy, own)
-            described = _manifest(read_state(checkpoint), best, acting, own)
-            write_json(aside / MANIFEST, {**described, "policy": policy, "agents": agents})
+            for name, source in checkpoints.items():
+                _write_policy(aside / name, source, states[name], policy, own)
+            write_json(aside / MANIFEST, {**_manifest(states, acting, own), "policy": policy, "agents": agents})
     return {"policies": groups}
 
 
-def _write_policy(folder: Path, checkpoint: Path, policy: str, spaces: Spaces) -> None:
+def _write_policy(folder: Path, checkpoint: Path, state: JobState, policy: str, spaces: Spaces) -> None:
     """Writes the checkpoint of one policy: what it acts by, and nothing that training resumes from."""
     shutil.copytree(checkpoint / POLICIES / policy, folder)
-    state = read_state(checkpoint)
     acting = {name: value for name, value in state.policy.items() if name != "policy_mapping"}
     own = replace(
         state,
@@ -148,7 +145,7 @@ def write_imported_model(
             _replace(save_checkpoint(aside, state, write_algorithm=write_policy), folder / _FINAL)
         _forget_exports(folder)
         acting = {"env": state.env or None, **state.policy}
-        write_json(folder / MANIFEST, {**_manifest(state, None, acting, spaces), **facts})
+        write_json(folder / MANIFEST, {**_manifest({_FINAL: state}, acting, spaces), **facts})
     except OSError as error:
         raise PlatformError(
             f"{folder}: the model could not be written: {error.strerror or error}. Copy the checkpoint to a folder "
@@ -157,7 +154,8 @@ def write_imported_model(
     return folder / _FINAL
 
 
-def _manifest(state: JobState, best: Path | None, acting: Mapping[str, Any], spaces: Spaces) -> dict[str, Any]:
+def _manifest(states: Mapping[str, JobState], acting: Mapping[str, Any], spaces: Spaces) -> dict[str, Any]:
+    state, best = states[_FINAL], states.get(_BEST)
     return {
         "format": 1,
         **acting,
@@ -169,7 +167,7 @@ def _manifest(state: JobState, best: Path | None, acting: Mapping[str, Any], spa
         "time_total_s": round(state.time_total_s, 3),
         "checkpoint": _FINAL,
         "best_checkpoint": _BEST if best is not None else None,
-        "best_episode_reward_mean": read_state(best).episode_reward_mean if best is not None else None,
+        "best_episode_reward_mean": best.episode_reward_mean if best is not None else None,
         "versions": {name: metadata.version(name) for name in _VERSIONED},
         "git_commit": _git_commit(),
     }

@@ -24,6 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+# Longest time in which the forks of a killed process end, which have inherited its locks.
+FORKS_END_WITHIN_S = 5.0
+
 _WRITING = "writing"
 _REMOVING = "removing"
 _REPLACED = "replaced"

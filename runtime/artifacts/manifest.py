@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.files import lock, write_json
+from runtime.files import FORKS_END_WITHIN_S, lock, write_json
 
 MANIFEST = "manifest.json"
 
@@ -97,12 +97,14 @@ def largest_difference(exports: list[dict[str, Any]]) -> float:
 def only_writer(folder: Path) -> Iterator[None]:
     """Holds a model directory for one writer; the lock goes with the process, however it ends.
 
+    A process that was killed has forks which hold the lock a moment longer: it waits for them.
+
     Raises:
         UserError: Another process is writing to it.
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock(folder))
+            stack.enter_context(lock(folder, timeout_s=FORKS_END_WITHIN_S))
         except BlockingIOError:
             raise UserError(f"{folder}: got a folder that another process is writing to; wait for its end.") from None
         yield

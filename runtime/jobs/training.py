@@ -28,7 +28,7 @@ from runtime.container.scratch import scratch_folder
 from runtime.container.signals import LOOKING, RESUMING, STARTING, WORKING, StopRequest
 from runtime.environments.spec import EnvCreator, check_env_name
 from runtime.errors import PlatformError, Problems, UserError
-from runtime.files import lock, make_writable, write_json
+from runtime.files import FORKS_END_WITHIN_S, lock, make_writable, write_json
 from runtime.interfaces.algorithm import Algorithm, Training
 from runtime.interfaces.context import RunContext, WriteModel
 from runtime.interfaces.family import EnvFamily
@@ -69,7 +69,6 @@ class Request:
         ray_options: A launcher's arguments of ray.init.
         family: The environment's family, if it is not the catalog's.
         reporter: Shows the job's progress; None chooses one for the terminal or the pipe.
-        lock_timeout_s: Longest wait in seconds for a folder that another job is writing to.
     """
 
     overrides: Mapping[str, Any]
@@ -83,7 +82,6 @@ class Request:
     ray_options: Mapping[str, Any] | None = None
     family: EnvFamily | None = None
     reporter: Reporter | None = None
-    lock_timeout_s: float = 0.0
 
 
 def run_training(
@@ -128,7 +126,7 @@ def run_training(
     training = Training(prepared, family, request.find_creator(config.env_id))
     try:
         with (
-            _only_writer(layout, request.lock_timeout_s),
+            _only_writer(layout),
             tempfile.TemporaryDirectory(prefix="model-", dir=scratch_folder()) as scratch,
             recording_run(layout.data, container) as run,
             tracking(config.tracking, reporter.note, lambda: stop.is_set) as tracked,
@@ -306,7 +304,7 @@ def _make_model_writer(
 
 
 @contextlib.contextmanager
-def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
+def _only_writer(layout: Layout) -> Iterator[None]:
     """Locks the folder for this job; the lock is released when the process ends, however it ends.
 
     Raises:
@@ -317,7 +315,7 @@ def _only_writer(layout: Layout, timeout_s: float) -> Iterator[None]:
         try:
             for folder in (layout.checkpoints, layout.data, layout.model):
                 make_writable(folder)
-            locked.enter_context(lock(layout.checkpoints / ".lock", timeout_s=timeout_s))
+            locked.enter_context(lock(layout.checkpoints / ".lock", timeout_s=FORKS_END_WITHIN_S))
         except BlockingIOError:
             raise UserError(
                 f"{layout.root}: got a folder that another job is writing to; expected one of this job's own. "

@@ -22,8 +22,6 @@ from runtime.outputs.metrics import JSONL, read_rows
 from runtime.outputs.result import Finish
 
 LOG = "log.txt"
-# The processes of a killed tuning end shortly after it, and lock their folders until then.
-_LOCK_TIMEOUT_S = 60.0
 _TUNING = "the tuning"  # named as what stopped a job
 
 
@@ -66,9 +64,7 @@ class TrialJob:
     def _train(self, overrides: Mapping[str, Any], folder: Path, connection: Connection) -> Progress:
         stop = _TuningStop()
         turns = _TurnReporter(folder / LOG, stop, connection)
-        request = Request(
-            overrides, source="the tuning job", results=folder, reporter=turns, lock_timeout_s=_LOCK_TIMEOUT_S
-        )
+        request = Request(overrides, source="the tuning job", results=folder, reporter=turns)
         fault, is_platforms = "", False
         try:
             self.finish(run_training(self.container, stop, request))

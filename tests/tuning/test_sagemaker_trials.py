@@ -19,11 +19,11 @@ from tests.conftest import BIN, TINY, OptMl, clean_environment, run_smrl
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 HOLD = """
-import fcntl, sys, time
-with open(sys.argv[1], "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    print("held", flush=True)
-    time.sleep(15)
+import fcntl, os, sys, time
+for path in sys.argv[1:]:
+    fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(2)
 """
 LR = {"Name": "rl.training.config.lr", "MinValue": "1e-5", "MaxValue": "1e-2", "ScalingType": "Logarithmic"}
 
@@ -76,8 +76,10 @@ def test_a_killed_tuning_resumes_and_writes_the_best_model(tmp_path: Path) -> No
         if line["state"] == "completed":
             del running[line["trial"], line["seed"]]
     held = out / next(iter(running.values())) / "checkpoints" / ".lock"
-    # A process of the killed tuning that has not noticed yet: it writes into its folder for some seconds more.
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(held)], stdout=subprocess.PIPE) as orphan:
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.touch()
+    # A process of the killed tuning that the kernel has not ended yet: it holds the locks for some seconds more.
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(out), str(held)], stdout=subprocess.PIPE) as orphan:
         assert orphan.stdout is not None
         assert orphan.stdout.readline() == b"held\n"
         done = run_smrl("tune", "job.json", "--out", "out", cwd=tmp_path)

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.jobs.catalog import resolve
-from runtime.settings.presets import load_preset, preset_names
+from runtime.settings.presets import load_preset, load_shipped_presets
 from runtime.settings.resolve import Source
 
 
 def list_presets() -> str:
     """Lists the included presets as a table."""
     rows: list[tuple[str, ...]] = [("preset", "environment", "return", "minutes", "steps", "")]
-    for name in preset_names():
-        preset = load_preset(name, source="the list")
+    for name, preset in load_shipped_presets().items():
         steps = "" if preset.steps is None else f"{preset.steps:,}"
         reached = (f"{preset.expected_return:g}", f"{preset.minutes:g}", steps)
         rows.append((name, str(preset.training["env"]), *reached, preset.description))
@@ -29,10 +28,12 @@ def show_preset(name: str, overrides: Mapping[str, Any]) -> str:
     rows += [
         (f"rl.training.{path}", str(value), config.sources[path]) for path, value in sorted(config.values().items())
     ]
-    head = f"{name}: {preset.description}\nsource: {preset.source.strip()}\n"
-    steps = "" if preset.steps is None else f", {preset.steps:,} steps"
-    head += f"expected return: {preset.expected_return:g}, in about {preset.minutes:g} minutes on 2 cores{steps}\n\n"
-    return head + _table(rows)
+    head = [f"{name}: {preset.description}", f"source: {preset.source.strip()}"]
+    if preset.expected_return is not None and preset.minutes is not None:
+        steps = "" if preset.steps is None else f", {preset.steps:,} steps"
+        minutes = f"in about {preset.minutes:g} minutes on 2 cores{steps}"
+        head.append(f"expected return: {preset.expected_return:g}, {minutes}")
+    return "\n".join([*head, "", _table(rows)])
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

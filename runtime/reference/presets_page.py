@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.settings.presets import load_preset, preset_names
+from runtime.settings.presets import load_shipped_presets
 
 _HEAD = """\
 # Presets
@@ -24,7 +24,7 @@ smrl train --preset mine.yaml     # your own
 
 def page() -> str:
     """Renders the page in Markdown."""
-    presets = {name: load_preset(name, source="the page") for name in preset_names()}
+    presets = load_shipped_presets()
     rows = []
     parts = []
     for name, preset in presets.items():

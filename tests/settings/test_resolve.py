@@ -261,12 +261,23 @@ def test_the_notebooks_names_for_a_preset_work(alias: str) -> None:
 
 def test_a_users_own_preset_file_works(tmp_path: Any) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(
-        "description: mine\nsource: me\nexpected_return: 1\nminutes: 1\n"
-        "training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n"
-    )
+    path.write_text("training: {env: CartPole-v1, stop: {training_iteration: 1}, config: {lr: 1e-4}}\n")
     assert PPOSettings.of(from_json({"preset": str(path)})).lr == 1e-4
-    path.write_text("description: mine\n")
+
+
+def test_all_faults_of_a_users_preset_file_are_told_at_once(tmp_path: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("desciption: mine\nminutes: many\n")
+    with pytest.raises(UserError) as error:
+        from_json({"preset": str(path)})
+    assert str(error.value).splitlines() == [
+        f"3 problems with the preset {path}:",
+        f"  {path}: minutes: got 'many': input should be a valid number, unable to parse string as a number.",
+        f"  {path}: got no 'training'; expected a mapping with env, run, stop and config.",
+        f"  {path}: got 'desciption'; expected fields among description, source, expected_return, minutes, steps, "
+        "training. Did you mean 'description'?",
+    ]
+    path.write_text("training: {env: [}\n")
     with pytest.raises(UserError, match="not a valid preset"):
         from_json({"preset": str(path)})
 

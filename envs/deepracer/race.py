@@ -12,15 +12,23 @@ from typing import Any
 import numpy as np
 
 from envs.deepracer import kernels
-from envs.deepracer.randomization import KNOWN_RANDOMIZATIONS, Randomization
+from envs.deepracer.randomization import KNOWN_RANDOMIZATIONS, Randomization, find_out_of_range, is_number
 
 RACE_TYPES = ("TIME_TRIAL", "OBJECT_AVOIDANCE", "HEAD_TO_BOT", "HEAD_TO_MODEL", "F1")
 _WHEEL_RADIUS_M = 0.036
-_LARGEST_OF_DYNAMICS = 10.0
 _MOST_OBJECTS = 100
 _LARGEST = 1e9
 _MOST_LATENCY_S = 0.2  # three control steps
 _ROUNDING_S = 1e-9
+_RANGES_OF_DYNAMICS = {
+    "version": (0.0, _LARGEST),
+    "latency_s": (0.0, _MOST_LATENCY_S),
+    "speed_lag_s": (0.0, 10.0),
+    "steering_lag_s": (0.0, 10.0),
+    "steering_gain": (0.1, 2.0),
+    "friction": (0.0, 10.0),
+    "noise": (0.0, 0.2),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +57,10 @@ class Dynamics:
         """Checks the values.
 
         Raises:
-            ValueError: A value is out of range.
+            ValueError: Values are out of range; the message lists all of them.
         """
-        wrong = [f for f in dataclasses.fields(self) if not _is_number(getattr(self, f.name))]
-        if wrong:
-            raise ValueError("; ".join(f"{f.name}: got {getattr(self, f.name)!r}; expected a number" for f in wrong))
-        if not 0 <= self.latency_s <= _MOST_LATENCY_S:
-            raise ValueError(f"latency_s: got {self.latency_s}; expected 0 to {_MOST_LATENCY_S}, three control steps.")
-        for name in ("speed_lag_s", "steering_lag_s", "friction"):
-            if not 0 <= getattr(self, name) <= _LARGEST_OF_DYNAMICS:
-                raise ValueError(f"{name}: got {getattr(self, name)}; expected 0 to {_LARGEST_OF_DYNAMICS:g}.")
-        if not 0.1 <= self.steering_gain <= 2:
-            raise ValueError(f"steering_gain: got {self.steering_gain}; expected 0.1 to 2, with 1 for no slip.")
-        if not 0 <= self.noise <= 0.2:
-            raise ValueError(f"noise: got {self.noise}; expected 0 to 0.2, a share of speed and curvature.")
+        if wrong := find_out_of_range(self, _RANGES_OF_DYNAMICS):
+            raise ValueError("\n".join(wrong))
 
     @property
     def name(self) -> str:
@@ -86,10 +84,6 @@ class Dynamics:
         return np.array(
             [factor, self.latency_s, self.speed_lag_s, self.steering_lag_s, self.friction, self.steering_gain]
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # `gazebo` and `gazebo-6` follow traces of the original simulator, of the console's version 5 and of version 6; its four
@@ -213,7 +207,7 @@ class Race:
                 wrong.append(f"{field.name}: got {value!r}; expected true or false.")
             whole = field.type == "int"
             if field.type in ("int", "float") and not (
-                _is_number(value) and 0 <= value <= _LARGEST and not (whole and value % 1)
+                is_number(value) and 0 <= value <= _LARGEST and not (whole and value % 1)
             ):
                 kind = "a whole number" if whole else "a number"
                 wrong.append(f"{field.name}: got {value!r}; expected {kind} of at least 0.")

@@ -8,6 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def find_out_of_range(settings: object, ranges: Mapping[str, tuple[float, float]], *, prefix: str = "") -> list[str]:
+    """Describes the attributes that are no numbers within their ranges, which include both ends."""
+    wrong = []
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not is_number(value) or not least <= value <= most:
+            wrong.append(f"{prefix}{name}: got {value!r}; expected a number from {least:g} to {most:g}.")
+    return wrong
+
+
 @dataclasses.dataclass(frozen=True)
 class Randomization:
     """Ranges of what is drawn at random, uniformly in each episode; 0 for what stays as it is.
@@ -42,13 +57,7 @@ class Randomization:
         Raises:
             ValueError: Ranges are wrong; the message lists all of them.
         """
-        wrong = []
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or not 0 <= value <= most:
-                wrong.append(f"randomize.{name}: got {value!r}; expected a number from 0 to {most:g}.")
-        if wrong:
+        if wrong := find_out_of_range(self, {name: (0.0, most) for name, most in _MOST.items()}, prefix="randomize."):
             raise ValueError("\n".join(wrong))
 
     @property

@@ -209,3 +209,9 @@ def _installed_sdk() -> str:
         except metadata.PackageNotFoundError:
             continue
     return "no SageMaker SDK"
+
+
+if __name__ == "__main__":
+    from runtime.cli import command
+
+    command()

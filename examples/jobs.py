@@ -32,25 +32,41 @@ METRICS = [
     for name in ("episode_reward_mean", "episode_reward_max", "Mean Reward")
 ]
 _START_S = 60.0
+_LOG = "log"
 
 Hyperparameters = Mapping[str, Any]
 # Channel to a local path, or to an s3:// URL on SageMaker.
 Inputs = Mapping[str, str | Path]
 
 
+class Process(Protocol):
+    """A job that runs, with the methods of subprocess.Popen."""
+
+    def poll(self) -> int | None:
+        """Returns its exit code, or None while it runs."""
+
+    def wait(self) -> int:
+        """Waits for its end; returns its exit code."""
+
+    def terminate(self) -> None:
+        """Lets it save what it has and end."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """A job that has ended.
+    """A job that has ended, or that runs while a notebook goes on.
 
     Attributes:
         name: Of the job.
         folder: What is below /opt/ml.
         model: What another job takes as its `model` channel, and what is served: a path, or an s3:// URL.
+        process: Of a job that was not waited for.
     """
 
     name: str
     folder: Path
     model: str | Path
+    process: Process | None = None
 
     @property
     def data(self) -> Path:
@@ -59,13 +75,59 @@ class Job:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Metrics, a row for each iteration."""
-        return [json.loads(line) for line in (self.data / "metrics.jsonl").read_text().splitlines()]
+        """Metrics, a row for each iteration; without the one that a running job is writing."""
+        whole, _, _ = (self.data / "metrics.jsonl").read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def videos(self) -> list[Path]:
         """The job's videos, oldest first."""
         return sorted(self.folder.glob("output/**/*.mp4"), key=lambda path: path.stat().st_mtime)
+
+    def refresh(self) -> bool:
+        """Prints how far the job is, and shows its mean return by steps; returns whether it still runs.
+
+        Raises:
+            RuntimeError: The job failed; with the end of what it printed.
+        """
+        is_running = self.process is not None and self.process.poll() is None
+        self._raise_if_failed()
+        rows = self.metrics if (self.data / "metrics.jsonl").is_file() else []
+        scored = [row for row in rows if "episode_reward_mean" in row]
+        iteration = f", iteration {rows[-1]['training_iteration']:.0f}" if rows else ""
+        mean = f", mean return {scored[-1]['episode_reward_mean']:.2f}" if scored else ""
+        print(f"{self.name} {'runs' if is_running else 'has ended'}{iteration}{mean}")
+        if scored:
+            import matplotlib.pyplot as plt
+
+            _, axes = plt.subplots(figsize=(8, 3))
+            axes.plot([row["timesteps_total"] for row in scored], [row["episode_reward_mean"] for row in scored])
+            axes.set_xlabel("environment steps")
+            axes.set_ylabel("mean return")
+            plt.show()
+        return is_running
+
+    def wait(self) -> None:
+        """Waits for the end of the job.
+
+        Raises:
+            RuntimeError: The job failed; with the end of what it printed.
+        """
+        if self.process is not None:
+            self.process.wait()
+        self._raise_if_failed()
+
+    def stop(self) -> None:
+        """Lets the job save what it has, and waits for its end."""
+        if self.process is not None:
+            self.process.terminate()
+        self.wait()
+
+    def _raise_if_failed(self) -> None:
+        if self.process is not None and self.process.poll():
+            log = self.folder / _LOG
+            words = log.read_text(errors="replace")[-2000:] if log.is_file() else ""
+            raise RuntimeError(f"{self.name} has failed:\n{words}")
 
     def show(self, *names: str) -> None:
         """Shows pictures of output/data by their names, the learning curve if none is named, and the latest video."""
@@ -99,8 +161,10 @@ class Place(Protocol):
 
     folder: Path
 
-    def run(self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None) -> Job:
-        """Runs a job to its end: `train`, `evaluate` or `tune`."""
+    def run(
+        self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None, *, wait: bool = True
+    ) -> Job:
+        """Runs a job, `train`, `evaluate` or `tune`; to its end, or starts it alone if not `wait`."""
 
     def tune(self, words: Mapping[str, Any]) -> Job:
         """Runs a tuning job in the words of SageMaker's CreateHyperParameterTuningJob; the best training's results."""
@@ -151,15 +215,17 @@ class Here:
     def __init__(self, folder: str | Path = "results/notebooks") -> None:
         self.folder = Path(folder).resolve()
 
-    def run(self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None) -> Job:
+    def run(
+        self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None, *, wait: bool = True
+    ) -> Job:
         """Runs an entry point over a folder that stands for /opt/ml."""
         name, base = _new_folder(self.folder, entry)
         _write_config(base, hyperparameters, inputs or {})
         for channel, path in (inputs or {}).items():
             _link(base / "input" / "data" / channel, Path(path).resolve())
         environment = {**os.environ, "SAGEMAKER_BASE_DIR": str(base)}
-        _follow([sys.executable, str(ENTRYPOINTS / f"{entry}.py")], environment)
-        return Job(name, base, base / "model")
+        command = [sys.executable, str(ENTRYPOINTS / f"{entry}.py")]
+        return _run(name, base, command, environment, wait=wait)
 
     def tune(self, words: Mapping[str, Any]) -> Job:
         """Trials side by side on this machine."""
@@ -189,7 +255,9 @@ class Docker:
         self.image, self.folder = image, Path(folder).resolve()
         _find_image(image)
 
-    def run(self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None) -> Job:
+    def run(
+        self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None, *, wait: bool = True
+    ) -> Job:
         """`docker run IMAGE train`, with the config files that SageMaker writes."""
         name, base = _new_folder(self.folder, entry)
         _write_config(base, hyperparameters, inputs or {})
@@ -198,8 +266,8 @@ class Docker:
             target = f"/opt/ml/input/data/{channel}"
             own = Path(path).resolve()
             mounts += ["-v", f"{own}:{target}{'/' + own.name if own.is_file() else ''}:ro"]
-        _follow(["docker", "run", "--rm", "--shm-size=1g", "--stop-timeout=120", *mounts, self.image, entry])
-        return Job(name, base, base / "model")
+        command = ["docker", "run", "--rm", "--shm-size=1g", "--stop-timeout=120", *mounts, self.image, entry]
+        return _run(name, base, command, wait=wait)
 
     def tune(self, words: Mapping[str, Any]) -> Job:
         """Trials side by side in one container."""
@@ -339,6 +407,23 @@ def _follow(command: list[str], environment: Mapping[str, str] | None = None) ->
             print(line, end="", flush=True)
     if process.returncode:
         raise RuntimeError(f"{Path(command[-1]).name} ended with {process.returncode}; its own words are above")
+
+
+def _run(name: str, base: Path, command: list[str], environment: Mapping[str, str] | None = None, *, wait: bool) -> Job:
+    """Runs a job to its end; or starts it, with its lines in a file, so that interrupting a cell does not stop it."""
+    if wait:
+        _follow(command, environment)
+        return Job(name, base, base / "model")
+    with (base / _LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Job(name, base, base / "model", process)
 
 
 def _thin(lines: Any) -> Iterator[str]:

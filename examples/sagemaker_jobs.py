@@ -49,15 +49,18 @@ class SageMaker:
         self.bucket = bucket or f"sagemaker-{self.session.region_name}-{account}"
         self.folder = Path(folder).resolve()
 
-    def run(self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None) -> Job:
+    def run(
+        self, entry: str, hyperparameters: Hyperparameters, inputs: Inputs | None = None, *, wait: bool = True
+    ) -> Job:
         """Runs an entry point as a training job, and fetches its results."""
         name = new_name(entry)
         uploaded = {channel: self._upload(name, channel, path) for channel, path in (inputs or {}).items()}
         start = self._start_v2 if self._sdk_version() < 3 else self._start_v3
-        name = start(name, entry, dict(hyperparameters), uploaded)
-        if self.wait:
+        name = start(name, entry, dict(hyperparameters), uploaded, self.wait and wait)
+        if self.wait and wait:
             self.client.get_waiter("training_job_completed_or_stopped").wait(TrainingJobName=name)
-        return Job(name, self._fetch(name), f"s3://{self.bucket}/{name}/output/model.tar.gz")
+        model = f"s3://{self.bucket}/{name}/output/model.tar.gz"
+        return Job(name, self.fetch(name), model, None if wait else TrainingJob(self, name))
 
     def _sdk_version(self) -> int:
         for package in ("sagemaker", "sagemaker-train"):
@@ -68,7 +71,9 @@ class SageMaker:
             return 3 if package == "sagemaker-train" else int(version.split(".")[0])
         raise RuntimeError("the SageMaker SDK is not installed: pip install 'sagemaker<3', or sagemaker-train")
 
-    def _start_v2(self, name: str, entry: str, hyperparameters: dict[str, Any], inputs: dict[str, str]) -> str:
+    def _start_v2(
+        self, name: str, entry: str, hyperparameters: dict[str, Any], inputs: dict[str, str], wait: bool
+    ) -> str:
         import sagemaker
         from sagemaker.rl import RLEstimator
 
@@ -85,10 +90,12 @@ class SageMaker:
             metric_definitions=METRICS,
             sagemaker_session=session,
         )
-        estimator.fit(inputs or None, wait=self.wait, job_name=name)
+        estimator.fit(inputs or None, wait=wait, job_name=name)
         return name
 
-    def _start_v3(self, name: str, entry: str, hyperparameters: dict[str, Any], inputs: dict[str, str]) -> str:
+    def _start_v3(
+        self, name: str, entry: str, hyperparameters: dict[str, Any], inputs: dict[str, str], wait: bool
+    ) -> str:
         """Without source_code, which would run the image with another entry point that dotted names break."""
         from sagemaker.core.helper.session_helper import Session
         from sagemaker.train import ModelTrainer
@@ -109,7 +116,7 @@ class SageMaker:
             sagemaker_session=Session(self.session, sagemaker_client=self.client, default_bucket=self.bucket),
         ).with_metric_definitions(_metric_definitions())
         channels = [InputData(channel_name=channel, data_source=url) for channel, url in inputs.items()]
-        trainer.train(input_data_config=channels or None, wait=self.wait)
+        trainer.train(input_data_config=channels or None, wait=wait)
         return str(trainer._latest_training_job.training_job_name)  # the SDK adds a time of its own to the name
 
     def tune(self, words: Mapping[str, Any]) -> Job:
@@ -136,7 +143,7 @@ class SageMaker:
         while self.wait and self._tuning(name)["HyperParameterTuningJobStatus"] == "InProgress":
             time.sleep(30)
         best = self._tuning(name).get("BestTrainingJob", {}).get("TrainingJobName", name)
-        return Job(best, self._fetch(best), f"s3://{self.bucket}/{best}/output/model.tar.gz")
+        return Job(best, self.fetch(best), f"s3://{self.bucket}/{best}/output/model.tar.gz")
 
     def _tuning(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
@@ -200,7 +207,7 @@ class SageMaker:
             self.s3.upload_file(str(file), self.bucket, f"{name}/input/{channel}/{inner}")
         return f"s3://{self.bucket}/{name}/input/{channel}/"
 
-    def _fetch(self, name: str) -> Path:
+    def fetch(self, name: str) -> Path:
         """Unpacks what a job has left so far into the folder that another place would have made."""
         base = self.folder / name
         for archive, below in (("model.tar.gz", "model"), ("output.tar.gz", "output/data")):
@@ -240,6 +247,38 @@ class HostedEndpoint:
         self._client.delete_endpoint(EndpointName=self._name)
         self._client.delete_endpoint_config(EndpointConfigName=self._name)
         self._client.delete_model(ModelName=self._name)
+
+
+class TrainingJob:
+    """A training job that was started and not waited for, with the methods of a process.
+
+    Args:
+        place: SageMaker.
+        name: Of the job.
+    """
+
+    def __init__(self, place: SageMaker, name: str) -> None:
+        self._place = place
+        self._name = name
+
+    def poll(self) -> int | None:
+        """Returns None while it runs, then 0, or 1 if it failed; fetches what it has left so far."""
+        found = self._place.client.describe_training_job(TrainingJobName=self._name)
+        folder = self._place.fetch(self._name)
+        if found["TrainingJobStatus"] == "Failed":
+            (folder / "log").write_text(found.get("FailureReason", ""))
+            return 1
+        return 0 if found["TrainingJobStatus"] in ("Completed", "Stopped") else None
+
+    def wait(self) -> int:
+        """Waits for its end."""
+        while (code := self.poll()) is None:
+            time.sleep(30)
+        return code
+
+    def terminate(self) -> None:
+        """Asks SageMaker to stop it, which lets it save."""
+        self._place.client.stop_training_job(TrainingJobName=self._name)
 
 
 def _metric_definitions() -> list[Any]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
+import html
 import json
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from runtime.reference.presets_page import page as presets_page
 from runtime.reference.settings_page import page as settings_page
+from tests.browser import needs_chromium, probe_site
 from tests.conftest import ROOT, run_smrl
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
@@ -52,11 +58,161 @@ def test_generated_pages_are_current() -> None:
     assert (ROOT / "docs" / "presets.md").read_text() == presets_page()
 
 
-def test_the_site_builds(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Names of 2020" in (tmp_path / "hyperparameters" / "index.html").read_text()
+    return folder
+
+
+class Links(HTMLParser):
+    """Anchors of a page, links of its readers, and what the browser loads for it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.anchors |= {value for name in ("id", "name") if (value := given.get(name))}
+        if href := given.get("href"):
+            (self.links if tag == "a" else self.loads).append(href)
+        if source := given.get("src"):
+            self.loads.append(source)
+
+
+def test_the_site_has_no_dead_link_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = {page: Links(page) for page in sorted(site.rglob("*.html"))}
+    count = 0
+    for page, links in pages.items():
+        assert not [one for one in links.loads if urlsplit(one).netloc], page
+        for link in (*links.links, *links.loads):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            path = unquote(parts.path)
+            base = site if path.startswith("/") else page.parent  # the page of a missing address has absolute links
+            place = (base / path.lstrip("/")).resolve() if path else page
+            place = place / "index.html" if place.is_dir() else place
+            assert place.is_file(), f"{page.relative_to(site)}: {link}"
+            if parts.fragment and place in pages:
+                assert unquote(parts.fragment) in pages[place].anchors, f"{page.relative_to(site)}: {link}"
+            count += 1
+    assert count > 1000
+    assert (site / "examples" / "my_module.py").read_text() == (ROOT / "examples" / "my_module.py").read_text()
+
+
+def test_code_is_highlighted_while_the_site_is_built(site: Path) -> None:
+    assert '<span class="kn">import</span>' in (site / "first-steps" / "index.html").read_text()
+    style = (site / "site.css").read_text()
+    assert ".codehilite .kn" in style
+
+
+def test_an_error_is_found_by_its_words(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    for words in ("renders no frames", "expected a known hyperparameter", "another job is writing to", "gcc"):
+        places = [one["location"] for one in index if words in html.unescape(one["text"])]
+        assert any(place.startswith("troubleshooting/#") for place in places), words
+
+
+@needs_chromium
+def test_no_page_of_the_site_is_wider_than_its_window_and_tables_wrap_or_scroll(site: Path, tmp_path: Path) -> None:
+    pages = [f"{page.parent.relative_to(site)}/" for page in sorted(site.rglob("index.html"))]
+    probe = """const seen = [];
+    for (const width of [1280, 390]) for (const page of PAGES) {
+      const frame = document.createElement("iframe");
+      frame.style = `border: 0; width: ${width}px; height: 900px`;
+      frame.src = `/${page}`;
+      const loaded = new Promise(done => frame.onload = done);
+      document.body.append(frame);
+      await loaded;
+      const root = frame.contentDocument, right = root.querySelector(".wy-nav-content").getBoundingClientRect().right;
+      const cells = [...root.querySelectorAll("td")];
+      seen.push({page, width, scrolls: root.documentElement.scrollWidth,
+        wide: [...root.querySelectorAll(".rst-content *")].filter(one =>
+          one.getBoundingClientRect().right > right + 1 && !one.parentElement.closest("table, pre"))
+          .map(one => one.outerHTML.slice(0, 100)),
+        stuck: [...root.querySelectorAll("table, pre code")].filter(one => one.scrollWidth > one.clientWidth + 1
+          && frame.contentWindow.getComputedStyle(one).overflowX != "auto").map(one => one.outerHTML.slice(0, 100)),
+        unwrapped: cells.filter(one => frame.contentWindow.getComputedStyle(one).whiteSpace != "normal").length,
+        cells: cells.length,
+        elsewhere: frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name)
+          .filter(name => !name.startsWith(location.origin))});
+      frame.remove();
+    }
+    return seen;"""
+    seen = probe_site(site, probe.replace("PAGES", json.dumps(pages)), tmp_path)
+    assert len(seen) == 2 * len(pages) > 60
+    assert sum(page["cells"] for page in seen) > 1000
+    for page in seen:
+        assert page["scrolls"] <= page["width"], page
+        assert page["wide"] == page["stuck"] == page["elsewhere"] == [], page
+        assert page["unwrapped"] == 0, page
+
+
+@needs_chromium
+def test_the_contrast_of_the_site_is_enough(site: Path, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="axe-core-python is absent; `make install` brings it")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    (site / "axe.js").write_text(script)
+    probe = """const seen = [];
+    for (const [width, page] of [[1280, "install/"], [390, "first-steps/"]]) {
+      const frame = document.createElement("iframe");
+      frame.style = `border: 0; width: ${width}px; height: 900px`;
+      frame.src = `/${page}`;
+      const loaded = new Promise(done => frame.onload = done);
+      document.body.append(frame);
+      await loaded;
+      const axe = frame.contentDocument.createElement("script");
+      axe.src = "/axe.js";
+      const ready = new Promise(done => axe.onload = done);
+      frame.contentDocument.head.append(axe);
+      await ready;
+      const found = await frame.contentWindow.axe.run({runOnly: ["color-contrast", "image-alt", "document-title"]});
+      seen.push({passes: found.passes.map(rule => rule.id),
+        violations: found.violations.map(rule => [rule.id, rule.nodes.map(node => node.html.slice(0, 200))])});
+    }
+    return seen;"""
+    for page in probe_site(site, probe, tmp_path):
+        assert "color-contrast" in page["passes"]
+        assert page["violations"] == []
+
+
+def texts_of_the_code() -> list[str]:
+    """The texts of each of our modules, with a null character where an f-string has a value."""
+    return [
+        "\n".join(text for node in ast.walk(ast.parse(path.read_text())) if (text := text_of(node)))
+        for folder in ("runtime", "envs")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+def text_of(node: ast.AST) -> str:
+    """The text of a literal; empty of anything else."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)  # type: ignore[misc]
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def test_each_error_of_the_troubleshooting_page_is_one_of_the_codes() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    pips, ours = page[page.index("## Installing") :].split("## Settings")
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    (versions,) = re.findall(r"not in '([^']+)'`", pips)
+    assert {*versions.split(",")} == {*setup["options"]["python_requires"].split(",")}
+    errors = re.findall(r"\*\*`([^`]+)`\*\*", ours)
+    assert len(errors) > 40
+    texts = texts_of_the_code()
+    for error in errors:
+        words = [part.strip(" :;.") for part in re.split(r"…|got …|expected ", error)]
+        assert any(all(word in text for word in words) for text in texts), error
 
 
 def test_every_command_of_smrl_is_in_the_readme_or_the_docs() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import smrl
 from runtime.errors import UserError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, clean_environment
 
 SCRIPT = """\
 import sys
@@ -66,3 +66,11 @@ def test_an_unknown_setting_is_the_callers_error(tmp_path: Path) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model: got .* which has no manifest\.json"):
         smrl.load(tmp_path)
+
+
+def test_the_module_is_a_program_too(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "smrl", "train", "rl.training.config.gama=0.9"]
+    environment = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Did you mean 'gamma'?" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.environments.agents import JointEnv
 from runtime.environments.spec import EnvSpec, make_env
 from runtime.outputs.video import DEFAULT_FPS, Mp4Writer
 from runtime.policies.acting import ActingPolicy
@@ -21,10 +22,17 @@ _PLAYBACK_FPS = 30
 
 @dataclass(frozen=True)
 class Episode:
-    """Return and length of an episode."""
+    """Return and length of an episode.
+
+    Attributes:
+        total_reward: The return; the sum over all agents where there are several.
+        steps: Environment steps.
+        agents: The return of each of several agents; None where one acts.
+    """
 
     total_reward: float
     steps: int
+    agents: Mapping[str, float] | None = None
 
 
 def play(env: Any, policy: ActingPolicy, *, seed: int | None) -> Episode:
@@ -32,7 +40,7 @@ def play(env: Any, policy: ActingPolicy, *, seed: int | None) -> Episode:
     playing = _Playing(env, policy, seed)
     for _ in playing.frames(None):
         pass
-    return Episode(playing.total_reward, playing.steps)
+    return playing.episode()
 
 
 class Recorder:
@@ -91,7 +99,7 @@ class Recorder:
             if time.perf_counter() - started > longest_s:
                 break
         writer.close()
-        return Episode(playing.total_reward, playing.steps)
+        return playing.episode()
 
     def close(self) -> None:
         """Frees the environment."""
@@ -108,6 +116,11 @@ class _Playing:
         self._seed = seed
         self.total_reward = 0.0
         self.steps = 0
+        self._agents: Mapping[str, float] | None = None
+
+    def episode(self) -> Episode:
+        """Describes the episode as far as it was played."""
+        return Episode(self.total_reward, self.steps, self._agents)
 
     def frames(self, skip: int | None) -> Iterator[NDArray[np.uint8]]:
         """Yields every `skip`-th frame and the last one; yields none if `skip` is None."""
@@ -122,6 +135,8 @@ class _Playing:
             observation, reward, terminated, truncated, info = self._env.step(self._policy.act(observation, **hints))
             self.total_reward += float(reward)
             self.steps += 1
+            if isinstance(self._env.unwrapped, JointEnv):
+                self._agents = info["agents"]["returns"]
             has_ended = terminated or truncated
         if skip is not None:
             yield self._env.render()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from runtime.errors import Problems, UserError
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.outputs.console import Summary
+from runtime.policies.policy_mapping import PolicyMapping
 from runtime.policies.spaces import Spaces
 from runtime.settings.schema import EvaluationSettings
 
@@ -87,7 +88,7 @@ def report_episodes(
     reporter = context.reporter
     episodes = list[dict[str, Any]]()
     for episode in playing:
-        episodes.append(asdict(episode))
+        episodes.append({name: value for name, value in asdict(episode).items() if value is not None})
         reporter.line(f"Episode reward: {episode.total_reward}. Episode steps: {episode.steps}")
         for line in evaluation.algorithm.episode_lines(len(episodes), episode):
             reporter.line(line)
@@ -97,6 +98,9 @@ def report_episodes(
     reporter.line(f"Mean Reward: {statistics.fmean(rewards)}")
     reporter.line(f"Max Reward: {max(rewards)}")
     reporter.line(f"Min Reward: {min(rewards)}")
+    policies = _average_by_policy(episodes, evaluation.state.policy.get("policy_mapping"))
+    for policy, mean in policies.items():
+        reporter.line(f"Mean Reward of {policy}: {mean}")
     if recorder.no_video_reason:
         reporter.note(f"no video: {recorder.no_video_reason}")
     video = video_path(context)
@@ -108,6 +112,7 @@ def report_episodes(
         "max_reward": max(rewards),
         "min_reward": min(rewards),
         "std_reward": statistics.pstdev(rewards),
+        **({"mean_reward_by_policy": policies} if policies else {}),
         "episodes": episodes,
         "video": None if recorder.no_video_reason else video.name,
     }
@@ -116,6 +121,15 @@ def report_episodes(
         "video": recorder.no_video_reason or str(video),
     }
     return EvaluationResult(report, Summary(f"evaluated {len(episodes)} episodes of {env}", facts))
+
+
+def _average_by_policy(episodes: list[dict[str, Any]], mapping: Mapping[str, str] | None) -> dict[str, float]:
+    """Returns the mean return of one agent of each policy; empty where one agent acts."""
+    returns: dict[str, list[float]] = {}
+    for episode in episodes if mapping else ():
+        for policy, agents in PolicyMapping(mapping or {}).group(episode["agents"]).items():
+            returns.setdefault(policy, []).extend(episode["agents"][agent] for agent in agents)
+    return {policy: statistics.fmean(found) for policy, found in sorted(returns.items())}
 
 
 def video_path(context: RunContext) -> Path:

@@ -1,7 +1,7 @@
-"""Sends a training's settings, metrics, summary and paths to an experiment tracker: Weights & Biases.
+"""Sends a training's settings, metrics, summary and paths to an experiment tracker: Weights & Biases, or MLflow.
 
 A thread of its own does so, as a server may be slow or absent: a tracker delays a training only at its end, for a
-limited time, and never ends one. It reads its own environment variables, as WANDB_MODE.
+limited time, and never ends one. It reads its own environment variables, as WANDB_MODE or MLFLOW_TRACKING_URI.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import math
 import queue
 import threading
@@ -20,7 +21,7 @@ from runtime.errors import Problems
 from runtime.files import write_json
 
 RUN_IDS = "tracking.json"
-TRACKERS = ("wandb",)
+TRACKERS = {"wandb": "wandb", "mlflow": "mlflow-skinny"}  # to the package that has its client
 _FINISH_S = 30.0
 _FINISH_WHEN_STOPPED_S = 3.0
 
@@ -64,7 +65,43 @@ class _Wandb:
         self._run.finish(exit_code=int(has_failed))
 
 
-_CLIENTS: Mapping[str, Callable[[], Tracker]] = {"wandb": _Wandb}
+class _MLflow:
+    """The client of MLflow."""
+
+    def start(self, name: str, settings: Mapping[str, Any], folder: Path, run_id: str | None) -> str:
+        import mlflow
+        from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # stdout has the metric lines
+        for logger in ("mlflow", "alembic"):  # which report how they make a new database
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        run = mlflow.start_run(run_id=run_id, run_name=name)
+        # MLflow never changes a parameter: what a resumed training has changed becomes a tag.
+        known = run.data.params
+        given = {path: str(value) for path, value in settings.items()}
+        mlflow.log_params({path: value for path, value in given.items() if path not in known})
+        changed = {path: value for path, value in given.items() if known.get(path, value) != value}
+        mlflow.set_tags({f"resumed with/{path}": value for path, value in changed.items()})
+        return str(run.info.run_id)
+
+    def write(self, row: Mapping[str, float], step: int) -> None:
+        import mlflow
+
+        mlflow.log_metrics(dict(row), step=step)
+
+    def describe(self, summary: Mapping[str, Any], paths: Mapping[str, str]) -> None:
+        import mlflow
+
+        texts = {f"summary/{name}": str(value) for name, value in summary.items()}
+        mlflow.set_tags({**texts, **{f"path/{name}": path for name, path in paths.items()}})
+
+    def end(self, *, has_failed: bool) -> None:
+        import mlflow
+
+        mlflow.end_run("FAILED" if has_failed else "FINISHED")
+
+
+_CLIENTS: Mapping[str, Callable[[], Tracker]] = {"wandb": _Wandb, "mlflow": _MLflow}
 
 
 def check_tracker(values: Mapping[str, Any], sources: Mapping[str, str], problems: Problems) -> None:
@@ -82,7 +119,7 @@ def check_tracker(values: Mapping[str, Any], sources: Mapping[str, str], problem
             name,
             sources["tracking"],
             expected=f"a tracker whose package is installed; {name} is not",
-            remedy=f"pip install {name}, or leave the setting out.",
+            remedy=f"pip install {TRACKERS[name]}, or leave the setting out.",
         )
 
 

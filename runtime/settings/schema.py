@@ -81,7 +81,7 @@ class TrainingSettings(SettingsModel):
         Setting(
             "text",
             "Experiment tracker that the training is sent to as well; its package is to be installed.",
-            choices=("wandb",),
+            choices=("wandb", "mlflow"),
             none_ok=True,
         ),
     ] = None

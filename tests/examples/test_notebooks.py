@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def kinds_of(outputs: list[Any]) -> list[str]:
 
 
 def test_robots_are_trained_evaluated_and_served(tmp_path: Path) -> None:
-    cells = run_notebook("robots.ipynb", tmp_path, hyperparameters=SHORT, episodes=2)
+    cells = run_notebook("robots.ipynb", tmp_path, hyperparameters=SHORT, episodes=2, own_steps=4000)
+    (said,) = [output.text for output in cells.outputs("job.refresh(") if output.output_type == "stream"]
+    assert re.match(r"smrl-train-\S+ (runs|has ended)", said)
     assert kinds_of(cells.outputs("job.show(")) == ["image/png", "text/html"]
     plot = cells.outputs("rows =")
     assert kinds_of(plot) == ["image/png"]
@@ -75,6 +78,9 @@ def test_robots_are_trained_evaluated_and_served(tmp_path: Path) -> None:
     assert len(action) == 2
     answer = result_of(cells.outputs("endpoint.predict("))
     assert len(answer["predictions"]) == 2
+    assert kinds_of(cells.outputs("curve =")) == ["image/png"]
+    (own,) = (tmp_path / "robots").glob("smrl-own-*")
+    assert json.loads((own / "config.json").read_text())["values"]["env"] == "my_pole:LongPole"
 
 
 def test_a_unity_build_is_trained_evaluated_and_served(tmp_path: Path) -> None:
@@ -115,6 +121,11 @@ def test_a_deepracer_car_is_trained_and_raced(tmp_path: Path) -> None:
     cells = run_notebook("deepracer.ipynb", tmp_path, hyperparameters=settings, trials=1)
     alone = cells.outputs("laps =")
     assert kinds_of(alone) == ["image/png", "text/html"]
+    (table,) = [output.data["text/html"] for output in cells.outputs("report =")]
+    assert "completion_percentage" in table
+    (races,) = [output.data["text/html"] for output in cells.outputs("races =") if "data" in output]
+    assert "obstacles" in races
+    assert "bot cars" in races
     race = cells.outputs("race =")
     assert kinds_of(race).count("image/png") == 2
 
@@ -164,7 +175,10 @@ def test_a_tuner_of_the_sdk_becomes_a_job_for_this_machine(version: int, aws: di
 @pytest.mark.parametrize("version", [2, 3])
 def test_sagemaker_is_asked_for_the_same_jobs(version: int, aws: dict[str, str], tmp_path: Path) -> None:
     """Runs the SDK of that version; moto checks each request against AWS's own model of the API."""
-    found = json.loads(run_with_sdk(version, "run_on_sagemaker.py", aws, tmp_path, str(tmp_path)).splitlines()[-1])
+    *said, last = run_with_sdk(version, "run_on_sagemaker.py", aws, tmp_path, str(tmp_path)).splitlines()
+    found = json.loads(last)
+    assert f"{found['started']} has ended" in said  # moto's jobs end at once
+    assert found["runs"] is False
     request = found["requests"]["CreateTrainingJob"]
     image = "1.dkr.ecr.us-east-1.amazonaws.com/smrl:cpu"
     assert request["AlgorithmSpecification"]["TrainingImage"] == image

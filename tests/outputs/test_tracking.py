@@ -1,13 +1,19 @@
-"""Experiment trackers: Weights & Biases offline, and trackers that fail."""
+"""Experiment trackers: Weights & Biases offline, a local server of MLflow, and trackers that fail."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from tests.conftest import ROOT, TINY, clean_environment
 
 TRAIN = ["train", "--env", "CartPole-v1", "--seed", "1", "rl.training.video_freq=0"]
 TRAIN += [f"{name}={value}" for name, value in TINY.items()]
+MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def needs(package: str) -> pytest.MarkDecorator:
@@ -51,12 +58,104 @@ def test_an_offline_run_of_wandb_has_settings_metrics_summary_and_paths(tmp_path
         assert text.encode() in content, text
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_missing_package_is_one_error_with_pips_command() -> None:
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of a server of MLflow on this machine."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'runs.db'}", "--artifacts-destination", str(folder)]
+    environment = {**clean_environment(), **MLFLOW, "HOME": str(folder)}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True, text=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 240
+        while not is_healthy(f"{address}/health"):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def is_healthy(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+@needs("mlflow")
+@pytest.mark.slow
+@pytest.mark.system
+# MLflow 3.17 asks SQLAlchemy 2.1 for it.
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+@pytest.mark.parametrize("kind", ["database", "server"])
+def test_a_run_of_mlflow_has_settings_metrics_summary_and_paths_and_is_resumed(kind: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with contextlib.ExitStack() as stack:
+        address = f"sqlite:///{tmp_path / 'mine.db'}"
+        if kind == "server":
+            pytest.importorskip("aiohttp", reason="MLflow's server needs aiohttp: pip install aiohttp")
+            address = stack.enter_context(mlflow_server(tmp_path))
+        for iterations in (2, 3):
+            words = ("rl.training.tracking=mlflow", f"rl.training.stop.training_iteration={iterations}")
+            variables = {"MLFLOW_TRACKING_URI": address, "HOME": str(tmp_path), **MLFLOW}
+            done = run_training(*words, cwd=tmp_path, **variables)
+            assert done.returncode == 0, done.stderr
+            assert "tracking by mlflow has ended" not in done.stderr
+            assert "mlflow" not in done.stdout.replace("tracking=mlflow", "")
+        results = tmp_path / "results"
+        run_id = json.loads((results / "checkpoints" / RUN_IDS).read_text())["mlflow"]
+        client = MlflowClient(address)
+        run = client.get_run(run_id)
+        history = client.get_metric_history(run_id, "total_loss")
+    assert run.info.run_name == "results"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["config.train_batch_size"] == str(TINY["rl.training.config.train_batch_size"])
+    assert run.data.params["stop.training_iteration"] == "2"
+    assert run.data.tags["resumed with/stop.training_iteration"] == "3"
+    assert run.data.tags["path/model"] == str(results / "model")
+    assert run.data.tags["summary/training_iteration"] == "3"
+    rows = read_rows(results / "metrics.jsonl")
+    assert [row["training_iteration"] for row in rows] == [1, 2, 3]
+    assert [(one.step, one.value) for one in history] == [
+        (row["training_iteration"], pytest.approx(row["total_loss"])) for row in rows
+    ]
+
+
+@needs("mlflow")
+@pytest.mark.slow
+@pytest.mark.system
+def test_a_server_of_mlflow_that_is_absent_ends_no_training(tmp_path: Path) -> None:
+    variables = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    words = ("rl.training.tracking=mlflow", "rl.training.stop.training_iteration=1")
+    done = run_training(*words, cwd=tmp_path, HOME=str(tmp_path), **variables, **MLFLOW)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("tracking by mlflow has ended: ") == 1
+    assert (tmp_path / "results" / "model" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("tracker", "package"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])
+def test_a_missing_package_is_one_error_with_pips_command(tracker: str, package: str) -> None:
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed")
     problems = Problems()
-    check_tracker({"tracking": "wandb"}, {"tracking": "the command line"}, problems)
+    check_tracker({"tracking": tracker}, {"tracking": "the command line"}, problems)
     with pytest.raises(
-        UserError, match=r"rl\.training\.tracking: got 'wandb' from the command line; .*pip install wandb"
+        UserError, match=rf"rl\.training\.tracking: got '{tracker}' from the command line; .*pip install {package}, or"
     ):
         problems.raise_if_any()
 

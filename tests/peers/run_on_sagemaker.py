@@ -58,4 +58,8 @@ place.tune(
         "TrainingJobDefinition": {"StaticHyperParameters": {"preset": "reacher"}},
     }
 )
-print(json.dumps({"job": job.name, "model": job.model, "folder": str(job.folder), "requests": requests}))
+started = place.run("train", hyperparameters, wait=False)
+is_running = started.refresh()
+started.wait()
+said = {"job": job.name, "model": job.model, "folder": str(job.folder), "started": started.name, "runs": is_running}
+print(json.dumps({**said, "requests": requests}))

@@ -9,7 +9,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import threading
 import urllib.error
 import urllib.parse
@@ -29,13 +28,10 @@ from runtime.report.figures import chart_curve, small_charts, thin, with_speed
 from runtime.report.report_command import run_report
 from runtime.report.results import Results
 from runtime.report.watch import Watcher
+from tests.browser import needs_chromium, run_chromium
 from tests.conftest import ROOT, run_smrl
 from tests.tuning.test_tuning_job import LR
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium is installed; `apt-get install chromium` brings one"
-)
 RACE = {
     "mean_reward": 200.5, "max_reward": 201.0, "min_reward": 200.0, "track": "reinvent_base",
     "dynamics": {"name": "real"}, "episodes": [{"total_reward": 200.5, "steps": 251}],
@@ -84,34 +80,6 @@ def without_own_script(page: str) -> str:
     rest, found = own.subn("", page)
     assert found == 1
     return rest
-
-
-def run_chromium(page: str, folder: Path, probe: str, *, width: int = 1280, is_dark: bool = False) -> Any:
-    """Opens a page in a browser and returns what a script finds there.
-
-    Args:
-        page: The page.
-        folder: Folder for the page and the browser's profile.
-        probe: Body of an async function, which returns what JSON can hold.
-        width: Width of the page in pixels; a frame's, as Chromium's own windows have a least width.
-        is_dark: Whether the browser prefers dark colors.
-    """
-    script = (
-        f"<script>const probe = async () => {{ {probe} }};"
-        "onload = async () => { parent.document.body.dataset.seen = JSON.stringify(await probe()); }</script>"
-    )
-    framed = html.escape(page.replace("</body>", script + "</body>"))
-    path = folder / "page.html"
-    path.write_text(f'<body><iframe srcdoc="{framed}" style="border: 0; width: {width}px; height: 2000px"></iframe>')
-    command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--dump-dom"),
-        *("--window-size=1400,2000", f"--blink-settings=preferredColorScheme={0 if is_dark else 1}"),
-        *("--virtual-time-budget=20000", f"--user-data-dir={folder / 'profile'}", f"file://{path}"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    found = re.search(r'data-seen="([^"]+)"', done.stdout)
-    assert found is not None, done.stderr
-    return json.loads(html.unescape(found[1]))
 
 
 def test_a_training_ends_with_its_page(exported_results: Path) -> None:

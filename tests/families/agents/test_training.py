@@ -70,6 +70,15 @@ def test_all_policies_are_evaluated_together(hunt: Path, tmp_path: Path) -> None
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert [episode["steps"] for episode in found["episodes"]] == [10, 10, 10]
     assert found["mean_reward"] < 0
+    agents = [episode["agents"] for episode in found["episodes"]]
+    assert all({*returns} == {"wolf_0", "wolf_1", "sheep_0"} for returns in agents)
+    assert [sum(returns.values()) for returns in agents] == pytest.approx(
+        [episode["total_reward"] for episode in found["episodes"]]
+    )
+    means = found["mean_reward_by_policy"]
+    assert means["sheep"] == pytest.approx(np.mean([returns["sheep_0"] for returns in agents]))
+    assert means["wolf"] == pytest.approx(np.mean([[returns["wolf_0"], returns["wolf_1"]] for returns in agents]))
+    assert f"Mean Reward of wolf: {means['wolf']}" in done.stdout
     alone = run_smrl("evaluate", str(hunt / "model" / "wolf"), "--out", str(tmp_path), cwd=ROOT)
     assert alone.returncode == 2
     assert "one policy of several agents; expected the model of all" in alone.stderr

@@ -37,7 +37,7 @@ def train(training: Training, context: RunContext, builder: Builder) -> Summary:
     family = training.family
     env = family.describe_env(training.prepared, training.creator, context.layout)
     folder = RLlibSettings.of(config).output
-    if folder is not None and env.log_folder is None:
+    if folder is not None and family.fallback_reason is not None:
         raise UserError(
             f"rl.training.config.output: got {folder!r} from {config.sources['config.output']} for {config.env}; expected "
             "none, as its transitions are not logged. Leave it out."

@@ -65,7 +65,7 @@ ALGORITHMS_GONE = {
     "log's better actions, as MARWIL does; BC imitates the log, as MARWIL with beta=0 does",
 }
 
-_EPSILON = "config.epsilon is the schedule of exploration, as [[0, 1.0], [10000, 0.02]]"
+_EPSILON = "the schedule of exploration is rl.training.config.epsilon, as [[0, 1.0], [10000, 0.02]]"
 # Old path -> why it means nothing today.
 OBSOLETE: dict[str, str] = {
     "config.simple_optimizer": "RLlib has one way to optimize now",
@@ -91,8 +91,7 @@ OBSOLETE: dict[str, str] = {
     "config.shuffle_buffer_size": "a log is learned from as a whole",
     "config.output_compress_columns": "logs are JSON that anybody reads",
     "config.output_max_file_size": "each environment has one file",
-    "config.exploration_config": "config.epsilon is DQN's schedule, as [[0, 1.0], [10000, 0.02]]; other algorithms sample "
-    "the policy's distribution",
+    "config.exploration_config": f"{_EPSILON}, of DQN; other algorithms sample the policy's distribution",
     "config.exploration_fraction": _EPSILON,
     "config.exploration_final_eps": _EPSILON,
     "config.schedule_max_timesteps": _EPSILON,

@@ -74,7 +74,7 @@ class PlainFamily:
         config = prepared.config
         env = EnvSpec(config.env_id, prepared.env_config, config.algorithm.horizon, creator)
         folder = config.values().get("config.output")
-        return replace(env, log_folder=str(layout.data / TRANSITIONS) if folder == IN_RESULTS else folder)
+        return replace(env, transitions_folder=str(layout.data / TRANSITIONS) if folder == IN_RESULTS else folder)
 
     @contextmanager
     def open_spaces(self, config: JobConfig, env: EnvSpec) -> Iterator[ProbedEnv]:

@@ -25,8 +25,8 @@ def adapt(env: gymnasium.Env[Any, Any], *, name: str | None = None) -> gymnasium
 
     Observations become a float Box: images (height, width, channels) stay images, all else becomes a row of numbers.
     MultiBinary actions, and a Dict or Tuple of whole numbers, become MultiDiscrete; a Dict or Tuple of Boxes becomes a
-    Box, and a Box of whole numbers one of floats, which are rounded. Other actions stay as they are. The entry `action_mask` of a Dict comes last in the row, whose space is then a
-    MaskedBox.
+    Box, and a Box of whole numbers one of floats, which are rounded. Other actions stay as they are. The entry
+    `action_mask` of a Dict comes last in the row, whose space is then a MaskedBox.
 
     Args:
         env: The environment.

@@ -39,8 +39,8 @@ def train(training: Training, context: RunContext, builder: Builder) -> Summary:
     folder = RLlibSettings.of(config).output
     if folder is not None and family.fallback_reason is not None:
         raise UserError(
-            f"rl.training.config.output: got {folder!r} from {config.sources['config.output']} for {config.env}; expected "
-            "none, as its transitions are not logged. Leave it out."
+            f"rl.training.config.output: got {folder!r} from {config.sources['config.output']} for {config.env}; "
+            "expected none, as its transitions are not logged. Leave it out."
         )
     job = TrainingJob(config, env, family, context, builder, family.callbacks(config, env, context))
     try:

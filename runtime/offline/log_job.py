@@ -15,11 +15,12 @@ from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
 from runtime.interfaces.context import RunContext
+from runtime.offline.data.log import NO_MASKS
 from runtime.offline.data.reading import is_log, read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.console import Summary
-from runtime.policies.spaces import Spaces
+from runtime.policies.spaces import ACTION_MASK, Spaces, mask_size
 from runtime.settings.resolve import DRAWN_SEED
 from runtime.settings.schema import JobConfig
 
@@ -144,6 +145,8 @@ def _check(data: Transitions, place: Path, config: JobConfig, creator: EnvCreato
     env = make_env(EnvSpec(config.env, config.algorithm.env_config, creator=creator))
     space, actions = env.observation_space, env.action_space
     env.close()
+    if mask_size(space):
+        raise UserError(f"environment {config.env}: got observations with an {ACTION_MASK}; {NO_MASKS}")
     found = (*data.shape, data.num_actions or data.actions.shape[1])
     size = int(actions.n) if isinstance(actions, gymnasium.spaces.Discrete) else int(np.prod(actions.shape or (0,)))
     expected = (*(space.shape or ()), size)

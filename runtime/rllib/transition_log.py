@@ -12,13 +12,14 @@ import gymnasium
 import numpy as np
 
 from runtime.errors import PlatformError
+from runtime.policies.spaces import ACTION_MASK, mask_size
 
 
 class TransitionLog(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Writes each episode that ends as a line, a sample batch of RLlib; one that training cuts is left out.
 
-    Observations are those that the policy sees before its filter, and actions are in the environment's units. The
-    probabilities of actions are not known here.
+    Observations are those that the policy sees before its filter, an action mask apart, and actions are in the
+    environment's units. The probabilities of actions are not known here.
 
     Args:
         env: Environment as the policy sees it.
@@ -65,11 +66,14 @@ class TransitionLog(gymnasium.Wrapper[Any, Any, Any, Any]):
     def close(self) -> None:
         """Closes the file and the environment."""
         self._file.close()
-        super().close()
+        self.env.close()
 
     def _write(self, *, terminated: bool) -> None:
         steps = len(self._rewards)
-        observations = np.array(self._observations).tolist()
+        rows = np.array(self._observations)
+        masked = mask_size(self.env.observation_space)
+        masks = {ACTION_MASK: rows[:-1, -masked:].tolist()} if masked else {}
+        observations = (rows[:, :-masked] if masked else rows).tolist()
         is_last = [False] * (steps - 1) + [True]
         batch = {
             "type": "SampleBatch",
@@ -81,6 +85,7 @@ class TransitionLog(gymnasium.Wrapper[Any, Any, Any, Any]):
             "truncateds": [last and not terminated for last in is_last],
             "eps_id": [secrets.randbits(53)] * steps,
             "t": list(range(steps)),
+            **masks,
         }
         self._file.write(json.dumps(batch) + "\n")
         self._file.flush()  # so that a job that is killed leaves whole episodes

@@ -190,7 +190,7 @@ def _init_box(self: Any, low: Any, high: Any, shape: Any = None, dtype: Any = np
 _init_spec_026 = gym.envs.registration.EnvSpec.__init__
 
 
-def _init_spec(self: Any, id: str, entry_point: Any = None, *args: Any, **kwargs: Any) -> None:  # gym's
+def _init_spec(self: Any, id: str, entry_point: Any = None, *args: Any, **kwargs: Any) -> None:
     """gym.envs.registration.EnvSpec, whose entry point may be missing: environments of 2020 describe themselves so."""
     _init_spec_026(self, id, entry_point, *args, **kwargs)
 

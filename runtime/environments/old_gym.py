@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime.errors import UserError
 
@@ -99,8 +98,7 @@ def as_old_action(action: Any) -> Any:
 
 
 def _to_float(reward: Any) -> float:
-    numbers: NDArray[Any] = np.asarray(reward)
-    return float(numbers.item() if numbers.size == 1 else reward)
+    return float(reward.item() if isinstance(reward, np.ndarray) and reward.size == 1 else reward)
 
 
 def _takes_mode(render: Any) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -34,14 +36,10 @@ class TransitionLog(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any], folder: str, *, worker: int, number: int) -> None:
         super().__init__(env)
         started = time.strftime("%Y-%m-%d_%H-%M-%S")
-        path = Path(folder) / f"output-{started}_worker-{worker}_{number}.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise PlatformError(
-                f"rl.training.config.output: {path} cannot be written: {error.strerror}. Name a folder that can."
-            ) from None
+        self._path = Path(folder) / f"output-{started}_worker-{worker}_{number}.json"
+        with self._writing():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         self._observations: list[Any] = []
         self._actions: list[Any] = []
         self._rewards: list[float] = []
@@ -87,5 +85,15 @@ class TransitionLog(gymnasium.Wrapper[Any, Any, Any, Any]):
             "t": list(range(steps)),
             **masks,
         }
-        self._file.write(json.dumps(batch) + "\n")
-        self._file.flush()  # so that a job that is killed leaves whole episodes
+        with self._writing():
+            self._file.write(json.dumps(batch) + "\n")
+            self._file.flush()  # so that a job that is killed leaves whole episodes
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PlatformError(
+                f"rl.training.config.output: {self._path} cannot be written: {error.strerror}. Name a folder that can."
+            ) from None

@@ -43,7 +43,8 @@ RENAMED: dict[str, str] = {
 # A tree of RLlib's, whose settings have names of their own here.
 REPLAY_BUFFER = "config.replay_buffer_config"
 
-# DQN's settings of exploration in Ray 0.6, and their defaults.
+# DQN's settings of exploration and their defaults, in Ray 0.8 to 1.6 and before.
+_EPSILON_GREEDY = {"initial_epsilon": 1.0, "final_epsilon": 0.02, "epsilon_timesteps": 10_000, "warmup_timesteps": 0}
 _EXPLORATION_OF_2019 = {"schedule_max_timesteps": 100_000, "exploration_fraction": 0.1, "exploration_final_eps": 0.02}
 
 # Algorithm of RLlib 0.8 to 1.6 -> today's, and why.
@@ -200,22 +201,23 @@ def join_exploration(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     Returns:
         The config, with `epsilon` in their place, and a line that says so; empty where there is nothing to join.
 
-    Source: Ray 0.6.5's `agents/dqn/dqn.py`, and Ray 1.6's `utils/exploration/epsilon_greedy.py`, for the defaults.
+    Source: RLlib's DQN, of Ray 0.6 and of Ray 1.6, for the defaults.
     """
     described = config.get("exploration_config")
     if isinstance(described, Mapping) and "epsilon" in str(described.get("type", "")).lower():
-        read = {"initial_epsilon": 1.0, "final_epsilon": 0.05, "epsilon_timesteps": 10_000} | dict(described)
+        read = _EPSILON_GREEDY | dict(described)
         first, last, steps = read["initial_epsilon"], read["final_epsilon"], read["epsilon_timesteps"]
+        warmup = read["warmup_timesteps"]
         names = ["exploration_config"]
     else:
+        read = _EXPLORATION_OF_2019 | {name: config[name] for name in _EXPLORATION_OF_2019 if name in config}
+        first, last, warmup = 1.0, read["exploration_final_eps"], 0
+        steps = read["schedule_max_timesteps"] * read["exploration_fraction"]
         names = [name for name in _EXPLORATION_OF_2019 if name in config]
-        given = {name: config.get(name, default) for name, default in _EXPLORATION_OF_2019.items()}
-        first, last = 1.0, given["exploration_final_eps"]
-        steps = given["schedule_max_timesteps"] * given["exploration_fraction"]
     if not names or "epsilon" in config:
         return dict(config), ""
     left = {name: value for name, value in config.items() if name not in names}
-    epsilon = [[0, first], [max(1, int(steps)), last]]
+    epsilon = [[0, first], *([[warmup, first]] if warmup else []), [warmup + max(1, int(steps)), last]]
     return {**left, "epsilon": epsilon}, f"rl.training.config.{', '.join(names)}: rl.training.config.epsilon={epsilon}"
 
 

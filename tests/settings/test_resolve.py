@@ -225,16 +225,19 @@ def test_a_text_in_a_scripts_env_config_stays_one() -> None:
 @pytest.mark.parametrize(
     ("config", "epsilon"),
     [
-        ({"schedule_max_timesteps": 2000, "exploration_fraction": 0.1, "exploration_final_eps": 0.01}, (200, 0.01)),
-        ({"exploration_fraction": 0.5}, (50_000, 0.02)),  # of 100,000 steps, down to 0.02: Ray 0.6's defaults
-        ({"exploration_config": {"type": "EpsilonGreedy", "epsilon_timesteps": 300}}, (300, 0.05)),
-        ({"exploration_config": {"type": "EpsilonGreedy", "initial_epsilon": 1.0, "final_epsilon": 0}}, (10_000, 0)),
+        ({"schedule_max_timesteps": 2000, "exploration_fraction": 0.1, "exploration_final_eps": 0.01}, [[200, 0.01]]),
+        ({"exploration_fraction": 0.5}, [[50_000, 0.02]]),  # of 100,000 steps, down to 0.02: Ray 0.6's defaults
+        ({"exploration_config": {"type": "EpsilonGreedy", "epsilon_timesteps": 300}}, [[300, 0.02]]),
+        (
+            {"exploration_config": {"type": "EpsilonGreedy", "final_epsilon": 0, "warmup_timesteps": 50}},
+            [[50, 1.0], [10_050, 0]],
+        ),
     ],
 )
-def test_the_exploration_of_an_old_dqn_is_one_schedule(config: dict[str, Any], epsilon: tuple[int, float]) -> None:
+def test_the_exploration_of_an_old_dqn_is_one_schedule(config: dict[str, Any], epsilon: list[list[float]]) -> None:
     tree = {"rl": {"training": {"env": "CartPole-v1", "run": "APEX", "config": config}}}
     resolved = resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
-    assert DQNSettings.of(resolved).epsilon == [[0, 1.0], list(epsilon)]
+    assert DQNSettings.of(resolved).epsilon == [[0, 1.0], *epsilon]
     assert any(f"{next(iter(config))}" in note and "rl.training.config.epsilon=" in note for note in resolved.notes)
 
 

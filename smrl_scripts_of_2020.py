@@ -32,6 +32,7 @@ _STAND_INS = {
 _PATCHED = {
     "gym": "runtime.compat.gym_2020",
     "ray": "runtime.compat.ray_2020",
+    "ray.rllib.models": "runtime.compat.models_2020",
     "mlagents_envs.environment": "runtime.compat.unity_2020",
 }
 _ABSENT = "sagemaker_rl."  # and a name that is no stand-in's

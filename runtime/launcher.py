@@ -13,7 +13,9 @@ from runtime.environments.old_gym import as_gymnasium
 from runtime.environments.spec import EnvCreator
 from runtime.errors import UserError
 from runtime.jobs.training import Request, run_training
+from runtime.offline.settings import ALGORITHMS as OFFLINE_ALGORITHMS
 from runtime.report.report_command import finish
+from runtime.settings.logged_input import as_learning_from_log
 from runtime.settings.schema import JobConfig
 
 
@@ -71,6 +73,9 @@ class SageMakerRayLauncher:
             raise UserError(
                 f"{type(self).__name__}.get_experiment_config: got {experiment!r}; expected a dict with 'training'."
             )
+        experiment, notes = as_learning_from_log(experiment, OFFLINE_ALGORITHMS, OFFLINE_ALGORITHMS[0])
+        for note in notes:
+            sys.stderr.write(f"smrl: {note}\n")
         request = Request(
             overrides={},
             experiment=experiment,

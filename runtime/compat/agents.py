@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from runtime.environments.old_gym import as_old_action
 from runtime.environments.spec import EnvSpec
 from runtime.errors import UserError
 from runtime.settings.renamed import ALGORITHMS_OF_2020
@@ -36,9 +37,9 @@ class PPOTrainer:
         from runtime.artifacts.checkpoint import read_state
         from runtime.artifacts.manifest import MANIFEST
         from runtime.artifacts.model_directory import open_model
-        from runtime.artifacts.policy_file import read_policy
         from runtime.container.scratch import scratch_folder
         from runtime.environments.spec import make_env
+        from runtime.jobs.catalog import CATALOG
         from runtime.launcher import registered_creator
 
         place = Path(checkpoint)
@@ -49,14 +50,15 @@ class PPOTrainer:
             state = read_state(found)
             name = self.env_name or state.env
             env = make_env(EnvSpec(name, state.policy["env_config"], creator=registered_creator(name)))
-            self._policy = read_policy(found, env.action_space, settings=state.policy)
+            algorithm = CATALOG.algorithm_of(state.policy.get("algorithm"))
+            self._policy = algorithm.load_policy(found, env.action_space, state, trust=False)
             env.close()
 
     def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns the policy's most likely action, in the environment's units."""
         if self._policy is None:
             raise UserError("compute_action: got no policy; expected restore(checkpoint) before it.")
-        return self._policy.act(observation)
+        return as_old_action(self._policy.act(observation))
 
     compute_single_action = compute_action
 

@@ -19,7 +19,14 @@ from runtime.compat.coach.levels import find_creator, register_for_evaluation
 from runtime.compat.coach.outputs import CoachFamily, copy_checkpoint, write_gifs
 from runtime.compat.coach.preset_files import folder_of_script, load_graph
 from runtime.compat.coach.translation import Translation, translate
-from runtime.compat.coach.vocabulary import EnvironmentEpisodes, Frameworks, GraphManager, StepMethod, TaskParameters
+from runtime.compat.coach.vocabulary import (
+    BatchRLGraphManager,
+    EnvironmentEpisodes,
+    Frameworks,
+    GraphManager,
+    StepMethod,
+    TaskParameters,
+)
 from runtime.container.job import run_script
 from runtime.container.layout import Container
 from runtime.container.signals import StopRequest
@@ -204,7 +211,7 @@ class SageMakerCoachPresetLauncher:
         result = run_training(container, stop, request)
         if result is not None and result.layout is not None:
             copy_checkpoint(result.layout)
-            if graph.visualization_parameters.dump_gifs:
+            if graph.visualization_parameters.dump_gifs and request.family is not None:  # else nothing was played
                 write_gifs(result.layout, result.reporter)
         finish(result)
 
@@ -250,7 +257,8 @@ class SageMakerCoachPresetLauncher:
             settings["env"] = level
         place = getattr(args, "checkpoint_restore_dir", None)
         result = run_evaluation(container, stop, settings, model=None if place is None else Path(place))
-        _print_episodes(json.loads(Path(result.summary.facts["results"]).read_text(encoding="utf-8")))
+        if not isinstance(graph, BatchRLGraphManager):  # whose evaluation prints them by itself
+            _print_episodes(json.loads(Path(result.summary.facts["results"]).read_text(encoding="utf-8")))
         finish(result)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -170,8 +172,10 @@ def patch(module: ModuleType) -> None:
     module.make = gym.envs.make = gym.envs.registration.make = make  # type: ignore[attr-defined]
     gym.wrappers.Monitor = Monitor
     gym.utils.seeding.np_random = _np_random
+    gym.utils.seeding.hash_seed = _hash_seed
     if gym.spaces.Box.__init__ is not _init_box:
         gym.spaces.Box.__init__ = _init_box
+        gym.envs.registration.EnvSpec.__init__ = _init_spec
     add_names()
 
 
@@ -181,6 +185,14 @@ _init_box_026 = gym.spaces.Box.__init__
 def _init_box(self: Any, low: Any, high: Any, shape: Any = None, dtype: Any = np.float32, seed: Any = None) -> None:
     """gym.spaces.Box, whose infinite bounds of whole numbers are the type's largest: gym 0.26 refuses unsigned ones."""
     _init_box_026(self, _within_type(low, dtype), _within_type(high, dtype), shape, dtype, seed)
+
+
+_init_spec_026 = gym.envs.registration.EnvSpec.__init__
+
+
+def _init_spec(self: Any, id: str, entry_point: Any = None, *args: Any, **kwargs: Any) -> None:
+    """gym.envs.registration.EnvSpec, whose entry point may be missing: environments of 2020 describe themselves so."""
+    _init_spec_026(self, id, entry_point, *args, **kwargs)
 
 
 def _within_type(bound: Any, dtype: Any) -> Any:
@@ -195,9 +207,16 @@ def _within_type(bound: Any, dtype: Any) -> Any:
     return within if within.ndim else within.item()
 
 
-def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int | None]:
-    """Returns the generator that environments of 2020 call `randint` and `rand` on."""
-    return np.random.RandomState(seed), seed
+def _np_random(seed: int | None = None) -> tuple[np.random.RandomState, int]:
+    """Returns the generator that environments of 2020 call `randint` and `rand` on, and its seed, drawn if None."""
+    drawn = secrets.randbits(32) if seed is None else seed
+    return np.random.RandomState(drawn % 2**32), drawn
+
+
+def _hash_seed(seed: int | None = None, max_bytes: int = 8) -> int:
+    """Returns a whole number of so many bytes that depends on a seed, which environments of 2020 seed others with."""
+    drawn = secrets.randbits(32) if seed is None else seed
+    return int.from_bytes(hashlib.sha512(str(drawn).encode()).digest()[:max_bytes], "little")
 
 
 class Monitor:

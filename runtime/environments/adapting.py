@@ -25,8 +25,8 @@ def adapt(env: gymnasium.Env[Any, Any], *, name: str | None = None) -> gymnasium
 
     Observations become a float Box: images (height, width, channels) stay images, all else becomes a row of numbers.
     MultiBinary actions, and a Dict or Tuple of whole numbers, become MultiDiscrete; a Dict or Tuple of Boxes becomes a
-    Box. Other actions stay as they are. The entry `action_mask` of a Dict comes last in the row, whose space is then a
-    MaskedBox.
+    Box, and a Box of whole numbers one of floats, which are rounded. Other actions stay as they are. The entry
+    `action_mask` of a Dict comes last in the row, whose space is then a MaskedBox.
 
     Args:
         env: The environment.
@@ -88,6 +88,8 @@ class _ChannelsLast(gymnasium.ObservationWrapper[Any, Any, Any]):
 
 def flat_actions(space: gymnasium.Space[Any]) -> gymnasium.Space[Any] | None:
     """Returns the Box, Discrete or MultiDiscrete space that stands for an action space; None if none can."""
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer):
+        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
     if isinstance(space, Box | Discrete | MultiDiscrete):
         return space
     parts = list(_leaves(space))
@@ -140,6 +142,8 @@ def _rebuild(space: Any, numbers: Iterator[Any]) -> Any:
         return tuple(_rebuild(part, numbers) for part in space.spaces)
     if isinstance(space, Discrete):
         return np.int64(next(numbers)) + np.int64(space.start)
+    taken: NDArray[Any] = np.array([next(numbers) for _ in range(int(np.prod(space.shape)))]).reshape(space.shape)
+    if isinstance(space, Box) and np.issubdtype(space.dtype, np.integer):
+        taken = np.clip(np.rint(taken), space.low, space.high)
     start: Any = space.start if isinstance(space, MultiDiscrete) else 0
-    taken: NDArray[Any] = np.array([next(numbers) for _ in range(int(np.prod(space.shape)))], space.dtype)
-    return taken.reshape(space.shape) + start
+    return taken.astype(space.dtype) + start

@@ -8,6 +8,7 @@ import io
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from runtime.errors import UserError
 
@@ -60,14 +61,14 @@ class _WithSpaces:
         return first[0] if isinstance(first, tuple) and len(first) == 2 and isinstance(first[1], dict) else first
 
     def step(self, action: Any) -> tuple[Any, float, bool, dict[str, Any]]:
-        result = self._env.step(action)
+        result = self._env.step(as_old_action(action))
         if len(result) == 4:
             observation, reward, done, info = result
-            return observation, float(reward), bool(done), info
+            return observation, _to_float(reward), bool(done), info
         observation, reward, terminated, truncated, info = result
         # gym's old marker of an end by time limit, which shimmy turns into `truncated`.
         info = {**info, "TimeLimit.truncated": True} if truncated and not terminated else info
-        return observation, float(reward), bool(terminated or truncated), info
+        return observation, _to_float(reward), bool(terminated or truncated), info
 
     def render(self, mode: str | None = "human") -> Any:
         if _takes_mode(self.unwrapped.render):
@@ -79,6 +80,25 @@ class _WithSpaces:
         close = getattr(self._env, "close", None)
         if close is not None:
             close()
+
+
+class _OldNumbers(np.ndarray[Any, np.dtype[Any]]):
+    """An array that Python converts to a number if it has one element, as NumPy did until 2.4 for every array."""
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+
+def as_old_action(action: Any) -> Any:
+    """Returns an action as environments of 2020 take it, which call `float(action)` on an array of one number."""
+    return action.view(_OldNumbers) if isinstance(action, np.ndarray) and action.ndim else action
+
+
+def _to_float(reward: Any) -> float:
+    return float(reward.item() if isinstance(reward, np.ndarray) and reward.size == 1 else reward)
 
 
 def _takes_mode(render: Any) -> bool:

@@ -38,6 +38,7 @@ class EnvSpec:
         horizon: Step limit on top of the environment's own, or None.
         creator: A launcher's function, or None.
         reward_scale: Factor on the rewards that training learns from; returns are reported without it.
+        transitions_folder: Folder in which the environments of training log their transitions, or None.
         has_jobs_seed: Whether config["seed"] is the job's; most environments take theirs at a reset instead.
     """
 
@@ -47,6 +48,7 @@ class EnvSpec:
     creator: EnvCreator | None = None
     has_jobs_seed: bool = False
     reward_scale: float = 1.0
+    transitions_folder: str | None = None
 
 
 class EnvironmentFaultError(UserError):

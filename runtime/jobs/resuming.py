@@ -67,7 +67,7 @@ def _group_by_source(values: Mapping[str, Any], names: Mapping[str, str]) -> tup
                 groups.setdefault(source, {})[f"{ROOT}{path}.{name}"] = argument
             continue
         groups.setdefault(names.get(path, CONFIG), {})[ROOT + path] = value
-    return tuple(Source(name, group) for name, group in groups.items())
+    return tuple(Source(name, group, is_typed=True) for name, group in groups.items())
 
 
 def read_finished(folder: Path) -> Summary | None:

@@ -212,7 +212,8 @@ def resolve_config(container: Container, request: Request) -> JobConfig:
     """Resolves the job's settings; draws a seed if none was set."""
     sources = [*request.kept, Source(container.hyperparameters_source, container.hyperparameters)]
     if request.experiment is not None:
-        sources.insert(0, Source(request.experiment_source, {"rl": request.experiment}, is_old_script=True))
+        experiment = {"rl": request.experiment}
+        sources.insert(0, Source(request.experiment_source, experiment, is_old_script=True, is_typed=True))
     sources.append(Source(request.source, request.overrides))
 
     prepare_environment()  # as the module of an environment may import ray

@@ -43,7 +43,7 @@ class OfflineLearning:
         with importing():  # torch and d3rlpy
             from runtime.offline.log_job import learn_from_log
 
-        return learn_from_log(training.prepared.config, context)
+        return learn_from_log(training.prepared.config, context, training.creator)
 
     def load_policy(
         self, checkpoint: Path, action_space: gymnasium.Space[Any], state: JobState, *, trust: bool

@@ -12,14 +12,15 @@ import numpy as np
 from runtime.artifacts.checkpoint import read_state
 from runtime.artifacts.resume import Start
 from runtime.container.layout import Container, Layout
-from runtime.environments.spec import EnvSpec, make_env
+from runtime.environments.spec import EnvCreator, EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
 from runtime.interfaces.context import RunContext
+from runtime.offline.data.log import NO_MASKS
 from runtime.offline.data.reading import is_log, read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.console import Summary
-from runtime.policies.spaces import Spaces
+from runtime.policies.spaces import ACTION_MASK, Spaces, mask_size
 from runtime.settings.resolve import DRAWN_SEED
 from runtime.settings.schema import JobConfig
 
@@ -30,12 +31,13 @@ CHANNELS = ("training", "train", "data")
 FEW_EPISODES = 10
 
 
-def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
+def learn_from_log(config: JobConfig, context: RunContext, creator: EnvCreator | None = None) -> Summary:
     """Learns a policy from a log.
 
     Args:
         config: The job's settings.
         context: Container, folders, reporter, and the checkpoint to resume from.
+        creator: A launcher's function that makes the environment, or None.
 
     Returns:
         What the job prints at its end.
@@ -49,7 +51,7 @@ def learn_from_log(config: JobConfig, context: RunContext) -> Summary:
     place = find_data(config, context.container)
     with context.stop:
         data = read_transitions(place, num_actions=settings.num_actions)
-        _check(data, place, config)
+        _check(data, place, config, creator)
     for note in data.notes:
         context.reporter.note(note)
     from runtime.offline.bcq import check_algorithm  # imports torch
@@ -127,7 +129,7 @@ def make_spaces(data: Transitions) -> Spaces:
     return Spaces(observations, actions)
 
 
-def _check(data: Transitions, place: Path, config: JobConfig) -> None:
+def _check(data: Transitions, place: Path, config: JobConfig, creator: EnvCreator | None) -> None:
     """Checks that the log has enough episodes, and that its spaces are those of the job's environment.
 
     Raises:
@@ -140,9 +142,11 @@ def _check(data: Transitions, place: Path, config: JobConfig) -> None:
         )
     if not config.env:
         return
-    env = make_env(EnvSpec(config.env, config.algorithm.env_config))
+    env = make_env(EnvSpec(config.env, config.algorithm.env_config, creator=creator))
     space, actions = env.observation_space, env.action_space
     env.close()
+    if mask_size(space):
+        raise UserError(f"environment {config.env}: got observations with an {ACTION_MASK}; {NO_MASKS}")
     found = (*data.shape, data.num_actions or data.actions.shape[1])
     size = int(actions.n) if isinstance(actions, gymnasium.spaces.Discrete) else int(np.prod(actions.shape or (0,)))
     expected = (*(space.shape or ()), size)

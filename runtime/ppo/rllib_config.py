@@ -55,6 +55,7 @@ _NOT_RLLIB = (
         "epsilon_greedy",
         "epsilon_steps",
         "most_steps_per_iteration",
+        "output",
     ),
 )
 _GAUSSIAN = ("free_log_std", "initial_log_std", "log_std_schedule", "use_sde", "sde_sample_freq")

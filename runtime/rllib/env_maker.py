@@ -10,6 +10,7 @@ import numpy as np
 
 from runtime.environments.adapting import is_image
 from runtime.environments.spec import EnvSpec, make_env
+from runtime.rllib.transition_log import TransitionLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,9 @@ class EnvMaker:
         env = make_env(self.spec, context=context)
         if self.keeps_bytes and is_image(env.observation_space) and env.unwrapped.observation_space.dtype == np.uint8:
             env = gymnasium.wrappers.DtypeObservation(env, np.uint8)
+        if self.spec.transitions_folder is not None:
+            numbers = getattr(context, "worker_index", 0), getattr(context, "vector_index", 0)
+            env = TransitionLog(env, self.spec.transitions_folder, worker=numbers[0], number=numbers[1])
         scale = self.spec.reward_scale
         # Outside of the monitor that reports returns.
         return env if scale == 1.0 else gymnasium.wrappers.TransformReward(env, lambda reward: scale * float(reward))

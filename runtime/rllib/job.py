@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from runtime.cluster.hosts import ray_hosts
 from runtime.container.signals import Interrupted
+from runtime.errors import UserError
 from runtime.interfaces.algorithm import Training
 from runtime.interfaces.context import RunContext
 from runtime.outputs.console import Summary
@@ -15,6 +16,7 @@ from runtime.rllib.builder import Builder
 from runtime.rllib.loop import Outcome, TrainingJob
 from runtime.rllib.restart import train as train_with_restarts
 from runtime.rllib.restart import write_from_newest
+from runtime.rllib.settings import RLlibSettings
 from runtime.settings.schema import JobConfig
 
 
@@ -34,6 +36,12 @@ def train(training: Training, context: RunContext, builder: Builder) -> Summary:
     config = training.prepared.config
     family = training.family
     env = family.describe_env(training.prepared, training.creator, context.layout)
+    folder = RLlibSettings.of(config).output
+    if folder is not None and family.fallback_reason is not None:
+        raise UserError(
+            f"rl.training.config.output: got {folder!r} from {config.sources['config.output']} for {config.env}; "
+            "expected none, as its transitions are not logged. Leave it out."
+        )
     job = TrainingJob(config, env, family, context, builder, family.callbacks(config, env, context))
     try:
         with ray_hosts(

@@ -124,6 +124,15 @@ class RLlibSettings(AlgorithmSettings):
     )
 
     # Ours
+    output: Annotated[
+        str | None,
+        Setting(
+            "text",
+            "Folder in which each episode of training is logged, as JSON that rl.training.data reads; `logdir` is the "
+            "results folder. Not for DeepRacer, Unity and several agents.",
+            none_ok=True,
+        ),
+    ] = None
     evaluation_episodes: Annotated[
         int,
         Setting(

@@ -47,7 +47,7 @@ _ACTIVATIONS = {"silu": "swish"}
 _NOT_RLLIB = (
     *("num_env_runners", "observation_filter", "horizon", "train_batch_size", "seed", "env_config", "target_entropy"),
     *("buffer_size", "prioritized_replay", "prioritized_replay_alpha", "prioritized_replay_beta"),
-    *("num_steps_sampled_before_learning_starts", "evaluation_episodes"),
+    *("num_steps_sampled_before_learning_starts", "evaluation_episodes", "output"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from runtime.settings.types import Setting, coerce
@@ -42,6 +43,10 @@ RENAMED: dict[str, str] = {
 # A tree of RLlib's, whose settings have names of their own here.
 REPLAY_BUFFER = "config.replay_buffer_config"
 
+# DQN's settings of exploration and their defaults, in Ray 0.8 to 1.6 and before.
+_EPSILON_GREEDY = {"initial_epsilon": 1.0, "final_epsilon": 0.02, "epsilon_timesteps": 10_000, "warmup_timesteps": 0}
+_EXPLORATION_OF_2019 = {"schedule_max_timesteps": 100_000, "exploration_fraction": 0.1, "exploration_final_eps": 0.02}
+
 # Algorithm of RLlib 0.8 to 1.6 -> today's, and why.
 ALGORITHMS_OF_2020: dict[str, tuple[str, str]] = {
     "APEX": ("DQN", "with prioritized replay; num_env_runners says how many processes sample"),
@@ -61,6 +66,7 @@ ALGORITHMS_GONE = {
     "log's better actions, as MARWIL does; BC imitates the log, as MARWIL with beta=0 does",
 }
 
+_EPSILON = "the schedule of exploration is rl.training.config.epsilon, as [[0, 1.0], [10000, 0.02]]"
 # Old path -> why it means nothing today.
 OBSOLETE: dict[str, str] = {
     "config.simple_optimizer": "RLlib has one way to optimize now",
@@ -70,7 +76,6 @@ OBSOLETE: dict[str, str] = {
     "config.compress_observations": "rollouts are not compressed",
     "config.sample_async": "RLlib dropped it",
     "config.shuffle_sequences": "shuffle_batch_per_epoch took its place",
-    "config.shuffle_buffer_size": "shuffle_batch_per_epoch took its place",
     "config.preprocessor_pref": "connectors took the place of preprocessors",
     "config.clip_rewards": "scale rewards in the environment instead",
     "config.log_level": "RLlib is kept quiet below errors",
@@ -82,8 +87,23 @@ OBSOLETE: dict[str, str] = {
     "config.eager_tracing": "there is no TensorFlow",
     "config.optimizer": "PPO's own settings say it: lr, grad_clip",
     "config.input": "logged data is rl.training.data today, for an algorithm that learns from it",
-    "config.output": "a training logs no transitions; log a trained policy's by "
-    "smrl collect --env ENV --policy RESULTS --out FILE.csv",
+    "config.input_evaluation": "learning from a log estimates each iteration's policy on held-out episodes",
+    "config.postprocess_inputs": "logs hold transitions, as they were",
+    "config.shuffle_buffer_size": "a log is learned from as a whole",
+    "config.output_compress_columns": "logs are JSON that anybody reads",
+    "config.output_max_file_size": "each environment has one file",
+    "config.exploration_config": f"{_EPSILON}, of DQN; other algorithms sample the policy's distribution",
+    "config.exploration_fraction": _EPSILON,
+    "config.exploration_final_eps": _EPSILON,
+    "config.schedule_max_timesteps": _EPSILON,
+    "config.per_worker_exploration": _EPSILON,
+    "config.noisy": "RLlib's DQN has no noisy layers any more; config.epsilon explores",
+    "config.sigma0": "RLlib's DQN has no noisy layers any more; config.epsilon explores",
+    "config.adam_epsilon": "it is PyTorch's own",
+    "config.beta_annealing_fraction": "prioritized_replay_beta stays as it is set",
+    "config.final_prioritized_replay_beta": "prioritized_replay_beta stays as it is set",
+    "config.prioritized_replay_beta_annealing_timesteps": "prioritized_replay_beta stays as it is set",
+    "config.prioritized_replay_eps": "RLlib has a number of its own",
     "config.use_exec_api": "RLlib has one API now",
     "config.use_pytorch": "policies are PyTorch's",
     "config.framework": "policies are PyTorch's",
@@ -128,7 +148,7 @@ PRESETS_OF_2020: dict[str, str] = {
 }
 
 # Settings that name data to read or write: a job must not ignore them.
-_DATA = ("config.input", "config.output")
+_DATA = ("config.input",)
 
 _MONITOR = Setting("bool", "Record videos.")
 
@@ -172,13 +192,41 @@ def _translate_algorithm(value: Any) -> tuple[str, Any, str] | None:
     return "run", new, f"rl.training.run={name} is {new} today, {why}"
 
 
+def join_exploration(config: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Joins the settings of epsilon-greedy exploration, of a script of 2020, to today's `epsilon`.
+
+    Args:
+        config: What the script has below `rl.training.config`.
+
+    Returns:
+        The config, with `epsilon` in their place, and a line that says so; empty where there is nothing to join.
+
+    Source: RLlib's DQN, of Ray 0.6 and of Ray 1.6, for the defaults.
+    """
+    described = config.get("exploration_config")
+    if isinstance(described, Mapping) and "epsilon" in str(described.get("type", "")).lower():
+        read = _EPSILON_GREEDY | dict(described)
+        first, last, steps = read["initial_epsilon"], read["final_epsilon"], read["epsilon_timesteps"]
+        warmup = read["warmup_timesteps"]
+        names = ["exploration_config"]
+    else:
+        read = _EXPLORATION_OF_2019 | {name: config[name] for name in _EXPLORATION_OF_2019 if name in config}
+        first, last, warmup = 1.0, read["exploration_final_eps"], 0
+        steps = read["schedule_max_timesteps"] * read["exploration_fraction"]
+        names = [name for name in _EXPLORATION_OF_2019 if name in config]
+    if not names or "epsilon" in config:
+        return dict(config), ""
+    left = {name: value for name, value in config.items() if name not in names}
+    epsilon = [[0, first], *([[warmup, first]] if warmup else []), [warmup + max(1, int(steps)), last]]
+    return {**left, "epsilon": epsilon}, f"rl.training.config.{', '.join(names)}: rl.training.config.epsilon={epsilon}"
+
+
 def is_harmless(path: str, value: Any) -> bool:
     """Whether an obsolete setting asks for today's only behavior, as `framework: torch` does."""
     return str(value).strip('"').lower() in {
         "config.framework": ("torch", "pytorch"),
         "config.use_pytorch": ("true", "1"),
         "config.input": ("sampler", "none", "null"),
-        "config.output": ("none", "null"),
     }.get(path, ())
 
 

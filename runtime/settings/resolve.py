@@ -20,6 +20,7 @@ from runtime.settings.renamed import (
     REPLAY_BUFFER,
     is_data,
     is_harmless,
+    join_exploration,
     obsolete_reason,
     translate,
 )
@@ -47,11 +48,14 @@ class Source:
         name: For messages, as "hyperparameters.json".
         values: Dotted names, `rl__training__…` names, or trees, to raw values.
         is_old_script: From a launcher subclass: what means nothing today is noted, not refused.
+        is_typed: Values have their types, as in a script or config.json: a text in env_config stays one. Those of
+            hyperparameters and of the command line are texts, of which `3` is a number.
     """
 
     name: str
     values: Mapping[str, Any]
     is_old_script: bool = False
+    is_typed: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class _Resolver:
             self._draft.problems.add_line(str(error))
             self._draft.values["env"] = ""  # so that its absence is not a second problem
             return []
-        return self._read(Source(f"preset {name}", {"rl": {"training": preset.training}}))
+        return self._read(Source(f"preset {name}", {"rl": {"training": preset.training}}, is_typed=True))
 
     def _read(self, source: Source) -> list[_Assignment]:
         """Reads and checks a source's settings, under today's names."""
@@ -256,6 +260,9 @@ class _Resolver:
         if not isinstance(tree, Mapping):
             self._draft.problems.add(name, raw, source.name, expected="a mapping of names to values")
             return []
+        if path == "config":
+            tree, note = join_exploration(tree)
+            self._draft.notes |= {note: None} if note else {}
         return [one for key, value in tree.items() for one in self._read_tree(f"{name}.{key}", value, source)]
 
     def _read_setting(self, path: str, raw: Any, source: Source) -> list[_Assignment]:
@@ -277,7 +284,8 @@ class _Resolver:
                 return []
             if setting.choices and isinstance(raw, str):
                 remedy = suggest(raw, setting.choices)
-            return [_Assignment(path, coerce(raw, setting), source.name)]
+            is_typed = source.is_typed and path.startswith(f"{_ENV_CONFIG}.")
+            return [_Assignment(path, raw if is_typed else coerce(raw, setting), source.name)]
         except ValueError as error:
             self._draft.problems.add(where, raw, source.name, expected=str(error), remedy=remedy)
         return []
@@ -301,7 +309,7 @@ class _Resolver:
                 return
             node[parent] = dict(node.get(parent, {}))
             node = node[parent]
-        node[leaf] = parse_text(assignment.value) if isinstance(assignment.value, str) else assignment.value
+        node[leaf] = assignment.value
         self._draft.set(_ENV_CONFIG, tree, assignment.source)
         self._draft.sources[f"{_ENV_CONFIG}.{[*parents, leaf][0]}"] = assignment.source
 

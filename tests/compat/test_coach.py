@@ -270,6 +270,7 @@ def test_batch_learning_has_our_presets_numbers_and_the_hyperparameters_on_top(f
     }
     assert {name: values[name] for name in expected} == expected
     assert (results / "worker_0.batch_rl_graph.main_level.main_level.agent_0.csv").is_file()
+    assert not (results / "gifs").exists()  # which the preset asks for, but nothing was played
 
 
 def test_the_csv_goes_on_where_a_resumed_job_does(tmp_path: Path) -> None:

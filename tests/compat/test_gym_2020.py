@@ -175,3 +175,19 @@ def test_spaces_and_numpys_names_of_2020(tmp_path: Path) -> None:
         "[127] [inf]",
         "int64 2.0 True",
     ], done.stderr
+
+
+def test_seeds_and_descriptions_of_2020(tmp_path: Path) -> None:
+    """A drawn seed is a number that others are made of, and equal seeds make equal ones."""
+    (tmp_path / "script.py").write_text(
+        "import roboschool\n"
+        "from gym.envs.registration import EnvSpec\n"
+        "from gym.utils import seeding\n"
+        "random, first = seeding.np_random(None)\n"
+        "second = seeding.hash_seed(first + 1) % 2**31\n"
+        "assert 0 <= second < 2**31 and seeding.hash_seed(5) == seeding.hash_seed(5) != seeding.hash_seed(6)\n"
+        "assert seeding.np_random(7)[0].randint(9**9) == seeding.np_random(7)[0].randint(9**9)\n"
+        "print(seeding.np_random(7)[1], random.randint(1), EnvSpec('WebService-v0').id)\n"
+    )
+    done = run_smrl("run", "script.py", cwd=tmp_path)
+    assert done.stdout == "7 0 WebService-v0\n", done.stderr

@@ -122,6 +122,22 @@ def test_smrl_run_without_a_script_is_the_users_mistake(tmp_path: Path) -> None:
     )
 
 
+def test_a_model_of_rays_first_api_is_registered(tmp_path: Path) -> None:
+    """Ray 1.0 dropped the class, and TensorFlow's contrib is gone; nothing builds the model."""
+    write(
+        tmp_path,
+        model="import tensorflow as tf\n"
+        "import tensorflow.contrib.slim as slim\n"
+        "from ray.rllib.models import Model, ModelCatalog\n"
+        "class Masked(Model):\n    def _build_layers_v2(self, inputs, outputs, options):\n        return tf.nn.tanh\n"
+        "ModelCatalog.register_custom_model('masked', Masked)\n",
+        train="from model import Masked\nfrom sagemaker_rl.ray_launcher import SageMakerRayLauncher\n"
+        "print(Masked.__name__)\n",
+    )
+    done = run_python("train.py", cwd=tmp_path, **JOB)
+    assert done.stdout == "Masked\n", done.stderr
+
+
 def test_mlagents_messages_are_read_in_a_script_of_2020(tmp_path: Path) -> None:
     write(
         tmp_path, script="from mlagents_envs.environment import UnityEnvironment; print(UnityEnvironment.API_VERSION)"

@@ -97,6 +97,16 @@ def test_boxes_become_one_box_with_their_bounds() -> None:
     assert bare.taken["wheel"].tolist() == [-1.5, 2]
 
 
+@pytest.mark.parametrize(("given", "taken"), [([0.2, 4.5], [0, 4]), ([2.6, -3.0], [3, 2]), ([99.0, 7.51], [10, 8])])
+def test_a_box_of_whole_numbers_takes_rounded_floats(given: list[float], taken: list[int]) -> None:
+    bare = Echo(Box(np.array([0, 2], np.int8), np.array([10, 8], np.int8), dtype=np.int8), SMALL)
+    env = adapt(bare)
+    assert env.action_space == Box(np.array([0, 2], np.float32), np.array([10, 8], np.float32))
+    env.reset(seed=0)
+    env.step(np.array(given, np.float32))  # checked by the environment
+    np.testing.assert_array_equal(bare.taken, taken)
+
+
 def test_numbers_and_choices_together_are_not_one_action() -> None:
     mixed = Tuple([SMALL, Discrete(2)])
     assert flat_actions(mixed) is None

@@ -10,6 +10,7 @@ from runtime.errors import UserError
 from runtime.jobs.catalog import CATALOG, resolve
 from runtime.ppo.algorithm import PPO
 from runtime.ppo.settings import PPONetworkSettings, PPOSettings
+from runtime.rllib.algorithm_settings import DQNSettings
 from runtime.settings.catalog import Catalog
 from runtime.settings.presets import preset_names
 from runtime.settings.resolve import Source, find_by_end
@@ -206,14 +207,45 @@ def old_script(**config: Any) -> JobConfig:
 
 
 def test_data_that_an_old_script_names_is_not_passed_over() -> None:
-    with pytest.raises(UserError, match=r"^2 problems") as caught:
-        old_script(input="/opt/ml/input/data/training", output="logdir")
-    assert "config.output: got 'logdir' from get_experiment_config()" in str(caught.value)
-    assert "smrl collect --env ENV --policy RESULTS --out FILE.csv; remove it." in str(caught.value)
-    assert "Logged data is rl.training.data today" in str(caught.value)
-    assert len(old_script(input="sampler", output=None).notes) == 2  # what RLlib had by itself
-    with pytest.raises(UserError, match="A training logs no transitions"):
-        from_json({"rl.training.config.output": '"logdir"'})
+    with pytest.raises(UserError, match=r"config.input: got .*Logged data is rl.training.data today"):
+        old_script(input=["/opt/ml/input/data/training"])
+    assert len(old_script(input="sampler", output=None).notes) == 1  # what RLlib had by itself
+    assert PPOSettings.of(old_script(output="logdir")).output == "logdir"
+
+
+def test_a_text_in_a_scripts_env_config_stays_one() -> None:
+    """As `json.loads(env_config["sizes"])` expects; hyperparameters, which are all texts, become what they say."""
+    tree = {"rl": {"training": {"env": "CartPole-v1", "config": {"env_config": {"sizes": "[2, 3]", "count": 4}}}}}
+    script = Source("get_experiment_config()", tree, is_old_script=True, is_typed=True)
+    given = Source("hyperparameters.json", {"rl.training.config.env_config.more": "[5]"})
+    config = resolve([script, given], extras=None, default_preset=False)
+    assert config.algorithm.env_config == {"sizes": "[2, 3]", "count": 4, "more": [5]}
+
+
+@pytest.mark.parametrize(
+    ("config", "epsilon"),
+    [
+        ({"schedule_max_timesteps": 2000, "exploration_fraction": 0.1, "exploration_final_eps": 0.01}, [[200, 0.01]]),
+        ({"exploration_fraction": 0.5}, [[50_000, 0.02]]),  # of 100,000 steps, down to 0.02: Ray 0.6's defaults
+        ({"exploration_config": {"type": "EpsilonGreedy", "epsilon_timesteps": 300}}, [[300, 0.02]]),
+        (
+            {"exploration_config": {"type": "EpsilonGreedy", "final_epsilon": 0, "warmup_timesteps": 50}},
+            [[50, 1.0], [10_050, 0]],
+        ),
+    ],
+)
+def test_the_exploration_of_an_old_dqn_is_one_schedule(config: dict[str, Any], epsilon: list[list[float]]) -> None:
+    tree = {"rl": {"training": {"env": "CartPole-v1", "run": "APEX", "config": config}}}
+    resolved = resolve([Source("get_experiment_config()", tree, is_old_script=True)], extras=None, default_preset=False)
+    assert DQNSettings.of(resolved).epsilon == [[0, 1.0], *epsilon]
+    assert any(f"{next(iter(config))}" in note and "rl.training.config.epsilon=" in note for note in resolved.notes)
+
+
+def test_an_exploration_that_samples_the_policy_is_noted() -> None:
+    config = old_script(exploration_config={"type": "StochasticSampling"})
+    assert any("sample the policy's distribution" in note for note in config.notes)
+    with pytest.raises(UserError, match=r"The schedule of exploration is rl.training.config.epsilon"):
+        from_json({"rl.training.run": "DQN", "rl.training.config.exploration_fraction": "0.2"})
 
 
 def test_without_gae_lambda_is_1() -> None:

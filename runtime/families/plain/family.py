@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ from runtime.policies.spaces import Spaces
 from runtime.ppo.settings import GENERAL
 from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
+
+# The value of config.output that is the results' own folder, as RLlib had it, and the name of that.
+IN_RESULTS = "logdir"
+TRANSITIONS = "transitions"
 
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -65,9 +70,11 @@ class PlainFamily:
         return PreparedEnv(config, config.algorithm.env_config)
 
     def describe_env(self, prepared: PreparedEnv, creator: EnvCreator | None, layout: Layout) -> EnvSpec:
-        """Describes the environment, truncated at the job's horizon."""
+        """Describes the environment, truncated at the job's horizon, and where its transitions are logged."""
         config = prepared.config
-        return EnvSpec(config.env_id, prepared.env_config, config.algorithm.horizon, creator)
+        env = EnvSpec(config.env_id, prepared.env_config, config.algorithm.horizon, creator)
+        folder = config.values().get("config.output")
+        return replace(env, transitions_folder=str(layout.data / TRANSITIONS) if folder == IN_RESULTS else folder)
 
     @contextmanager
     def open_spaces(self, config: JobConfig, env: EnvSpec) -> Iterator[ProbedEnv]:

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 from runtime.errors import Problems
 
+# What follows "got …" where a log, or the environment of a job, has action masks.
+NO_MASKS = (
+    "expected none, as learning from a log masks no actions, and would choose ones that are not allowed. Train PPO, "
+    "DQN, IMPALA or APPO in the environment, or leave the masks out if the environment takes any action."
+)
 _LARGEST = 1e15  # squares of more are beyond float32
 _MOST_ACTIONS = 1000
 _SHOWN = 5  # rows named of one kind of problem

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from runtime.artifacts.trust import load_data
 from runtime.errors import Problems, UserError
-from runtime.offline.data.log import Bools, Log, Singles
+from runtime.offline.data.log import NO_MASKS, Bools, Log, Singles
+from runtime.policies.spaces import ACTION_MASK
 
 JSON = (".json", ".jsonl")
 _EPISODE = "item"  # Parquet's one column of whole episodes
@@ -195,6 +196,10 @@ def _after_lookback(buffer: Mapping[str, Any]) -> Any:
 
 
 def _part(name: str, batch: Mapping[str, Any]) -> _Part:
+    states = batch.get("obs")
+    entries = states[0] if isinstance(states, list) and states else states
+    if ACTION_MASK in batch or (isinstance(entries, Mapping) and ACTION_MASK in entries):
+        raise UserError(f"{name}: got {ACTION_MASK}; {NO_MASKS}")
     missing = [key for key in _NEEDED if key not in batch]
     if missing:
         raise UserError(

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import Problems, UserError, suggest
+from runtime.offline.data.log import NO_MASKS
 from runtime.offline.data.probability_lists import NAME as _PROBABILITIES
+from runtime.policies.spaces import ACTION_MASK
 
 _ONCE = ("episode_id", "reward")
 _MAYBE = ("transition_number", "cumulative_rewards", "terminated", "truncated")
@@ -56,6 +58,9 @@ def find_columns(path: Path, columns: list[str]) -> Columns:
     doubled = sorted({name for name in columns if columns.count(name) > 1})
     if doubled:
         problems.add_line(f"{path}: columns: got {', '.join(doubled)} more than once; expected each once.")
+    masks = [name for name in columns if re.fullmatch(rf"{ACTION_MASK}(_\d+)?", name)]
+    if masks:
+        problems.add_line(f"{path}: columns: got {', '.join(masks)}; {NO_MASKS}")
     missing = [name for name in _ONCE if name not in columns]
     if not numbered["state"]:
         missing.append("state_feature_0")

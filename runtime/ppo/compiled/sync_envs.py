@@ -123,7 +123,8 @@ def is_compiled(spec: EnvSpec) -> bool:
 
 def _is_array_env(spec: EnvSpec) -> bool:
     """Whether there is a vector environment that writes into arrays by itself."""
-    return spec.creator is None and spec.reward_scale == 1.0 and _ARRAY_ENV.can_make(spec.name, spec.config)
+    is_bare = spec.creator is None and spec.reward_scale == 1.0 and spec.transitions_folder is None
+    return is_bare and _ARRAY_ENV.can_make(spec.name, spec.config)
 
 
 def count_env_bytes(spec: EnvSpec) -> float:

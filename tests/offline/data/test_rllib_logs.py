@@ -185,3 +185,15 @@ def test_every_line_that_is_no_batch_is_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pa.table({"item": pa.array([b"\xc1"], pa.binary())}), tmp_path / "log.parquet")
     with pytest.raises(UserError, match="row 1: got a cell that is no episode"):
         read_transitions(tmp_path / "log.parquet")
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [{"action_mask": [[1, 0]]}, {"obs": [{"action_mask": [1, 0], "real_obs": [0.5]}]}],
+    ids=["column", "entry"],
+)
+def test_a_log_with_action_masks_is_refused_with_what_fits(masked: dict[str, Any], tmp_path: Path) -> None:
+    batch = {"type": "SampleBatch", "obs": [[0.5]], "actions": [0], "rewards": [1.0], "terminateds": [True], **masked}
+    (tmp_path / "output.json").write_text(json.dumps(batch))
+    with pytest.raises(UserError, match=r"line 1: got action_mask; expected none.*Train PPO, DQN, IMPALA or APPO"):
+        read_transitions(tmp_path)

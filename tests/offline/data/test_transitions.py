@@ -351,3 +351,9 @@ def test_a_split_keeps_each_episode_whole_and_its_states_linked(lengths: list[in
             original = following[int(part.observations[row, 0])]
             assert after == original if original < 0 else part.observations[after, 0] == original
         np.testing.assert_array_equal(part.states[:, 0], part.rewards)
+
+
+def test_a_table_with_action_masks_is_refused_with_what_fits(tmp_path: Path) -> None:
+    text = "state_feature_0,action,reward,episode_id,action_mask_0,action_mask_1\n0.5,0,1,a,1,0\n"
+    with pytest.raises(UserError, match=r"got action_mask_0, action_mask_1; expected none.*PPO, DQN"):
+        read_transitions(write(tmp_path, text))

@@ -32,12 +32,15 @@ spaces = SpacesDefinition(
     reward=RewardSpace(1),
 )
 
+vis_params = VisualizationParameters()
+vis_params.dump_gifs = True
+
 graph_manager = BatchRLGraphManager(
     agent_params=agent_params,
     env_params=None,
     spaces_definition=spaces,
     schedule_params=schedule_params,
-    vis_params=VisualizationParameters(),
+    vis_params=vis_params,
     reward_model_num_epochs=30,
     train_to_eval_ratio=0.4,
 )

@@ -314,7 +314,7 @@ class PolicyEvaluator:
 
         def values(states: NDArray[np.float32], actions: NDArray[np.floating]) -> NDArray[np.floating]:
             pairs = zip(self._models, evaluated, strict=True)
-            return np.mean([model.values_at(one, states, actions) for model, one in pairs], axis=0)
+            return np.asarray(np.mean([model.values_at(one, states, actions) for model, one in pairs], axis=0))
 
         return self._intervals.estimate(act, values, rollouts=rollouts)
 

@@ -144,8 +144,15 @@ class LogModel:
             states[alive] += self._change(states[alive], answers, picked)
             alive = alive[~self._ends[picked]]
             discount *= gamma
-        shaped = (one.reshape(draws, rollouts) for one in (rewards, discounts, remainders))
-        return Rollouts(*shaped, states.astype(np.float32), actions, effective_sample_size(used))
+        shape = draws, rollouts
+        return Rollouts(
+            rewards.reshape(shape),
+            discounts.reshape(shape),
+            remainders.reshape(shape),
+            states.astype(np.float32),
+            actions,
+            effective_sample_size(used),
+        )
 
     def _decide(self, act: Act, states: Floats, rng: np.random.Generator) -> NDArray[Any]:
         """Returns (B,) drawn numbers of discrete actions, or the (B, A) continuous actions."""

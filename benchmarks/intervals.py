@@ -226,7 +226,8 @@ _HEAD = """# Intervals, measured
 `python -m benchmarks.intervals PROBLEM:LOGS`: 95 % intervals of the discounted return of the policy that was chosen
 from a fresh log, against its true return: exact on the grid, from 20,000 episodes in the clinic, from 100 elsewhere,
 with two standard errors of it allowed for. *All of them* counts the logs that support no interval but all possible
-returns. *Before* is the interval that was printed at first: fitted Q evaluation on a hundred draws of the episodes."""
+returns. *Before* is the interval that was printed at first: fitted Q evaluation on a hundred draws of the episodes.
+[intervals_compared.md](intervals_compared.md) has what else was tried."""
 
 
 def write_page() -> None:

@@ -1,7 +1,7 @@
 """Latency and throughput of `serve` beside peers in one run, with capture, under load, and of batch transform.
 
 Run: make bench-serving (writes benchmarks/serving.md and prints it; about 15 minutes), or make bench-serving
-PARTS="capture" for some of its sections: peers, batch, capture, load, transform. Clients and servers share the
+PARTS="capture" for some of its sections: peers, batch, capture, loop, load, transform. Clients and servers share the
 machine's cores: read the ratios. `--quick` sends a hundredth of the load.
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import selectors
 import socket
 import statistics
@@ -77,6 +78,7 @@ def main() -> None:
             "peers": ("One observation a request, one connection", lambda: _latency(results)),
             "batch": ("1,024 observations a call, in process, one core", lambda: _batch(results)),
             "capture": ("With explore mode and capture", lambda: _capture(folder)),
+            "loop": ("From served decisions to a better policy", lambda: _loop(folder, 2000 // share)),
             "load": (
                 f"{_LOAD // share:,} requests over {_CONNECTIONS} connections",
                 lambda: _load(results, _LOAD // share),
@@ -312,6 +314,29 @@ def _batch(results: Path) -> list[str]:
         f"| the served policy: filter, network, scaling | {rate:,.0f} |",
         f"| RLModule in eager torch: filter, network | {other:,.0f} |",
     ]
+
+
+def _loop(folder: Path, episodes: int) -> list[str]:
+    """Runs examples/serving_loop.py: serve v0 in explore mode, join, train v1, gate, and compare both."""
+    command = [sys.executable, str(_ROOT / "examples" / "serving_loop.py"), "--out", str(folder / "loop")]
+    began = time.monotonic()
+    done = subprocess.run([*command, "--episodes", str(episodes)], capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    verdict = re.search(r"^deploy-gate: .*$", done.stdout, re.MULTILINE)
+    steps, kept = re.findall(r"log\.csv: ([\d,]+) steps of ([\d,]+) episodes", done.stdout)[0]
+    assert verdict, done.stdout + done.stderr
+    lines = [
+        f"`examples/serving_loop.py`, {episodes:,} episodes of CartPole's users: {steps} decisions of {kept} episodes "
+        f"joined, in {seconds:.0f} s from v0's log to the last comparison, on {len(os.sched_getaffinity(0))} of the "
+        "CPUs, shared with other work.",
+        "",
+        f"`{verdict[0]}`",
+        "",
+        "| version | mean return of 20 episodes, served |",
+        "|---|---|",
+    ]
+    found = re.findall(r"^(v\d): mean return ([\d.]+)$", done.stdout, re.MULTILINE)
+    return [*lines, *(f"| {version} | {value} |" for version, value in found)]
 
 
 def _load(results: Path, requests: int) -> list[str]:

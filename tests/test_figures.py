@@ -176,6 +176,29 @@ FIGURES = [
         ((SERVING, r"Ray Serve, RLModule \|[^\n]*?\| (\d+\.\d+) \|"),),
         lambda r: f"Ray Serve {r:.0f} times",
     ),
+    *(
+        figure(
+            page,
+            SERVING,
+            r"\| as by default \| (\d+) .*?\| explore mode \| (\d+) .*?\| explore mode and capture \| (\d+) ",
+            say,
+        )
+        for page, say in (
+            (
+                PERFORMANCE,
+                lambda default, explore, capture: (
+                    f"Explore mode takes {explore / default:.1f} times as long as the default answer, and capture adds "
+                    f"{capture / explore - 1:.0%}".replace("%", " %")
+                ),
+            ),
+            (
+                "docs/serving.md",
+                lambda _, explore, capture: (
+                    f"the median answer of explore mode takes {capture / explore:.2f} times as long as without"
+                ),
+            ),
+        )
+    ),
     figure(
         PERFORMANCE,
         SERVING,

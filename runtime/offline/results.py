@@ -112,7 +112,7 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     bars = [[value.value - value.low], [value.high - value.value]]
     above.errorbar([chosen], [value.value], bars, color="#d62728", marker="o", capsize=5, label="chosen, 95 % interval")
     above.set_ylabel("discounted return\n(rollouts in the log's model)")
-    above.set_title("Off-policy estimate of each iteration on the held-out episodes")
+    above.set_title("Off-policy estimate of each iteration")
     for name in COACHS:
         if all(name in row for row in rows):
             line = below.plot(iterations, [row[name] for row in rows], marker=".", label=name.replace("_", " "))

@@ -160,7 +160,8 @@ def main(peer: str, folder: str) -> None:
             "RLlib 2.60's `ray.rllib.offline.estimators`, given the policies' likelihoods. An algorithm of its new API "
             "stack cannot use them: they ask `Algorithm.get_policy`, which its env runners do not have. They return "
             "means and standard deviations; the interval is 1.96 standard errors on either side. Its direct method and "
-            "doubly robust estimator train a network of the old stack and are left out.",
+            "doubly robust estimator train a network of the old stack and are left out. WIS is no number where no "
+            "episode has any weight left, which counts as an error of all possible returns.",
         ),
     }[peer]
     text = f"{note}\n\n{measure(estimate, Path(folder))}"

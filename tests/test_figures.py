@@ -277,8 +277,8 @@ FIGURES = [
     figure(
         BATCH,
         SERVING,
-        r"\| v0 \| ([\d.]+) \|\n\| v1 \| ([\d.]+) \|",
-        lambda v0, v1: f"v0 returned {v0} on average and v1 {v1:.1f}",
+        r"serving_loop\.py`, ([\d,]+) episodes.*?\| v0 \| ([\d.]+) \|\n\| v1 \| ([\d.]+) \|",
+        lambda episodes, v0, v1: f"with {episodes:,.0f} episodes, v0 returned {v0} on average and v1 {v1:.1f}",
     ),
     Figure(
         (BATCH,),
@@ -416,7 +416,7 @@ FIGURES = [
         BATCH,
         "runtime/offline/selection.py",
         r"\nTOLERANCE = (\S+)",
-        lambda share: f"is within {100 * share:g} % of the best",
+        lambda share: f"is within {100 * share:g} % of the highest",
     ),
     figure(
         BATCH,

@@ -80,7 +80,7 @@ bench-classic: install
 
 bench-serving: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python -m benchmarks.serving $(PARTS)
 
 bench-counters: install
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

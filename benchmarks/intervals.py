@@ -1,10 +1,9 @@
 """Measures how often intervals of chosen policies contain the true return, how wide they are, and the choice's regret.
 
-Run: python -m benchmarks.intervals PROBLEM:LOGS[:FIRST_SEED] …, into benchmarks/intervals.md; `before:` ahead of a
-problem also computes the intervals of resampled regressions, widened by half, on the same logs, and `candidates:` those
-of benchmarks/interval_candidates.py, into a section of their own. Problems: clinic, grid, cartpole, collapse, acrobot,
-pendulum. Logs with seeds from 1,000 are for development and are printed alone; the report's begin at 0, those of its
-candidates at 60.
+Run: python -m benchmarks.intervals PROBLEM:LOGS[:FIRST_SEED] …, with --keep FOLDER for benchmarks/interval_peers.py.
+Each log is a line of benchmarks/intervals.jsonl, from which benchmarks/intervals.md and docs/intervals.png are made.
+Problems: clinic, grid, cartpole, collapse, acrobot, pendulum. Logs with seeds from 1,000 are for development and are
+printed alone; the report's begin at 200, and a log that has its line is not measured again.
 """
 
 from __future__ import annotations
@@ -13,42 +12,44 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: networks and regressions here are small
 
-import sys
+import argparse
+import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.interval_candidates import candidate_intervals
 from benchmarks.known_values import Clinic, Grid
 from benchmarks.offline_problems import CARTPOLE, PROBLEMS, as_policy, collect, measure_truth
-from benchmarks.result_page import write_sections
 from runtime.offline.bcq import Learner, Recipe
 from runtime.offline.data.rollouts import Policy
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import bound_returns
-from runtime.offline.selection import (
-    PolicyEvaluator,
-    choose_by_lower_bound,
-    draw_evaluation_episodes,
-    selection_optimism,
-)
+from runtime.offline.selection import PolicyEvaluator, choose, draw_evaluation_episodes
 
+RESULTS = Path(__file__).with_suffix(".jsonl")
 _PAGE = Path(__file__).with_suffix(".md")
+_PICTURE = Path(__file__).parent.parent / "docs" / "intervals.png"
 _SMALL = replace(CARTPOLE, hidden=(64, 64), lr=1e-3)
 _NAMES = {"cartpole": "seeds"}
 _REFITS = 25
 _WIDER = 1.5
+_FIRST = 200
 _FIRST_OF_DEVELOPMENT = 1_000
-_PROBLEMS = ("clinic", "grid", "cartpole", "collapse", "acrobot", "pendulum")
-_DISCRETE = tuple(name for name in _PROBLEMS if name != "pendulum")  # the candidates have an entry for each action
-TITLES = (*_PROBLEMS, *(f"{name}, candidates" for name in _DISCRETE))
+_TITLES = {
+    "clinic": "clinic",
+    "grid": "slippery grid",
+    "cartpole": "CartPole",
+    "collapse": "CartPole, collapsing",
+    "acrobot": "Acrobot",
+    "pendulum": "Pendulum",
+}
+BEFORE, AFTER = "before: resampled regressions, widened by half", "as printed"
 
 
 @dataclass(frozen=True)
@@ -70,31 +71,6 @@ class Case:
     truth: Callable[[Policy], Any]
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one log gave.
-
-    Attributes:
-        truth: True discounted return of the chosen policy.
-        error: How far that may be off.
-        best: The largest true return among the iterations.
-        logged: Discounted return of the log.
-        bounds: Least and largest possible return.
-        intervals: Ends of each method's interval, by its name.
-        outside: Share of the chosen policy's discounted steps outside of the log.
-        seconds: CPU seconds of learning, of scoring, of the last report, and of the other intervals.
-    """
-
-    truth: float
-    error: float
-    best: float
-    logged: float
-    bounds: tuple[float, float]
-    intervals: dict[str, tuple[float, float]]
-    outside: float
-    seconds: tuple[float, ...]
-
-
 def make_case(name: str, seed: int) -> Case:
     """Makes a fresh log of a problem."""
     if name == "clinic":
@@ -110,124 +86,133 @@ def make_case(name: str, seed: int) -> Case:
     return Case(data, problem.recipe, problem.iterations, problem.updates, truth)
 
 
-def run(name: str, seed: int, *, others: str) -> Result:
+def run(name: str, seed: int, *, keep: Path | None) -> dict[str, Any]:
     """Learns from a fresh log, chooses, and compares the intervals with the true return.
 
     Args:
         name: The problem.
         seed: Seed of the log.
-        others: Further intervals to compute: `before`, `candidates`, or empty.
+        keep: Folder for what other estimators need, or None.
     """
     case = make_case(name, seed)
     gamma = case.recipe.gamma
     learn, held_out = case.data.split(0.7, seed=seed)
-    clock = time.process_time
     bounds = bound_returns(case.data, gamma)
-    evaluator = PolicyEvaluator(
-        draw_evaluation_episodes(held_out, seed=seed), gamma=gamma, seed=seed, bounds=bounds, log=case.data
-    )
+    used = draw_evaluation_episodes(held_out, seed=seed)
+    known = draw_evaluation_episodes(case.data, seed=seed)
+    evaluator = PolicyEvaluator(used, gamma=gamma, seed=seed, bounds=bounds, log=known)
     learner = Learner(learn, replace(case.recipe, seed=seed))
-    spent = np.zeros(4)
+    seconds = {"learning": 0.0, "estimates": 0.0}
     scores, policies = [], []
     for _ in range(case.iterations):
-        began = clock()
+        began = time.process_time()
         learner.run(case.updates)
-        spent[0] += clock() - began
-        policy = learner.policy()
-        began = clock()
-        scores.append(evaluator.score(policy))
-        spent[1] += clock() - began
+        seconds["learning"] += time.process_time() - began
         policies.append(learner.policy(averaged=True))
-    lows, values = ([score[f"estimated_return{end}"] for score in scores] for end in ("_low", ""))
-    chosen = choose_by_lower_bound(lows, values, logged=evaluator.logged)
-    halves = [(score["estimated_return_half_1"], score["estimated_return_half_2"]) for score in scores]
-    began = clock()
-    report = evaluator.report(policies[chosen], halves=halves)
-    spent[2] = clock() - began
-    parts = evaluator._interval(policies[chosen], report.value.value)
-    optimism = selection_optimism(halves, logged=evaluator.logged)
-    intervals = {
-        "as printed": (report.value.low, report.value.high),
-        "corrected alone": parts.corrected,
-        "model alone": parts.modelled,
-        "corrected and model, union": (
-            min(parts.corrected[0], parts.modelled[0]) - optimism,
-            max(parts.corrected[1], parts.modelled[1]),
-        ),
-    }
-    began = clock()
-    if others == "before":
-        intervals["resampled, times 1.5 (before)"] = _resampled(evaluator, policies[chosen], report.value.value)
-    if others == "candidates":
-        intervals |= candidate_intervals(evaluator, policies[chosen], gamma)
-    spent[3] = clock() - began
+        began = time.process_time()
+        scores.append(evaluator.score(policies[-1]))
+        seconds["estimates"] += time.process_time() - began
+    chosen = choose([score["pessimistic_return"] for score in scores], logged=evaluator.logged)
+    by_fitted = choose([score["fitted_q_evaluation"] for score in scores], logged=evaluator.logged)
+    began = time.process_time()
+    report = evaluator.report(policies[chosen])
+    seconds["estimates"] += time.process_time() - began
+    fitted = scores[chosen]["fitted_q_evaluation"]
+    if keep is not None and used.has_probabilities:
+        _keep(keep / f"{name}-{seed}.npz", used, evaluator, policies[chosen], gamma)
     truths = [case.truth(as_policy(policy)) for policy in policies]
-    truth = truths[chosen]
-    return Result(
-        truth=truth.discounted,
-        error=truth.error,
-        best=max(one.discounted for one in truths),
-        logged=evaluator.logged,
-        bounds=(bounds.low, bounds.high),
-        intervals=intervals,
-        outside=parts.outside,
-        seconds=tuple(spent.tolist()),
-    )
+    return {
+        "problem": name,
+        "seed": seed,
+        "true": truths[chosen].discounted,
+        "error": truths[chosen].error,
+        "best": max(one.discounted for one in truths),
+        "true_of_choice_before": truths[by_fitted].discounted,
+        "logged": evaluator.logged,
+        "bounds": [bounds.low, bounds.high],
+        "estimate": report.value.value,
+        "estimate_before": fitted,
+        "intervals": {
+            AFTER: [report.value.low, report.value.high],
+            BEFORE: _resampled(evaluator, policies[chosen], fitted),
+        },
+        "outside": report.outside,
+        "seconds": seconds,
+    }
 
 
-def _resampled(evaluator: PolicyEvaluator, policy: Any, value: float) -> tuple[float, float]:
+def _resampled(evaluator: PolicyEvaluator, policy: Any, value: float) -> list[float]:
     """The interval of a hundred regressions on resampled episodes, widened by half."""
     target = evaluator._target(policy, evaluator.data)
     refits = [model.resample(target, resamples=_REFITS, seed=draw) for draw, model in enumerate(evaluator._models)]
     low, high = np.quantile(np.concatenate(refits), [0.025, 0.975])
     clip = evaluator._bounds.clip
-    return clip(value - _WIDER * max(value - float(low), 0)), clip(value + _WIDER * max(float(high) - value, 0))
+    return [clip(value - _WIDER * max(value - float(low), 0)), clip(value + _WIDER * max(float(high) - value, 0))]
 
 
-def measure(name: str, seeds: range, *, others: str) -> str:
-    """Runs a problem's logs, and makes its section of the page as it goes."""
-    title = f"{name}, candidates" if others == "candidates" else name
-    results: list[Result] = []
-    for seed in seeds:
-        results.append(run(name, seed, others=others))
-        one = results[-1]
-        low, high = one.intervals["as printed"]
-        shown = ", ".join(f"{method} {ends[0]:.3f} to {ends[1]:.3f}" for method, ends in one.intervals.items())
-        print(
-            f"{name} {seed}: true {one.truth:.3f}, best {one.best:.3f}, log {one.logged:.3f}, {shown}, outside "
-            f"{one.outside:.2f}, CPU s {' '.join(f'{part:.1f}' for part in one.seconds)}",
-            "" if low - one.error <= one.truth <= high + one.error else "MISSED",
-            flush=True,
-        )
-        if seed < _FIRST_OF_DEVELOPMENT:
-            write_sections(_PAGE, _HEAD, TITLES, {title: _section(results, seeds)})
-    return _section(results, seeds)
+def _keep(path: Path, data: Transitions, evaluator: PolicyEvaluator, policy: Any, gamma: float) -> None:
+    """Writes the held-out episodes, the policy's probabilities and fitted Q evaluation's values there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = policy.probabilities(data.observations)
+    q_values = np.mean([model.evaluate(target).q_values for model in evaluator._models], axis=0)
+    np.savez_compressed(
+        path,
+        lengths=data.lengths,
+        actions=data.actions,
+        rewards=data.rewards,
+        behavior=data.chosen_probabilities,
+        target=target[: len(data)],
+        q_values=q_values,
+        gamma=gamma,
+    )
 
 
-def _section(results: list[Result], seeds: range) -> str:
-    truths, errors = (np.array([getattr(one, field) for one in results]) for field in ("truth", "error"))
-    ranges = np.array([one.bounds[1] - one.bounds[0] for one in results])
+def covers(one: Mapping[str, Any], method: str) -> bool:
+    """Returns whether an interval contains the true return, as far as that is known."""
+    low, high = one["intervals"][method]
+    return bool(low - one["error"] <= one["true"] <= high + one["error"])
+
+
+def share(one: Mapping[str, Any], method: str) -> float:
+    """Returns an interval's width as a share of all possible returns."""
+    (low, high), (least, largest) = one["intervals"][method], one["bounds"]
+    return float((high - low) / (largest - least))
+
+
+def read_results() -> dict[str, list[dict[str, Any]]]:
+    """Reads the report's results of each problem, in the order of their seeds."""
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in _TITLES}
+    for one in sorted(map(json.loads, lines), key=lambda one: int(one["seed"])):
+        found[one["problem"]].append(one)
+    return {name: results for name, results in found.items() if results}
+
+
+def _section(results: list[dict[str, Any]]) -> str:
+    truths, best, logged, before = (
+        np.array([one[name] for one in results]) for name in ("true", "best", "logged", "true_of_choice_before")
+    )
+    errors, errors_before = (
+        np.mean([abs(one[name] - one["true"]) for one in results]) for name in ("estimate", "estimate_before")
+    )
     rows = []
-    for method in results[0].intervals:
-        ends = np.array([one.intervals[method] for one in results])
-        held = (ends[:, 0] - errors <= truths) & (truths <= ends[:, 1] + errors)
-        widths: NDArray[np.float64] = ends[:, 1] - ends[:, 0]
-        whole = int((widths >= 0.999 * ranges).sum())
+    for method in results[0]["intervals"]:
+        shares = np.array([share(one, method) for one in results])
+        widths = [high - low for low, high in (one["intervals"][method] for one in results)]
         rows.append(
-            f"| {method} | {held.sum()} of {len(results)} | {np.median(widths):.3f} | {np.mean(widths / ranges):.0%} "
-            f"| {whole} |"
+            f"| {method} | {sum(covers(one, method) for one in results)} of {len(results)} | {np.median(widths):.3f} "
+            f"| {shares.mean():.0%} | {int((shares >= 0.999).sum())} |"
         )
-    best, logged = (np.array([getattr(one, field) for one in results]) for field in ("best", "logged"))
-    regret = (best - truths).mean() / max(abs(best).mean(), 1e-9)
-    seconds = np.array([one.seconds for one in results]).mean(axis=0)
-    after = seconds[1] + seconds[2]
+    scale = max(abs(best.mean()), 1e-9)
+    seconds = {name: np.mean([one["seconds"][name] for one in results]) for name in results[0]["seconds"]}
     return "\n".join(
         [
-            f"{len(results)} logs, seeds {seeds[0]} to {seeds[len(results) - 1]}. True return of the chosen policies "
-            f"{truths.mean():.3f}, of the best iterations {best.mean():.3f}, of the logs {logged.mean():.3f}; regret "
-            f"{regret:.1%}; better than the log in {(truths > logged).sum()}. CPU seconds a log: learning "
-            f"{seconds[0]:.1f}, estimates {after:.1f}"
-            + (f", the other intervals {seconds[3]:.1f}." if seconds[3] >= 0.1 else "."),
+            f"{len(results)} logs, seeds {results[0]['seed']} to {results[-1]['seed']}. True return of the chosen "
+            f"policies {truths.mean():.3f}, of the best iterations {best.mean():.3f}, of the logs {logged.mean():.3f}; "
+            f"regret {(best - truths).mean() / scale:.1%}, by the estimates of before "
+            f"{(best - before).mean() / scale:.1%}; better than the log in {(truths > logged).sum()}. Mean error of "
+            f"the estimate {errors:.3f}, before {errors_before:.3f}. CPU seconds a log: learning "
+            f"{seconds['learning']:.1f}, estimates {seconds['estimates']:.1f}.",
             "",
             "| interval | covers | median width | mean share of all possible returns | all of them |",
             "|---|---|---|---|---|",
@@ -241,18 +226,67 @@ _HEAD = """# Intervals, measured
 `python -m benchmarks.intervals PROBLEM:LOGS`: 95 % intervals of the discounted return of the policy that was chosen
 from a fresh log, against its true return: exact on the grid, from 20,000 episodes in the clinic, from 100 elsewhere,
 with two standard errors of it allowed for. *All of them* counts the logs that support no interval but all possible
-returns."""
+returns. *Before* is the interval that was printed at first: fitted Q evaluation on a hundred draws of the episodes.
+[intervals_compared.md](intervals_compared.md) has what else was tried."""
 
 
-def main(words: list[str]) -> None:
-    """Measures the problems named, as PROBLEM:LOGS[:FIRST_SEED], with `before:` or `candidates:` ahead of it or not."""
+def write_page() -> None:
+    """Writes the page and the picture from the results."""
+    found = read_results()
+    sections = "".join(f"\n## {name}\n\n{_section(results)}\n" for name, results in found.items())
+    _PAGE.write_text(f"{_HEAD}\n{sections}", encoding="utf-8")
+    draw(found, _PICTURE)
+
+
+def draw(found: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
+    """Draws coverage and width of each problem's intervals, before and now."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(2, 1, sharey=True)
+    places = np.arange(len(found))[::-1]
+    for shift, method, label, color in ((0.2, BEFORE, "before", "#bbbbbb"), (-0.2, AFTER, "now", "#2a6f97")):
+        held = [100 * np.mean([covers(one, method) for one in results]) for results in found.values()]
+        widths = [100 * np.mean([share(one, method) for one in results]) for results in found.values()]
+        for axes, values in ((above, held), (below, widths)):
+            bars = axes.barh(places + shift, values, 0.38, color=color, label=label)
+            axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=3, fontsize=12)
+    above.axvline(95, color="#d62728", linewidth=1.5)
+    above.set_title("Intervals that contain the true return, % (goal: 95)", fontsize=13, loc="left")
+    below.set_title("Their width, % of all possible returns", fontsize=13, loc="left")
+    for axes in (above, below):
+        axes.set_xlim(0, 112)
+        axes.set_yticks(places, [f"{_TITLES[name]}" for name in found], fontsize=13)
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    below.legend(frameon=False, fontsize=12, loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measures the problems named, and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problems", nargs="*", help="PROBLEM:LOGS[:FIRST_SEED]; none writes the page alone")
+    parser.add_argument("--keep", type=Path, help="folder for what benchmarks/interval_peers.py reads")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for word in words:
-        parts = word.split(":")
-        others = parts.pop(0) if parts[0] in ("before", "candidates") else ""
-        first = int(parts[2]) if len(parts) > 2 else 0
-        measure(parts[0], range(first, first + int(parts[1])), others=others)
+    for word in given.problems:
+        name, count, *rest = word.split(":")
+        first = int(rest[0]) if rest else _FIRST
+        done = {one["seed"] for one in read_results().get(name, ())}
+        for seed in range(first, first + int(count)):
+            if seed in done:
+                continue
+            result = run(name, seed, keep=given.keep)
+            line = json.dumps(result)
+            print(line, *(method for method in result["intervals"] if not covers(result, method)), flush=True)
+            if seed < _FIRST_OF_DEVELOPMENT:
+                with RESULTS.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+    write_page()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

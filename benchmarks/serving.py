@@ -1,6 +1,7 @@
-"""Latency and throughput of `serve` beside peers in one run, a load of a million requests, and batch transform.
+"""Latency and throughput of `serve` beside peers in one run, with capture, under load, and of batch transform.
 
-Run: make bench-serving (writes benchmarks/serving.md and prints it; about 15 minutes). Clients and servers share the
+Run: make bench-serving (writes benchmarks/serving.md and prints it; about 15 minutes), or make bench-serving
+PARTS="capture" for some of its sections: peers, batch, capture, loop, load, transform. Clients and servers share the
 machine's cores: read the ratios. `--quick` sends a hundredth of the load.
 """
 
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import selectors
 import socket
 import statistics
@@ -17,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 
+from benchmarks.result_page import write_sections
 from runtime.artifacts.policy_file import read_policy
 from runtime.serving.served_policy import load_policy
 
@@ -34,7 +38,23 @@ _REQUESTS = 1000
 _LOAD = 1_000_000
 _CONNECTIONS = 64
 _RECORDS = 10_000_000
-_BODY = json.dumps(
+_HEAD = (
+    "# Serving: against peers, under load, and in batch\n\n"
+    f"`make bench-serving` on {os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}. The "
+    "policy is reacher's with a 64x64 tanh network; client and server share the CPUs."
+)
+
+
+def _make_request(body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        "POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Accept: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+_REQUEST = _make_request(
     {
         "inputs": {
             "observations": np.ones((1, 9)).tolist(),
@@ -44,34 +64,37 @@ _BODY = json.dumps(
             "seq_lens": -1,
         }
     }
-).encode()
-_REQUEST = (
-    b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    b"Accept: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 )
 
 
 def main() -> None:
-    """Measures and writes the tables."""
+    """Measures and writes the sections that the command line names, or all."""
     share = 100 if "--quick" in sys.argv else 1
-    with tempfile.TemporaryDirectory() as folder:
-        results = _train(Path(folder))
-        lines = [
-            "# Serving: against peers, under load, and in batch",
-            "",
-            f"`make bench-serving` on {os.cpu_count()} CPUs ({platform.machine()}), Python "
-            f"{platform.python_version()}. The policy is reacher's with a 64x64 tanh network; client and "
-            "server share the CPUs.",
-            "",
-            *_latency(results),
-            *_batch(results),
-            *_load(results, _LOAD // share),
-            *_transform(results, Path(folder), _RECORDS // share),
-        ]
-    text = "\n".join(lines) + "\n"
-    print(text)
+    named = [word for word in sys.argv[1:] if word != "--quick"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        results = _train(folder)
+        parts: dict[str, tuple[str, Callable[[], list[str]]]] = {
+            "peers": ("One observation a request, one connection", lambda: _latency(results)),
+            "batch": ("1,024 observations a call, in process, one core", lambda: _batch(results)),
+            "capture": ("With explore mode and capture", lambda: _capture(folder)),
+            "loop": ("From served decisions to a better policy", lambda: _loop(folder, 2000 // share)),
+            "load": (
+                f"{_LOAD // share:,} requests over {_CONNECTIONS} connections",
+                lambda: _load(results, _LOAD // share),
+            ),
+            "transform": (
+                f"`smrl transform --join input`, {_RECORDS // share:,} JSON lines",
+                lambda: _transform(results, folder, _RECORDS // share),
+            ),
+        }
+        measured = {}
+        for part in named or parts:
+            title, measure = parts[part]
+            measured[title] = "\n".join(measure())
+            print(f"## {title}\n\n{measured[title]}\n", flush=True)
     if share == 1:
-        Path(__file__).with_suffix(".md").write_text(text, encoding="utf-8")
+        write_sections(Path(__file__).with_suffix(".md"), _HEAD, [title for title, _ in parts.values()], measured)
 
 
 def _train(folder: Path) -> Path:
@@ -87,6 +110,7 @@ def _train(folder: Path) -> Path:
 class _Served:
     process: subprocess.Popen[bytes]
     port: int
+    request: bytes
 
     def connect(self) -> socket.socket:
         """A connection without Nagle's delay."""
@@ -108,16 +132,16 @@ class _Served:
 
 
 @contextlib.contextmanager
-def _serving(*command: str, port: int) -> Iterator[_Served]:
+def _serving(*command: str, port: int, request: bytes = _REQUEST) -> Iterator[_Served]:
     process = subprocess.Popen(
         command, cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)}, stdout=subprocess.DEVNULL, stderr=None
     )
-    served = _Served(process, port)
+    served = _Served(process, port, request)
     try:
         deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError), served.connect() as connection:
-                if b" 200 " in _call(connection)[:20]:
+                if b" 200 " in _call(connection, request)[:20]:
                     break
             assert process.poll() is None, command
             assert time.monotonic() < deadline, command
@@ -137,9 +161,9 @@ def _on_cpu(cpu: int) -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-def _call(connection: socket.socket) -> bytes:
+def _call(connection: socket.socket, request: bytes) -> bytes:
     """One request; returns the whole response."""
-    connection.sendall(_REQUEST)
+    connection.sendall(request)
     answer = b""
     while not _is_whole(answer):
         part = connection.recv(65536)
@@ -175,8 +199,6 @@ def _command(name: str, results: Path, port: int) -> list[str]:
 def _latency(results: Path) -> list[str]:
     """One observation a request, one connection; ours and one peer up, asked in turn."""
     lines = [
-        "## One observation a request, one connection",
-        "",
         f"The notebook's request; ours beside one peer at a time, {_ROUNDS} rounds of {_REQUESTS:,} requests in turn, "
         "one worker each. The client has one CPU and the servers another, as if it were elsewhere; Ray has both.",
         "",
@@ -195,12 +217,11 @@ def _latency(results: Path) -> list[str]:
             f"| {label} | {p50:.0f} | {p99:.0f} | {our_p50:.0f} | {our_p99:.0f} | {p50 / our_p50:.2f} | "
             f"{memory[name]:.0f} | {memory['serve']:.0f} |"
         )
-    return [*lines, ""]
+    return lines
 
 
 def _beside(results: Path, peer: str) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each request and memory in MB, of `serve` and of a peer."""
-    times: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
         servers = {}
         for name in ("serve", peer):
@@ -210,20 +231,62 @@ def _beside(results: Path, peer: str) -> tuple[dict[str, list[float]], dict[str,
         for name, server in servers.items():
             if name != "rayserve":
                 server.pin(1)
-        for name, server in [*servers.items()] * _ROUNDS:
-            with server.connect() as connection:  # a new one each round, as some servers close idle connections
-                _time(connection, _REQUESTS // 5)
-                times.setdefault(name, []).extend(_time(connection, _REQUESTS))
-        return times, {name: server.rss_mb() for name, server in servers.items()}
+        return _time_in_turn(servers), {name: server.rss_mb() for name, server in servers.items()}
 
 
-def _time(connection: socket.socket, count: int) -> list[float]:
+def _time_in_turn(servers: dict[str, _Served]) -> dict[str, list[float]]:
+    """Seconds of each request, with the servers asked in turn, a round of requests each."""
+    times: dict[str, list[float]] = {}
+    for name, server in [*servers.items()] * _ROUNDS:
+        with server.connect() as connection:  # a new one each round, as some servers close idle connections
+            _time(connection, server.request, _REQUESTS // 5)
+            times.setdefault(name, []).extend(_time(connection, server.request, _REQUESTS))
+    return times
+
+
+def _time(connection: socket.socket, request: bytes, count: int) -> list[float]:
     found = []
     for _ in range(count):
         start = time.perf_counter()
-        _call(connection)
+        _call(connection, request)
         found.append(time.perf_counter() - start)
     return found
+
+
+def _capture(folder: Path) -> list[str]:
+    """A policy of two actions, as it answers by default, exploring, and exploring with capture; asked in turn."""
+    results = folder / "cartpole"
+    settings = ["--env", "CartPole-v1", "rl.training.stop.training_iteration=1", "rl.training.config.seed=0"]
+    subprocess.run([str(_BIN / "smrl"), "train", *settings, "--out", str(results)], check=True, capture_output=True)
+    modes = {
+        "as by default": [],
+        "explore mode": ["--epsilon", "0.1"],
+        "explore mode and capture": ["--epsilon", "0.1", "--capture", str(folder / "captured")],
+    }
+    request = _make_request({"instances": [[0.01, -0.02, 0.03, 0.04]]})
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        for name, options in modes.items():
+            port = _free_port()
+            command = [*_command("serve", results, port), *options]
+            servers[name] = stack.enter_context(_serving(*command, port=port, request=request))
+        times = _time_in_turn(servers)
+    lines = sum(file.read_bytes().count(b"\n") for file in (folder / "captured").rglob("*.jsonl"))
+    asked = _ROUNDS * (_REQUESTS + _REQUESTS // 5)
+    assert lines >= asked, f"{lines} of {asked} decisions were captured"
+    base = np.percentile(times["as by default"], 50)
+    rows = []
+    for name, found in times.items():
+        p50, p99 = np.percentile(found, (50, 99))
+        rows.append(f"| {name} | {1e6 * p50:.0f} | {1e6 * p99:.0f} | {p50 / base:.2f} |")
+    return [
+        f"CartPole's policy, {_ROUNDS} rounds of {_REQUESTS:,} requests in turn, one worker and one connection each; "
+        f"client and servers share {len(os.sched_getaffinity(0))} of the CPUs. All {asked:,} decisions were captured.",
+        "",
+        "| | p50 (us) | p99 (us) | p50 / by default |",
+        "|---|---|---|---|",
+        *rows,
+    ]
 
 
 def _batch(results: Path) -> list[str]:
@@ -246,14 +309,34 @@ def _batch(results: Path) -> list[str]:
         eager.append(time.perf_counter() - middle)
     rate, other = (len(rows) / statistics.median(times) for times in (ours, eager))
     return [
-        "## 1,024 observations a call, in process, one core",
-        "",
         "| | rows/s |",
         "|---|---|",
         f"| the served policy: filter, network, scaling | {rate:,.0f} |",
         f"| RLModule in eager torch: filter, network | {other:,.0f} |",
-        "",
     ]
+
+
+def _loop(folder: Path, episodes: int) -> list[str]:
+    """Runs examples/serving_loop.py: serve v0 in explore mode, join, train v1, gate, and compare both."""
+    command = [sys.executable, str(_ROOT / "examples" / "serving_loop.py"), "--out", str(folder / "loop")]
+    began = time.monotonic()
+    done = subprocess.run([*command, "--episodes", str(episodes)], capture_output=True, text=True)
+    seconds = time.monotonic() - began
+    verdict = re.search(r"^deploy-gate: .*$", done.stdout, re.MULTILINE)
+    steps, kept = re.findall(r"log\.csv: ([\d,]+) steps of ([\d,]+) episodes", done.stdout)[0]
+    assert verdict, done.stdout + done.stderr
+    lines = [
+        f"`examples/serving_loop.py`, {episodes:,} episodes of CartPole's users: {steps} decisions of {kept} episodes "
+        f"joined, in {seconds:.0f} s from v0's log to the last comparison, on {len(os.sched_getaffinity(0))} of the "
+        "CPUs, shared with other work.",
+        "",
+        f"`{verdict[0]}`",
+        "",
+        "| version | mean return of 20 episodes, served |",
+        "|---|---|",
+    ]
+    found = re.findall(r"^(v\d): mean return ([\d.]+)$", done.stdout, re.MULTILINE)
+    return [*lines, *(f"| {version} | {value} |" for version, value in found)]
 
 
 def _load(results: Path, requests: int) -> list[str]:
@@ -267,12 +350,9 @@ def _load(results: Path, requests: int) -> list[str]:
         seconds = time.perf_counter() - start
         after = server.rss_mb()
     return [
-        f"## {requests:,} requests over {_CONNECTIONS} connections",
-        "",
         f"A worker a core; {errors} errors; {requests / seconds:,.0f} requests/s with the client on the same cores; "
         f"memory of all processes {before:.0f} MB after {requests // 20:,} requests, {after:.0f} MB at the end "
         f"({after / before - 1:+.1%}).",
-        "",
     ]
 
 
@@ -322,8 +402,6 @@ def _transform(results: Path, folder: Path, records: int) -> list[str]:
     seconds = time.perf_counter() - start
     assert process.returncode == 0
     return [
-        f"## `smrl transform --join input`, {records:,} JSON lines",
-        "",
         f"{seconds:.0f} s, {records / seconds:,.0f} records/s, one process; at most {peak:.0f} MB of memory.",
     ]
 

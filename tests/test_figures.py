@@ -77,9 +77,23 @@ def covers(heading: str) -> tuple[str, str]:
     return OFFLINE, rf"## {heading}.*?Chosen:[^\n]*?interval covers: (\d+) of (\d+)"
 
 
-def printed(problem: str) -> tuple[str, str]:
-    """Returns where intervals.md says how many intervals, as a job prints them, contained the true return."""
-    return INTERVALS, rf"## {problem}\n\n[^\n]*\n\n[^\n]*\n[^\n]*\n\| as printed \| (\d+) of (\d+) \|"
+def intervals(problem: str) -> tuple[str, str]:
+    """Returns where intervals.md has logs, regrets, coverage and widths of a problem: now, and of before."""
+    row = r"[^|]*\| (\d+) of \d+ \|[^|]*\| (\d+)% \|[^\n]*\n?\|?"
+    return (
+        INTERVALS,
+        rf"## {problem}\n\n(\d+) logs[^\n]*; regret ([\d.]+)%, by the estimates of before ([\d.]+)%;[^\n]*\n\n"
+        rf"[^\n]*\n[^\n]*\n\|{row}{row}",
+    )
+
+
+def covered(name: str) -> Callable[..., str]:
+    """Makes the sentence of docs/batch-rl.md about the intervals of a problem."""
+    return lambda logs, regret, regret_before, held, width, held_before, width_before: (
+        f"{name}: {held:.0f} of {logs:.0f} intervals contain the true return (before: {held_before:.0f}), at a mean "
+        f"width of {width:.0f} % of all possible returns (before: {width_before:.0f} %); regret {regret} % (before: "
+        f"{regret_before} %)"
+    )
 
 
 def speeds(env: str) -> Figure:
@@ -176,6 +190,29 @@ FIGURES = [
         ((SERVING, r"Ray Serve, RLModule \|[^\n]*?\| (\d+\.\d+) \|"),),
         lambda r: f"Ray Serve {r:.0f} times",
     ),
+    *(
+        figure(
+            page,
+            SERVING,
+            r"\| as by default \| (\d+) .*?\| explore mode \| (\d+) .*?\| explore mode and capture \| (\d+) ",
+            say,
+        )
+        for page, say in (
+            (
+                PERFORMANCE,
+                lambda default, explore, capture: (
+                    f"Explore mode takes {explore / default:.1f} times as long as the default answer, and capture adds "
+                    f"{capture / explore - 1:.0%}".replace("%", " %")
+                ),
+            ),
+            (
+                "docs/serving.md",
+                lambda _, explore, capture: (
+                    f"the median answer of explore mode takes {capture / explore:.2f} times as long as without"
+                ),
+            ),
+        )
+    ),
     figure(
         PERFORMANCE,
         SERVING,
@@ -217,26 +254,31 @@ FIGURES = [
         r"## Ten million transitions\n\n[^\n]*at most ([\d.]+) GB",
         lambda gb: f"learning from ten million transitions takes {gb} GB",
     ),
-    Figure(
-        (BATCH,),
-        tuple(printed(name) for name in ("cartpole", "collapse", "acrobot", "pendulum", "clinic", "grid")),
-        lambda *n: (
-            "The 95 % interval contained the true return of the chosen policy for {:.0f} of {:.0f} logs of CartPole, "
-            "{:.0f} of {:.0f} with a learner that collapses, {:.0f} of {:.0f} of Acrobot, {:.0f} of {:.0f} of "
-            "Pendulum, {:.0f} of {:.0f} of a clinic and {:.0f} of {:.0f} of a slippery grid".format(*n)
+    *(
+        Figure((BATCH,), (intervals(problem),), covered(name))
+        for problem, name in (("clinic", "A clinic"), ("grid", "A slippery grid"))
+    ),
+    figure(
+        BATCH,
+        "benchmarks/intervals_compared.md",
+        r"\| release 0\.2\.0: [^|]*\| \d+ % \| (\d+) % \| (\d+) % \|",
+        lambda width, held: (
+            f"release 0.2.0's interval was {width:.0f} % wide in the clinic and covered {held:.0f} % on the grid"
         ),
     ),
     figure(
         BATCH,
-        INTERVALS,
-        r"## clinic\n\n.*?\| as printed \|[^|]*\|[^|]*\|[^|]*\| (\d+) \|.*?## grid",
-        lambda wide: f"for {wide:.0f} of the clinic's logs",
+        "benchmarks/intervals_compared.md",
+        r"norm 2 \| \d+ % \| (\d+) % \| \d+ % \| (\d+) % \|",
+        lambda clinic, grid: (
+            f"the feasible set of value functions was {clinic:.0f} % wide in the clinic and {grid:.0f} % on the grid"
+        ),
     ),
     figure(
         BATCH,
-        INTERVALS,
-        r"## grid\n\n(\d+) logs[^\n]*better than the log in (\d+)\.",
-        lambda logs, better: f"the chosen policy was no better than the log for {logs - better:.0f} of {logs:.0f}",
+        SERVING,
+        r"serving_loop\.py`, ([\d,]+) episodes.*?\| v0 \| ([\d.]+) \|\n\| v1 \| ([\d.]+) \|",
+        lambda episodes, v0, v1: f"with {episodes:,.0f} episodes, v0 returned {v0} on average and v1 {v1:.1f}",
     ),
     Figure(
         (BATCH,),
@@ -374,7 +416,7 @@ FIGURES = [
         BATCH,
         "runtime/offline/selection.py",
         r"\nTOLERANCE = (\S+)",
-        lambda share: f"is within {100 * share:g} % of the best",
+        lambda share: f"is within {100 * share:g} % of the highest",
     ),
     figure(
         BATCH,

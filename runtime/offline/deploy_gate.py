@@ -18,7 +18,6 @@ from runtime.errors import Problems
 from runtime.offline.data.reading import read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
-from runtime.offline.estimators.intervals import describe
 from runtime.offline.estimators.support import Act
 from runtime.offline.log_job import FEW_EPISODES
 from runtime.offline.selection import Judged, PolicyEvaluator, draw_evaluation_episodes
@@ -141,8 +140,7 @@ class _ActingPolicy:
     def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self.act(observations), np.float32)
 
-    def actions(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self.act(observations), np.float32)
+    actions = probabilities  # the evaluator calls the one that the log's actions need
 
 
 def judge_policies(
@@ -153,9 +151,9 @@ def judge_policies(
     Args:
         acts: Each returns a policy's (B, A) action probabilities, or actions, at (B, O) states.
         data: Episodes to estimate from.
-        log: All episodes that say which states the log has.
+        log: All episodes, in whose transitions policies are rolled out.
         gamma: Discount per step, below 1.
-        seed: Seed of the features, the halves and the rollouts.
+        seed: Seed of the features and the rollouts.
         bounds: Limits of discounted returns.
     """
     evaluator = PolicyEvaluator(data, gamma=gamma, seed=seed, bounds=bounds, log=log)
@@ -252,14 +250,12 @@ def _table(
     for name, policy, one in zip(names, policies, judged, strict=True):
         interval = one.interval
         ends = "none" if interval.is_vacuous else f"[{interval.low:.4g}, {interval.high:.4g}]"
-        cells = (f"{one.value:.4g}", ends, f"{interval.outside:.0%}", f"{interval.fit_p_value:.2g}")
+        cells = (f"{one.value:.4g}", ends, f"{interval.outside:.0%}", f"{one.fit_p_value:.2g}")
         rows.append((name, policy.model_id, *cells))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append(f"discounted by {request.gamma:g}, from {len(data.starts):,} episodes of {request.data}")
     lines += [
-        f"warning: {name}: {warning}"
-        for name, one in zip(names, judged, strict=True)
-        for warning in describe(one.interval, bounds=bounds)
+        f"warning: {name}: {warning}" for name, one in zip(names, judged, strict=True) for warning in one.doubts(bounds)
     ]
     return "\n".join(lines)

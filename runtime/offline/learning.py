@@ -21,7 +21,7 @@ from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.behavior import estimate_behavior
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.results import as_json, write_coach_csv, write_report
-from runtime.offline.selection import PolicyEvaluator, Report, choose_by_lower_bound, draw_evaluation_episodes
+from runtime.offline.selection import PolicyEvaluator, Report, choose, draw_evaluation_episodes
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.metrics import MetricsLog
 from runtime.policies.network_policy import EVALUATED_FILE, FILE, NetworkPolicy
@@ -206,7 +206,7 @@ class _Learning:
             self._reporter.show_phase("saving")
             checkpoint = self._save_final()
             self._reporter.note("estimating the chosen policy's return with its interval")
-            report = self._evaluator.report(self._chosen[0], halves=self._halves())
+            report = self._evaluator.report(self._chosen[0], ranked=self._ranked())
             chosen = self._choice()
             assert self._context.write_model is not None
             self._context.write_model(checkpoint, self._job.spaces, {**chosen, **as_json(report)})
@@ -235,7 +235,7 @@ class _Learning:
             try:
                 with self._request:
                     losses = self._run(updates)
-                    policy = self._learner.policy()
+                    policy = self._learner.policy(averaged=True)
                     scores = self._evaluator.score(policy)
             except Interrupted:
                 return f"stopped by {self._request.signal_name} during an iteration"
@@ -291,7 +291,7 @@ class _Learning:
     def _choose(self, policy: NetworkPolicy) -> None:
         choice = self._choice()
         if choice["chosen_iteration"] == self._state.training_iteration:
-            self._chosen = self._learner.policy(averaged=True), policy
+            self._chosen = policy, self._learner.policy()
             self._state.policy.update(choice)
 
     def _choice(self) -> dict[str, Any]:
@@ -299,16 +299,15 @@ class _Learning:
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
-        values = [row["estimated_return"] for row in rows]
-        chosen = rows[choose_by_lower_bound([_lower_bound(row) for row in rows], values, logged=self._logged)]
+        chosen = rows[choose([_pessimistic_return(row) for row in rows], logged=self._logged)]
         return {
             "chosen_iteration": int(chosen["training_iteration"]),
             "estimated_return": chosen["estimated_return"],
         }
 
-    def _halves(self) -> list[tuple[float, float]]:
-        """Returns each iteration's estimated return by either half of the held-out episodes."""
-        names = "estimated_return_half_1", "estimated_return_half_2"
+    def _ranked(self) -> list[tuple[float, float]]:
+        """Returns each iteration's estimated return by rollouts and by fitted Q evaluation."""
+        names = "estimated_return", "fitted_q_evaluation"
         return [(row[names[0]], row[names[1]]) for row in self._state.rows if all(name in row for name in names)]
 
     def _save(self) -> Path:
@@ -331,9 +330,9 @@ class _Learning:
         return self._save()
 
 
-def _lower_bound(row: dict[str, float]) -> float:
-    """Returns an iteration's lower bound; its estimate if a checkpoint of an earlier version has no bound."""
-    return row.get("estimated_return_low", row["estimated_return"])
+def _pessimistic_return(row: dict[str, float]) -> float:
+    """Returns what the selection rule compares; the estimate where a checkpoint of an earlier version lacks it."""
+    return row.get("pessimistic_return", row["estimated_return"])
 
 
 def make_recipe(config: JobConfig) -> Recipe:

@@ -43,7 +43,7 @@ def write_report(folder: Path, rows: Sequence[Mapping[str, float]], report: Repo
     """Writes ope.json and ope.png."""
     summary = {
         "chosen_iteration": chosen,
-        "rule": f"the latest iteration whose lower bound is within {TOLERANCE:.0%} of the highest",
+        "rule": f"the latest iteration whose pessimistic return is within {TOLERANCE:.0%} of the highest",
         **asdict(report),
     }
     write_json(folder / SUMMARY, finite(summary))
@@ -111,8 +111,8 @@ def plot_estimates(path: Path, rows: Sequence[Mapping[str, float]], report: Repo
     above.plot(iterations, values, color="#4c78a8", marker="o", markersize=4, label="each iteration's policy")
     bars = [[value.value - value.low], [value.high - value.value]]
     above.errorbar([chosen], [value.value], bars, color="#d62728", marker="o", capsize=5, label="chosen, 95 % interval")
-    above.set_ylabel("discounted return\n(fitted Q evaluation)")
-    above.set_title("Off-policy estimate of each iteration on the held-out episodes")
+    above.set_ylabel("discounted return\n(rollouts in the log's model)")
+    above.set_title("Off-policy estimate of each iteration")
     for name in COACHS:
         if all(name in row for row in rows):
             line = below.plot(iterations, [row[name] for row in rows], marker=".", label=name.replace("_", " "))

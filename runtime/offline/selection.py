@@ -1,9 +1,9 @@
 """Evaluates policies on held-out episodes and selects one, without an environment.
 
-The rule: select the latest iteration whose lower bound is within 1 % of the highest, and save the running mean of its
-weights, because the quality of single iterates fluctuates. Importance sampling cannot rank policies whose
-episodes last ten times longer than the log's, and the learner's own values rise with any policy; both are
-reported as diagnostics. benchmarks/offline.md has the measurements.
+The rule: select the latest iteration whose pessimistic return is within 1 % of the highest. An iteration's policy is
+the running mean of its weights, because the quality of single iterates fluctuates. Importance sampling cannot rank
+policies whose episodes last ten times longer than the log's, and the learner's own values rise with any policy; both
+are reported as diagnostics. benchmarks/intervals.md and benchmarks/offline.md have the measurements.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.estimators.bounds import ReturnBounds, bound_returns
+from runtime.offline.estimators.fit import FitTest
 from runtime.offline.estimators.fqe import COARSE, FINE, Evaluated, FittedQEvaluation
-from runtime.offline.estimators.intervals import Interval, IntervalEstimator, describe
+from runtime.offline.estimators.intervals import FEW_ROLLOUTS, ROLLOUTS, Interval, IntervalEstimator, describe
 from runtime.offline.estimators.ope import (
     ESTIMATORS,
     Episodes,
@@ -39,7 +40,8 @@ _MOST_STEPS = 20_000
 _FEATURE_DRAWS = 2  # sets of random features, for each of the two smoothness settings
 _RESAMPLES = 1000
 _RANKED = 4  # iterations, below which a rank correlation says nothing
-_SIGNAL = 0.3  # rank correlation of the halves below which they do not agree
+_SIGNAL = 0.3  # rank correlation of two estimators below which they do not agree
+_MISFIT = 0.01  # p-value
 _TEMPERATURE = 1.0  # Coach's, for its two estimators
 _EPSILON = 0.1  # share of uniform actions without which the weights of a deterministic policy are mostly 0
 # Coach's two estimators evaluate a softmax policy, with the learner's own values.
@@ -50,7 +52,7 @@ def choose(values: Sequence[float], *, logged: float) -> int:
     """Returns the index of the iteration that the selection rule picks, from 0.
 
     Args:
-        values: Estimate or lower bound of the return of each iteration.
+        values: Pessimistic return of each iteration.
         logged: Discounted return of the log. Where the best value is near 0, the tolerance is relative to the best
             value's improvement over it.
     """
@@ -59,53 +61,15 @@ def choose(values: Sequence[float], *, logged: float) -> int:
     return max(i for i, value in enumerate(values) if value >= least)
 
 
-def choose_by_lower_bound(lows: Sequence[float], values: Sequence[float], *, logged: float) -> int:
-    """Returns the index of the chosen iteration by the lower bounds; by the estimates where no bound exceeds the log.
+def rank_agreement(pairs: Sequence[tuple[float, float]]) -> float:
+    """Computes Spearman's rank correlation of the iterations by two estimators; 0 where one of them has no order.
 
     Args:
-        lows: Lower bound on the return of each iteration.
-        values: Estimated return of each iteration. Bounds below the log's return are mostly the least possible return,
-            which every policy shares.
-        logged: Discounted return of the log.
-    """
-    return choose(lows if max(lows) > logged else values, logged=logged)
-
-
-def selection_optimism(halves: Sequence[tuple[float, float]], *, logged: float) -> float:
-    """Estimates how much too high the chosen iteration's estimate is because it was chosen by it.
-
-    Each half of the episodes chooses an iteration, and the other half judges it; the estimate of the half that chose
-    is the higher one by twice the optimism of both halves together, as the optimism falls with the number of episodes.
-
-    Args:
-        halves: Estimated return of each iteration by either half of the episodes.
-        logged: Discounted return of the log, as for `choose`.
-
-    Returns:
-        The optimism, at least 0.
-
-    Source: Tsamardinos et al. 2018, Bootstrapping the out-of-sample predictions for efficient and accurate
-    cross-validation, for the problem; the halves are two-fold cross-validation.
-    """
-    values = np.array(halves)
-    gaps = []
-    for chooser in (0, 1):
-        chosen = choose(values[:, chooser].tolist(), logged=logged)
-        # What the halves differ by on average is a difference of their episodes, not of the choice.
-        differences = values[:, chooser] - values[:, 1 - chooser]
-        gaps.append(float(differences[chosen] - differences.mean()))
-    return max(0.0, float(np.mean(gaps)) / 2)
-
-
-def rank_agreement(halves: Sequence[tuple[float, float]]) -> float:
-    """Computes Spearman's rank correlation of the iterations by either half of the episodes; 0 where one has no order.
-
-    Args:
-        halves: Estimated return of each iteration by either half of the episodes.
+        pairs: Estimated return of each iteration by either estimator.
     """
     from scipy.stats import rankdata
 
-    first, second = (rankdata(column) for column in np.array(halves).T)
+    first, second = (rankdata(column) for column in np.array(pairs).T)
     if first.std() == 0 or second.std() == 0:
         return 0.0
     return float(np.corrcoef(first, second)[0, 1])
@@ -141,7 +105,7 @@ class Report:
     """Off-policy estimates of the chosen policy.
 
     Attributes:
-        value: Its discounted return, by fitted Q evaluation.
+        value: Its discounted return.
         behaviour: Mean discounted return of the logged episodes.
         behaviour_return: Mean undiscounted return of the logged episodes.
         episodes: Number of held-out episodes behind the estimates.
@@ -174,12 +138,28 @@ class Judged:
     """A policy's estimated discounted return.
 
     Attributes:
-        value: Estimate by fitted Q evaluation.
-        interval: Its 95 % confidence interval.
+        interval: The estimate with its 95 % confidence interval.
+        fit_p_value: P-value of the fit of fitted Q evaluation to episodes that it was not fitted to.
     """
 
-    value: float
     interval: Interval
+    fit_p_value: float
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return self.interval.value
+
+    def doubts(self, bounds: ReturnBounds) -> tuple[str, ...]:
+        """Says in plain sentences what the data do not support."""
+        found = describe(self.interval, bounds=bounds)
+        if self.fit_p_value >= _MISFIT:
+            return found
+        return (
+            *found,
+            f"fitted Q evaluation does not fit other episodes of the log (p = {self.fit_p_value:.1g}): trust the "
+            "interval, not the estimate",
+        )
 
 
 class TargetPolicy(Protocol):
@@ -201,7 +181,7 @@ class PolicyEvaluator:
         seed: Seed of random features and bootstrap resamples.
         bounds: Limits of discounted returns, which clip all estimates and intervals; derived from the data's rewards
             if None.
-        log: Episodes that say which states the log has; `data` if None.
+        log: Episodes in whose transitions policies are rolled out; `data` if None.
     """
 
     def __init__(
@@ -222,19 +202,20 @@ class PolicyEvaluator:
             for draw in range(_FEATURE_DRAWS)
             for smoothness in (FINE, COARSE)
         ]
-        self._intervals = IntervalEstimator(data, log=log or data, gamma=gamma, seed=seed, bounds=self._bounds)
+        self._intervals = IntervalEstimator(log or data, gamma=gamma, seed=seed, bounds=self._bounds)
 
     def score(self, policy: NetworkPolicy) -> dict[str, float]:
-        """Estimates of a policy by name; the selection rule compares `estimated_return_low`."""
-        judged, _, evaluated = self._judge(policy)
-        interval = judged.interval
+        """Estimates of a policy by name; the selection rule compares `pessimistic_return`."""
+        target = self._target(policy, self.data)
+        evaluated = [model.evaluate(target) for model in self._models]
+        interval = self._interval(policy, evaluated, rollouts=FEW_ROLLOUTS)
         found = {
-            "estimated_return": judged.value,
+            "estimated_return": interval.value,
             "estimated_return_low": interval.low,
             "estimated_return_high": interval.high,
-            "estimated_return_half_1": interval.halves[0],
-            "estimated_return_half_2": interval.halves[1],
+            "pessimistic_return": interval.pessimistic,
             "outside_the_log": interval.outside,
+            "fitted_q_evaluation": float(np.mean([one.start for one in evaluated])),
         }
         if not self.data.has_probabilities:
             return found
@@ -258,32 +239,32 @@ class PolicyEvaluator:
         """Returns the estimate, the policy's probabilities or actions at all observations, and its value functions."""
         target = self._target(policy, self.data)
         evaluated = [model.evaluate(target) for model in self._models]
-        value = float(np.mean([one.start for one in evaluated]))
-        return Judged(value, self._interval(policy, value)), target, evaluated
+        interval = self._interval(policy, evaluated, rollouts=ROLLOUTS)
+        fit = FitTest(self.data, gamma=self._gamma, seed=self._seed, bounds=self._bounds)
+        return Judged(interval, fit.p_value(lambda data: self._target(policy, data))), target, evaluated
 
     @property
     def logged(self) -> float:
         """Mean discounted return of the episodes."""
         return float(self._discounted_returns().mean())
 
-    def report(self, policy: TargetPolicy, *, halves: Sequence[tuple[float, float]] = ()) -> Report:
+    def report(self, policy: TargetPolicy, *, ranked: Sequence[tuple[float, float]] = ()) -> Report:
         """Reports all estimates of a policy with intervals.
 
         Args:
             policy: Policy to evaluate.
-            halves: Estimated return of each iteration that it was chosen from, by either half of the episodes.
+            ranked: Estimated return of each iteration that it was chosen from, by rollouts and by fitted Q evaluation.
         """
         judged, target, evaluated = self._judge(policy)
-        value, found = judged.value, judged.interval
-        optimism = selection_optimism(halves, logged=self.logged) if len(halves) > 1 else 0.0
-        interval = Estimate(value, found.low - optimism, found.high).within(self._bounds)
+        found = judged.interval
+        interval = Estimate(found.value, found.low, found.high)
         discounted = self._discounted_returns()
         behavior, plain = (_mean_with_interval(returns, self._seed) for returns in (discounted, self.data.returns))
         facts: dict[str, Any] = {"value": interval, "behaviour": behavior, "behaviour_return": plain}
-        facts |= {"episodes": len(self.data.starts), "outside": found.outside, "fit_p_value": found.fit_p_value}
-        unsupported = describe(found, bounds=self._bounds)
+        facts |= {"episodes": len(self.data.starts), "outside": found.outside, "fit_p_value": judged.fit_p_value}
+        unsupported = judged.doubts(self._bounds)
         facts["refused"] = unsupported[0] if found.is_vacuous else ""
-        doubts = unsupported + _doubt_the_choice(interval, behavior, halves)
+        doubts = unsupported + _doubt_the_choice(interval, behavior, ranked)
         if not self.data.has_probabilities:
             facts["estimators"] = {"dm": self._estimate(self._direct(target, evaluated)).within(self._bounds)}
             return Report(**facts, left_out=self._left_out(), warnings=doubts)
@@ -328,9 +309,14 @@ class PolicyEvaluator:
         )
         return {name: why for name in (*ESTIMATORS, "magic") if name != "dm"}
 
-    def _interval(self, policy: TargetPolicy, value: float) -> Interval:
+    def _interval(self, policy: TargetPolicy, evaluated: Sequence[Evaluated], *, rollouts: int) -> Interval:
         act = policy.actions if self.data.num_actions is None else policy.probabilities
-        return self._intervals.estimate(lambda data: self._target(policy, data), act, value=value)
+
+        def values(states: NDArray[np.float32], actions: NDArray[np.floating]) -> NDArray[np.floating]:
+            pairs = zip(self._models, evaluated, strict=True)
+            return np.asarray(np.mean([model.values_at(one, states, actions) for model, one in pairs], axis=0))
+
+        return self._intervals.estimate(act, values, rollouts=rollouts)
 
     def _estimate(self, terms: Terms) -> Estimate:
         value = float(terms.estimate(np.ones((1, len(terms.plain))))[0])
@@ -386,19 +372,18 @@ def _shifted(episodes: Episodes, least: float) -> Episodes:
     )
 
 
-def _doubt_the_choice(value: Estimate, behavior: Estimate, halves: Sequence[tuple[float, float]]) -> tuple[str, ...]:
+def _doubt_the_choice(value: Estimate, behavior: Estimate, ranked: Sequence[tuple[float, float]]) -> tuple[str, ...]:
     """Says where the estimates do not show that the chosen policy is better than the log's."""
     if value.low >= behavior.value:
         return ()
-    agreement = rank_agreement(halves) if len(halves) >= _RANKED else math.nan
-    ranked = (
-        f"the two halves of the held-out episodes rank the iterations differently (rank correlation {agreement:.2f}), "
-        "and "
+    agreement = rank_agreement(ranked) if len(ranked) >= _RANKED else math.nan
+    differently = (
+        f"rollouts and fitted Q evaluation rank the iterations differently (rank correlation {agreement:.2f}), and "
         if agreement < _SIGNAL
         else ""
     )
     return (
-        f"{ranked}the policy's lower bound {value.low:.2f} is below the log's own return {behavior.value:.2f}: "
+        f"{differently}the policy's lower bound {value.low:.2f} is below the log's own return {behavior.value:.2f}: "
         "prefer the policy that made the log, or behavior cloning",
     )
 

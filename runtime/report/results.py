@@ -153,7 +153,7 @@ def _describe(path: Path, kind: str) -> str:
 
 
 def _find_pictures(layout: Layout, evaluated: list[Path]) -> dict[str, Path]:
-    found = {"Off-policy estimate of each iteration on the held-out episodes": layout.data / "ope.png"}
+    found = {"Off-policy estimate of each iteration": layout.data / "ope.png"}
     for place in evaluated:
         for path in sorted([*place.glob("driven_lines.png"), *place.glob("*/driven_lines.png")]):
             found.setdefault("Driven lines", path)

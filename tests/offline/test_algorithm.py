@@ -110,10 +110,8 @@ def test_a_policy_is_chosen_and_its_return_estimated_beside_the_logs(
         assert low > 25
     assert summary["chosen_iteration"] == int(chosen[1])
     rows = [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
-    is_bound_used = max(row["estimated_return_low"] for row in rows) > float(logged[1])
-    compared = "estimated_return_low" if is_bound_used else "estimated_return"
-    best = max(row[compared] for row in rows)
-    close = [row["training_iteration"] for row in rows if row[compared] >= 0.99 * best]
+    best = max(row["pessimistic_return"] for row in rows)
+    close = [row["training_iteration"] for row in rows if row["pessimistic_return"] >= 0.99 * best]
     assert close[-1] == int(chosen[1])
     assert said.count("Off-Policy Evaluation> Epoch=") == iterations
     manifest = json.loads((results / "model" / "manifest.json").read_text())

@@ -28,8 +28,8 @@ OPPOSITE = ((1.0, 0.0), (-1.0, 0.0))
 
 
 def _judged(value: float, low: float, high: float, *, is_vacuous: bool = False) -> Judged:
-    ends = (low, high)
-    return Judged(value, Interval(low, high, (value, value), 0.0, 1.0, 50.0, ends, ends, is_vacuous))
+    interval = Interval(value, low, high, pessimistic=low, outside=0.0, sample_size=50.0, is_vacuous=is_vacuous)
+    return Judged(interval, fit_p_value=1.0)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_exploration_counts_for_both_policies(visits: Path, models: Path, capsys
 def test_a_log_without_the_challengers_actions_refuses_with_that_reason(
     visits: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No step shows what the right policy would earn."""
+    """No step shows what the right policy would earn, nor does one from a state beside it."""
     rows = pandas.read_csv(visits)
-    rows = rows[rows["action"] != (rows["state_feature_0"] > 0)]
+    rows = rows[(rows["action"] != (rows["state_feature_0"] > 0)) & (rows["state_feature_0"].abs() > 1)]
     coins = np.random.default_rng(1).integers(2, size=len(rows))
     rows.assign(reward=coins).to_csv(tmp_path / "poor.csv", index=False)
     assert run_gate(GateRequest(models / "wrong", models / "right", tmp_path / "poor.csv", margin=-2)) == REFUSES

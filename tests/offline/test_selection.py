@@ -15,7 +15,7 @@ from runtime.offline.estimators import fqe
 from runtime.offline.estimators.behavior import estimate_behavior
 from runtime.offline.estimators.bounds import bound_returns
 from runtime.offline.estimators.fqe import COARSE, FINE, FittedQEvaluation
-from runtime.offline.selection import PolicyEvaluator, choose, choose_by_lower_bound
+from runtime.offline.selection import PolicyEvaluator, choose
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import NetworkPolicy
 from tests.offline.test_bcq import make_data, one_thread
@@ -172,12 +172,6 @@ def test_the_latest_iteration_close_to_the_best_is_chosen() -> None:
     # Close to 0, the gain on the log is what a hundredth is of.
     assert choose([-5, 0.05, 0.0, -1], logged=-10) == 2
     assert choose([3], logged=5) == 0
-
-
-def test_lower_bounds_decide_where_one_exceeds_the_log() -> None:
-    assert choose_by_lower_bound([30, 80, 50], [99, 90, 100], logged=20) == 1
-    # All at the floor, they say nothing: the last of the ties would be chosen.
-    assert choose_by_lower_bound([0, 0, 0], [0.1, 0.5, 0.2], logged=0.3) == 1
 
 
 def fixed(probabilities: list[float]) -> NetworkPolicy:

@@ -66,21 +66,6 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Debiased:
-    """A policy's value in each episode of one half, by the other half's value function.
-
-    Attributes:
-        values: (E,) value of the initial state, and the weighted residuals of the episode's steps.
-        weights: (E,) sum of the weights of each episode's steps.
-        corrections: (E,) weighted sum of the residuals of each episode's steps.
-    """
-
-    values: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    corrections: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
 class _Prepared:
     """Some states as the regressions see them.
 
@@ -184,18 +169,19 @@ class FittedQEvaluation:
             return self._clip(features @ evaluated.weights[0])
         return self._clip(np.einsum("bd,bd->b", self._features(states), evaluated.weights[actions.astype(int)]))
 
-    def debias(self, evaluated: Evaluated, target: Singles, other: Transitions, other_target: Singles) -> Debiased:
-        """Corrects this half's value function by the Bellman residuals of episodes that it was not fitted to.
+    def correct(
+        self, evaluated: Evaluated, target: Singles, other: Transitions, other_target: Singles
+    ) -> NDArray[np.float64]:
+        """Returns (E,) what each episode that this was not fitted to corrects of the estimate: its weighted residuals.
 
-        The weight of a residual is that of least-squares temporal differences: how much this half's value of the
-        initial states changes with the reward of a step like it. The mean over the episodes is the estimate, and as
-        an episode's steps are added up first, its standard error is that of independent episodes.
+        The weight of a Bellman residual is that of least-squares temporal differences: how much the value of the
+        initial states changes with the reward of a step like it.
 
         Args:
             evaluated: What `evaluate` returned for the policy.
             target: (M, A) action probabilities or actions, as for `evaluate`.
-            other: The other half of the episodes.
-            other_target: (M', A) the same at its observations.
+            other: Other episodes.
+            other_target: (M', A) action probabilities or actions at their observations.
 
         Source: Kallus & Uehara 2020, Double reinforcement learning for efficient off-policy evaluation; the weights:
         Uehara, Huang & Jiang 2020, Minimax weight and Q-function learning, with linear functions.
@@ -213,11 +199,7 @@ class FittedQEvaluation:
         weights = np.einsum("nd,nd->n", features[usable], dual.reshape(shape)[groups]) * len(self._data.starts)
         weights = np.maximum(weights, 0)  # they estimate a ratio of two distributions of steps
         episode = np.repeat(np.arange(len(other.starts)), other.lengths)[usable]
-        count = len(other.starts)
-        starts = self._state_values(other, other_target, other.starts, evaluated)
-        corrections = np.bincount(episode, weights * residuals, count).astype(np.float64)
-        sums = np.bincount(episode, weights, count).astype(np.float64)
-        return Debiased(starts + corrections, sums, corrections)
+        return np.bincount(episode, weights * residuals, len(other.starts)).astype(np.float64)
 
     def _dual(self, target: Singles) -> NDArray[np.float64]:
         """Returns (A * D,) how much the value of the initial states changes with each moment of the rewards."""

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.interval_candidates import bound_by_pessimism, bound_linear, make_problem
 from benchmarks.known_values import Grid
 from runtime.offline.data.transitions import TERMINAL, Transitions
 from runtime.offline.estimators.bounds import ReturnBounds
-from runtime.offline.estimators.fqe import FittedQEvaluation
+from runtime.offline.estimators.fit import FitTest
 from runtime.offline.estimators.intervals import IntervalEstimator, describe
 from runtime.offline.estimators.support import LogModel
-from runtime.offline.selection import rank_agreement, selection_optimism
+from runtime.offline.selection import rank_agreement
 from tests.offline.test_bcq import one_thread
 
 __all__ = ["one_thread"]  # a fixture that acts by itself
@@ -24,6 +23,11 @@ def right_and_down(states: Any) -> Any:
     """Walks towards the grid's goal, mixed with the logging policy: probabilities (B, 4)."""
     ahead = np.eye(4)[np.where(states[:, 0] > states[:, 1], 2, 1)]
     return (0.3 * ahead + 0.7 * Grid().behave(states)).astype(np.float32)
+
+
+def nothing(states: Any, _: Any) -> Any:
+    """Values of 0 outside of the log."""
+    return np.zeros(len(states))
 
 
 def test_the_grids_exact_value_is_the_mean_of_its_episodes() -> None:
@@ -41,8 +45,8 @@ def test_intervals_on_the_grid_contain_the_exact_value() -> None:
     covered = 0
     for seed in range(8):
         log = grid.log(100, seed=seed)
-        estimator = IntervalEstimator(log, log=log, gamma=grid.gamma, seed=seed, bounds=ReturnBounds(0, 1))
-        found = estimator.estimate(lambda data: right_and_down(data.observations), right_and_down, value=truth)
+        estimator = IntervalEstimator(log, gamma=grid.gamma, seed=seed, bounds=ReturnBounds(0, 1))
+        found = estimator.estimate(right_and_down, nothing)
         assert 0 <= found.low <= found.high <= 1
         covered += found.low <= truth <= found.high
     assert covered >= 7
@@ -55,12 +59,12 @@ def test_an_action_that_the_log_does_not_have_leaves_it_at_once() -> None:
         return np.tile(np.array([[0, 0, 1]], np.float32), (len(states), 1))
 
     model = LogModel(log, seed=0)
-    assert model.roll(always, gamma=0.9, rollouts=20, seed=0).outside == 1
+    assert model.roll(always, gamma=0.9, draws=2, rollouts=20, seed=0).outside == 1
     bounds = ReturnBounds(0, 10)
-    found = IntervalEstimator(log, log=log, gamma=0.9, seed=0, bounds=bounds).estimate(
-        lambda data: always(data.observations), always, value=3.0
+    found = IntervalEstimator(log, gamma=0.9, seed=0, bounds=bounds).estimate(
+        always, lambda states, actions: np.full(len(states), 3.0)
     )
-    assert (found.low, found.high) == (0, 10)
+    assert (found.low, found.value, found.high, found.pessimistic) == (0, 3, 10, 0)
     assert found.is_vacuous
     assert "this log supports no interval: any possible return, 0.00 to 10.00" in describe(found, bounds=bounds)[0]
 
@@ -71,8 +75,9 @@ def test_rollouts_of_the_logging_policy_stay_inside_and_return_what_it_returned(
     def logged(states: Any) -> Any:
         return np.tile(np.array([[0.5, 0.5, 0]], np.float32), (len(states), 1))
 
-    rolled = LogModel(log, seed=0).roll(logged, gamma=0.9, rollouts=400, seed=0)
+    rolled = LogModel(log, seed=0).roll(logged, gamma=0.9, draws=8, rollouts=100, seed=0)
     assert rolled.outside == 0
+    assert 30 < rolled.sample_size <= 60
     steps = np.arange(len(log)) - np.repeat(log.starts, log.lengths)
     returns = np.add.reduceat(log.rewards * 0.9**steps, log.starts)
     assert rolled.rewards.mean() == pytest.approx(returns.mean(), abs=0.3)
@@ -110,42 +115,24 @@ def make_corridor(*, never: int) -> Transitions:
     )
 
 
-def test_the_choice_of_noise_is_optimistic_and_its_halves_do_not_agree() -> None:
-    rng = np.random.default_rng(0)
-    noise = [tuple(pair) for pair in rng.normal(10, 1, (400, 2)).tolist()]
-    # The largest of 400 draws is about 3 deviations above the mean; the choice by both halves less by half.
-    assert selection_optimism(noise, logged=10.0) == pytest.approx(1.5, abs=0.6)
+def test_two_estimators_agree_by_their_ranks() -> None:
+    noise = [tuple(pair) for pair in np.random.default_rng(0).normal(10, 1, (400, 2)).tolist()]
     assert abs(rank_agreement(noise)) < 0.2
-    same = [(float(value), float(value)) for value in range(10)]
-    assert selection_optimism(same, logged=0.0) == 0
-    assert rank_agreement(same) == pytest.approx(1)
+    assert rank_agreement([(float(value), float(value**3)) for value in range(10)]) == pytest.approx(1)
+    assert rank_agreement([(1.0, 2.0), (1.0, 3.0)]) == 0
 
 
-def test_the_bound_of_a_linear_function_over_two_ellipsoids_is_the_largest_point_of_both() -> None:
-    """Against points on a fine grid of the plane."""
-    axis = np.linspace(-3, 3, 601)
-    points = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
-    for start, linear, curvature, offset, radius in (
-        ([1.0, 0.5], [1.0, 2.0], [4.0, 1.0], 1.0, 2.0),  # both constraints hold it
-        ([1.0, 0.5], [1.0, 2.0], [4.0, 0.0], 1.0, 4.0),  # the second direction is limited by the norm alone
-        ([0.3, -1.0], [0.0, 0.0], [1.0, 9.0], -1.0, 50.0),  # the norm limits nothing
-    ):
-        fits = (points**2 @ curvature - 2 * points @ linear + offset <= 0) & ((points**2).sum(axis=1) <= radius)
-        expected = (points[fits] @ start).max()
-        found = bound_linear(np.array(start), np.array(linear), np.array(curvature), offset, radius)
-        assert found == pytest.approx(expected, abs=0.02)
+def test_fitted_q_evaluation_is_rejected_where_bounds_clip_true_values_alone() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.uniform(0, 1, (2000, 1)).astype(np.float32)
+    rewards = states[:, 0] + rng.normal(0, 0.2, 2000).astype(np.float32)
+    chances = np.full((2000, 2), 0.5, np.float32)
+    ends, starts = np.full(2000, TERMINAL), np.arange(2000)
+    data = Transitions(states, rng.integers(2, size=2000), rewards, ends, starts, chances, 2)
 
+    def p_value(most: float) -> float:
+        test = FitTest(data, gamma=0.9, seed=0, bounds=ReturnBounds(-1, most))
+        return test.p_value(lambda half: np.tile(np.array([[0, 1]], np.float32), (len(half), 1)))
 
-def test_pessimism_and_optimism_enclose_the_regressions_own_value() -> None:
-    log = Grid().log(100, seed=0)
-    bounds = ReturnBounds(0, 1)
-    model = FittedQEvaluation(log, gamma=0.99, seed=0, bounds=bounds)
-    target = right_and_down(log.observations)
-    problem = make_problem(model, target, log, 0.99)
-    value = model.evaluate(target).start
-    assert problem.start @ problem.fitted == pytest.approx(value, abs=0.02)
-    narrow, wide = (
-        bound_by_pessimism(model, target, log, gamma=0.99, bounds=bounds, problem=problem, has_bias=has_bias)
-        for has_bias in (False, True)
-    )
-    assert 0 <= wide[0] <= narrow[0] < value < narrow[1] <= wide[1] <= 1
+    assert p_value(2) > 0.05
+    assert p_value(0.3) < 0.001

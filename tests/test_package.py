@@ -133,3 +133,23 @@ def test_the_documents_name_no_example_that_does_not_ship() -> None:
     named = {found for page in pages for found in re.findall(r"\bexamples/[\w/.-]+\w", page.read_text())}
     assert len(named) > 5
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize("dockerfile", ["Dockerfile.cpu", "Dockerfile.gpu"])
+def test_the_images_compile_kernels_from_all_files_that_these_import(dockerfile: str, tmp_path: Path) -> None:
+    """An image copies these files alone before it compiles, so that other changes leave the layer as it is."""
+    stage = (ROOT / dockerfile).read_text().split(" AS kernels\n")[1].split("\nFROM ")[0]
+    copies = [line.split()[1:] for line in stage.splitlines() if line.startswith("COPY ")]
+    assert copies
+    for *sources, target in copies:
+        for source in sources:
+            place = tmp_path / target.removeprefix("/kernels/")
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place)
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, place)
+    program = "import runtime.ppo.compiled.compile_ahead as found; print(found.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().startswith(str(tmp_path))

@@ -254,7 +254,7 @@ def draw(found: Mapping[str, list[dict[str, Any]]], path: Path) -> None:
             bars = axes.barh(places + shift, values, 0.38, color=color, label=label)
             axes.bar_label(bars, [f"{value:.0f}" for value in values], padding=3, fontsize=12)
     above.axvline(95, color="#d62728", linewidth=1.5)
-    above.set_title("Intervals that contain the true return, % (goal: 95)", fontsize=13, loc="left")
+    above.set_title("Contain the true return, % (goal 95)", fontsize=13, loc="left")
     below.set_title("Their width, % of all possible returns", fontsize=13, loc="left")
     for axes in (above, below):
         axes.set_xlim(0, 112)

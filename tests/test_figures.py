@@ -256,7 +256,12 @@ FIGURES = [
     ),
     *(
         Figure((BATCH,), (intervals(problem),), covered(name))
-        for problem, name in (("clinic", "A clinic"), ("grid", "A slippery grid"))
+        for problem, name in (
+            ("clinic", "A clinic"),
+            ("grid", "A slippery grid"),
+            ("cartpole", "CartPole"),
+            ("collapse", "CartPole and a learner that collapses"),
+        )
     ),
     figure(
         BATCH,

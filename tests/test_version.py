@@ -1,7 +1,5 @@
 """`smrl --version`."""
 
-import subprocess
-import sys
 from importlib import metadata
 
 import pytest
@@ -14,8 +12,3 @@ def test_version_is_the_installed_package_s(capsys: pytest.CaptureFixture[str]) 
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"smrl {metadata.version('smrl')}\n"
-
-
-def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "smrl", "--version"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"smrl {metadata.version('smrl')}\n")

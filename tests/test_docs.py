@@ -121,17 +121,26 @@ def test_an_error_is_found_by_its_words(site: Path) -> None:
         assert any(place.startswith("troubleshooting/#") for place in places), words
 
 
+OPEN_PAGE = """const openPage = async (page, width) => {
+  const frame = document.createElement("iframe");
+  frame.style = `border: 0; width: ${width}px; height: 900px`;
+  frame.src = `/${page}`;
+  const loaded = new Promise(done => frame.onload = done);
+  document.body.append(frame);
+  await loaded;
+  return frame;
+};
+"""
+
+
 @needs_chromium
 def test_no_page_of_the_site_is_wider_than_its_window_and_tables_wrap_or_scroll(site: Path, tmp_path: Path) -> None:
     pages = [f"{page.parent.relative_to(site)}/" for page in sorted(site.rglob("index.html"))]
-    probe = """const seen = [];
+    probe = (
+        OPEN_PAGE
+        + """const seen = [];
     for (const width of [1280, 390]) for (const page of PAGES) {
-      const frame = document.createElement("iframe");
-      frame.style = `border: 0; width: ${width}px; height: 900px`;
-      frame.src = `/${page}`;
-      const loaded = new Promise(done => frame.onload = done);
-      document.body.append(frame);
-      await loaded;
+      const frame = await openPage(page, width);
       const root = frame.contentDocument, right = root.querySelector(".wy-nav-content").getBoundingClientRect().right;
       const cells = [...root.querySelectorAll("td")];
       seen.push({page, width, scrolls: root.documentElement.scrollWidth,
@@ -147,6 +156,7 @@ def test_no_page_of_the_site_is_wider_than_its_window_and_tables_wrap_or_scroll(
       frame.remove();
     }
     return seen;"""
+    )
     seen = probe_site(site, probe.replace("PAGES", json.dumps(pages)), tmp_path)
     assert len(seen) == 2 * len(pages) > 60
     assert sum(page["cells"] for page in seen) > 1000
@@ -161,14 +171,11 @@ def test_the_contrast_of_the_site_is_enough(site: Path, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is absent; `make install` brings it")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text()
     (site / "axe.js").write_text(script)
-    probe = """const seen = [];
+    probe = (
+        OPEN_PAGE
+        + """const seen = [];
     for (const [width, page] of [[1280, "install/"], [390, "first-steps/"]]) {
-      const frame = document.createElement("iframe");
-      frame.style = `border: 0; width: ${width}px; height: 900px`;
-      frame.src = `/${page}`;
-      const loaded = new Promise(done => frame.onload = done);
-      document.body.append(frame);
-      await loaded;
+      const frame = await openPage(page, width);
       const axe = frame.contentDocument.createElement("script");
       axe.src = "/axe.js";
       const ready = new Promise(done => axe.onload = done);
@@ -179,6 +186,7 @@ def test_the_contrast_of_the_site_is_enough(site: Path, tmp_path: Path) -> None:
         violations: found.violations.map(rule => [rule.id, rule.nodes.map(node => node.html.slice(0, 200))])});
     }
     return seen;"""
+    )
     for page in probe_site(site, probe, tmp_path):
         assert "color-contrast" in page["passes"]
         assert page["violations"] == []

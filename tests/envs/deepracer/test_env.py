@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import envs
-from envs.deepracer import kernels, rewards, scenery
+from envs.deepracer import kernels, scenery
 from envs.deepracer.camera import Renderer, make_camera
 from envs.deepracer.metadata import DEFAULT, MetadataError, parse_metadata, read_metadata
 from envs.deepracer.params import make_params
@@ -283,14 +283,13 @@ def test_a_failing_reward_function_names_file_line_and_parameters(tmp_path: Path
         racing.step(np.array([2]))
 
 
-def test_a_reward_function_that_never_returns_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewards, "LONGEST_S", 0.2)
+def test_a_reward_function_that_never_returns_is_interrupted(tmp_path: Path) -> None:
     body = ("    while True:", "        try:", "            pass", "        except Exception:", "            pass")
     text = "\n".join(("def reward_function(params):", *body, ""))
     racing = Racing(read_options(reward_function=write(tmp_path / "mine.py", text)), seed=0)
     racing.restart(0)
     racing.step(np.array([2]))
-    with pytest.raises(RewardError, match=r"mine.py:[2-6]: reward_function did not return within 0.2 s; expected"):
+    with pytest.raises(RewardError, match=r"mine.py:[2-6]: reward_function did not return within 10 s; expected"):
         racing.step(np.array([2]))
 
 

@@ -14,6 +14,7 @@ from runtime.environments.spec import EnvCreator
 from runtime.errors import UserError
 from runtime.jobs.training import Request, run_training
 from runtime.offline.settings import ALGORITHMS as OFFLINE_ALGORITHMS
+from runtime.outputs.console import Reporter
 from runtime.report.report_command import finish
 from runtime.settings.logged_input import as_learning_from_log
 from runtime.settings.schema import JobConfig
@@ -75,7 +76,7 @@ class SageMakerRayLauncher:
             )
         experiment, notes = as_learning_from_log(experiment, OFFLINE_ALGORITHMS, OFFLINE_ALGORITHMS[0])
         for note in notes:
-            sys.stderr.write(f"smrl: {note}\n")
+            Reporter().note(note)
         request = Request(
             overrides={},
             experiment=experiment,

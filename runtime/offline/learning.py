@@ -299,7 +299,9 @@ class _Learning:
         rows = self._state.rows
         if not rows:
             return {"chosen_iteration": 0, "estimated_return": None}
-        chosen = rows[choose([_pessimistic_return(row) for row in rows], logged=self._logged)]
+        # Iterations of an earlier version lack the pessimistic return, and an estimate of another is no match for it.
+        compared = "pessimistic_return" if all("pessimistic_return" in row for row in rows) else "estimated_return"
+        chosen = rows[choose([row[compared] for row in rows], logged=self._logged)]
         return {
             "chosen_iteration": int(chosen["training_iteration"]),
             "estimated_return": chosen["estimated_return"],
@@ -328,11 +330,6 @@ class _Learning:
         if written and self._checkpointed_at == self._state.training_iteration:
             return written[-1]
         return self._save()
-
-
-def _pessimistic_return(row: dict[str, float]) -> float:
-    """Returns what the selection rule compares; the estimate where a checkpoint of an earlier version lacks it."""
-    return row.get("pessimistic_return", row["estimated_return"])
 
 
 def make_recipe(config: JobConfig) -> Recipe:

@@ -21,13 +21,13 @@ from runtime.ppo.settings import GENERAL
 from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
-# The value of config.output that is the results' own folder, as RLlib had it, and the name of that.
-IN_RESULTS = "logdir"
-TRANSITIONS = "transitions"
-
 if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
+
+# The value of config.output that is the results' own folder, as RLlib had it, and the name of that.
+IN_RESULTS = "logdir"
+TRANSITIONS = "transitions"
 
 
 class PlainFamily:

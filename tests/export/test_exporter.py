@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -403,6 +404,25 @@ def test_one_writer_at_a_time(exported_results: Path, tmp_path: Path) -> None:
         pass
     with only_writer(folder):  # it goes with its holder
         pass
+
+
+def test_a_writer_waits_for_the_fork_of_one_that_was_killed(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path; from runtime.artifacts.manifest import only_writer\n"
+        "with only_writer(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n"
+        "        time.sleep(1)\n"
+        "        os._exit(0)\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        process.wait()
+        with only_writer(tmp_path):
+            pass
 
 
 def test_actions_that_do_not_start_at_0_are_refused() -> None:

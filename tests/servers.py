@@ -81,6 +81,14 @@ class Server:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextlib.contextmanager
 def started(
     tmp: Path,
@@ -90,9 +98,7 @@ def started(
     program: tuple[str, ...] = (str(BIN / "serve"),),
 ) -> Iterator[Server]:
     """Starts `serve WORDS` on a free port; ends it with SIGTERM, which must leave the exit code."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = tmp / f"serve-{port}.log"
     command = [*program, *words, "--host", "127.0.0.1"]
     variables = {**clean_environment(), "SAGEMAKER_BIND_TO_PORT": str(port), **(environment or {})}

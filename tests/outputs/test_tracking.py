@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from runtime.errors import Problems, UserError
 from runtime.outputs.metrics import read_rows
 from runtime.outputs.tracking import RUN_IDS, Tracking, check_tracker, tracking
 from tests.conftest import ROOT, TINY, clean_environment
+from tests.servers import free_port
 
 TRAIN = ["train", "--env", "CartPole-v1", "--seed", "1", "rl.training.video_freq=0"]
 TRAIN += [f"{name}={value}" for name, value in TINY.items()]
@@ -81,13 +81,6 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def is_healthy(address: str) -> bool:

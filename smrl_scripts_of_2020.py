@@ -189,8 +189,9 @@ def _report(kind: type[BaseException], error: BaseException, trace: "TracebackTy
 def _write_failure(kind: type[BaseException], error: BaseException, trace: "TracebackType | None") -> None:
     import traceback
 
-    path = os.path.join(os.environ.get("SM_OUTPUT_DIR") or "/opt/ml/output", "failure")
-    if os.path.exists(path) and os.path.getmtime(path) >= _started:
+    path = _failure_file()
+    written = _identify(path)
+    if written is not None and written != _earlier_failure:
         return  # the script's own words
     os.makedirs(os.path.dirname(path), exist_ok=True)
     lines = "".join(traceback.format_exception(kind, error, trace))
@@ -198,21 +199,32 @@ def _write_failure(kind: type[BaseException], error: BaseException, trace: "Trac
         file.write(f"{kind.__name__}: {error}\n{lines[-_TRACE_CHARS:]}"[:_FAILURE_CHARS])
 
 
+def _failure_file() -> str:
+    return os.path.join(os.environ.get("SM_OUTPUT_DIR") or "/opt/ml/output", "failure")
+
+
+def _identify(path: str) -> tuple[int, int, int] | None:
+    """What differs between two writings of a file: a file's time alone may lie before that of the clock."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def _start() -> None:
-    global _started
+    global _earlier_failure
     is_job = _JOB in os.environ
     if not is_job and _LAUNCHED not in os.environ:
         return
     sys.meta_path.insert(0, StandIns())
     # The first Python of a job runs the script; a failure of its child processes is not the job's failure reason.
     if is_job and os.environ.setdefault(_SCRIPTS_PID, str(os.getpid())) == str(os.getpid()):
-        import time
-
-        _started = time.time()
+        _earlier_failure = _identify(_failure_file())
         sys.excepthook = _report
 
 
-_started = 0.0
+_earlier_failure: tuple[int, int, int] | None = None
 _empty_modules: list[str] = []
 try:  # noqa: SIM105  # contextlib would be one more import at every start
     _start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -196,12 +195,29 @@ def test_a_script_that_succeeds_leaves_no_reason(name: str, text: str, opt_ml: O
     assert sorted(os.listdir(opt_ml.base / "output")) == ["success"]
 
 
-def test_a_reason_of_the_scripts_own_is_kept(opt_ml: OptMl) -> None:
-    opt_ml.write({"sagemaker_program": json.dumps("train.py")})
+@pytest.mark.parametrize("earlier", [None, "of another job"])
+def test_a_reason_of_the_scripts_own_is_kept(earlier: str | None, opt_ml: OptMl) -> None:
+    opt_ml.write({"sagemaker_program": "train.py"})
+    failure = opt_ml.base / "output" / "failure"
+    if earlier is not None:
+        failure.parent.mkdir()
+        failure.write_text(earlier)
+    # The kernel's clock for files lags behind Python's by up to some milliseconds; here by an hour.
     write(
         opt_ml.base / "code",
-        train="import os, pathlib\noutput = pathlib.Path(os.environ['SM_OUTPUT_DIR'])\n"
-        "output.joinpath('failure').write_text('my own words')\nraise ValueError\n",
+        train=f"import os, time\nfrom pathlib import Path\nfailure = Path({str(failure)!r})\n"
+        "failure.write_text('my own words')\nan_hour_ago = time.time() - 3600\n"
+        "os.utime(failure, (an_hour_ago, an_hour_ago))\nraise ValueError\n",
     )
     assert opt_ml.run().code == 1
     assert opt_ml.failure == "my own words"
+
+
+def test_the_reason_of_another_job_is_replaced(opt_ml: OptMl) -> None:
+    opt_ml.write({"sagemaker_program": "train.py"})
+    write(opt_ml.base / "code", train="raise ValueError('no data')")
+    failure = opt_ml.base / "output" / "failure"
+    failure.parent.mkdir()
+    failure.write_text("of another job")
+    assert opt_ml.run().code == 1
+    assert opt_ml.failure.startswith("ValueError: no data\n")

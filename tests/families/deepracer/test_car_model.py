@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sysconfig
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,9 +126,19 @@ def test_every_attribute_is_written_because_old_cars_know_no_defaults(name: str)
         assert set(node.attr) == set(OPS[node.op]["attributes"]), node.name
 
 
-def test_grad_cam_finds_the_third_convolution() -> None:
-    nodes = {node.name for node in GraphDef.FromString(write_car_model(*make_car("discrete"))).node}
-    assert "main_level/agent/main/online/network_1/FRONT_FACING_CAMERA/Conv2d_4/Conv2D" in nodes
+def test_deepracer_utils_draws_the_grad_cam_of_a_cars_model(tmp_path: Path) -> None:
+    policy, metadata = make_car("discrete")
+    assert metadata.actions is not None
+    (tmp_path / "model.pb").write_bytes(write_car_model(policy, metadata))
+    pictures = np.random.default_rng(0).random((3, 120, 160, 3), np.float32)
+    np.save(tmp_path / "pictures.npy", pictures)
+    packages = sysconfig.get_path("purelib")
+    run_peer("run_grad_cam.py", packages, *(tmp_path / name for name in ("model.pb", "pictures.npy", "drawn.npy")))
+    drawn = np.load(tmp_path / "drawn.npy")
+    assert drawn.shape == (3, len(metadata.actions), 120, 160, 3)
+    assert drawn.std(axis=(2, 3)).min() > 1  # none is of one color
+    for of_a_picture in drawn:  # without a warm region where no part of the picture speaks for an action
+        assert len({one.tobytes() for one in of_a_picture}) > 1
 
 
 def test_a_sensor_that_cars_lack_is_refused() -> None:

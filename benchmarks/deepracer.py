@@ -1,7 +1,7 @@
 """DeepRacer measured: steps a second with and without pictures, where an update's time goes, and training to laps.
 
 Run: .venv/bin/python -m benchmarks.deepracer [PART …], into benchmarks/deepracer.md. Parts: `steps`, `update`, `laps`,
-`race`, `dynamics`.
+`race`, `race=FOLDER` (with two of the community's tracks, from a folder of their `.npy` files), `dynamics`.
 """
 
 from __future__ import annotations
@@ -159,15 +159,16 @@ def _smrl(*words: str) -> float:
     return time.perf_counter() - started
 
 
-def _evaluate(results: Path, *words: str) -> tuple[int, list[float]]:
-    """Trials of `smrl evaluate`, and the seconds of those that completed the lap."""
+def _evaluate(results: Path, *words: str) -> tuple[int, list[float], float | None]:
+    """Trials of `smrl evaluate`, the seconds of those that completed the lap, and those that the track allows."""
     with tempfile.TemporaryDirectory() as out:
         _smrl("evaluate", str(results), "--out", out, *words)
         trials = json.loads((Path(out) / "evaluation_metrics.json").read_text())["metrics"]
+        (racer,) = json.loads((Path(out) / "evaluation.json").read_text())["racers"]
     complete = [
         trial["elapsed_time_in_milliseconds"] / 1000 for trial in trials if trial["completion_percentage"] == 100
     ]
-    return len(trials), complete
+    return len(trials), complete, racer["lap_bound_s"]
 
 
 def measure_laps(seeds: int = 3) -> list[str]:
@@ -180,21 +181,24 @@ def measure_laps(seeds: int = 3) -> list[str]:
     return [
         "The preset `deepracer`: reinvent_base, five steering angles at 1 m/s, SHALLOW network, center-line reward. "
         "*First* is the first in-training evaluation with five complete laps, *end* is where the preset stops; *in "
-        "all* is with start-up, exports and video. Then `smrl evaluate`.",
+        "all* is with start-up, exports and video. Then `smrl evaluate`; *bound* is the least time that "
+        "the track allows such a car.",
         _processor(),
         "",
         f"| seed | {_LAP_COLUMNS}",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
 
 
-_LAP_COLUMNS = "first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) |"
+_LAP_COLUMNS = (
+    "first (min) | steps | end (min) | steps | in all (min) | mean return | laps | lap time (s) | bound (s) |"
+)
 
 
-def _train_to_laps(preset: str, seed: int, out: Path) -> str:
+def _train_to_laps(preset: str, seed: int, out: Path, *settings: str) -> str:
     """Trains a preset with a seed, evaluates it, and returns the cells of `_LAP_COLUMNS`."""
-    took = _smrl("train", "--preset", preset, "--out", str(out), f"rl.training.config.seed={seed}")
+    took = _smrl("train", "--preset", preset, "--out", str(out), f"rl.training.config.seed={seed}", *settings)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     first = next((row for row in metrics if row["evaluation_progress_mean"] == 100), metrics[-1])
     return (
@@ -205,39 +209,53 @@ def _train_to_laps(preset: str, seed: int, out: Path) -> str:
 
 
 def _drive(results: Path, *words: str) -> str:
-    """Evaluates a policy, and returns two cells: its complete laps, and their mean seconds."""
-    trials, complete = _evaluate(results, *words)
-    return f"{len(complete)} of {trials} | {f'{np.mean(complete):.2f}' if complete else '–'}"
+    """Evaluates a policy, and returns three cells: its complete laps, their mean seconds, and the least possible."""
+    trials, complete, bound = _evaluate(results, *words)
+    cells = (f"{np.mean(complete):.2f}" if complete else "–", "–" if bound is None else f"{bound:.2f}")
+    return f"{len(complete)} of {trials} | {' | '.join(cells)}"
 
 
-def measure_race() -> list[str]:
-    """The racing presets on their track, then on tracks that they were not trained on."""
+def measure_race(tracks: str | None = None) -> list[str]:
+    """The racing presets on their track and on published ones, then on what they were not trained on.
+
+    Args:
+        tracks: Folder of the community's `.npy` files; without it, no published track is raced.
+    """
     rows, elsewhere = [], []
-    for preset, seeds in (("deepracer-race", 3), ("deepracer-race-continuous", 1)):
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(f"| `{preset}` | {seed} | {_train_to_laps(preset, seed, Path(folder))}")
-                print(rows[-1], flush=True)
-                for words in _ELSEWHERE if seed == 0 else ():
-                    elsewhere.append(f"| `{preset}` | `{' '.join(words)}` | {_drive(Path(folder), *words)} |")
+    published = [] if tracks is None else [f"track={name}" for name in _PUBLISHED]
+    for preset, seed, track in (
+        *(("deepracer-race", seed, "track=reinvent_base") for seed in range(3)),
+        ("deepracer-race-continuous", 0, "track=reinvent_base"),
+        *(("deepracer-race", 0, track) for track in published),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            out, files = Path(folder), () if tracks is None else (f"tracks={tracks}",)
+            settings = [f"rl.training.config.env_config.{word}" for word in (track, *files)]
+            rows.append(f"| `{preset}` | `{track}` | {seed} | {_train_to_laps(preset, seed, out, *settings)}")
+            print(rows[-1], flush=True)
+            if seed == 0 and track not in published:
+                for words in (*_ELSEWHERE, *published):
+                    elsewhere.append(f"| `{preset}` | `{words}` | {_drive(out, words, *files)} |")
                     print(elsewhere[-1], flush=True)
     return [
-        "The presets `deepracer-race` (21 actions up to 4 m/s) and `deepracer-race-continuous`: reinvent_base, SHALLOW "
-        "network, a reward of the meters gained in a step. Columns as above.",
+        "The presets `deepracer-race` (21 actions up to 4 m/s) and `deepracer-race-continuous`: SHALLOW network, a "
+        "reward of the meters gained in a step. Columns as above.",
+        _processor(),
         "",
-        f"| preset | seed | {_LAP_COLUMNS}",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| preset | track | seed | {_LAP_COLUMNS}",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
         "Seed 0 on tracks that it never saw, by `smrl evaluate` with these settings:",
         "",
-        "| preset | settings | laps | lap time (s) |",
-        "|---|---|---|---|",
+        "| preset | settings | laps | lap time (s) | bound (s) |",
+        "|---|---|---|---|---|",
         *elsewhere,
     ]
 
 
-_ELSEWHERE = (("reverse_dir=true",), ("track=reInvent2019_track",), ("track=oval",), ("dynamics=gazebo-6",))
+_ELSEWHERE = ("reverse_dir=true", "track=oval", "dynamics=gazebo-6")
+_PUBLISHED = ("reInvent2019_track", "Spain_track")
 
 
 def measure_dynamics(steps: int = 6_000) -> list[str]:
@@ -251,7 +269,7 @@ def measure_dynamics(steps: int = 6_000) -> list[str]:
             _smrl("train", "--preset", "deepracer", "--out", str(out), *settings, config)
             cells = []
             for evaluated in KNOWN_DYNAMICS:
-                trials, complete = _evaluate(out, f"dynamics={evaluated}")
+                trials, complete, _ = _evaluate(out, f"dynamics={evaluated}")
                 cells.append(f"{len(complete)} of {trials}" + (f", {np.mean(complete):.2f} s" if complete else ""))
         rows.append(f"| `{trained}` | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
@@ -297,8 +315,10 @@ def main(words: list[str]) -> None:
         f"`python -m benchmarks.deepracer` on {os.cpu_count()} CPUs ({platform.machine()}), "
         f"Python {platform.python_version()}, shared with other work."
     )
-    for name in words or list(_PARTS):
-        write_sections(_PAGE, head, _TITLES.values(), {_TITLES[name]: "\n".join(_PARTS[name]())})
+    for word in words or list(_PARTS):
+        name, _, folder = word.partition("=")
+        rows = measure_race(folder) if folder else _PARTS[name]()
+        write_sections(_PAGE, head, _TITLES.values(), {_TITLES[name]: "\n".join(rows)})
 
 
 if __name__ == "__main__":

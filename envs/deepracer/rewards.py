@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import itertools
 import math
 import os
@@ -17,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,10 @@ _numbers = itertools.count()  # of the modules that are loaded
 RewardFunction = Callable[[dict[str, Any]], float]
 LIMIT = 1e5
 LONGEST_S = 10.0  # of one call
+# What a reward function may print: so many characters at once, and so many a second when they are used up.
+MOST_PRINTED = 100_000
+_PRINTED_A_SECOND = 1_000
+_NOTED_EVERY_S = 60.0
 # Default reward: bands of the distance to the center line, as shares of the track's width, and the reward of each.
 _BANDS = (0.1, 0.25, 0.5)
 _BAND_PAY = (1.0, 0.5, 0.1, 1e-3)
@@ -74,6 +79,54 @@ class _Watch:
 _watch = _Watch()
 
 
+class _Output(io.TextIOBase):
+    """Stands for sys.stdout while a reward function runs, and passes on what a log has room for.
+
+    Training calls the function thousands of times a second, where the simulator in the cloud called it 15 times.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._printed = io.StringIO()
+        self._room = float(MOST_PRINTED)
+        self._updated_at = self._noted_at = -math.inf
+        self._stdout: TextIO = sys.stdout
+        self._thread = 0
+
+    def begin(self) -> None:
+        """Takes the place of sys.stdout, for what this thread prints."""
+        self._thread = threading.get_ident()
+        self._stdout, sys.stdout = sys.stdout, self
+
+    def write(self, text: str) -> int:
+        """Keeps as much of a text as may be printed."""
+        if threading.get_ident() != self._thread:
+            return self._stdout.write(text)
+        self._printed.write(text[: MOST_PRINTED + 1 - self._printed.tell()])
+        return len(text)
+
+    def end(self) -> None:
+        """Puts sys.stdout back and writes what the function printed, or the part for which there is room."""
+        sys.stdout = self._stdout
+        if not self._printed.tell():
+            return
+        text = self._printed.getvalue()
+        self._printed = io.StringIO()
+        now = time.monotonic()
+        self._room = min(MOST_PRINTED, self._room + _PRINTED_A_SECOND * (now - self._updated_at))
+        self._updated_at = now
+        shown = text[: int(self._room)]
+        self._room -= len(shown)
+        sys.stdout.write(shown)
+        if len(shown) < len(text) and now - self._noted_at > _NOTED_EVERY_S:
+            self._noted_at = now
+            sys.stderr.write(
+                f"\nsmrl: {self._place}: reward_function prints more than the log's share for it, {MOST_PRINTED:,} "
+                f"characters and then {_PRINTED_A_SECOND:,} a second; the rest is left out. Print at some steps only, "
+                "as `if params['steps'] % 50 == 0:`.\n"
+            )
+
+
 class RewardError(ValueError):
     """A reward function cannot be loaded, raises, or returns no finite number within the limit."""
 
@@ -107,17 +160,20 @@ def check_calls(function: Callable[[dict[str, Any]], Any], path: Path | None = N
     """Wraps a reward function: an error or an invalid reward raises RewardError, with file, line and parameters."""
     code = getattr(function, "__code__", None)
     place = path or Path(getattr(code, "co_filename", "reward_function"))
+    output = _Output(place)
 
     def call_reward_function(params: dict[str, Any]) -> float:
         process = os.getpid()
         try:
             _watch.begin()
+            output.begin()
             try:
                 reward = float(function(params))
             finally:
                 if os.getpid() != process:  # a fork by the user's function, which must not train as well
                     os._exit(0)
                 _watch.end()
+                output.end()
         except _OverdueError as error:
             raise RewardError(
                 f"{place}{_line_of(error, place)}: reward_function did not return within {LONGEST_S:g} s; expected a "

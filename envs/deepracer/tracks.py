@@ -225,20 +225,28 @@ def read_track(path: Path) -> Track:
             f"{_MOST_EXTENT_M:g}. Are its numbers meters?"
         )
     track = _from_rows(path.stem, rows)
-    if track.is_closed and (off := _off_road(track)).mean() > _MOST_OFF_ROAD:
+    if (off := _off_road(track)).mean() > _MOST_OFF_ROAD:
         raise TrackError(
-            f"{path}: got a center line that is not on the road at {off.sum()} of {len(off)} waypoints, first in row "
-            f"{int(np.flatnonzero(off)[0])}; expected borders that are rings, and a road that does not cross itself."
+            f"{path}: got a center line that is not on the road at {off.sum()} of {len(off)} waypoints, first in "
+            f"row {int(np.flatnonzero(off)[0])}; expected a border on each side of it, and a road that does not cross "
+            "itself."
         )
     return track
 
 
 def _off_road(track: Track) -> NDArray[np.bool_]:
-    """Returns (N,) whether each point of a closed track's center line lies in both borders' rings, or in neither."""
-    off = np.empty(len(track.center), np.bool_)
-    for i, (x, y) in enumerate(track.center):
+    """Returns (N,) whether each point of the center line is off the road, or where the road crosses itself.
+
+    On a closed track such a point lies in both borders' rings or in neither, on an open one outside the ring of both
+    or twice in it; an open track's ends lie on the ring, and are never off.
+    """
+    rings = [track.inner, track.outer] if track.is_closed else [np.concatenate([track.inner, track.outer[::-1]])]
+    off = np.zeros(len(track.center), np.bool_)
+    ends = 0 if track.is_closed else 1
+    for i in range(ends, len(off) - ends):
+        x, y = track.center[i]
         crossings = 0
-        for ring in (track.inner, track.outer):
+        for ring in rings:
             begin, end = ring, np.roll(ring, -1, axis=0)
             sides = (begin[:, 1] > y) != (end[:, 1] > y)
             (ax, ay), (bx, by) = begin[sides].T, end[sides].T

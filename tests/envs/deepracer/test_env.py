@@ -23,7 +23,7 @@ from envs.deepracer.camera import Renderer, make_camera
 from envs.deepracer.metadata import DEFAULT, MetadataError, parse_metadata, read_metadata
 from envs.deepracer.params import make_params
 from envs.deepracer.racing import Racing, read_options
-from envs.deepracer.rewards import RewardError, default_rewards, load_reward_function, reward_function
+from envs.deepracer.rewards import MOST_PRINTED, RewardError, default_rewards, load_reward_function, reward_function
 from envs.deepracer.sensors import CAMERA_AT, CAMERA_PITCH, FIELD_OF_VIEW
 from envs.deepracer.tracks import load_track
 
@@ -291,6 +291,23 @@ def test_a_reward_function_that_never_returns_is_interrupted(tmp_path: Path) -> 
     racing.step(np.array([2]))
     with pytest.raises(RewardError, match=r"mine.py:[2-6]: reward_function did not return within 10 s; expected"):
         racing.step(np.array([2]))
+
+
+def test_a_reward_function_that_prints_too_much_does_not_drown_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "    print('step', params['steps'])\n    print(params['steps'] > 2 and 'x' * 10_000_000 or 'little')\n"
+    path = write(tmp_path / "mine.py", f"def reward_function(params):\n{body}    return 1.0\n")
+    racing = Racing(read_options(reward_function=path), seed=0)
+    racing.restart(0)
+    for _ in range(9):
+        racing.step(np.array([2]))
+    print("afterwards")
+    printed = capsys.readouterr()
+    assert printed.out.startswith("step 2.0\nlittle\nstep 3.0\nxxx")
+    assert MOST_PRINTED <= len(printed.out) < 1.5 * MOST_PRINTED
+    assert printed.out.endswith("afterwards\n")
+    assert printed.err.count(f"smrl: {path}: reward_function prints more than") == 1
 
 
 def test_a_fork_in_a_reward_function_does_not_train_as_well(tmp_path: Path) -> None:

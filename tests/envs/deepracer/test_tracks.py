@@ -232,14 +232,23 @@ def test_several_tracks_are_loaded_by_a_list_by_commas_or_all_at_once(tmp_path: 
             load_tracks(nothing)  # type: ignore[arg-type]
 
 
-def test_a_track_that_crosses_itself_is_refused(tmp_path: Path) -> None:
-    angle = np.linspace(0, 2 * np.pi, 121)
+@pytest.mark.parametrize("share", [1.0, 0.9], ids=["closed", "open"])
+def test_a_track_that_crosses_itself_is_refused(share: float, tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi * share, 121)
     center = np.stack([3 * np.sin(angle), 2 * np.sin(2 * angle)], axis=1)
     along = np.gradient(center, axis=0)
     left = 0.4 * np.stack([-along[:, 1], along[:, 0]], axis=1) / np.linalg.norm(along, axis=1, keepdims=True)
-    center[-1], left[-1] = center[0], left[0]
+    if share == 1.0:
+        center[-1], left[-1] = center[0], left[0]
     np.save(tmp_path / "eight.npy", np.concatenate([center, center + left, center - left], axis=1))
     with pytest.raises(
         TrackError, match=r"eight.npy: got a center line that is not on the road .* does not cross itself"
     ):
         load_track("eight", [tmp_path])
+
+
+def test_an_open_track_that_turns_back_without_crossing_itself_is_read(tmp_path: Path) -> None:
+    angle = np.linspace(0, 1.5 * np.pi, 21)
+    center, left = (radius * np.stack([np.cos(angle), np.sin(angle)], axis=1) for radius in (2.0, 0.3))
+    np.save(tmp_path / "bend.npy", np.concatenate([center, center - left, center + left], axis=1))
+    assert not load_track("bend", [tmp_path]).is_closed

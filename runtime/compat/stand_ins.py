@@ -10,16 +10,21 @@ import importlib
 import importlib.machinery
 import importlib.util
 import io
+import re
+import runpy
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime.compat.coach.modules import ROOT
 from runtime.compat.coach.modules import find as find_coach
 from runtime.container.environment_variables import mark_users_script
+
+_WORKER = Path(__file__).resolve().parents[2] / "entrypoints" / "training_worker.py"
+_SIMULATION_APP = re.compile(r"^\s*(from|import) markov\b", re.MULTILINE)  # RoboMaker's, beside the script
 
 
 def find(
@@ -33,6 +38,8 @@ def find(
             mark_users_script()
         return spec
     if name.partition(".")[0] == ROOT:
+        if _is_robomakers_worker():
+            _train_in_its_place()
         mark_users_script()
         return find_coach(name)
     if stand_in is None:
@@ -46,6 +53,24 @@ def find(
         _mention_old_copy()
     mark_users_script()
     return importlib.machinery.ModuleSpec(name, _Aliasing(stand_in), is_package=True)
+
+
+def _is_robomakers_worker() -> bool:
+    """Whether the program is the training worker of DeepRacer's notebooks, which learned what RoboMaker simulated."""
+    program = Path(sys.modules["__main__"].__file__ or "")
+    if program.name != _WORKER.name:
+        return False
+    return _SIMULATION_APP.search(program.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def _train_in_its_place() -> NoReturn:
+    """Runs the container's entry point of the same name, which ends the process."""
+    sys.stderr.write(
+        f"smrl: {sys.modules['__main__'].__file__} needs RoboMaker, which is gone; the container's {_WORKER.name} "
+        "simulates and trains in its place, by the same hyperparameters and files\n"
+    )
+    runpy.run_path(str(_WORKER), run_name="__main__")
+    raise AssertionError(f"{_WORKER} ends the process")
 
 
 def _mention_old_copy() -> None:

@@ -75,11 +75,23 @@ def test_each_workers_metrics_have_a_key_of_their_own(
     assert found == [b"0", b"1"]
 
 
+# What begins the training worker of 2020, beside which a folder `markov` holds RoboMaker's simulation application.
+WORKER_OF_2020 = """
+from rl_coach.base_parameters import TaskParameters
+from rl_coach.memories.backend.redis import RedisPubSubMemoryBackendParameters
+
+from markov import utils
+
+raise SystemExit("without RoboMaker")
+"""
+
+
 @pytest.mark.system
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.parametrize("script", ["ours", "of 2020"])
 def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
-    opt_ml: OptMl, s3: tuple[str, Any]
+    script: str, opt_ml: OptMl, s3: tuple[str, Any]
 ) -> None:
     endpoint, client = s3
     params = {
@@ -107,9 +119,14 @@ def test_the_notebooks_job_takes_its_files_from_s3_and_leaves_its_results_there(
             **{"rl.training.video_freq": "0", "rl.training.export": "false"},
         }
     )
-    opt_ml.add_code(ROOT / "entrypoints" / "training_worker.py")
+    if script == "ours":
+        opt_ml.add_code(ROOT / "entrypoints" / "training_worker.py")
+    else:
+        (opt_ml.base / "code" / "markov").mkdir(parents=True)
+        (opt_ml.base / "code" / "training_worker.py").write_text(WORKER_OF_2020)
     done = opt_ml.run()
     assert done.code == 0, done.log[-3000:]
+    assert ("training_worker.py needs RoboMaker, which is gone" in done.log) == (script == "of 2020")
     keys = {item["Key"] for item in client.list_objects_v2(Bucket="garage", Prefix="car/")["Contents"]}
     assert {
         "car/training_metrics.json",

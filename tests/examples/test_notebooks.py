@@ -110,6 +110,8 @@ def test_a_log_is_learned_from_and_the_loop_closes(tmp_path: Path) -> None:
     cells = run_notebook("batch_rl.ipynb", tmp_path, **size, hyperparameters=settings)
     assert kinds_of(cells.outputs("job.show(")) == ["image/png"]
     assert result_of(cells.outputs("evaluation =")) > 5
+    (table,) = [output.data["text/html"] for output in cells.outputs("pd.Series(")]
+    assert f"<td>{result_of(cells.outputs('baseline =')):.6f}</td>" in table
     again = (tmp_path / "batch-rl" / "again.csv").read_text().splitlines()
     assert len(again) == 1 + 30
 

@@ -98,7 +98,8 @@ def evaluate_policy(
         bounds = bound_returns(data, gamma, horizon=horizon)
         evaluator = PolicyEvaluator(used, gamma=gamma, seed=seed, bounds=bounds)
         count = data.num_actions or data.actions.shape[1]
-        report = evaluator.report(EvaluatedPolicy(loaded, count, temperature=temperature, epsilon=epsilon))
+        target = EvaluatedPolicy(loaded, count, temperature=temperature, epsilon=epsilon, mask_size=data.mask_size)
+        report = evaluator.report(target)
     found = vars(report) | {"warnings": (*warnings, *report.warnings)}
     return PolicyEvaluation(
         **found,

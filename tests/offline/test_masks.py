@@ -111,6 +111,12 @@ def test_a_policy_that_takes_a_forbidden_action_is_no_policy_of_the_log() -> Non
         evaluate_policy(lambda rows: np.tile([0.0, 1.0], (len(rows), 1)), data.select(order), gamma=GAMMA)
 
 
+def test_a_policy_of_more_actions_than_a_mask_has_numbers_is_refused() -> None:
+    data = replace(two_rooms(), probabilities=None)
+    with pytest.raises(UserError, match="got <lambda> with 3 actions; expected 2, as the log's"):
+        evaluate_policy(lambda rows: np.tile([1.0, 0.0, 0.0], (len(rows), 1)), data, gamma=GAMMA)
+
+
 def smrl(*words: str) -> str:
     done = run_smrl(*words, cwd=ROOT, timeout_s=300)
     assert done.returncode == 0, done.stderr

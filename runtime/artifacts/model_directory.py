@@ -48,8 +48,15 @@ def write_model(folder: Path, checkpoint: Path, config: JobConfig, *, spaces: Sp
     """
     best = best_checkpoint(checkpoint.parent)
     found = {_FINAL: checkpoint} if best is None else {_FINAL: checkpoint, _BEST: best}
-    params = {"preset": config.preset, "training": config.as_tree(), "sources": dict(config.sources)}
     settings = config.algorithm
+    params = {
+        "preset": config.preset,
+        "training": config.as_tree(),
+        "sources": dict(config.sources),
+        # Where Ray wrote them, and evaluation scripts of 2020 read them.
+        "env": config.env or None,
+        "env_config": settings.env_config,
+    }
     # How a policy that acts in its environment filters observations and scales actions; those of a log do neither.
     names = ("observation_filter", "normalize_actions", "clip_actions")
     acting = {

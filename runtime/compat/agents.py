@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runtime.environments.old_gym import as_old_action
-from runtime.environments.spec import EnvSpec
+from runtime.environments.old_gym import as_gymnasium, as_old_action
+from runtime.environments.spec import EnvCreator, EnvSpec
 from runtime.errors import UserError
 from runtime.settings.renamed import ALGORITHMS_OF_2020
 
@@ -20,12 +20,15 @@ class PPOTrainer:
 
     Args:
         config: Accepted; the policy's settings are the model's own.
-        env: Name of the environment, registered by the script or known to Gymnasium.
+        env: Name of the environment, registered by the script or known to Gymnasium; or its class.
     """
 
-    def __init__(self, config: dict[str, Any] | None = None, env: str | None = None, **ignored: Any) -> None:
+    def __init__(
+        self, config: dict[str, Any] | None = None, env: str | type[Any] | None = None, **ignored: Any
+    ) -> None:
         self.config = config or {}
-        self.env_name = env
+        self.env_name = env.__name__ if isinstance(env, type) else env
+        self._env_class = env if isinstance(env, type) else None
         self._policy: Any = None
 
     def restore(self, checkpoint: str) -> None:
@@ -40,7 +43,6 @@ class PPOTrainer:
         from runtime.container.scratch import scratch_folder
         from runtime.environments.spec import make_env
         from runtime.jobs.catalog import CATALOG
-        from runtime.launcher import registered_creator
 
         place = Path(checkpoint)
         # Scripts name a file in the model directory (checkpoint, checkpoint-10): the directory knows what it holds.
@@ -49,10 +51,16 @@ class PPOTrainer:
             found = open_model(folder, scratch=Path(scratch))
             state = read_state(found)
             name = self.env_name or state.env
-            env = make_env(EnvSpec(name, state.policy["env_config"], creator=registered_creator(name)))
+            env = make_env(EnvSpec(name, state.policy["env_config"], creator=self._creator(name)))
             algorithm = CATALOG.algorithm_of(state.policy.get("algorithm"))
             self._policy = algorithm.load_policy(found, env.action_space, state, trust=False)
             env.close()
+
+    def _creator(self, name: str) -> EnvCreator | None:
+        from runtime.launcher import registered_creator
+
+        made = self._env_class
+        return registered_creator(name) if made is None else lambda config: as_gymnasium(made(config))
 
     def compute_action(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns the policy's most likely action, in the environment's units."""

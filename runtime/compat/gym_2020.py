@@ -19,13 +19,13 @@ import numpy as np
 import envs  # noqa: F401  # registers the Roboschool ids
 from runtime.compat.numpy_2020 import add_names
 from runtime.container.environment_variables import in_users_script
+from runtime.environments.gymnasium_ids import is_current, newest_version
 from runtime.environments.old_gym import to_old_space
 from runtime.outputs.video import Mp4Writer
 
 # Steps after which Monitor ends an episode whose environment has no limit. Ray 0.8 sampled its actions and left any
 # cycle in the end; `compute_action` is deterministic here, and never does.
 LONGEST_EPISODE = 10_000
-_FIRST_WITHOUT_MUJOCO_PY = 4
 
 
 class OldEnv(gym.Env):  # type: ignore[misc]  # gym ships no types
@@ -102,18 +102,6 @@ def make(env_id: str, **kwargs: Any) -> OldEnv:
     return OldEnv(entry(**{**found.kwargs, **kwargs}), max_steps=found.max_episode_steps)
 
 
-def is_current(env_id: str) -> bool:
-    """Whether Gymnasium makes an environment of an id.
-
-    Of MuJoCo's robots, versions 2 and 3 stay registered and raise: their mujoco-py is gone.
-    """
-    found = gymnasium.registry.get(env_id)
-    if found is None:
-        return False
-    is_mujoco = getattr(found.entry_point, "__name__", "") == "_raise_mujoco_py_error"
-    return not (is_mujoco and found.version is not None and found.version < _FIRST_WITHOUT_MUJOCO_PY)
-
-
 def is_of_script(env_id: str) -> bool:
     """Whether the script has registered an id with gym, which Gymnasium does not know."""
     return env_id not in gymnasium.registry and env_id in gym.envs.registration.registry
@@ -123,15 +111,11 @@ def find_newest(env_id: str) -> str:
     """Returns the id's newest version where the one asked for no longer runs, with a line on stderr; else the id."""
     if is_current(env_id) or is_of_script(env_id):
         return env_id
-    name, separator, version = env_id.rpartition("-v")
-    if not separator or not version.isdecimal():
+    newest = newest_version(env_id)
+    if newest == env_id or not is_current(newest):
         return env_id
-    known = [spec for spec in gymnasium.registry.values() if (spec.namespace, spec.name) == (None, name)]
-    newest = max((spec.version or 0 for spec in known), default=0)
-    if newest <= int(version):
-        return env_id
-    sys.stderr.write(f"smrl: gym.make: {env_id} no longer runs; {name}-v{newest} is made, whose returns may differ\n")
-    return f"{name}-v{newest}"
+    sys.stderr.write(f"smrl: gym.make: {env_id} no longer runs; {newest} is made, whose returns may differ\n")
+    return newest
 
 
 class ObservationWrapper(gym.Wrapper):  # type: ignore[misc]  # gym ships no types

@@ -18,6 +18,9 @@ from runtime.outputs.video import DEFAULT_FPS, Mp4Writer
 from runtime.policies.acting import ActingPolicy
 
 _PLAYBACK_FPS = 30
+_WITHOUT_DISPLAY = (
+    ". Without a display, MuJoCo draws if MUJOCO_GL=egl is set and libEGL is installed (apt-get install libegl1)"
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Recorder:
         try:
             return self._record(policy, path, seed, longest_s)
         except Exception as error:  # any environment may fail in its own way; the job continues without videos
-            self.no_video_reason = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}"
+            remedy = _WITHOUT_DISPLAY if type(error).__module__.partition(".")[0] == "mujoco" else ""
+            self.no_video_reason = f"{self._spec.name} cannot be recorded: {type(error).__name__}: {error}{remedy}"
             return None
 
     def _record(self, policy: ActingPolicy, path: Path, seed: int | None, longest_s: float) -> Episode | None:

@@ -18,6 +18,7 @@ from runtime.container.own_code import is_importable
 from runtime.environments.adapting import adapt
 from runtime.environments.agents import JointEnv, make_agents, makes_agents
 from runtime.environments.faults import describe_fault, own_class
+from runtime.environments.gymnasium_ids import is_current, missing_packages, newest_version
 from runtime.environments.old_gym import as_gymnasium
 from runtime.errors import JobError, Problems, UserError, suggest
 
@@ -231,6 +232,14 @@ def check_env_name(where: str, name: str, source: str, problems: Problems) -> No
             expected="an environment that Gymnasium knows, or module:Class",
             remedy=suggest(name, gymnasium.registry),
         )
+    elif not is_current(name):
+        remedy = f"Take {newest_version(name)}, whose returns may differ."
+        problems.add(where, name, source, expected="an environment that Gymnasium still makes", remedy=remedy)
+    elif (missing := missing_packages(name))[0]:
+        modules, extra = missing
+        found = " and ".join(modules)
+        remedy = f"Run pip install '{extra}'; on SageMaker, name {extra} in requirements.txt."
+        problems.add(where, name, source, expected=f"its packages to be installed: {found}", remedy=remedy)
 
 
 def _class_problem(name: str, module: str, attribute: str) -> str | None:

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime.artifacts.exports import OBSERVATIONS, PROBABILITIES
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS, PROBABILITIES
 from runtime.export.filters import add_clip, add_filter
 from runtime.export.graph import Graph
 from runtime.export.layers import add_layers, add_linear, refuse, to_numpy
+from runtime.export.policy_graph import add_mask
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import NetworkPolicy
 
@@ -47,6 +48,7 @@ def build_network_graph(policy: NetworkPolicy) -> Graph:
         observation_shape=shape,
         num_actions=policy.num_actions,
         observation_filter=policy.observation_filter,
+        mask_size=policy.mask_size,
     )
 
 
@@ -58,6 +60,7 @@ def build_bcq_graph(
     observation_shape: tuple[int, ...],
     num_actions: int,
     observation_filter: ObservationFilter | None = None,
+    mask_size: int = 0,
 ) -> Graph:
     """Builds the graph of a greedy policy: the action with the highest Q value among those that the data supports.
 
@@ -65,9 +68,10 @@ def build_bcq_graph(
         q_networks: Layers of each Q function, (B, O) to (B, A); their values are averaged.
         imitator: Layers of the behavior policy's logits, (B, O) to (B, A); None allows every action.
         action_flexibility: An action is allowed if it is more than this times as likely as the likeliest, 0..1.
-        observation_shape: Shape of one observation.
+        observation_shape: Shape of one observation, without a mask.
         num_actions: Number A of actions.
         observation_filter: Applied first, or None.
+        mask_size: A for a policy with the input `action_mask`, which allows no other actions; else 0.
 
     Returns:
         A graph whose one output `action_probabilities` (B, A) is 1 for the chosen action, or shared equally in a tie.
@@ -75,7 +79,7 @@ def build_bcq_graph(
     Raises:
         UserError: A layer is not known.
     """
-    graph = Graph(observation_shape)
+    graph = Graph(observation_shape, mask_size=mask_size)
     x = OBSERVATIONS if observation_filter is None else add_filter(graph, OBSERVATIONS, observation_filter)
     values = [add_layers(graph, network, x, where=f"q_networks.{n}") for n, network in enumerate(q_networks)]
     value = values[0]
@@ -85,6 +89,9 @@ def build_bcq_graph(
     # Shifts all scores above 0, so that a masked action, whose score is 0, is below every allowed one.
     least = graph.add("max", graph.add("subtract", graph.constant(0.0), value))
     score = graph.add("add", graph.add("add", value, least), graph.constant(1e-5))
+    if mask_size:
+        mask = graph.add("greater", ACTION_MASK, graph.constant(0.0))
+        score = graph.add("multiply", score, graph.add("cast", mask, dtype=np.float32))
     if imitator is not None:
         score = graph.add("multiply", score, _allowed(graph, imitator, x, action_flexibility))
     loses = graph.add("cast", graph.add("greater", graph.add("max", score), score), dtype=np.float32)
@@ -96,7 +103,7 @@ def build_bcq_graph(
 
 def _allowed(graph: Graph, imitator: nn.Module, x: str, action_flexibility: float) -> str:
     """1 for each action that the behavior policy takes often enough."""
-    logits = add_layers(graph, imitator, x, where="imitator")
+    logits = add_mask(graph, add_layers(graph, imitator, x, where="imitator"))
     # log p - max log p is the same of logits: the softmax's constant cancels.
     below = graph.add("subtract", logits, graph.add("max", logits))
     limit = math.log(action_flexibility) if action_flexibility > 0 else -math.inf

@@ -104,7 +104,8 @@ class Subject:
             UserError: It cannot be exported.
         """
         graph = build_network_graph(policy)
-        rows = make_observations(space, policy.observation_filter)
+        size = policy.mask_size
+        rows = make_observations(space, policy.observation_filter, counts=(size,) if size else ())
         exact = policy.in_double()
         count = len(rows)
         if policy.kind != "actor":

@@ -45,7 +45,9 @@ def make_observations(
     rows = scale * rng.standard_normal((count, *space.shape))
     if observation_filter is not None:
         seen = slice(count // 2, count)
-        rows[seen] = observation_filter.mean + observation_filter.std * rows[seen]
+        size = len(observation_filter.mean)  # without the mask, where the filter has none of it
+        numbers = (seen, ..., slice(size)) if rows.ndim == 2 else seen
+        rows[numbers] = observation_filter.mean + observation_filter.std * rows[numbers]
     bounded = (space.low >= -_UNBOUNDED) & (space.high <= _UNBOUNDED)
     low, high = np.where(bounded, space.low, -_UNBOUNDED), np.where(bounded, space.high, _UNBOUNDED)
     rows = np.where(bounded, rng.uniform(low, high, rows.shape), rows)

@@ -65,7 +65,7 @@ def build_graph(policy: Policy, observation_shape: tuple[int, ...]) -> Graph:
     actor = _encode(graph, module.encoder, "encoder" if shared else "actor_encoder", x)
     critic = actor if shared else _encode(graph, module.encoder, "critic_encoder", x)
     logits, size = _policy_head(graph, module.pi, actor)
-    logits = _mask(graph, logits)
+    logits = add_mask(graph, logits)
     _name_outputs(graph, policy, logits, size)
     value = add_layers(graph, module.vf.net.mlp, critic, where="vf.net.mlp")
     graph.name_output("vf_preds", graph.add("reshape", value, shape=(-1,)), np.float32)
@@ -105,13 +105,13 @@ def _add_q_network(graph: Graph, module: Any, x: str) -> Graph:
     elif module.uses_dueling:
         state = add_layers(graph, module.vf.net.mlp, x, where="vf.net.mlp")
         values = graph.add("add", graph.add("subtract", values, graph.add("mean", values)), state)
-    values = _mask(graph, values)
+    values = add_mask(graph, values)
     graph.name_output("actions", graph.add("argmax", values), np.int64)
     graph.name_output("q_values", values, np.float32, (actions,))
     return graph
 
 
-def _mask(graph: Graph, logits: str) -> str:
+def add_mask(graph: Graph, logits: str) -> str:
     """Gives the actions that the input `action_mask` does not allow the logit that training gives them."""
     if ACTION_MASK not in graph.inputs:
         return logits

@@ -24,6 +24,7 @@ from runtime.errors import UserError
 from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
 from runtime.policies.filter import ObservationFilter
 from runtime.policies.network_policy import CLIP, Kind, NetworkPolicy, make_filter
+from runtime.policies.spaces import split_masks
 
 # d3rlpy prints a banner on stdout, where metrics belong, and the old gym that it imports warns on stderr.
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -39,6 +40,7 @@ _AVERAGED_EVERY = 10  # updates: the mean of every tenth costs a tenth, and is a
 # The averaging window grows with training: after t updates it is about t / 6 updates, up to the limit in `averaging`.
 # Source: Shamir & Zhang 2013, Stochastic gradient descent for non-smooth optimization, polynomial-decay averaging.
 _AVERAGING_DECAY = 5
+_FORBIDDEN = 30.0  # exp(-30) is 1e-13
 _ROWS = 262_144  # that are standardized at a time, in double
 
 # By name: for discrete actions, for continuous ones.
@@ -156,7 +158,7 @@ class Learner:
         self._recipe = recipe
         self._is_discrete = data.num_actions is not None
         self.updates = 0
-        self.filter = make_filter(data.states)
+        self.filter = make_filter(split_masks(data.states, data.mask_size)[0])
         self._low = np.zeros(0, np.float32)
         self._high = np.zeros(0, np.float32)
         if not self._is_discrete:
@@ -164,9 +166,13 @@ class Learner:
             self._high = data.actions.max(axis=0)
         self._data = data
         self._load_data()
-        config = _make_config(recipe, is_discrete=self._is_discrete)
+        config = _make_config(recipe, is_discrete=self._is_discrete, has_masks=data.mask_size > 0)
         self._algorithm = config.create(device=False)
-        self._algorithm.create_impl(data.shape, data.num_actions or data.actions.shape[1])
+        self._algorithm.create_impl(self.filter.mean.shape, data.num_actions or data.actions.shape[1])
+        if data.mask_size:
+            modules = vars(self._algorithm.impl.modules)
+            for role in {"q_funcs", "targ_q_funcs", "imitator"} & modules.keys():
+                _mask_outputs(modules[role], data.mask_size)
         self._generator = torch.Generator().manual_seed(recipe.seed)
         self._averaged = copy.deepcopy(self._acting_modules())
 
@@ -175,8 +181,10 @@ class Learner:
         data = self._data
         usable = np.flatnonzero(data.next_rows != UNKNOWN)
         following = data.next_rows[usable]
-        parts = [self.filter(data.observations[i : i + _ROWS]) for i in range(0, len(data.observations), _ROWS)]
-        self._observations = torch.as_tensor(np.concatenate(parts))
+        numbers, masks = split_masks(data.observations, data.mask_size)
+        parts = [self.filter(numbers[i : i + _ROWS]) for i in range(0, len(numbers), _ROWS)]
+        seen = np.concatenate(parts)
+        self._observations = torch.as_tensor(seen if masks is None else np.column_stack([seen, masks]))
         if not len(usable):
             raise UserError("data: got no step whose next state is known; expected at least one such step.")
         self._rows = torch.as_tensor(usable)
@@ -263,6 +271,7 @@ class Learner:
             action_flexibility=self._recipe.action_flexibility,
             low=self._low,
             high=self._high,
+            mask_size=self._data.mask_size,
         ).snapshot()
 
     def _roles(self) -> tuple[str, ...]:
@@ -329,7 +338,40 @@ class Learner:
         self._load_data()
 
 
-def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
+def _mask_outputs(networks: nn.Module, size: int) -> None:
+    """Makes d3rlpy's networks take observations with a mask at their end, and never prefer an action it forbids.
+
+    A forbidden action's value or logit is below each allowed one's by a distance that leaves it out of a softmax, and
+    no farther: BCQ subtracts the least value of a row from the others, which would lose their digits.
+
+    Args:
+        networks: Q functions, or an imitator.
+        size: Numbers of a mask.
+    """
+    for network in networks if isinstance(networks, nn.ModuleList) else [networks]:
+        masks: list[torch.Tensor] = []
+
+        def split(network: nn.Module, rows: tuple[torch.Tensor], masks: list[torch.Tensor] = masks) -> Any:
+            masks.append(rows[0][:, -size:] != 0)
+            return (rows[0][:, :-size],)
+
+        def mask(network: nn.Module, rows: Any, output: Any, masks: list[torch.Tensor] = masks) -> Any:
+            allowed = masks.pop()
+            if isinstance(output, torch.distributions.Categorical):
+                return torch.distributions.Categorical(logits=_put_below(output.logits, allowed))
+            return output._replace(q_value=_put_below(output.q_value, allowed))
+
+        network.register_forward_pre_hook(split)
+        network.register_forward_hook(mask)
+
+
+def _put_below(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Returns (B, A) scores whose forbidden actions are _FORBIDDEN below the least of the others."""
+    least = torch.where(allowed, scores, torch.inf).min(dim=1, keepdim=True).values
+    return torch.where(allowed, scores, least.detach() - _FORBIDDEN)
+
+
+def _make_config(recipe: Recipe, *, is_discrete: bool, has_masks: bool) -> Any:
     """Makes d3rlpy's configuration of the algorithm."""
     encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
     adam = _FusedAdamFactory()
@@ -346,6 +388,8 @@ def _make_config(recipe: Recipe, *, is_discrete: bool) -> Any:
             shared["q_func_factory"] = SquaredErrorQFunctionFactory()
         if recipe.algorithm == "BCQ":
             shared["action_flexibility"] = recipe.action_flexibility
+            if has_masks:  # the imitator's penalty is one on logits, those of forbidden actions too
+                shared["beta"] = 0.0
         return factory(**shared)
     for field in dataclasses.fields(factory):
         if field.name.endswith("_learning_rate"):

@@ -98,7 +98,8 @@ def evaluate_policy(
         bounds = bound_returns(data, gamma, horizon=horizon)
         evaluator = PolicyEvaluator(used, gamma=gamma, seed=seed, bounds=bounds)
         count = data.num_actions or data.actions.shape[1]
-        report = evaluator.report(EvaluatedPolicy(loaded, count, temperature=temperature, epsilon=epsilon))
+        target = EvaluatedPolicy(loaded, count, temperature=temperature, epsilon=epsilon, mask_size=data.mask_size)
+        report = evaluator.report(target)
     found = vars(report) | {"warnings": (*warnings, *report.warnings)}
     return PolicyEvaluation(
         **found,
@@ -156,8 +157,10 @@ def _match_actions(policy: LoadedPolicy, data: Transitions) -> tuple[LoadedPolic
     if policy.kind == "either" and policy.count is None:
         answer = np.asarray(policy.answer(data.states[:1]))
         policy = replace(policy, count=answer.shape[1] if answer.ndim == 2 else None)
-    if data.num_actions is None or data.probabilities is not None or policy.count is None:
+    is_known = data.num_actions is None or data.probabilities is not None or data.mask_size > 0
+    if is_known or policy.count is None:
         return policy, data
+    assert data.num_actions is not None
     return policy, replace(data, num_actions=max(data.num_actions, policy.count))
 
 

@@ -15,12 +15,11 @@ from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec, make_env
 from runtime.errors import PlatformError, UserError
 from runtime.interfaces.context import RunContext
-from runtime.offline.data.log import NO_MASKS
 from runtime.offline.data.reading import is_log, read_transitions
 from runtime.offline.data.transitions import Transitions
 from runtime.offline.settings import OfflineSettings
 from runtime.outputs.console import Summary
-from runtime.policies.spaces import ACTION_MASK, Spaces, mask_size
+from runtime.policies.spaces import ACTION_MASK, MaskedBox, Spaces, mask_size
 from runtime.settings.resolve import DRAWN_SEED
 from runtime.settings.schema import JobConfig
 
@@ -122,7 +121,8 @@ def find_data(config: JobConfig, container: Container) -> Path:
 
 def make_spaces(data: Transitions) -> Spaces:
     """Makes the spaces of a policy for a log's observations and actions."""
-    observations = gymnasium.spaces.Box(-np.inf, np.inf, data.shape, np.float32)
+    numbers = gymnasium.spaces.Box(-np.inf, np.inf, (data.shape[0] - data.mask_size, *data.shape[1:]), np.float32)
+    observations = MaskedBox(numbers, data.mask_size) if data.mask_size else numbers
     if data.num_actions is not None:
         return Spaces(observations, gymnasium.spaces.Discrete(data.num_actions))
     actions = gymnasium.spaces.Box(data.actions.min(axis=0), data.actions.max(axis=0), dtype=np.float32)
@@ -145,8 +145,12 @@ def _check(data: Transitions, place: Path, config: JobConfig, creator: EnvCreato
     env = make_env(EnvSpec(config.env, config.algorithm.env_config, creator=creator))
     space, actions = env.observation_space, env.action_space
     env.close()
-    if mask_size(space):
-        raise UserError(f"environment {config.env}: got observations with an {ACTION_MASK}; {NO_MASKS}")
+    if bool(mask_size(space)) != bool(data.mask_size):
+        has, lacks = (config.env, place) if mask_size(space) else (place, config.env)
+        raise UserError(
+            f"{place}: got {'an' if data.mask_size else 'no'} {ACTION_MASK}; expected what {config.env} has: {has} "
+            f"has masks and {lacks} has none. Log the environment with `smrl collect`, which writes its masks."
+        )
     found = (*data.shape, data.num_actions or data.actions.shape[1])
     size = int(actions.n) if isinstance(actions, gymnasium.spaces.Discrete) else int(np.prod(actions.shape or (0,)))
     expected = (*(space.shape or ()), size)
@@ -154,9 +158,9 @@ def _check(data: Transitions, place: Path, config: JobConfig, creator: EnvCreato
     if found != expected or is_discrete != (data.num_actions is not None):
         kinds = ["discrete" if flag else "continuous" for flag in (data.num_actions is not None, is_discrete)]
         raise UserError(
-            f"{place}: got {found[0]} state features and {found[1]} {kinds[0]} actions; expected {expected[0]} and "
-            f"{expected[1]} {kinds[1]}, as {config.env} has. Set rl.training.env to the environment that was "
-            "logged, or to null if there is none to evaluate in."
+            f"{place}: got {found[0] - data.mask_size} state features and {found[1]} {kinds[0]} actions; expected "
+            f"{expected[0] - mask_size(space)} and {expected[1]} {kinds[1]}, as {config.env} has. Set rl.training.env "
+            "to the environment that was logged, or to null if there is none to evaluate in."
         )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.artifacts.checkpoint import STATE, read_state
-from runtime.artifacts.exports import PROBABILITIES
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS, PROBABILITIES
 from runtime.artifacts.manifest import MANIFEST
 from runtime.artifacts.model_directory import open_model
 from runtime.artifacts.trust import load_data
@@ -28,6 +28,7 @@ from runtime.container.scratch import scratch_folder
 from runtime.errors import Problems, UserError
 from runtime.offline.data.transitions import Transitions
 from runtime.policies.network_policy import FILE, NetworkPolicy
+from runtime.policies.spaces import split_masks
 from runtime.serving.exploring import Exploration, compute_probabilities
 from runtime.serving.served_policy import open_session
 from runtime.serving.transform import open_served
@@ -80,9 +81,19 @@ class EvaluatedPolicy:
         num_actions: Number of discrete actions of the log, or of dimensions of its continuous ones.
         temperature: Temperature of the softmax that actions are sampled from; None for the policy as it is.
         epsilon: Share of uniformly random actions.
+        mask_size: How many of an observation's last numbers are a mask of the allowed actions; 0 if there is none.
     """
 
-    def __init__(self, policy: LoadedPolicy, num_actions: int, *, temperature: float | None, epsilon: float) -> None:
+    def __init__(
+        self,
+        policy: LoadedPolicy,
+        num_actions: int,
+        *,
+        temperature: float | None,
+        epsilon: float,
+        mask_size: int = 0,
+    ) -> None:
+        self._mask_size = mask_size
         self._policy = policy
         self._num_actions = num_actions
         self._temperature = temperature
@@ -96,6 +107,7 @@ class EvaluatedPolicy:
         """
         found = self._answer(observations)
         kind = self._policy.kind
+        masks = split_masks(observations, self._mask_size)[1]
         if kind == "chosen":
             found = self._one_hot(found.reshape(len(observations), -1))
         elif found.shape != (len(observations), self._num_actions):
@@ -105,12 +117,15 @@ class EvaluatedPolicy:
             )
         if kind in ("probabilities", "either"):
             self._check_probabilities(found)
-            if self._temperature is None:
-                mixed = (1 - self._epsilon) * found + self._epsilon / self._num_actions
-                return np.asarray(mixed / mixed.sum(axis=1, keepdims=True), np.float32)
+        if masks is not None and kind != "scores":
+            self._check_allowed(found, masks)
+        if kind in ("probabilities", "either") and self._temperature is None:
+            allowed = np.ones(found.shape, np.float32) if masks is None else masks.astype(np.float32)
+            mixed = (1 - self._epsilon) * found + self._epsilon * allowed / allowed.sum(axis=1, keepdims=True)
+            return np.asarray(mixed / mixed.sum(axis=1, keepdims=True), np.float32)
         source = PROBABILITIES if kind in ("probabilities", "either", "chosen") else kind
         exploration = Exploration(self._temperature or 0.0, self._epsilon)
-        return np.asarray(compute_probabilities(source, found, exploration), np.float32)
+        return np.asarray(compute_probabilities(source, found, exploration, masks=masks), np.float32)
 
     def actions(self, observations: Singles) -> Singles:
         """Returns (B, A) continuous actions at (B, O) observations.
@@ -156,6 +171,17 @@ class EvaluatedPolicy:
                 f"[{shown}] for observation {row}",
                 "probabilities from 0 to 1 that sum to 1; a network's logits or values have the output name "
                 f"{' or '.join(_SCORES)}",
+            )
+
+    def _check_allowed(self, found: NDArray[Any], masks: NDArray[np.bool_]) -> None:
+        wrong = ((found > _SUM_TOLERANCE) & ~masks).any(axis=1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            shown = ", ".join(f"{value:g}" for value in found[row].tolist())
+            raise self._refuse(
+                f"[{shown}] for observation {row}",
+                f"0 for the actions that its {ACTION_MASK} {masks[row].astype(int).tolist()} does not allow; the mask "
+                "is the observation's last numbers",
             )
 
     def _refuse(self, got: str, expected: str) -> UserError:
@@ -231,7 +257,7 @@ def _load_checkpoint(checkpoint: Path) -> LoadedPolicy:
 
         return _of_policy(read_policy(checkpoint, settings=settings), str(checkpoint))
     policy = NetworkPolicy.load(checkpoint / FILE)
-    shape = policy.observation_filter.mean.shape
+    shape = policy.observation_shape
     kind, answer = (
         ("probabilities", policy.probabilities) if policy.kind == "greedy" else ("continuous", policy.actions)
     )
@@ -268,18 +294,15 @@ def _load_onnx(path: Path) -> LoadedPolicy:
 
 
 def _of_session(session: Any, name: str) -> LoadedPolicy:
-    """Adapts an ONNX session with one input; its outputs say by their names what they are.
+    """Adapts an ONNX session with one input, or with observations and masks; its outputs' names say what they are.
 
     Raises:
-        UserError: It has several inputs, or no output that is known.
+        UserError: It has other inputs, or no output that is known.
     """
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
-    if len(inputs) != 1:
-        raise UserError(
-            f"policy: got {name} with the inputs {', '.join(one.name for one in inputs)}; expected one, the "
-            "observations."
-        )
+    mask_size = _mask_size(inputs, name)
     shape = tuple(inputs[0].shape[1:])
+    shape = (shape[0] + mask_size,) if mask_size else shape
     dtype = {"tensor(double)": np.float64, "tensor(uint8)": np.uint8}.get(inputs[0].type, np.float32)
     batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
 
@@ -290,7 +313,9 @@ def _of_session(session: Any, name: str) -> LoadedPolicy:
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             padded = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            parts.append(session.run([output], {inputs[0].name: padded})[0][: len(part)])
+            numbers, masks = split_masks(padded, mask_size)
+            fed = {inputs[0].name: numbers} | ({} if masks is None else {ACTION_MASK: masks.astype(np.float32)})
+            parts.append(session.run([output], fed)[0][: len(part)])
         return np.concatenate(parts)
 
     sample = np.zeros((2, *(side if isinstance(side, int) else 1 for side in shape)), np.float32)
@@ -314,6 +339,21 @@ def _of_session(session: Any, name: str) -> LoadedPolicy:
         raise UserError(f"policy: got {name}, whose output {chosen} has the shape {found.shape[1:]}; expected (A,).")
     kind = "continuous" if chosen == _ACTIONS else "either"
     return LoadedPolicy(name, kind, partial(run, chosen), fixed, found.shape[1])
+
+
+def _mask_size(inputs: Any, name: str) -> int:
+    """Returns the numbers of the input `action_mask`; 0 if the session has none.
+
+    Raises:
+        UserError: It has other inputs than observations and a mask.
+    """
+    names = [one.name for one in inputs]
+    if len(names) != 1 and names != [OBSERVATIONS, ACTION_MASK]:
+        raise UserError(
+            f"policy: got {name} with the inputs {', '.join(names)}; expected one, the observations, or "
+            f"{OBSERVATIONS} and {ACTION_MASK}."
+        )
+    return int(inputs[1].shape[1]) if len(names) == 2 else 0
 
 
 def _is_one_choice(actions: NDArray[Any]) -> bool:
@@ -363,7 +403,8 @@ def check_spaces(policy: LoadedPolicy, data: Transitions, *, temperature: float 
     if shape is not None and int(np.prod(shape)) != width:
         problems.add_line(
             f"policy: got {policy.name} for observations of shape {shape}; expected {width} numbers, as the log has "
-            "state features. Name the log that this policy's observations are in."
+            f"state features{' and numbers of a mask' if data.mask_size else ''}. Name the log that this policy's "
+            "observations are in."
         )
     is_discrete = data.num_actions is not None
     if policy.kind != "either" and is_discrete is (policy.kind == "continuous"):

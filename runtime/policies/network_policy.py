@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from torch import nn
 
 from runtime.errors import UserError
 from runtime.policies.filter import ObservationFilter
+from runtime.policies.spaces import MaskedBox, join_mask, split_masks
 
 FILE = "policy.safetensors"
 EVALUATED_FILE = "judged_policy.safetensors"
@@ -49,6 +51,8 @@ class NetworkPolicy:
         residual_scale: `sampled`: how far the residual moves a proposed action.
         low: (A,) least action of continuous ones.
         high: (A,) largest.
+        mask_size: `greedy`: how many of an observation's last numbers are a mask of the allowed actions, which are the
+            only ones taken; 0 if there is none. Filter and networks see the numbers before it.
     """
 
     kind: Kind
@@ -59,6 +63,13 @@ class NetworkPolicy:
     residual_scale: float = 0.05
     low: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     high: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    mask_size: int = 0
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation, its mask included."""
+        shape = self.observation_filter.mean.shape
+        return (shape[0] + self.mask_size,) if self.mask_size else shape
 
     @property
     def num_actions(self) -> int:
@@ -77,19 +88,28 @@ class NetworkPolicy:
 
     @property
     def takes_masks(self) -> bool:
-        """Always False, as a log has no action masks."""
+        """Always False: a mask is part of the observation."""
         return False
 
     def act(self, observation: Any, *, mask: Any = None) -> Any:
-        """Returns the action for one observation, in the environment's units."""
+        """Returns the action for one observation, in the environment's units.
+
+        Args:
+            observation: Unfiltered; a row with its mask at the end, or a dict with the entry `action_mask`, if the
+                policy learned with masks.
+            mask: None.
+        """
+        if self.mask_size and isinstance(observation, Mapping):
+            numbers = gymnasium.spaces.Box(-np.inf, np.inf, self.observation_filter.mean.shape)
+            observation = join_mask(observation, MaskedBox(numbers, self.mask_size))
         rows = np.asarray(observation, np.float32).reshape(1, -1)
         if self.kind == "greedy":
             return int(self.probabilities(rows)[0].argmax())
         return self.actions(rows)[0]
 
     def q_values(self, observations: NDArray[Any]) -> NDArray[np.float32]:
-        """Returns (B, A) mean of the ensemble's values of each discrete action."""
-        return self._in_parts(observations, self._q)
+        """Returns (B, A) mean of the ensemble's values of each discrete action, allowed or not."""
+        return self._in_parts(observations, lambda x, allowed: self._q(x))
 
     def probabilities(
         self, observations: NDArray[Any], *, temperature: float | None = None, epsilon: float = 0.0
@@ -98,17 +118,21 @@ class NetworkPolicy:
 
         Args:
             observations: (B, O), unfiltered.
-            temperature: Temperature of a softmax over the values of all actions; None for the greedy policy.
-            epsilon: Share of the uniform policy.
+            temperature: Temperature of a softmax over the values of all allowed actions; None for the greedy policy.
+            epsilon: Share of the uniform policy over them.
         """
         if temperature is not None:
-            return self._in_parts(observations, lambda x: torch.softmax(self._q(x) / temperature, dim=1))
+            return self._in_parts(
+                observations, lambda x, allowed: torch.softmax(_mask(self._q(x) / temperature, allowed), dim=1)
+            )
         greedy = self._in_parts(observations, self._greedy)
-        return np.asarray((1 - epsilon) * greedy + epsilon / greedy.shape[1], np.float32)
+        masks = split_masks(observations, self.mask_size)[1]
+        allowed = np.ones_like(greedy) if masks is None else masks
+        return np.asarray((1 - epsilon) * greedy + epsilon * allowed / allowed.sum(axis=1, keepdims=True), np.float32)
 
     def actions(self, observations: NDArray[Any]) -> NDArray[np.float32]:
         """Returns (B, A) continuous actions, in the environment's units."""
-        return self._in_parts(observations, self._scaled)
+        return self._in_parts(observations, lambda x, allowed: self._scaled(x))
 
     def in_double(self) -> NetworkPolicy:
         """The same policy computed in float64, from observations filtered to float32: what rounding is measured by."""
@@ -122,7 +146,7 @@ class NetworkPolicy:
         """
         return self._in_parts(observations, self._proposal_margin if self.kind == "sampled" else self._margin)
 
-    def _proposal_margin(self, x: torch.Tensor) -> torch.Tensor:
+    def _proposal_margin(self, x: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         """How far the best of the proposed actions is from the best one that is another action."""
         actions, values = self._propose(x)
         rows, best = torch.arange(len(x)), values.argmax(dim=1)
@@ -131,11 +155,11 @@ class NetworkPolicy:
         second = values.masked_fill(is_same, -torch.inf).max(dim=1).values
         return (largest - second) / largest.abs().clamp(min=1)
 
-    def _margin(self, x: torch.Tensor) -> torch.Tensor:
-        values = self._q(x)
+    def _margin(self, x: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+        values = _mask(self._q(x), allowed)
         distance = torch.full((len(x),), torch.inf)
         for imitator in self.networks.get("imitator", ()):
-            logits = imitator(x)
+            logits = _mask(imitator(x), allowed)
             likelier = logits - logits.max(dim=1, keepdim=True).values
             limit = math.log(max(self.action_flexibility, 1e-30))
             distance = (likelier - limit).abs().min(dim=1).values
@@ -149,26 +173,31 @@ class NetworkPolicy:
         rows = _ROWS // _LATENTS if self.kind == "sampled" else _ROWS
         with torch.inference_mode():
             parts = [
-                compute(self._see(observations[start : start + rows])).numpy()
+                compute(*self._see(observations[start : start + rows])).numpy()
                 for start in range(0, len(observations), rows)
             ]
         return np.concatenate(parts)
 
-    def _see(self, observations: NDArray[Any]) -> torch.Tensor:
+    def _see(self, observations: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns what the networks see, (B, O), and the (B, A) allowed actions, None where all are."""
         dtype = next(next(iter(self.networks.values()))[0].parameters()).dtype
-        return torch.as_tensor(self.observation_filter(observations)).to(dtype)
+        numbers, masks = split_masks(observations, self.mask_size)
+        seen = torch.as_tensor(self.observation_filter(numbers)).to(dtype)
+        return seen, None if masks is None else torch.as_tensor(masks)
 
     def _q(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([network(x) for network in self.networks["q"]]).mean(dim=0)
 
-    def _greedy(self, x: torch.Tensor) -> torch.Tensor:
+    def _greedy(self, x: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
         """Greedy probabilities as in d3rlpy's DiscreteBCQ; ties share the probability, so that each row sums to 1."""
         values = self._q(x)
         scores: torch.Tensor = values - values.min(dim=1, keepdim=True).values + 1e-5
         for imitator in self.networks.get("imitator", ()):
-            logits = imitator(x)
+            logits = _mask(imitator(x), allowed)
             ratio = torch.exp(logits - logits.max(dim=1, keepdim=True).values)
             scores = scores * (ratio > self.action_flexibility).float()
+        if allowed is not None:
+            scores = scores * allowed
         best = (scores == scores.max(dim=1, keepdim=True).values).float()
         return best / best.sum(dim=1, keepdim=True)
 
@@ -212,6 +241,7 @@ class NetworkPolicy:
             "activation": self.activation,
             "action_flexibility": self.action_flexibility,
             "residual_scale": self.residual_scale,
+            "mask_size": self.mask_size,
         }
         save_file({**tensors, **bounds, **seen}, path, metadata={_FACTS: json.dumps(facts)})
 
@@ -238,6 +268,11 @@ class NetworkPolicy:
                 f"{path}: got a file that is no policy of this program ({type(error).__name__}: "
                 f"{str(error).splitlines()[0]}). Use another checkpoint."
             ) from None
+
+
+def _mask(scores: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
+    """Returns scores (B, A) that are -inf where an action is not allowed."""
+    return scores if allowed is None else torch.where(allowed, scores, -torch.inf)
 
 
 def make_filter(states: NDArray[np.float32]) -> ObservationFilter:

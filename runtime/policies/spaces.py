@@ -45,6 +45,11 @@ def mask_size(space: gymnasium.Space[Any]) -> int:
     return space.mask_size if isinstance(space, MaskedBox) else 0
 
 
+def split_masks(rows: NDArray[Any], size: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Splits rows (B, O + M) into the numbers (B, O) and the masks (B, M) at their end, None where M is 0."""
+    return (rows[:, :-size], rows[:, -size:] != 0) if size else (rows, None)
+
+
 def join_mask(observation: Mapping[str, Any], space: MaskedBox) -> NDArray[np.float32]:
     """Returns the row of a dict with the entry `action_mask`: the numbers of its other entries, then the mask.
 

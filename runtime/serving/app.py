@@ -337,7 +337,9 @@ class App:
         now = datetime.now(UTC)
         rows = len(observations)
         size_bytes = observations.nbytes + sampled.decisions.probabilities.nbytes
-        decided = partial(decision_lines, observations, sampled.decisions, attributes, now)
+        assert self.policy is not None
+        masks = self.policy.mask_size
+        decided = partial(decision_lines, observations, sampled.decisions, attributes, now, mask_size=masks)
         self._capture.offer(decided, lines=rows, size_bytes=size_bytes)
         if self._shadow is not None and self._shadow_capture is not None:
             shadow = partial(shadow_lines, self._shadow, exploration, observations, sampled, attributes, now)

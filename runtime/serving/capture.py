@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS
 from runtime.files import lock
 from runtime.serving.exploring import (
     Attributes,
@@ -197,12 +198,15 @@ def _fitting(lines: list[bytes], room_bytes: float) -> int:
 
 
 def decision_lines(
-    observations: NDArray[Any], decisions: Decisions, attributes: Attributes, time: datetime
+    observations: NDArray[Any], decisions: Decisions, attributes: Attributes, time: datetime, *, mask_size: int = 0
 ) -> Iterator[bytes]:
-    """Yields a line for each decision, in SageMaker Data Capture's layout: payloads are JSON in a string."""
+    """Yields a line for each decision, in SageMaker Data Capture's layout: payloads are JSON in a string.
+
+    A mask, the last numbers of each observation, is written as the field that a request has it in.
+    """
     for row, decision in enumerate(decisions.describe()):
         output = {**decision, "action_probabilities": decisions.probabilities[row].tolist()}
-        yield _decision_line(observations[row], output, attributes, time)
+        yield _decision_line(_as_input(observations[row], mask_size), output, attributes, time)
 
 
 def shadow_lines(
@@ -231,16 +235,22 @@ def shadow_lines(
     for row, decision in enumerate(decisions.describe()):
         answered = int(sampled.decisions.actions[row])
         output = {**decision, "action_probabilities": probabilities[row].tolist(), "shadow": True, "answered": answered}
-        yield _decision_line(observations[row], output, attributes, time)
+        yield _decision_line(_as_input(observations[row], shadow.mask_size), output, attributes, time)
 
 
-def _decision_line(observation: NDArray[Any], output: dict[str, Any], attributes: Attributes, time: datetime) -> bytes:
+def _as_input(observation: NDArray[Any], mask_size: int) -> Any:
+    if not mask_size:
+        return observation.tolist()
+    return {OBSERVATIONS: observation[:-mask_size].tolist(), ACTION_MASK: observation[-mask_size:].tolist()}
+
+
+def _decision_line(asked: Any, output: dict[str, Any], attributes: Attributes, time: datetime) -> bytes:
     extra = {"episode_id": attributes.episode, "step": attributes.step} if attributes.episode else {}
     metadata = {"customAttributes": [attributes.text]} if attributes.text else {}
     return _line(
         {
             "captureData": {
-                "endpointInput": _payload("INPUT", orjson.dumps(observation.tolist())),
+                "endpointInput": _payload("INPUT", orjson.dumps(asked)),
                 "endpointOutput": _payload("OUTPUT", orjson.dumps(output | extra)),
             },
             "eventMetadata": {

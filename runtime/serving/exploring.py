@@ -160,10 +160,11 @@ def compute_probabilities(
     An action that (B, A) `masks` do not allow has none.
     """
     allowed = np.ones(values.shape, bool) if masks is None else masks
-    scores = np.where(allowed, values.astype(np.float64), -np.inf)
+    scores = values.astype(np.float64)
     if source == PROBABILITIES:
         with np.errstate(divide="ignore"):
             scores = np.log(scores)
+    scores = np.where(allowed, scores, -np.inf)
     best = scores.max(axis=1, keepdims=True)
     if exploration.temperature > 0:
         policy = np.exp((scores - best) / exploration.temperature)

@@ -9,6 +9,7 @@ import numpy as np
 from runtime.environments.recording import Recorder, play
 from runtime.environments.spec import EnvSpec
 from tests.outputs.test_video import frames_of
+from tests.toy_envs import NoFrames
 
 
 class Still:
@@ -64,6 +65,21 @@ def test_an_environment_that_fails_while_recorded_costs_only_the_video(tmp_path:
     assert recorder.record(One(1), tmp_path / "a.mp4") is None
     assert "no more frames" in (recorder.no_video_reason or "")
     assert not list(tmp_path.iterdir())
+
+
+class _WithoutDisplay(NoFrames):
+    """Raises what MuJoCo does where there is no display."""
+
+    def render(self) -> Any:
+        raise type("FatalError", (Exception,), {"__module__": "mujoco"})("no OpenGL platform")
+
+
+def test_a_robot_of_mujocos_without_a_display_is_said_to_need_egl(tmp_path: Path) -> None:
+    recorder = Recorder(EnvSpec("robot", creator=lambda config: _WithoutDisplay()))
+    assert recorder.record(Still(1), tmp_path / "a.mp4") is None
+    assert recorder.no_video_reason is not None
+    assert recorder.no_video_reason.startswith("robot cannot be recorded: FatalError: no OpenGL platform. Without a ")
+    assert "MUJOCO_GL=egl" in recorder.no_video_reason
 
 
 def test_an_episode_is_the_same_without_recording(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import pickle
 import re
 import sys
@@ -125,11 +126,26 @@ def test_a_time_limit_of_old_gym_is_a_truncation() -> None:
         ("subprocess:Popen", "a class 'Popen' with reset and step in subprocess"),
         ("no_such_module:Env", "a module 'no_such_module' that can be imported"),
         ("tests.toy_envs:Missing", "a class 'Missing' with reset and step in tests.toy_envs"),
+        ("Hopper-v2", "expected an environment that Gymnasium still makes. Take Hopper-v5"),
     ],
 )
 def test_an_environment_that_cannot_be_found_is_refused(name: str, message: str) -> None:
     problems = Problems()
     check_env_name("rl.training.env", name, "test", problems)
+    with pytest.raises(UserError, match=message):
+        problems.raise_if_any()
+
+
+@pytest.mark.parametrize(("name", "extra"), [("Hopper-v4", "mujoco"), ("LunarLander-v3", "box2d")])
+def test_a_package_that_is_not_installed_is_named_with_what_installs_it(name: str, extra: str) -> None:
+    problems = Problems()
+    check_env_name("env", name, "test", problems)
+    modules = {"mujoco": ["mujoco", "imageio"], "box2d": ["Box2D"]}[extra]
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if not missing:
+        problems.raise_if_any()
+        pytest.skip(f"gymnasium[{extra}] is installed")
+    message = rf"to be installed: {' and '.join(missing)}\. Run pip install 'gymnasium\[{extra}\]'"
     with pytest.raises(UserError, match=message):
         problems.raise_if_any()
 

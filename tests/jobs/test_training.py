@@ -61,6 +61,7 @@ def test_the_model_directory_says_what_was_trained(tiny_results: Path) -> None:
     assert params["training"]["config"]["seed"] == 7
     assert params["sources"]["config.seed"] == "the command line"
     assert params["sources"]["config.gamma"] == "preset reacher"
+    assert (params["env"], params["env_config"]) == ("RoboschoolReacher-v1", {})  # as Ray of 2020 had them
     assert read_state(tiny_results / "model" / "checkpoint").training_iteration == 8
     assert (tiny_results / "model" / "best" / "job.json").is_file()
 

@@ -37,6 +37,17 @@ def test_probabilities_are_a_softmax_at_the_temperature_mixed_with_uniform_ones(
     np.testing.assert_allclose(found, [[0.1, 0.8, 0.1]])
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("source", [PROBABILITIES, "q_values"])
+def test_a_masked_action_has_no_probability(source: str, temperature: float) -> None:
+    values = np.array([[0.0, 1.0, 0.0], [0.5, 0.25, 0.25]], np.float32)
+    masks = np.array([[False, True, True], [False, True, False]])
+    found = compute_probabilities(source, values, Exploration(temperature, epsilon=0.5), masks=masks)
+    assert (found[~masks] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert found[0].argmax() == 1
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_actions_are_drawn_with_their_probabilities(seed: int | None) -> None:
     p = np.array([0.7, 0.0, 0.3])

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from runtime.environments.gymnasium_ids import is_current
 from runtime.environments.old_gym import as_gymnasium
 from runtime.environments.spec import EnvCreator
 from runtime.errors import UserError, suggest
@@ -26,7 +27,7 @@ def find_creator(level: str) -> EnvCreator | None:
         found = _load(level)
         is_class = isinstance(found, type) and hasattr(found, "reset") and hasattr(found, "step")
         return None if is_class and "/" not in level else lambda config: as_gymnasium(found(**config))
-    from runtime.compat.gym_2020 import find_newest, is_current, is_of_script, make
+    from runtime.compat.gym_2020 import find_newest, is_of_script, make
 
     if is_current(level):
         return None

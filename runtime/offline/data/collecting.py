@@ -16,6 +16,7 @@ from runtime.environments.spec import check_env_name
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.files import writing_aside
 from runtime.offline.data.rollouts import Policy, VectoredGymEnvironment
+from runtime.policies.spaces import split_masks
 
 UNIFORM = "uniform"
 _SESSION = ".session.json"
@@ -145,7 +146,12 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
     space = envs.action_space
     rng = np.random.default_rng([request.seed, 3])
     is_discrete = hasattr(space, "n")
-    uniform = np.full((envs.num_of_envs, int(space.n) if is_discrete else 1), 1 / (int(space.n) if is_discrete else 1))
+    count = int(space.n) if is_discrete else 1
+
+    def uniform(states: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        masks = split_masks(states, envs.mask_size)[1]
+        allowed = np.ones((len(states), count)) if masks is None else masks
+        return np.asarray(allowed / allowed.sum(axis=1, keepdims=True))
 
     def draw() -> np.ndarray[Any, Any]:
         return rng.uniform(space.low, space.high, (envs.num_of_envs, *space.shape))
@@ -153,18 +159,20 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
     if request.policy == UNIFORM:
         if not is_discrete and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise UserError(f"--policy: got uniform for {request.env}, whose actions have no bounds.")
-        return (lambda states: uniform) if is_discrete else (lambda states: draw())
+        return uniform if is_discrete else (lambda states: draw())
     from runtime.serving.transform import open_served
 
     trained = open_served(Path(request.policy), scratch)
-    if trained.observation_shape != (envs.state_dims,):
+    if (trained.row_shape, trained.mask_size) != ((envs.state_dims,), envs.mask_size):
         raise UserError(
-            f"--policy: got one for observations {trained.observation_shape}; expected ({envs.state_dims},), as "
-            f"{request.env} has."
+            f"--policy: got one for observations {trained.observation_shape}{_with_mask(trained.mask_size)}; expected "
+            f"({envs.state_dims - envs.mask_size},){_with_mask(envs.mask_size)}, as {request.env} has."
         )
 
-    size = uniform.shape[1] if is_discrete else int(space.shape[0])
-    found = trained.run(np.zeros((1, envs.state_dims), np.float32), (trained.main_output,))[trained.main_output]
+    size = count if is_discrete else int(space.shape[0])
+    row = np.zeros((1, envs.state_dims), np.float32)
+    row[:, envs.state_dims - envs.mask_size :] = 1
+    found = trained.run(row, (trained.main_output,))[trained.main_output]
     is_index = np.issubdtype(found.dtype, np.integer)
     if is_discrete is not (is_index or trained.main_output == PROBABILITIES) or (
         not is_index and found.shape[1:] != (size,)
@@ -176,10 +184,14 @@ def _policy(envs: VectoredGymEnvironment, request: CollectRequest, scratch: Path
         if not is_discrete:
             mixed = rng.random(len(states)) < request.epsilon
             return np.where(mixed[:, None], draw(), found)
-        chosen = np.eye(uniform.shape[1])[found.astype(int)] if found.ndim == 1 else found
-        return np.asarray((1 - request.epsilon) * chosen + request.epsilon * uniform, np.float64)
+        chosen = np.eye(count)[found.astype(int)] if found.ndim == 1 else found
+        return np.asarray((1 - request.epsilon) * chosen + request.epsilon * uniform(states), np.float64)
 
     return act
+
+
+def _with_mask(size: int) -> str:
+    return f" with an action mask of {size}" if size else ""
 
 
 def write_rows(frame: Any, out: Path, *, appends: bool) -> None:

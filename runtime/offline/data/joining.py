@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from runtime.artifacts.exports import ACTION_MASK, OBSERVATIONS
 from runtime.errors import PlatformError, Problems, UserError
 from runtime.offline.data.collecting import write_rows
 
@@ -41,6 +42,7 @@ class _Decision:
     event_id: str
     time: datetime
     observation: list[float]
+    mask: list[float]  # empty where the policy takes none
     action: int
     probabilities: list[float]
     model_id: str
@@ -138,11 +140,13 @@ def _read_file(path: Path, read: _Read) -> None:
 
 def _read_decision(record: Any) -> _Decision:
     capture, metadata = record["captureData"], record["eventMetadata"]
-    output = orjson.loads(capture["endpointOutput"]["data"])
+    asked, output = (orjson.loads(capture[part]["data"]) for part in ("endpointInput", "endpointOutput"))
+    asked = asked if isinstance(asked, dict) else {OBSERVATIONS: asked}
     return _Decision(
         event_id=str(metadata["eventId"]),
         time=_time(metadata["inferenceTime"]),
-        observation=_flat(orjson.loads(capture["endpointInput"]["data"])),
+        observation=_flat(asked[OBSERVATIONS]),
+        mask=_flat(asked.get(ACTION_MASK, [])),
         action=int(output["action"]),
         probabilities=[float(p) for p in output["action_probabilities"]],
         model_id=str(output.get("model_id", "")),
@@ -189,7 +193,8 @@ def _take_decision(decision: _Decision, read: _Read) -> None:
         read.broken.add(decision.episode_id)
         return
     first = next(iter(read.decisions.values()), decision)
-    if (len(first.observation), len(first.probabilities)) != (len(decision.observation), len(p)):
+    sizes = [(len(one.observation), len(one.mask), len(one.probabilities)) for one in (first, decision)]
+    if sizes[0] != sizes[1]:
         read.counts["decisions with other numbers of inputs or actions than the first, left out"] += 1
         read.broken.add(decision.episode_id)
         return
@@ -269,6 +274,7 @@ def _rows(name: str, decisions: list[_Decision], rewards: list[_Reward]) -> Iter
             "episode_id": name,
             "transition_number": number,
             **{f"state_feature_{i}": value for i, value in enumerate(decision.observation)},
+            **{f"{ACTION_MASK}_{i}": value for i, value in enumerate(decision.mask)},
             "action": decision.action,
             "reward": reward.reward,
             "all_action_probabilities": orjson.dumps(decision.probabilities).decode(),

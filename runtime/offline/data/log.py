@@ -10,12 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import Problems
+from runtime.policies.spaces import ACTION_MASK
 
-# What follows "got …" where a log, or the environment of a job, has action masks.
-NO_MASKS = (
-    "expected none, as learning from a log masks no actions, and would choose ones that are not allowed. Train PPO, "
-    "DQN, IMPALA or APPO in the environment, or leave the masks out if the environment takes any action."
-)
 _LARGEST = 1e15  # squares of more are beyond float32
 _MOST_ACTIONS = 1000
 _SHOWN = 5  # rows named of one kind of problem
@@ -33,7 +29,7 @@ class Log:
     Attributes:
         name: Name of the file or folder, for messages.
         row_name: Name of row i in the file's own numbering, as "line 7".
-        observations: (N, O) observation before each step.
+        observations: (N, O) observation before each step; an action mask is its last numbers.
         actions: (N,) numbers of a discrete action, or (N, A) of a continuous one.
         rewards: (N,) reward of each step.
         episodes: (N,) number of each row's episode; rows of one episode share a number.
@@ -46,6 +42,7 @@ class Log:
         probabilities: (N, A) behavior policy's probability of each action; NaN where missing; or None.
         chosen_probabilities: (N,) its probability of the action that was taken, where the log has no other; or None.
         final_observations: Episode number to the (O,) state after its last step, where the log has it.
+        mask_size: How many of an observation's last numbers are a mask of the allowed actions; 0 if there is none.
     """
 
     name: str
@@ -62,6 +59,7 @@ class Log:
     probabilities: Singles | None = None
     chosen_probabilities: Singles | None = None
     final_observations: dict[int, Singles] = field(default_factory=dict)
+    mask_size: int = 0
 
 
 class LogProblems(Problems):
@@ -92,7 +90,8 @@ def _show(value: Any) -> str:
 def check_numbers(log: Log, problems: LogProblems) -> None:
     """Checks that rewards, states and continuous actions are finite."""
     columns = [("reward", log.rewards)]
-    columns += [(f"state_feature_{i}", log.observations[:, i]) for i in range(log.observations.shape[1])]
+    features = log.observations.shape[1] - log.mask_size
+    columns += [(f"state_feature_{i}", log.observations[:, i]) for i in range(features)]
     if log.actions.ndim == 2:
         columns += [(f"action_{i}", log.actions[:, i]) for i in range(log.actions.shape[1])]
     for name, values in columns:
@@ -110,6 +109,14 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
     actions = log.actions
     whole = np.isfinite(actions) & (actions == np.floor(actions))
     source = "as configured"
+    if log.mask_size:
+        if num_actions not in (None, log.mask_size):
+            problems.add_line(
+                f"{log.name}: {ACTION_MASK}: got {log.mask_size} numbers a row; expected {num_actions}, one for each "
+                "action, as configured."
+            )
+        num_actions = log.mask_size
+        source = f"as there are numbers in an {ACTION_MASK}"
     if num_actions is None and log.probabilities is not None and not np.isnan(log.probabilities).all():
         num_actions = log.probabilities.shape[1]
         source = "as there are probabilities"
@@ -133,6 +140,39 @@ def check_actions(log: Log, num_actions: int | None, problems: LogProblems) -> i
             "nothing can be learned of an action that was never taken."
         )
     return num_actions
+
+
+def check_masks(log: Log, problems: LogProblems) -> None:
+    """Checks that action masks are 0 and 1, and allow the action that was taken and those with a probability."""
+    if not log.mask_size:
+        return
+    if log.actions.ndim == 2:
+        problems.add_line(
+            f"{log.name}: {ACTION_MASK}: got one for continuous actions; expected none, or a discrete action. Leave it "
+            "out if the environment takes any action."
+        )
+        return
+    masks = log.observations[:, -log.mask_size :]
+    is_binary = ((masks == 0) | (masks == 1)).all(axis=1)
+    problems.add_rows(~is_binary, ACTION_MASK, masks, expected="0 or 1 for each action")
+    known = np.isfinite(log.actions) & (log.actions >= 0) & (log.actions < log.mask_size)
+    actions = np.where(known, log.actions, 0).astype(np.int64)
+    is_allowed = np.take_along_axis(masks, actions[:, None], axis=1)[:, 0] != 0
+    problems.add_rows(
+        np.asarray(is_binary & known & ~is_allowed),
+        "action",
+        log.actions,
+        expected=f"an action that its row's {ACTION_MASK} allows",
+        remedy="Log the mask of the state before the action.",
+    )
+    if log.probabilities is None or log.probabilities.shape != masks.shape:
+        return
+    problems.add_rows(
+        np.asarray(((log.probabilities > 0) & (masks == 0)).any(axis=1)),
+        "all_action_probabilities",
+        log.probabilities,
+        expected=f"0 for the actions that the row's {ACTION_MASK} does not allow",
+    )
 
 
 def check_probabilities(log: Log, num_actions: int | None, problems: LogProblems) -> Singles | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from runtime.artifacts.trust import load_data
 from runtime.errors import Problems, UserError
-from runtime.offline.data.log import NO_MASKS, Bools, Log, Singles
+from runtime.offline.data.log import Bools, Log, Singles
 from runtime.policies.spaces import ACTION_MASK
 
 JSON = (".json", ".jsonl")
@@ -43,6 +43,7 @@ class _Part:
         terminated: (N,).
         truncated: (N,).
         probabilities: (N,) behavior policy's probability of the action that was taken; None if unknown.
+        masks: (N, M) 1 for each allowed action before each step; M is 0 where the log has no masks.
     """
 
     name: str
@@ -55,6 +56,14 @@ class _Part:
     terminated: Bools
     truncated: Bools
     probabilities: Singles | None
+    masks: Singles
+
+    @property
+    def states(self) -> Singles:
+        """(N, O + M) observations with their masks at the end."""
+        if not self.masks.shape[1]:
+            return self.observations
+        return np.concatenate([self.observations, self.masks], axis=1)
 
 
 def is_rllib_parquet(columns: Sequence[str]) -> bool:
@@ -198,8 +207,11 @@ def _after_lookback(buffer: Mapping[str, Any]) -> Any:
 def _part(name: str, batch: Mapping[str, Any]) -> _Part:
     states = batch.get("obs")
     entries = states[0] if isinstance(states, list) and states else states
-    if ACTION_MASK in batch or (isinstance(entries, Mapping) and ACTION_MASK in entries):
-        raise UserError(f"{name}: got {ACTION_MASK}; {NO_MASKS}")
+    if isinstance(entries, Mapping) and ACTION_MASK in entries:
+        raise UserError(
+            f"{name}: obs: got entries with an {ACTION_MASK}; expected rows of numbers. Write the masks as a column "
+            f"{ACTION_MASK} beside obs, as rl.training.config.output does."
+        )
     missing = [key for key in _NEEDED if key not in batch]
     if missing:
         raise UserError(
@@ -215,6 +227,7 @@ def _part(name: str, batch: Mapping[str, Any]) -> _Part:
         return values
 
     observations, following, actions = column("obs"), column("new_obs"), column("actions")
+    masks = column(ACTION_MASK)
     assert observations is not None
     assert actions is not None
     if actions.ndim == 2 and actions.shape[1] == 1 and np.issubdtype(actions.dtype, np.integer):
@@ -230,7 +243,8 @@ def _part(name: str, batch: Mapping[str, Any]) -> _Part:
     return _Part(
         name,
         observations.reshape(count, -1).astype(np.float32),
-        None if following is None else following.reshape(count, -1).astype(np.float32),
+        # A state without its mask is not whole: the step before a truncation counts in returns alone.
+        None if following is None or masks is not None else following.reshape(count, -1).astype(np.float32),
         actions,
         rewards.astype(np.float32),
         ids.tolist() if isinstance(ids, np.ndarray) else list(ids),
@@ -238,6 +252,7 @@ def _part(name: str, batch: Mapping[str, Any]) -> _Part:
         terminated & ~truncated,
         truncated,
         _probabilities(actions, column),
+        np.zeros((count, 0), np.float32) if masks is None else masks.reshape(count, -1).astype(np.float32),
     )
 
 
@@ -302,7 +317,7 @@ def _as_log(paths: Sequence[Path], parts: list[_Part]) -> Log:
     return Log(
         name=name,
         row_name=row_name,
-        observations=np.concatenate([part.observations for part in parts]),
+        observations=np.concatenate([part.states for part in parts]),
         actions=np.concatenate([part.actions for part in parts]),
         rewards=np.concatenate([part.rewards for part in parts]),
         episodes=episodes,
@@ -312,13 +327,14 @@ def _as_log(paths: Sequence[Path], parts: list[_Part]) -> Log:
         truncated=np.concatenate([part.truncated for part in parts]),
         chosen_probabilities=np.concatenate(chosen) if len(chosen) == len(parts) else None,
         final_observations=_final_observations(parts, episodes, steps),
+        mask_size=parts[0].masks.shape[1],
     )
 
 
 def _check_shapes(name: str, parts: list[_Part]) -> None:
     problems = Problems(name)
     first = parts[0]
-    for what in ("observations", "actions"):
+    for what in ("observations", "actions", "masks"):
         expected = getattr(first, what).shape[1:]
         other = next((part for part in parts if getattr(part, what).shape[1:] != expected), None)
         if other is not None:

@@ -16,9 +16,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from runtime.artifacts.exports import OBSERVATIONS
 from runtime.environments.spec import EnvSpec, check_env_name, make_env
 from runtime.errors import Problems, UserError
 from runtime.files import write_text
+from runtime.policies.spaces import ACTION_MASK, mask_size, split_masks
 
 if TYPE_CHECKING:
     import pandas
@@ -66,6 +68,7 @@ class VectoredGymEnvironment:
             )
         self.action_space: Any = actions
         self.state_dims = space.shape[0]
+        self.mask_size = mask_size(space)
         self._rng = np.random.default_rng([seed, _SAMPLING])
         self._episodes = np.zeros(num_of_envs, np.int64)
         self._actions: list[list[Any]] = [[] for _ in range(num_of_envs)]  # of the running episodes
@@ -87,8 +90,10 @@ class VectoredGymEnvironment:
 
     def dump_environment_states(self, dir_path: str | Path, file_name: str) -> None:
         """Writes each copy's observation as a line of JSON, the input format of a batch transform."""
-        lines = [json.dumps([float(f"{value:.9g}") for value in state]) + "\n" for state in self._states.tolist()]
-        write_text(Path(dir_path) / file_name, "".join(lines))
+        rows = [[float(f"{value:.9g}") for value in state] for state in self._states.tolist()]
+        size = self.mask_size
+        lines = [{OBSERVATIONS: row[:-size], ACTION_MASK: row[-size:]} if size else row for row in rows]
+        write_text(Path(dir_path) / file_name, "".join(json.dumps(line) + "\n" for line in lines))
 
     def collect_rollouts_with_given_action_probs(
         self,
@@ -107,8 +112,8 @@ class VectoredGymEnvironment:
 
         Returns:
             A row a step: action, all_action_probabilities, episode_id, reward, cumulative_rewards (an episode's return
-            in its last row, else 0), state_feature_0, …, transition_number, terminated,
-            truncated.
+            in its last row, else 0), state_feature_0, …, action_mask_0, … where the environment has masks,
+            transition_number, terminated, truncated.
 
         Raises:
             UserError: The probabilities are not one list for each copy, of numbers that sum to 1.
@@ -169,6 +174,7 @@ class VectoredGymEnvironment:
         """
         states = self._states
         given = policy(self._states)
+        self._check_allowed(given)
         actions = self._sample(given) if self._is_discrete else given.astype(np.float32)
         stepped: Any = self._envs.step(actions)
         following, rewards, terminated, truncated, _ = stepped
@@ -189,6 +195,24 @@ class VectoredGymEnvironment:
         if again.any():
             self._states = self._reset(again)
         return ended & is_playing
+
+    def _check_allowed(self, given: NDArray[np.float64]) -> None:
+        """Checks that the probabilities of actions that the states' masks do not allow are 0.
+
+        Raises:
+            UserError: One is not.
+        """
+        masks = split_masks(self._states, self.mask_size)[1]
+        if masks is None:
+            return
+        wrong = ((given > 0) & ~masks).any(axis=1)
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise UserError(
+                f"probabilities of environment_{i}: got {given[i].tolist()}; expected 0 for the actions that its "
+                f"{ACTION_MASK} does not allow, {masks[i].astype(int).tolist()}. Take them from a policy that was "
+                "trained with masks."
+            )
 
     def _sample(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         thresholds = np.cumsum(probabilities, axis=1)
@@ -212,7 +236,8 @@ class VectoredGymEnvironment:
 
         numbers = range(0 if self._is_discrete else self.action_space.shape[0])
         chosen = ["action", "all_action_probabilities"] if self._is_discrete else [f"action_{i}" for i in numbers]
-        states = [f"state_feature_{i}" for i in range(self.state_dims)]
+        states = [f"state_feature_{i}" for i in range(self.state_dims - self.mask_size)]
+        states += [f"{ACTION_MASK}_{i}" for i in range(self.mask_size)]
         columns = [
             *chosen,
             "episode_id",
@@ -321,6 +346,14 @@ def _is_close(found: Any, state: NDArray[np.float32]) -> bool:
     return given.shape == state.shape and np.allclose(given, state, rtol=_STATE_TOLERANCE, atol=_STATE_TOLERANCE)
 
 
+def _state_of(record: dict[str, Any]) -> Any:
+    """Returns the state that a record is joined with, its mask at the end, or None; an object is joined in place."""
+    given = record.get("SageMakerInput", record)
+    if not isinstance(given, dict):
+        return given
+    return [*given[OBSERVATIONS], *given.get(ACTION_MASK, [])] if OBSERVATIONS in given else None
+
+
 def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:
     """Reads action probabilities, and their states if the output is joined with its input.
 
@@ -347,7 +380,7 @@ def read_transform_output(path: Path) -> tuple[NDArray[np.float64], list[Any]]:
             record = json.loads(line)
             answer = record.get("SageMakerOutput", record)["predictions"][0]
             probabilities.append([float(value) for value in answer])
-            states.append(record.get("SageMakerInput"))
+            states.append(_state_of(record))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             problems.add(
                 f"{path}, line {number}",

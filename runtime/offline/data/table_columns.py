@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import Problems, UserError, suggest
-from runtime.offline.data.log import NO_MASKS
 from runtime.offline.data.probability_lists import NAME as _PROBABILITIES
 from runtime.policies.spaces import ACTION_MASK
 
 _ONCE = ("episode_id", "reward")
 _MAYBE = ("transition_number", "cumulative_rewards", "terminated", "truncated")
-_NUMBERED = {"state": "state_feature_", "action": "action_", "probability": "action_probability_"}
+_NUMBERED = {
+    "state": "state_feature_",
+    "action": "action_",
+    "probability": "action_probability_",
+    "mask": f"{ACTION_MASK}_",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Columns:
         states: state_feature_0, state_feature_1, …
         actions: `action`, or action_0, action_1, …
         probabilities: action_probability_0, …; empty where there are none.
+        masks: action_mask_0, …; likewise.
         has_list: Whether the column all_action_probabilities exists.
         others: The optional columns of _MAYBE that exist.
     """
@@ -33,13 +38,14 @@ class Columns:
     states: list[str]
     actions: list[str]
     probabilities: list[str]
+    masks: list[str]
     has_list: bool
     others: list[str]
 
     @property
     def numbers(self) -> list[str]:
         """Names of all columns that are read as numbers."""
-        return [*self.states, *self.actions, *self.probabilities, "reward", *self.others]
+        return [*self.states, *self.actions, *self.probabilities, *self.masks, "reward", *self.others]
 
     @property
     def texts(self) -> list[str]:
@@ -58,9 +64,10 @@ def find_columns(path: Path, columns: list[str]) -> Columns:
     doubled = sorted({name for name in columns if columns.count(name) > 1})
     if doubled:
         problems.add_line(f"{path}: columns: got {', '.join(doubled)} more than once; expected each once.")
-    masks = [name for name in columns if re.fullmatch(rf"{ACTION_MASK}(_\d+)?", name)]
-    if masks:
-        problems.add_line(f"{path}: columns: got {', '.join(masks)}; {NO_MASKS}")
+    if ACTION_MASK in columns:
+        problems.add_line(
+            f"{path}: columns: got {ACTION_MASK}; expected {ACTION_MASK}_0, {ACTION_MASK}_1, …, one for each action."
+        )
     missing = [name for name in _ONCE if name not in columns]
     if not numbered["state"]:
         missing.append("state_feature_0")
@@ -78,6 +85,7 @@ def find_columns(path: Path, columns: list[str]) -> Columns:
         numbered["state"],
         ["action"] if "action" in columns else numbered["action"],
         numbered["probability"],
+        numbered["mask"],
         _PROBABILITIES in columns and not numbered["probability"],
         [name for name in _MAYBE if name in columns],
     )

@@ -237,8 +237,9 @@ def _as_log(paths: Sequence[Path], names: Columns, chunks: _Chunks) -> Log:
         return _line(paths[file], int(row - starts[file]), alone=len(paths) == 1)
 
     count = int(starts[-1])
-    observations = np.empty((count, len(names.states)), np.float32)
-    for column, name in enumerate(names.states):
+    features = [*names.states, *names.masks]
+    observations = np.empty((count, len(features)), np.float32)
+    for column, name in enumerate(features):
         observations[:, column] = chunks.take(name) if count else 0
     others: dict[str, Any] = {name: chunks.take(name) for name in names.others if count}
     for name in {"terminated", "truncated"} & others.keys():
@@ -258,6 +259,7 @@ def _as_log(paths: Sequence[Path], names: Columns, chunks: _Chunks) -> Log:
         episode_names=list(chunks.ids),
         steps=None if steps is None else steps.astype(np.float64),
         probabilities=probabilities,
+        mask_size=len(names.masks),
         **others,
     )
 

@@ -18,6 +18,7 @@ from runtime.offline.data.log import (
     Singles,
     check_actions,
     check_chosen_probabilities,
+    check_masks,
     check_numbers,
     check_probabilities,
     is_marked_once,
@@ -34,7 +35,8 @@ class Transitions:
     """Transitions of whole episodes, in order.
 
     Attributes:
-        observations: (M, O) float32. Row i is the state of transition i; rows from N on are states after a cut.
+        observations: (M, O) float32. Row i is the state of transition i; rows from N on are states after a cut. An
+            action mask is a row's last numbers: it is part of the state.
         actions: (N,) int64 of 0..num_actions - 1, or (N, A) float32.
         rewards: (N,) float32.
         next_rows: (N,) int64 row of the state that follows; TERMINAL, or UNKNOWN where the log was cut off.
@@ -43,6 +45,7 @@ class Transitions:
         num_actions: Number of discrete actions; None for continuous ones.
         notes: Corrections and assumptions, one line each.
         logged_probabilities: (N,) float32 of the actions that were taken, where the log has no others; or None.
+        mask_size: How many of an observation's last numbers are a mask of the allowed actions; 0 if there is none.
     """
 
     observations: Singles
@@ -54,6 +57,7 @@ class Transitions:
     num_actions: int | None
     notes: tuple[str, ...] = ()
     logged_probabilities: Singles | None = None
+    mask_size: int = 0
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -115,6 +119,7 @@ class Transitions:
             probabilities=None if self.probabilities is None else self.probabilities[rows],
             num_actions=self.num_actions,
             logged_probabilities=None if self.logged_probabilities is None else self.logged_probabilities[rows],
+            mask_size=self.mask_size,
         )
 
     def split(self, fraction: float, *, seed: int) -> tuple[Transitions, Transitions]:
@@ -149,6 +154,7 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
     is_discrete = log.actions.ndim == 1
     if is_discrete:
         num_actions = check_actions(log, num_actions, problems)
+    check_masks(log, problems)
     probabilities = check_probabilities(log, num_actions, problems) if is_discrete else None
     chosen = check_chosen_probabilities(log, problems) if is_discrete else None
     order, notes = sort_rows(log, problems)
@@ -176,6 +182,7 @@ def arrange(log: Log, *, num_actions: int | None = None) -> Transitions:
         num_actions=num_actions if is_discrete else None,
         notes=(*notes, *end_notes),
         logged_probabilities=None if chosen is None else chosen[order],
+        mask_size=log.mask_size,
     )
 
 

@@ -82,7 +82,9 @@ class LogModel:
         self._frequencies = rng.normal(size=(inputs.shape[1], _WAVES)) / np.sqrt(inputs.shape[1])
         self._phases = rng.uniform(0, 2 * np.pi, _WAVES)
         self._ends = data.next_rows[self._rows] == TERMINAL
-        self._changes = data.observations[np.where(self._ends, 0, data.next_rows[self._rows])] - states
+        following = data.observations[np.where(self._ends, 0, data.next_rows[self._rows])]
+        self._changes = following - states
+        self._next_masks = following[:, data.shape[0] - data.mask_size :]
         self._rewards = data.rewards[self._rows].astype(np.float64)
         self._episodes = np.repeat(np.arange(len(data.starts)), data.lengths)[self._rows]
         chosen = data.actions[self._rows] if self._is_discrete else np.zeros(len(self._rows), np.int64)
@@ -142,6 +144,8 @@ class LogModel:
             used += discount * np.bincount(self._episodes[picked], minlength=episodes)
             rewards[alive] += discount * self._rewards[picked]
             states[alive] += self._change(states[alive], answers, picked)
+            if size := self._data.mask_size:  # no regression between masks: the one that the log's step led to
+                states[alive, -size:] = self._next_masks[picked]
             alive = alive[~self._ends[picked]]
             discount *= gamma
         shape = draws, rollouts

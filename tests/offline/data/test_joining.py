@@ -39,6 +39,18 @@ def _join(folder: Path, lines: list[str], **settings: Any) -> pandas.DataFrame:
     return pandas.read_csv(folder / "log.csv")
 
 
+def test_a_mask_that_was_asked_with_becomes_columns(tmp_path: Path) -> None:
+    made = Decisions(
+        np.array([2, 1]), np.array([[0.5, 0, 0.5], [0, 1, 0]]), np.array([0.5, 1]), ["a", "b"], ["abc"] * 2
+    )
+    rows = np.array([[7, 8, 1, 0, 1], [9, 8, 0, 1, 0]], np.float32)
+    lines = decision_lines(rows, made, Attributes(None, "", None), START, mask_size=3)
+    _join(tmp_path, [line.decode() for line in lines])
+    data = read_transitions(tmp_path / "log.csv")
+    assert data.mask_size == 3
+    np.testing.assert_array_equal(data.states, rows)
+
+
 def test_decisions_become_episodes_in_the_order_of_their_steps(tmp_path: Path) -> None:
     lines = [
         _decision("c", "b", 2, after_s=2),

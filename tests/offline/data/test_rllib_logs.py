@@ -20,7 +20,7 @@ from ray.rllib.policy.sample_batch import SampleBatch
 
 from runtime.errors import UserError
 from runtime.offline.data.reading import read_transitions
-from runtime.offline.data.transitions import TERMINAL, Transitions
+from runtime.offline.data.transitions import TERMINAL, UNKNOWN, Transitions
 
 # Steps of each episode; the second one is cut off.
 LENGTHS = (3, 2, 4)
@@ -187,13 +187,19 @@ def test_every_line_that_is_no_batch_is_named(tmp_path: Path) -> None:
         read_transitions(tmp_path / "log.parquet")
 
 
-@pytest.mark.parametrize(
-    "masked",
-    [{"action_mask": [[1, 0]]}, {"obs": [{"action_mask": [1, 0], "real_obs": [0.5]}]}],
-    ids=["column", "entry"],
-)
-def test_a_log_with_action_masks_is_refused_with_what_fits(masked: dict[str, Any], tmp_path: Path) -> None:
-    batch = {"type": "SampleBatch", "obs": [[0.5]], "actions": [0], "rewards": [1.0], "terminateds": [True], **masked}
+def test_a_column_of_action_masks_is_the_end_of_each_state(tmp_path: Path) -> None:
+    batch = {"type": "SampleBatch", "obs": [[0.5], [0.6]], "new_obs": [[0.6], [0.7]], "actions": [0, 1]}
+    batch |= {"rewards": [1.0, 2.0], "truncateds": [False, True], "action_mask": [[1, 0], [1, 1]]}
     (tmp_path / "output.json").write_text(json.dumps(batch))
-    with pytest.raises(UserError, match=r"line 1: got action_mask; expected none.*Train PPO, DQN, IMPALA or APPO"):
+    data = read_transitions(tmp_path)
+    assert data.mask_size == 2
+    np.testing.assert_allclose(data.observations, [[0.5, 1, 0], [0.6, 1, 1]])
+    assert data.next_rows.tolist() == [1, UNKNOWN]  # the mask after the truncation is not in the log
+
+
+def test_a_mask_as_an_entry_of_observations_is_refused_with_what_fits(tmp_path: Path) -> None:
+    states = [{"action_mask": [1, 0], "real_obs": [0.5]}]
+    batch = {"type": "SampleBatch", "obs": states, "actions": [0], "rewards": [1.0], "terminateds": [True]}
+    (tmp_path / "output.json").write_text(json.dumps(batch))
+    with pytest.raises(UserError, match=r"line 1: obs: got entries with an action_mask; expected rows.*as a column"):
         read_transitions(tmp_path)

@@ -353,7 +353,31 @@ def test_a_split_keeps_each_episode_whole_and_its_states_linked(lengths: list[in
         np.testing.assert_array_equal(part.states[:, 0], part.rewards)
 
 
-def test_a_table_with_action_masks_is_refused_with_what_fits(tmp_path: Path) -> None:
-    text = "state_feature_0,action,reward,episode_id,action_mask_0,action_mask_1\n0.5,0,1,a,1,0\n"
-    with pytest.raises(UserError, match=r"got action_mask_0, action_mask_1; expected none.*PPO, DQN"):
-        read_transitions(write(tmp_path, text))
+MASKED = "state_feature_0,action,reward,episode_id,action_mask_0,action_mask_1,action_mask_2"
+
+
+def test_a_mask_of_a_table_is_the_end_of_each_state(tmp_path: Path) -> None:
+    data = read_transitions(write(tmp_path, f"{MASKED}\n0.5,0,1,a,1,0,1\n0.6,1,1,a,0,1,0\n"))
+    assert (data.mask_size, data.num_actions) == (3, 3)
+    np.testing.assert_allclose(data.states, [[0.5, 1, 0, 1], [0.6, 0, 1, 0]])
+    assert data.select(np.array([0])).mask_size == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{MASKED}\n0.5,0,1,a,1,0,1\n0.5,1,1,a,1,0,1", "action: got 1 in line 3; expected an action that its row's "),
+        (f"{MASKED}\n0.5,0,1,a,1,0,1\n0.5,1,1,a,,1,1", r"action_mask: got \[nan, 1, 1\] in line 3; expected 0 or 1"),
+        (f"{MASKED}\n0.5,0,1,a,1,0,0.5\n0.5,1,1,a,0,1,1", r"action_mask: got \[1, 0, 0.5\] in line 2; expected 0 or 1"),
+        (
+            f"{MASKED},all_action_probabilities\n0.5,0,1,a,1,0,1,0.5;0.2;0.3\n0.5,1,1,a,0,1,1,0;1;0",
+            r"got \[0.5, 0.2, 0.3\] in line 2; expected 0 for the actions that the row's action_mask does not allow",
+        ),
+        ("state_feature_0,action,reward,episode_id,action_mask\n0.5,0,1,a,1", "expected action_mask_0, action_mask_1"),
+        ("state_feature_0,action_0,reward,episode_id,action_mask_0\n0.5,0,1,a,1", "got one for continuous actions"),
+    ],
+    ids=["forbidden action", "missing", "not 0 or 1", "probability", "one column", "continuous"],
+)
+def test_a_mask_that_does_not_fit_its_rows_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        read_transitions(write(tmp_path, text + "\n"))

@@ -230,10 +230,39 @@ returns. *Before* is the interval that was printed at first: fitted Q evaluation
 [intervals_compared.md](intervals_compared.md) has what else was tried."""
 
 
+def _misses(found: Mapping[str, list[dict[str, Any]]], count: int = 3) -> str:
+    """The logs on which the interval of before was farthest off the truth, and what is printed now."""
+    missed = [one for results in found.values() for one in results if not covers(one, BEFORE)]
+
+    def distance(one: Mapping[str, Any]) -> float:
+        (low, high), (least, largest) = one["intervals"][BEFORE], one["bounds"]
+        return float(max(low - one["true"], one["true"] - high) / (largest - least))
+
+    def written(interval: Any) -> str:
+        return f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+
+    return "\n".join(
+        [
+            f"The interval of before missed the true return on {len(missed)} logs; these are the {count} where it was "
+            "farthest off.",
+            "",
+            "| problem | seed | true return | before | as printed now |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {one['problem']} | {one['seed']} | {one['true']:.2f} | {written(one['intervals'][BEFORE])} "
+                f"| {written(one['intervals'][AFTER])} |"
+                for one in sorted(missed, key=distance, reverse=True)[:count]
+            ),
+        ]
+    )
+
+
 def write_page() -> None:
     """Writes the page and the picture from the results."""
     found = read_results()
-    sections = "".join(f"\n## {name}\n\n{_section(results)}\n" for name, results in found.items())
+    parts = {name: _section(results) for name, results in found.items()}
+    parts["Where the interval of before was wrong"] = _misses(found)
+    sections = "".join(f"\n## {title}\n\n{text}\n" for title, text in parts.items())
     _PAGE.write_text(f"{_HEAD}\n{sections}", encoding="utf-8")
     draw(found, _PICTURE)
 

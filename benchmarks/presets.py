@@ -1,7 +1,8 @@
 """Trains the robots' presets to their goals and evaluates the policies; writes benchmarks/presets.md, .json and .png.
 
-Run: .venv/bin/python -m benchmarks.presets [PRESET[:SEEDS] …]; without words all of them, in two hours.
-Presets that are not named keep their rows. cartpole, reacher and hopper are also in `make bench`, with their peers.
+Run: .venv/bin/python -m benchmarks.presets [PRESET[:SEEDS[:FIRST_SEED]] …]; without words all of them, in two hours.
+Presets that are not named keep their rows, and so do the seeds below FIRST_SEED.
+cartpole, reacher and hopper are also in `make bench`, with their peers.
 A preset's `expected_return` and `minutes` are this table's; seconds are those of the whole command, with its video,
 checkpoints and exports, on this machine.
 """
@@ -39,11 +40,12 @@ _POINTS = 100  # of each learning curve
 
 def main(words: list[str]) -> None:
     """Trains, and rewrites the page after every run."""
-    named = [word.partition(":") for word in words] or [(preset, "", "") for preset in _ORDER]
     record = json.loads(_RECORD.read_text(encoding="utf-8")) if _RECORD.exists() else {}
-    for preset, _, seeds in named:
-        runs = []
-        for seed in range(int(seeds or _SEEDS.get(preset, 3))):
+    for word in words or _ORDER:
+        preset, count, first_seed = (*word.split(":"), "", "")[:3]
+        first = int(first_seed or 0)
+        runs = [run for run in record.get(preset, []) if run["seed"] < first]
+        for seed in range(first, first + int(count or _SEEDS.get(preset, 3))):
             runs.append(_measure(preset, seed))
             print(_row(preset, runs[-1]), flush=True)
             record[preset] = runs

@@ -261,6 +261,8 @@ FIGURES = [
             ("grid", "A slippery grid"),
             ("cartpole", "CartPole"),
             ("collapse", "CartPole and a learner that collapses"),
+            ("acrobot", "Acrobot"),
+            ("pendulum", "Pendulum, with continuous actions"),
         )
     ),
     figure(

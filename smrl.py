@@ -26,6 +26,7 @@ def train(
     *,
     preset: str | Path | None = None,
     out: str | Path | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Trains a policy in this process, as `smrl train` does; interrupting it saves first.
 
@@ -36,6 +37,7 @@ def train(
         settings: Settings by their names on the command line, as `{"rl.training.stop.time_total_s": 60}`.
         preset: Name of a preset, or path of a YAML file.
         out: Results folder, whose job is resumed if it holds one; None for a new one under `results/`.
+        quiet: Whether only the last screen is printed, without the metrics of each iteration.
 
     Returns:
         The results folder, for `evaluate`, `load` and `read`.
@@ -55,10 +57,12 @@ def train(
     stop = StopRequest(LOOKING)
     try:
         from runtime.jobs.training import Request, run_training
+        from runtime.outputs.lines import QuietReporter
         from runtime.report.report_command import finish
 
-        folder = None if out is None else Path(out)
-        result = run_training(read_container(), stop, Request(overrides, source="smrl.train", results=folder))
+        folder, reporter = None if out is None else Path(out), QuietReporter() if quiet else None
+        request = Request(overrides, source="smrl.train", results=folder, reporter=reporter)
+        result = run_training(read_container(), stop, request)
         finish(result)
     finally:
         stop.release()

@@ -6,6 +6,7 @@ import atexit
 import logging
 import socket
 import subprocess
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -40,6 +41,9 @@ _ENVIRONMENT = {
 def prepare_environment() -> None:
     """Sets what the libraries read when they are imported; call it before any of them is."""
     setdefault_environment(_ENVIRONMENT)
+    # In a notebook, Ray and tqdm miss ipywidgets as they are imported; nothing here shows a widget.
+    logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def require_token(token: str) -> None:

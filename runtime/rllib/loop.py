@@ -33,7 +33,7 @@ from runtime.rllib.builder import Builder
 from runtime.rllib.env_runner import raise_reported_fault
 from runtime.rllib.evaluating import METRIC, STATE, Evaluator
 from runtime.rllib.faults import FaultWatch, LostError, find_loss
-from runtime.rllib.results import explains_nothing, finished_episodes, has_nan_loss, to_row
+from runtime.rllib.results import endless_steps, explains_nothing, finished_episodes, has_nan_loss, to_row
 from runtime.rllib.seeds import seed_start
 from runtime.rllib.settings import RLlibSettings
 from runtime.settings.schema import JobConfig
@@ -346,8 +346,19 @@ class Training:
         return {METRIC: score}
 
     def _advise(self) -> None:
-        """Advises once which settings to change if the value function learns nothing."""
-        if self._has_advised or not self._settings.has_critic or not explains_nothing(self._state.rows):
+        """Advises once which settings to change if episodes do not end, or the value function learns nothing."""
+        if self._has_advised:
+            return
+        settings = self._settings
+        runners = settings.num_env_runners if isinstance(settings.num_env_runners, int) else 1
+        if steps := endless_steps(self._state.rows, settings.num_envs_per_env_runner * max(1, runners)):
+            self._has_advised = True
+            self._reporter.note(
+                f"no episode has ended for {steps:,} steps of each environment, and the mean return stays that of "
+                "earlier ones: if the environment has no step limit, set rl.training.config.horizon"
+            )
+            return
+        if not settings.has_critic or not explains_nothing(self._state.rows):
             return
         self._has_advised = True
         self._reporter.note(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ _ONLY = "default_policy"  # RLlib's name for the policy of a training with one a
 _EXPLAINED = "vf_explained_var"
 _UNEXPLAINED_ITERATIONS = 10
 _LEAST_EXPLAINED = 0.05  # of the variance
+# Before episodes count as endless: iterations, lengths of the usual episode, and steps where none has ended yet.
+_ENDLESS_ITERATIONS, _ENDLESS_LENGTHS, _ENDLESS_STEPS = 10, 3, 1000
 _LEARNER = {
     "total_loss": "total_loss",
     "policy_loss": "policy_loss",
@@ -73,6 +76,20 @@ def explains_nothing(rows: Sequence[Mapping[str, float]]) -> bool:
     """
     last = rows[-_UNEXPLAINED_ITERATIONS:]
     return len(last) == _UNEXPLAINED_ITERATIONS and all(row.get(_EXPLAINED, 1.0) < _LEAST_EXPLAINED for row in last)
+
+
+def endless_steps(rows: Sequence[Mapping[str, float]], environments: int) -> int:
+    """Returns for how many steps no environment has ended an episode, if that is suspiciously long; else 0.
+
+    Args:
+        rows: Rows of metrics, newest last.
+        environments: How many step side by side.
+    """
+    newest = rows[-1]
+    quiet = list(takewhile(lambda row: row["episodes_total"] == newest["episodes_total"], reversed(rows)))
+    steps = int(newest["timesteps_total"] - quiet[-1]["timesteps_total"]) // environments
+    usual = _ENDLESS_LENGTHS * newest.get("episode_len_mean", _ENDLESS_STEPS / _ENDLESS_LENGTHS)
+    return steps if len(quiet) > _ENDLESS_ITERATIONS and steps > usual else 0
 
 
 def finished_episodes(result: Mapping[str, Any]) -> list[tuple[float, int]]:

@@ -562,6 +562,27 @@ def test_a_terminal_gets_a_live_display_and_the_last_screen(tmp_path: Path) -> N
     assert "next: smrl evaluate" in text
 
 
+def test_episodes_that_never_end_are_noted_once(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import gymnasium\n"
+        "import numpy as np\n"
+        "class Endless(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        return self.observation_space.sample(), {}\n"
+        "    def step(self, action):\n"
+        "        return self.observation_space.sample(), float(action), False, False, {}\n"
+    )
+    settings = ("rl.training.stop.training_iteration=14", "rl.training.export=false", "rl.training.video_freq=0")
+    done = run_smrl("train", "--env", "endless:Endless", *settings, "--out", "results", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    noted = re.findall(r"no episode has ended for ([\d,]+) steps of each environment", done.stdout + done.stderr)
+    assert len(noted) == 1
+    assert "rl.training.config.horizon" in done.stdout + done.stderr
+
+
 def test_a_value_function_that_learns_nothing_is_noted_once(tmp_path: Path) -> None:
     """Pendulum's returns of -1,000 are out of reach of the general settings."""
     words = ("train", "rl.training.env=Pendulum-v1", "rl.training.stop.training_iteration=12", "--out", "results")

@@ -37,7 +37,7 @@ from runtime.ppo.rllib_config import (
     fit_to_resources,
 )
 from runtime.ppo.rollout import Rollout
-from runtime.rllib.results import explains_nothing, finished_episodes, to_row
+from runtime.rllib.results import endless_steps, explains_nothing, finished_episodes, to_row
 from runtime.settings.resolve import Source
 from tests.toy_envs import Fragile, Smooth, Starts
 
@@ -650,3 +650,18 @@ def test_ten_iterations_without_any_explained_variance_are_noticed() -> None:
     assert not explains_nothing(rows(*[0.001] * 9))
     assert not explains_nothing(rows(*[0.001] * 9, 0.2))
     assert not explains_nothing([{}] * 20)
+
+
+def test_episodes_that_end_no_longer_are_noticed() -> None:
+    def rows(*ended: int, steps: int = 2048, **usual: float) -> list[dict[str, float]]:
+        return [
+            {"episodes_total": episodes, "timesteps_total": steps * (n + 1), **usual}
+            for n, episodes in enumerate(ended)
+        ]
+
+    assert endless_steps(rows(5, *[9] * 11, episode_len_mean=90.0), 8) == 2560
+    assert endless_steps(rows(5, *[9] * 11), 8) == 2560
+    assert endless_steps(rows(5, *[9] * 10, episode_len_mean=90.0), 8) == 0  # for nine iterations
+    assert endless_steps(rows(*[9] * 11, 10, episode_len_mean=90.0), 8) == 0
+    assert endless_steps(rows(*[9] * 20, episode_len_mean=2000.0), 8) == 0  # which episodes of 2,000 steps may take
+    assert endless_steps(rows(*[0] * 20, steps=400), 8) == 0

@@ -162,7 +162,7 @@ class Training:
         self._evaluator = Evaluator(env, episodes=episodes, seed=seed) if episodes else None
         self._begun_at = self._state.training_iteration
         self._empty_in_a_row = 0
-        self._has_advised = False
+        self._advised: set[str] = set()
         self._recording_s = 0.0
         self._last_recording_s = _FIRST_VIDEO_S
         self._has_skipped = False
@@ -346,25 +346,26 @@ class Training:
         return {METRIC: score}
 
     def _advise(self) -> None:
-        """Advises once which settings to change if episodes do not end, or the value function learns nothing."""
-        if self._has_advised:
-            return
+        """Advises which settings to change if episodes do not end, or the value function learns nothing; each once."""
         settings = self._settings
         runners = settings.num_env_runners if isinstance(settings.num_env_runners, int) else 1
         if steps := endless_steps(self._state.rows, settings.num_envs_per_env_runner * max(1, runners)):
-            self._has_advised = True
-            self._reporter.note(
+            self._advise_once(
+                "episodes",
                 f"no episode has ended for {steps:,} steps of each environment, and the mean return stays that of "
                 "earlier ones: if the environment has no step limit, set rl.training.config.horizon"
             )
-            return
-        if not settings.has_critic or not explains_nothing(self._state.rows):
-            return
-        self._has_advised = True
-        self._reporter.note(
-            "the value function explains none of the returns (vf_explained_var): lower rl.training.config.gamma, raise "
-            "rl.training.config.lr, or scale the environment's rewards to about 1 a step"
-        )
+        elif settings.has_critic and explains_nothing(self._state.rows):
+            self._advise_once(
+                "values",
+                "the value function explains none of the returns (vf_explained_var): lower rl.training.config.gamma, "
+                "raise rl.training.config.lr, or scale the environment's rewards to about 1 a step"
+            )
+
+    def _advise_once(self, topic: str, advice: str) -> None:
+        if topic not in self._advised:
+            self._advised.add(topic)
+            self._reporter.note(advice)
 
     def _keep_up(self, *, is_last: bool) -> None:
         """Writes the checkpoint and video that are due."""

@@ -16,7 +16,7 @@ _EXPLAINED = "vf_explained_var"
 _UNEXPLAINED_ITERATIONS = 10
 _LEAST_EXPLAINED = 0.05  # of the variance
 # Before episodes count as endless: iterations, lengths of the usual episode, and steps where none has ended yet.
-_ENDLESS_ITERATIONS, _ENDLESS_LENGTHS, _ENDLESS_STEPS = 10, 3, 1000
+_ENDLESS_ITERATIONS, _ENDLESS_LENGTHS, _ENDLESS_STEPS = 5, 3, 1000
 _LEARNER = {
     "total_loss": "total_loss",
     "policy_loss": "policy_loss",

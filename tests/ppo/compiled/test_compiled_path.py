@@ -659,9 +659,9 @@ def test_episodes_that_end_no_longer_are_noticed() -> None:
             for n, episodes in enumerate(ended)
         ]
 
-    assert endless_steps(rows(5, *[9] * 11, episode_len_mean=90.0), 8) == 2560
-    assert endless_steps(rows(5, *[9] * 11), 8) == 2560
-    assert endless_steps(rows(5, *[9] * 10, episode_len_mean=90.0), 8) == 0  # for nine iterations
-    assert endless_steps(rows(*[9] * 11, 10, episode_len_mean=90.0), 8) == 0
+    assert endless_steps(rows(5, *[9] * 6, episode_len_mean=90.0), 8) == 5 * 2048 / 8
+    assert endless_steps(rows(*[0] * 6), 8) == 5 * 2048 / 8
+    assert endless_steps(rows(5, *[9] * 5, episode_len_mean=90.0), 8) == 0  # for four iterations
+    assert endless_steps(rows(*[9] * 6, 10, episode_len_mean=90.0), 8) == 0
     assert endless_steps(rows(*[9] * 20, episode_len_mean=2000.0), 8) == 0  # which episodes of 2,000 steps may take
     assert endless_steps(rows(*[0] * 20, steps=400), 8) == 0

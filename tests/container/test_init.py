@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -319,6 +318,5 @@ def test_both_images_are_made_alike() -> None:
         return [line for line in lines if "NVIDIA" not in line and "CPUs" not in line]
 
     assert gist("cpu") == gist("gpu")
-    assert sys.version_info[:2] == (3, 11)
     base = r"^ARG BASE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$"
     assert re.search(base, (ROOT / "Dockerfile.cpu").read_text(), re.M)

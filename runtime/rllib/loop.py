@@ -353,13 +353,13 @@ class Training:
             self._advise_once(
                 "episodes",
                 f"no episode has ended for {steps:,} steps of each environment, and the mean return stays that of "
-                "earlier ones: if the environment has no step limit, set rl.training.config.horizon"
+                "earlier ones: if the environment has no step limit, set rl.training.config.horizon",
             )
         elif settings.has_critic and explains_nothing(self._state.rows):
             self._advise_once(
                 "values",
                 "the value function explains none of the returns (vf_explained_var): lower rl.training.config.gamma, "
-                "raise rl.training.config.lr, or scale the environment's rewards to about 1 a step"
+                "raise rl.training.config.lr, or scale the environment's rewards to about 1 a step",
             )
 
     def _advise_once(self, topic: str, advice: str) -> None:

@@ -57,8 +57,8 @@ def compare(env_id: str) -> int:
             if env_id.endswith("Harder-v1") and is_near_cube(ours.robot):
                 break  # from here on Bullet does not agree with itself
             np.testing.assert_array_equal(mine[0], reference[0])
-            # Its squares and lengths are libm's and BLAS's, of which the last bit may differ from a product's. It adds up
-            # rewards by `sum`, which rounds once at its end from Python 3.12 on.
+            # Its squares and lengths are libm's and BLAS's, of which the last bit may differ from a product's. It adds
+            # up rewards by `sum`, which rounds once at its end from Python 3.12 on.
             last_bits = LAST_BITS.get(env_id, 0.0) if sys.version_info < (3, 12) else 1e-12
             assert abs(mine[1] - reference[1]) <= last_bits
             assert mine[2] == reference[2]

@@ -1,4 +1,4 @@
-"""Adds to the site the files outside docs/ that its pages link to, so that no link of the site is dead.
+"""Adds to the site the files outside docs/ that its pages link to, so that no link of the site is dead, and landmarks.
 
 A file keeps its path in the repository: benchmarks/RESULTS.md becomes a page, examples/my_module.py a file to open.
 """
@@ -45,6 +45,13 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
         return posixpath.relpath(target, posixpath.dirname(own)) if files.get_file_from_path(target) else link[1]
 
     return _LINK.sub(move, markdown)
+
+
+def on_post_page(output: str, page: Page, config: Any) -> str:
+    """Gives the theme's footers the landmarks that screen readers look for, and the keyboard's focus to what scrolls."""
+    whole = output.replace('<div role="contentinfo">', "<div>").replace("<footer>", '<footer role="contentinfo">')
+    whole = whole.replace('class="rst-versions" role="note"', 'class="rst-versions" role="navigation"')
+    return re.sub(r'(<pre>(?:<span></span>)?<code|<table(?=>))', r'\1 tabindex="0"', whole)
 
 
 def _outside(place: str, config: Any) -> File:

@@ -48,10 +48,10 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
 
 
 def on_post_page(output: str, page: Page, config: Any) -> str:
-    """Gives the theme's footers the landmarks that screen readers look for, and the keyboard's focus to what scrolls."""
+    """Gives the theme's footers landmarks for screen readers, and the keyboard's focus to what scrolls."""
     whole = output.replace('<div role="contentinfo">', "<div>").replace("<footer>", '<footer role="contentinfo">')
     whole = whole.replace('class="rst-versions" role="note"', 'class="rst-versions" role="navigation"')
-    return re.sub(r'(<pre>(?:<span></span>)?<code|<table(?=>))', r'\1 tabindex="0"', whole)
+    return re.sub(r"(<pre>(?:<span></span>)?<code|<table(?=>))", r'\1 tabindex="0"', whole)
 
 
 def _outside(place: str, config: Any) -> File:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from gymnasium.error import DependencyNotInstalled
 
 
 class NoFrames(gymnasium.Env[Any, Any]):
@@ -147,6 +148,13 @@ class WheelAndButton(NoFrames):
     action_space = gymnasium.spaces.Tuple(  # type: ignore[assignment]
         [gymnasium.spaces.Box(-1, 1), gymnasium.spaces.Discrete(2)]
     )
+
+
+class Uninstalled(NoFrames):
+    """Needs a package that is not installed, and says so as Gymnasium's own environments do."""
+
+    def __init__(self) -> None:
+        raise DependencyNotInstalled("run pip install maze")
 
 
 class RaisesWhileRecorded(NoFrames):

@@ -363,6 +363,7 @@ def test_two_jobs_do_not_write_to_one_folder(tmp_path: Path) -> None:
             "could not be made with {'bogus': 5}",
         ),
         (["rl.training.env=os:path"], "expected a class 'path' with reset and step in os"),
+        (["rl.training.env=tests.toy_envs:Uninstalled"], "Uninstalled: run pip install maze."),
     ],
 )
 def test_an_environment_that_does_not_fit_is_a_mistake_of_its_users(
@@ -371,6 +372,7 @@ def test_an_environment_that_does_not_fit_is_a_mistake_of_its_users(
     done = train(*words, "rl.training.stop.training_iteration=1", out=tmp_path / "o")
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr or "bogus" in message
 
 
 def test_a_checkpoint_of_another_environment_is_refused(tiny_results: Path, tmp_path: Path) -> None:

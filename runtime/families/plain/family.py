@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+from gymnasium.error import DependencyNotInstalled
 
 from runtime.container.layout import Container, Layout
 from runtime.environments.spec import EnvCreator, EnvSpec, make_env
@@ -115,6 +116,8 @@ def _read_spaces(spec: EnvSpec) -> Spaces:
         env.close()
     except JobError:
         raise
+    except DependencyNotInstalled as error:
+        raise UserError(f"environment {spec.name}: {error}.") from None
     except Exception as error:
         raise UserError(
             f"environment {spec.name}: could not be made with {dict(spec.config)}: {type(error).__name__}: {error}. "

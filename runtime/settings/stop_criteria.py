@@ -19,5 +19,9 @@ def reached(stop: StopCriteria, row: Mapping[str, float], *, episodes_of_mean: i
         if name == "episode_reward_mean" and row.get("episodes_total", 0) < episodes_of_mean:
             continue
         if name in row and row[name] >= limit:
-            return f"{name} {row[name]:g} reached {limit:g}"
+            return f"{name} {_text(row[name])} reached {_text(limit)}"
     return None
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.6g}"

@@ -102,6 +102,8 @@ def test_any_criterion_reached_stops() -> None:
     stop = StopCriteria(episode_reward_mean=18.0, timesteps_total=100)
     assert reached(stop, {"episode_reward_mean": 17.9, "timesteps_total": 99}, episodes_of_mean=0) is None
     assert reached(stop, {"timesteps_total": 100}, episodes_of_mean=0) == "timesteps_total 100 reached 100"
+    many = {"timesteps_total": 1_001_472}
+    assert reached(stop, many, episodes_of_mean=0) == "timesteps_total 1,001,472 reached 100"
 
 
 def test_a_mean_return_counts_once_it_is_of_enough_episodes() -> None:

@@ -47,7 +47,7 @@ _ROWS = 262_144  # that are standardized at a time, in double
 _CONFIGS: dict[str, tuple[Any, Any]] = {
     "BCQ": (d3rlpy.algos.DiscreteBCQConfig, d3rlpy.algos.BCQConfig),
     "DDQN": (d3rlpy.algos.DoubleDQNConfig, None),
-    "CQL": (d3rlpy.algos.DiscreteCQLConfig, None),
+    "CQL": (d3rlpy.algos.DiscreteCQLConfig, d3rlpy.algos.CQLConfig),
     "TD3+BC": (None, d3rlpy.algos.TD3PlusBCConfig),
     "IQL": (None, d3rlpy.algos.IQLConfig),
     "BC": (d3rlpy.algos.DiscreteBCConfig, d3rlpy.algos.BCConfig),
@@ -302,6 +302,7 @@ class Learner:
         facts = {
             "averaged": self._averaged.state_dict(),
             "generator": self._generator.get_state(),
+            "noise": torch.get_rng_state(),  # of the actions that d3rlpy draws
             "updates": self.updates,
             "mean": torch.as_tensor(self.filter.mean),
             "std": torch.as_tensor(self.filter.std),
@@ -322,6 +323,7 @@ class Learner:
             state = torch.load(folder / AVERAGED, weights_only=True)
             self._averaged.load_state_dict(state["averaged"])
             self._generator.set_state(state["generator"])
+            torch.set_rng_state(state.get("noise", torch.get_rng_state()))
             self.updates = int(state["updates"])
             self.filter = ObservationFilter(state["mean"].numpy(), state["std"].numpy(), CLIP)
             self._low = state["low"].numpy()

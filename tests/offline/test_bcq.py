@@ -109,7 +109,7 @@ def test_the_thin_loop_has_the_numbers_of_d3rlpys_fit(algorithm: str) -> None:
     np.testing.assert_array_equal(learner.policy().probabilities(data.states).argmax(axis=1), theirs.predict(states))
 
 
-@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL", "BC"])
+@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL", "CQL", "BC"])
 def test_policies_for_continuous_actions_act_as_d3rlpys(algorithm: str) -> None:
     data = make_data(box=True)
     learner = Learner(data, replace(RECIPE, algorithm=algorithm))
@@ -194,13 +194,15 @@ def test_averaged_weights_are_the_mean_of_every_tenth_updates_weights_and_rememb
         torch.testing.assert_close(value, mean[name])
 
 
-@pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("imitates", [False, True])
-def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: bool, imitates: bool) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "box"), [("BCQ", False), ("BC", False), ("BC", True), ("IQL", True), ("CQL", True), ("BCQ", True)]
+)
+def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, algorithm: str, box: bool) -> None:
     data = make_data(box=box)
-    recipe = replace(RECIPE, algorithm="BC" if imitates else "IQL" if box else "BCQ")
-    through, stopped = Learner(data, recipe), Learner(data, recipe)
+    recipe = replace(RECIPE, algorithm=algorithm)
+    through = Learner(data, recipe)
     through.run(20)
+    stopped = Learner(data, recipe)
     stopped.run(12)
     for name, content in stopped.state().items():
         (tmp_path / name).write_bytes(content)
@@ -229,7 +231,7 @@ def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, box: b
 
 
 def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
-    for name, box in (("BCQ", False), ("CQL", False), ("BC", False), ("TD3+BC", True), ("BCQ", True)):
+    for name, box in (("BCQ", False), ("CQL", False), ("BC", False), ("TD3+BC", True), ("CQL", True), ("BCQ", True)):
         data = make_data(box=box)
         learner = Learner(data, replace(RECIPE, algorithm=name, activation="tanh"))
         learner.run(3)
@@ -269,6 +271,6 @@ def test_an_algorithm_for_the_other_kind_of_actions_is_refused() -> None:
     with pytest.raises(UserError, match=r"got 'IQL' for data with discrete actions; expected one of BCQ, DDQN, CQL"):
         check_algorithm("IQL", is_discrete=True)
     with pytest.raises(
-        UserError, match=r"got 'CQL' for data with continuous actions; expected one of BCQ, TD3\+BC, IQL"
+        UserError, match=r"got 'DDQN' for data with continuous actions; expected one of BCQ, CQL, TD3\+BC, IQL"
     ):
-        check_algorithm("CQL", is_discrete=False)
+        check_algorithm("DDQN", is_discrete=False)

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.compat.agents import PPOTrainer
 from runtime.environments.spec import EnvSpec, make_env
-from runtime.errors import PlatformError, UserError
+from runtime.errors import PlatformError
 from runtime.offline.data.reading import read_transitions
 from runtime.policies.spaces import mask_size
 from runtime.rllib.transition_log import TransitionLog
@@ -44,7 +44,7 @@ def test_whole_episodes_are_logged_as_they_were(tmp_path: Path) -> None:
     np.testing.assert_allclose(batches[1]["new_obs"][-1], played[1][-1], rtol=1e-6)
 
 
-def test_masks_are_logged_apart_and_not_learned_from(tmp_path: Path) -> None:
+def test_masks_are_logged_apart_and_read_as_a_part_of_the_state(tmp_path: Path) -> None:
     env = TransitionLog(make_env(EnvSpec("tests.toy_envs:Shelves")), str(tmp_path), worker=0, number=0)
     observation, _ = env.reset(seed=0)
     masked = mask_size(env.observation_space)
@@ -57,11 +57,12 @@ def test_masks_are_logged_apart_and_not_learned_from(tmp_path: Path) -> None:
     batch = json.loads(path.read_text())
     np.testing.assert_allclose(batch["obs"][0], first[:-masked], rtol=1e-6)
     assert batch["action_mask"][0] == first[-masked:].tolist()
-    with pytest.raises(UserError, match="got action_mask; expected none"):
-        read_transitions(tmp_path)
+    data = read_transitions(tmp_path)
+    assert data.mask_size == masked
+    np.testing.assert_allclose(data.observations[0], first, rtol=1e-6)
 
 
-def test_a_job_on_a_log_of_a_masked_environment_is_refused(tmp_path: Path) -> None:
+def test_a_log_without_the_masks_of_its_environment_is_refused(tmp_path: Path) -> None:
     rows = "\n".join(f"0.1,0.2,0.3,1,1,1,{episode % 2},0.5,{episode}" for episode in range(12))
     names = ",".join(f"state_feature_{i}" for i in range(6))
     (tmp_path / "log.csv").write_text(f"{names},action,reward,episode_id\n{rows}\n")
@@ -74,7 +75,8 @@ def test_a_job_on_a_log_of_a_masked_environment_is_refused(tmp_path: Path) -> No
     )
     done = run_smrl("train", *words, cwd=ROOT)
     assert done.returncode == 2
-    assert "environment tests.toy_envs:Shelves: got observations with an action_mask; expected none" in done.stderr
+    assert "got no action_mask; expected" in done.stderr
+    assert "Log the environment with `smrl collect`, which writes its masks." in done.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

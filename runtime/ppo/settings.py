@@ -127,12 +127,15 @@ class PPOSettings(RLlibSettings):
 
 # For an environment that no preset is for: PPO's usual numbers, as Stable-Baselines3 and CleanRL have them, and rewards
 # in units of their return, without which the value function of Pendulum-v1 learns nothing (benchmarks/classic.md).
+_LR = 0.0005
+_LEAST_LR = 0.00005
+_LONG_EPISODE = 1000  # steps
 GENERAL: dict[str, object] = {
     "config.num_envs_per_env_runner": 8,
     "config.train_batch_size": 2048,
     "config.minibatch_size": 128,
     "config.num_epochs": 10,
-    "config.lr": 0.0005,
+    "config.lr": _LR,
     "config.gamma": 0.99,
     "config.lambda_": 0.95,
     "config.clip_param": 0.2,
@@ -147,6 +150,22 @@ GENERAL: dict[str, object] = {
     "config.model.vf_share_layers": False,
     "config.model.free_log_std": True,
 }
+
+
+def general_settings(steps: object, episode_limit: int | None) -> dict[str, object]:
+    """Returns the settings for an environment that no preset is for.
+
+    Args:
+        steps: Steps after which the training stops, to which the learning rate falls: at the end, a policy that learns
+            as fast as at the start is good or bad by chance. None, or anything but a number, keeps the rate.
+        episode_limit: Steps of the longest episode; None if it is not known.
+    """
+    settings = dict(GENERAL)
+    if isinstance(steps, int | float) and steps > 0:
+        settings["config.lr"] = [[0, _LR], [int(steps), _LEAST_LR]]
+    if episode_limit is not None and episode_limit >= _LONG_EPISODE:
+        settings["config.gamma"] = 0.995
+    return settings
 
 
 def describe_module(config: JobConfig, *, why: str) -> list[str]:

@@ -103,7 +103,6 @@ class FamilyRules(Protocol):
 
     Attributes:
         defaults: Path below rl.training to value, where nothing sets another; stronger than the algorithm's defaults.
-        general: Settings for an environment of the family that no preset is for.
         kind: Word for such an environment, as "environment" or "scene".
         algorithms: The only values of `rl.training.run` that train in it; empty where all do.
         evaluation_settings: Settings of an evaluation that the family alone takes.
@@ -112,13 +111,14 @@ class FamilyRules(Protocol):
     @property
     def defaults(self) -> Mapping[str, object]: ...  # noqa: D102  # the class's docstring says it
     @property
-    def general(self) -> Mapping[str, object]: ...  # noqa: D102
-    @property
     def kind(self) -> str: ...  # noqa: D102
     @property
     def algorithms(self) -> tuple[str, ...]: ...  # noqa: D102
     @property
     def evaluation_settings(self) -> Mapping[str, Setting]: ...  # noqa: D102
+
+    def general(self, named: Mapping[str, object]) -> Mapping[str, object]:
+        """Settings for an environment of the family that no preset is for, by those that are set."""
 
     def owns(self, env: str) -> bool:
         """Whether an environment belongs to the family."""

@@ -181,7 +181,7 @@ class _Resolver:
         preset = preset_of_env(str(named["env"]), run, env_config.get("env_name"))
         if preset is None:
             family = self._catalog.family_of(str(named["env"]))
-            general = family.general if algorithm.takes_family_settings else algorithm.general
+            general = family.general(named) if algorithm.takes_family_settings else algorithm.general
             self._draft.set_missing(general, f"default for any {family.kind}")
         return preset
 

@@ -323,6 +323,22 @@ def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings(
     assert from_json({}).preset == "reacher"
 
 
+def test_general_settings_follow_the_steps_and_the_episodes() -> None:
+    def of(**values: str) -> tuple[object, object]:
+        names = {"env": "Acrobot-v1", **values}
+        found = from_json({f"rl.training.{name.replace('__', '.')}": value for name, value in names.items()}).algorithm
+        return found.lr, found.gamma
+
+    assert of() == (0.0005, 0.99)
+    assert of(stop__timesteps_total="200000") == ([[0, 0.0005], [200000, 0.00005]], 0.99)
+    assert of(stop__timesteps_total="200000", config__lr="0.001") == (0.001, 0.99)
+    assert of(env="MountainCarContinuous-v0", stop__time_total_s="60") == (0.0005, 0.99)  # 999 steps
+    assert of(env="BipedalWalker-v3", config__gamma="0.9")[1] == 0.9
+    assert of(env="BipedalWalker-v3")[1] == 0.995  # 1,600 steps
+    assert of(env="BipedalWalker-v3", config__horizon="300")[1] == 0.99
+    assert of(env="my_module:MyEnv", config__horizon="1000")[1] == 0.995
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -16,7 +16,6 @@ from runtime.families.plain.family import PlainFamily
 from runtime.interfaces.context import RunContext
 from runtime.interfaces.family import AfterIteration, PreparedEnv
 from runtime.policies.policy_mapping import PolicyMapping
-from runtime.ppo.settings import GENERAL
 from runtime.settings.schema import JobConfig
 
 if TYPE_CHECKING:
@@ -28,9 +27,12 @@ class AgentsFamily(PlainFamily):
 
     name = "agents"
     kind = "environment of several agents"
-    general: Mapping[str, object] = {**GENERAL, "config.observation_filter": "NoFilter"}
     action_spaces: tuple[type[gymnasium.Space[Any]], ...] = (gymnasium.spaces.Dict,)
     fallback_reason = "several agents act"
+
+    def general(self, named: Mapping[str, object]) -> Mapping[str, object]:
+        """Returns those of one agent, without an observation filter."""
+        return {**super().general(named), "config.observation_filter": "NoFilter"}
 
     def owns(self, env: str) -> bool:
         """Whether an environment has several agents; one whose module is not imported yet counts as plain."""

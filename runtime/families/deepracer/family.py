@@ -41,7 +41,6 @@ class DeepRacerFamily:
     algorithms: tuple[str, ...] = ("PPO", "SAC")
     # The original's; PPO's own minibatch is 128 steps.
     defaults: Mapping[str, object] = {"config.minibatch_size": 64}
-    general: Mapping[str, object] = GENERAL
     evaluation_settings: Mapping[str, Setting] = RACE_EVALUATION
     action_spaces: tuple[type[gymnasium.Space[Any]], ...] = PlainFamily.action_spaces
     fallback_reason = f"{DEEPRACER_ID} has an env runner and a learner of its own"
@@ -49,6 +48,10 @@ class DeepRacerFamily:
 
     def __init__(self, records: RecordSettings | None = None) -> None:
         self._records = records
+
+    def general(self, named: Mapping[str, object]) -> Mapping[str, object]:
+        """Returns PPO's usual settings."""
+        return GENERAL
 
     def owns(self, env: str) -> bool:
         """Whether the environment is DeepRacer's."""

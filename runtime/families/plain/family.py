@@ -18,7 +18,7 @@ from runtime.interfaces.context import RunContext
 from runtime.interfaces.evaluation import Evaluation, EvaluationResult
 from runtime.interfaces.family import AfterIteration, PreparedEnv, ProbedEnv
 from runtime.policies.spaces import Spaces
-from runtime.ppo.settings import GENERAL
+from runtime.ppo.settings import general_settings
 from runtime.settings.schema import JobConfig
 from runtime.settings.types import Setting
 
@@ -38,7 +38,6 @@ class PlainFamily:
     kind = "environment"
     algorithms: tuple[str, ...] = ()
     defaults: Mapping[str, object] = {}
-    general: Mapping[str, object] = GENERAL
     evaluation_settings: Mapping[str, Setting] = {}
     action_spaces: tuple[type[gymnasium.Space[Any]], ...] = (
         gymnasium.spaces.Box,
@@ -47,6 +46,15 @@ class PlainFamily:
     )
     fallback_reason: str | None = None
     uses_all_cores = False
+
+    def general(self, named: Mapping[str, object]) -> Mapping[str, object]:
+        """Returns PPO's usual settings, by the steps of the training and of the longest episode."""
+        limits = [
+            named.get("config.horizon"),
+            getattr(gymnasium.registry.get(str(named["env"])), "max_episode_steps", None),
+        ]
+        known = [limit for limit in limits if isinstance(limit, int)]
+        return general_settings(named.get("stop.timesteps_total"), min(known, default=None))
 
     def owns(self, env: str) -> bool:
         """Returns True for every environment; the other families of the catalog are tried first."""

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
     from ray.rllib.algorithms.ppo import PPOConfig
 
+# One player for each env runner, and images and rewards as they are.
+_GENERAL: dict[str, object] = {
+    **GENERAL,
+    "config.num_envs_per_env_runner": 1,
+    "config.minibatch_size": 256,
+    "config.lr": 0.0003,
+    "config.observation_filter": "NoFilter",
+    "config.normalize_rewards": False,
+    "config.model.free_log_std": False,
+    "config.entropy_coeff": 0.005,
+}
+
 
 class UnityFamily:
     """The environment family of Unity ML-Agents scenes."""
@@ -32,17 +44,6 @@ class UnityFamily:
     kind = "scene"
     algorithms: tuple[str, ...] = ("PPO",)
     defaults: Mapping[str, object] = {}
-    # One player for each env runner, and images and rewards as they are.
-    general: Mapping[str, object] = {
-        **GENERAL,
-        "config.num_envs_per_env_runner": 1,
-        "config.minibatch_size": 256,
-        "config.lr": 0.0003,
-        "config.observation_filter": "NoFilter",
-        "config.normalize_rewards": False,
-        "config.model.free_log_std": False,
-        "config.entropy_coeff": 0.005,
-    }
     evaluation_settings: Mapping[str, Setting] = {}
     action_spaces: tuple[type[gymnasium.Space[Any]], ...] = (
         gymnasium.spaces.Box,
@@ -52,6 +53,10 @@ class UnityFamily:
     )
     fallback_reason = f"{UNITY_ID} has an env runner of its own"
     uses_all_cores = False
+
+    def general(self, named: Mapping[str, object]) -> Mapping[str, object]:
+        """Returns PPO's usual settings, changed for players."""
+        return _GENERAL
 
     def owns(self, env: str) -> bool:
         """Whether the environment is a Unity scene."""

@@ -114,8 +114,8 @@ def _page(record: dict[str, dict[str, list[float]]]) -> str:
         "",
         "## As many steps as in rl-baselines3-zoo",
         "",
-        "The zoo's PPO has settings of its own for each task, and one run; smrl has the general settings here, too, and "
-        f"plays {_ZOO_EPISODES} episodes.",
+        "The zoo's PPO has settings of its own for each task, and one run; smrl has the general settings here, too. "
+        f"{_ZOO_EPISODES} episodes.",
         "",
         "| task | steps | threshold | smrl | zoo, tuned |",
         "|---|--:|--:|--:|--:|",

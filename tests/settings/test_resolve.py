@@ -326,8 +326,8 @@ def test_an_environment_without_a_preset_named_gets_its_own_or_general_settings(
 def test_general_settings_follow_the_steps_and_the_episodes() -> None:
     def of(**values: str) -> tuple[object, object]:
         names = {"env": "Acrobot-v1", **values}
-        found = from_json({f"rl.training.{name.replace('__', '.')}": value for name, value in names.items()}).algorithm
-        return found.lr, found.gamma
+        found = from_json({f"rl.training.{name.replace('__', '.')}": value for name, value in names.items()})
+        return PPOSettings.of(found).lr, PPOSettings.of(found).gamma
 
     assert of() == (0.0005, 0.99)
     assert of(stop__timesteps_total="200000") == ([[0, 0.0005], [200000, 0.00005]], 0.99)

@@ -460,6 +460,12 @@ FIGURES = [
         lambda most, larger: f"at most {most:,.0f} steps ({larger:,.0f} for the deeper networks)",
     ),
     figure(
+        "docs/extending.md",
+        "runtime/ppo/settings.py",
+        r"_LONG_EPISODE = (\d+).*?settings\[\"config\.gamma\"\] = ([\d.]+)",
+        lambda steps, gamma: f"Where episodes may have {steps:,.0f} steps or more, `gamma` is {gamma}",
+    ),
+    figure(
         "docs/metrics.md",
         "runtime/rllib/settings.py",
         r"metrics_num_episodes_for_smoothing: .*?\)\] = \(?\s*(\d+)",

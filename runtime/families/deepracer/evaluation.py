@@ -204,6 +204,8 @@ def _summarize(results: list[Result]) -> dict[str, str]:
         )
         if result.bound is not None:
             facts[result.name] += f"; the track allows {floor_tenth(result.bound.seconds)} s"
+    if all(_is_one_lap(result) for result in results):
+        facts["trials"] = 'the same lap each time; dynamics={"noise": 0.025} spreads them as the original simulator\'s'
     if len(results) > 1:
         wins = [0] * len(results)
         for laps in zip(*(result.laps for result in results), strict=False):
@@ -215,3 +217,10 @@ def _summarize(results: list[Result]) -> dict[str, str]:
                 wins[int(np.argmin(times))] += 1
         facts["laps won"] = ", ".join(f"{result.name}: {count}" for result, count in zip(results, wins, strict=True))
     return facts
+
+
+def _is_one_lap(result: Result) -> bool:
+    """Whether several trials went the same way."""
+    place = ("trial", "metric_time", "start_time")
+    ways = {tuple(value for name, value in lap.items() if name not in place) for lap in result.laps}
+    return len(result.laps) > 1 and len(ways) == 1

@@ -168,6 +168,9 @@ def test_log_tools_load_a_training_and_its_evaluation(trained_car: tuple[Path, s
     assert (results / "evaluation" / "driven_lines.png").stat().st_size > 1000
     found = json.loads((results / "evaluation" / "evaluation.json").read_text())["racers"][0]["lap_bound_s"]
     assert f"; the track allows {math.floor(10 * found) / 10} s" in done.stdout
+    assert "the same lap each time; dynamics=" in done.stdout
+    spread = ("number_of_trials=2", 'dynamics={"noise": 0.1}', "--out", str(tmp_path / "spread"))
+    assert "the same lap" not in run_smrl("evaluate", str(results), *spread, cwd=tmp_path).stdout
     elsewhere = tmp_path / "elsewhere"
     done = run_smrl("evaluate", str(results), "--out", str(elsewhere), "number_of_trials=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -125,11 +125,10 @@ class PPOSettings(RLlibSettings):
         return self.use_critic
 
 
+_LR, _LEAST_LR = 0.0005, 0.00005
+_LONG_EPISODE = 1000  # steps
 # For an environment that no preset is for: PPO's usual numbers, as Stable-Baselines3 and CleanRL have them, and rewards
 # in units of their return, without which the value function of Pendulum-v1 learns nothing (benchmarks/classic.md).
-_LR = 0.0005
-_LEAST_LR = 0.00005
-_LONG_EPISODE = 1000  # steps
 GENERAL: dict[str, object] = {
     "config.num_envs_per_env_runner": 8,
     "config.train_batch_size": 2048,

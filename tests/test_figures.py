@@ -130,6 +130,24 @@ def races() -> str:
     return f"training took {longest} minutes at most, and each car then completed {laps} laps"
 
 
+def fast_races() -> str:
+    """Reads how many laps the racing presets completed on the track that they were trained on, and how fast."""
+    row = r"\n\| `(deepracer-race[a-z-]*)` \| `track=reinvent_base` \| \d \|(?:[^|]*\|){4} ([\d.]+) \|[^|]*"
+    row += r"\| (\d+) of (\d+) \| ([\d.]+) \| ([\d.]+) \|"
+    runs = re.findall(row, (ROOT / RACES).read_text())
+    assert [run[0] for run in runs] == ["deepracer-race"] * 3 + ["deepracer-race-continuous"]
+    minutes, seconds, (bound,) = (
+        [float(run[1]) for run in runs],
+        [float(run[4]) for run in runs],
+        {run[5] for run in runs},
+    )
+    complete, of = (sum(int(run[n]) for run in runs) for n in (2, 3))
+    return (
+        f"four trainings took {min(minutes)} to {max(minutes)} minutes, and {complete} of {of} laps were complete, in "
+        f"{min(seconds):.1f} to {max(seconds):.1f} s on average where the track allows {bound} s"
+    )
+
+
 def noise() -> str:
     """Returns which noise gives trials the original's spread, of those that dynamics.md has."""
     (section,) = re.findall(r"\n## Lap times of trials\n(.*)", (ROOT / DYNAMICS).read_text(), flags=re.S)
@@ -451,6 +469,7 @@ FIGURES = [
         ),
     ),
     Figure(("docs/deepracer.md",), (), noise),
+    Figure(("docs/deepracer.md",), (), fast_races),
     Figure(
         ("docs/deepracer.md",),
         (
@@ -458,6 +477,16 @@ FIGURES = [
             ("runtime/families/deepracer/ppo_settings.py", r"_MOST_STEPS_OF_LARGER = ([\d_]+)"),
         ),
         lambda most, larger: f"at most {most:,.0f} steps ({larger:,.0f} for the deeper networks)",
+    ),
+    figure(
+        "docs/extending.md",
+        "benchmarks/classic.md",
+        r"smrl is better on (\d+) of 10.*?LunarLander-v3 \| 1,000,000 \| 200 \| ([\d.]+)"
+        r".*?continuous \| 1,000,000 \| 200 \| ([\d.]+)",
+        lambda better, lander, continuous: (
+            f"of which they learn {better:.0f} better than Stable-Baselines3's defaults. In a million steps, "
+            f"LunarLander returns {lander:.0f} on average, and {continuous:.0f} with continuous actions"
+        ),
     ),
     figure(
         "docs/extending.md",

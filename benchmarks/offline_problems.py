@@ -16,7 +16,7 @@ from runtime.offline.data.transitions import Transitions
 from runtime.policies.network_policy import NetworkPolicy
 
 TRUTH_EPISODES = 100  # episodes that measure a policy's true return
-CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 0.999, 0)
+CARTPOLE = Recipe("BCQ", (128, 128), "relu", 3e-4, 0.99, 128, 50, 0.3, "mse", 1.0, 0.999, 0)
 _PENDULUM = replace(CARTPOLE, algorithm="IQL", gamma=0.95)
 _COLLAPSING = replace(CARTPOLE, algorithm="DDQN", hidden=(64, 64), lr=1e-3, target_update=100, loss="huber")
 

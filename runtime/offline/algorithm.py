@@ -21,7 +21,7 @@ from runtime.settings.catalog import Draft
 
 
 class OfflineLearning:
-    """The offline RL algorithm of a job: BCQ, DDQN, CQL, TD3+BC, IQL or BC, trained with d3rlpy."""
+    """The offline RL algorithm of a job: BCQ, DDQN, CQL, TD3+BC, IQL, BC or MARWIL, trained with d3rlpy."""
 
     names = ALGORITHMS
     settings = OfflineSettings

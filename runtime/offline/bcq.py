@@ -1,8 +1,9 @@
 """Learns a policy from transitions with d3rlpy's algorithms, in a loop that keeps the processor on the updates.
 
-d3rlpy is imported here alone: that runs a health check, prints, and changes torch's settings. Its `fit` picks every
-transition of every batch in Python; here batches are rows of tensors, and the update is d3rlpy's own. d3rlpy's Q
-function for discrete actions has the Huber loss built in, which forgets rare failures; ours has the squared error.
+d3rlpy is imported here, and in marwil.py, which only this file imports: that runs a health check, prints, and changes
+torch's settings. Its `fit` picks every transition of every batch in Python; here batches are rows of tensors, and the
+update is d3rlpy's own. d3rlpy's Q function for discrete actions has the Huber loss built in, which forgets rare
+failures; ours has the squared error.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     from d3rlpy.models.torch.q_functions.mean_q_function import DiscreteMeanQFunction, DiscreteMeanQFunctionForwarder
     from d3rlpy.torch_utility import TorchMiniBatch
 
+    from runtime.offline.marwil import MarwilConfig, ReturnsToGo
+
 ALGORITHM = "algorithm.pt"
 AVERAGED = "averaged.pt"
 _DRAWN_AT_ONCE = 512  # batches, or fewer of large states
@@ -51,7 +54,9 @@ _CONFIGS: dict[str, tuple[Any, Any]] = {
     "TD3+BC": (None, d3rlpy.algos.TD3PlusBCConfig),
     "IQL": (None, d3rlpy.algos.IQLConfig),
     "BC": (d3rlpy.algos.DiscreteBCConfig, d3rlpy.algos.BCConfig),
+    "MARWIL": (MarwilConfig, MarwilConfig),
 }
+_IMITATORS = ("BC", "MARWIL")  # their policy is one network: its logits take the place of values, or it is the action
 
 
 class _SquaredErrorForwarder(DiscreteMeanQFunctionForwarder):  # type: ignore[misc]
@@ -105,7 +110,7 @@ class Recipe:
     """Hyperparameters of an offline RL algorithm.
 
     Attributes:
-        algorithm: BCQ, DDQN, CQL, TD3+BC, IQL or BC.
+        algorithm: BCQ, DDQN, CQL, TD3+BC, IQL, BC or MARWIL.
         hidden: Widths of the hidden layers.
         activation: Activation function of the hidden layers.
         lr: Adam's learning rate.
@@ -114,6 +119,7 @@ class Recipe:
         target_update: Updates between copies of the target network (discrete actions).
         action_flexibility: BCQ for discrete actions: how rare an action the data may have, relative to the likeliest.
         loss: `mse`, or `huber` as d3rlpy has it.
+        beta: MARWIL: how much an action with a higher advantage is preferred.
         averaging: Acting weights are a running mean: this share of the old mean stays at each update, at most.
         seed: Seed of the initial weights and of the minibatches.
     """
@@ -127,6 +133,7 @@ class Recipe:
     target_update: int
     action_flexibility: float
     loss: str
+    beta: float
     averaging: float
     seed: int
 
@@ -165,13 +172,14 @@ class Learner:
             self._low = data.actions.min(axis=0)
             self._high = data.actions.max(axis=0)
         self._data = data
+        self._to_go = ReturnsToGo.of(data, recipe.gamma) if recipe.algorithm == "MARWIL" else None
         self._load_data()
-        config = _make_config(recipe, is_discrete=self._is_discrete, has_masks=data.mask_size > 0)
+        config = _make_config(recipe, data, self._to_go)
         self._algorithm = config.create(device=False)
         self._algorithm.create_impl(self.filter.mean.shape, data.num_actions or data.actions.shape[1])
         if data.mask_size:
             modules = vars(self._algorithm.impl.modules)
-            for role in {"q_funcs", "targ_q_funcs", "imitator"} & modules.keys():
+            for role in {"q_funcs", "targ_q_funcs", "imitator", "value"} & modules.keys():
                 _mask_outputs(modules[role], data.mask_size)
         self._generator = torch.Generator().manual_seed(recipe.seed)
         self._averaged = copy.deepcopy(self._acting_modules())
@@ -180,17 +188,19 @@ class Learner:
         """Tensors of the transitions; the next state is a row number, not a second copy of all states."""
         data = self._data
         usable = np.flatnonzero(data.next_rows != UNKNOWN)
-        following = data.next_rows[usable]
+        if not len(usable):
+            raise UserError("data: got no step whose next state is known; expected at least one such step.")
+        summed = self._to_go or ReturnsToGo(data.rewards, data.next_rows, np.ones(len(data), np.int64))
+        following = summed.next_rows[usable]
         numbers, masks = split_masks(data.observations, data.mask_size)
         parts = [self.filter(numbers[i : i + _ROWS]) for i in range(0, len(numbers), _ROWS)]
         seen = np.concatenate(parts)
         self._observations = torch.as_tensor(seen if masks is None else np.column_stack([seen, masks]))
-        if not len(usable):
-            raise UserError("data: got no step whose next state is known; expected at least one such step.")
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
-        self._rewards = torch.as_tensor(data.rewards[usable][:, None])
+        self._rewards = torch.as_tensor(summed.returns[usable][:, None])
+        self._steps = torch.as_tensor(summed.steps[usable][:, None].astype(np.float32))
         actions = data.actions[usable]
         if self._is_discrete:
             actions = actions[:, None]
@@ -242,7 +252,7 @@ class Learner:
         """Yields minibatches of drawn transitions; the rows of all batches are gathered in one indexing call."""
         observations, following = self._observations[self._rows[drawn]], self._observations[self._next[drawn]]
         actions, rewards, terminals = self._actions[drawn], self._rewards[drawn], self._terminals[drawn]
-        ones = torch.ones((drawn.shape[1], 1))
+        steps = self._steps[drawn]
         for row in range(len(drawn)):
             yield TorchMiniBatch(
                 observations=observations[row],
@@ -250,9 +260,9 @@ class Learner:
                 rewards=rewards[row],
                 next_observations=following[row],
                 next_actions=actions[row],  # read by none of our algorithms
-                returns_to_go=ones,  # likewise
+                returns_to_go=rewards[row],  # likewise
                 terminals=terminals[row],
-                intervals=ones,
+                intervals=steps[row],
                 device="cpu:0",
             )
 
@@ -282,9 +292,7 @@ class Learner:
     def _acting_modules(self) -> nn.ModuleList:
         """Returns the networks that acting needs, in the order of their roles."""
         modules = self._algorithm.impl.modules
-        if (
-            self._recipe.algorithm == "BC"
-        ):  # one network: its logits take the place of values, or its output is the action
+        if self._recipe.algorithm in _IMITATORS:
             return nn.ModuleList([nn.ModuleList([modules.imitator]) if self._is_discrete else modules.imitator])
         names = {
             "q": "q_funcs",
@@ -347,7 +355,7 @@ def _mask_outputs(networks: nn.Module, size: int) -> None:
     no farther: BCQ subtracts the least value of a row from the others, which would lose their digits.
 
     Args:
-        networks: Q functions, or an imitator.
+        networks: Q functions, an imitator, or a value function.
         size: Numbers of a mask.
     """
     for network in networks if isinstance(networks, nn.ModuleList) else [networks]:
@@ -359,6 +367,8 @@ def _mask_outputs(networks: nn.Module, size: int) -> None:
 
         def mask(network: nn.Module, rows: Any, output: Any, masks: list[torch.Tensor] = masks) -> Any:
             allowed = masks.pop()
+            if isinstance(output, torch.Tensor):  # a state's value
+                return output
             if isinstance(output, torch.distributions.Categorical):
                 return torch.distributions.Categorical(logits=_put_below(output.logits, allowed))
             return output._replace(q_value=_put_below(output.q_value, allowed))
@@ -373,34 +383,40 @@ def _put_below(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     return torch.where(allowed, scores, least.detach() - _FORBIDDEN)
 
 
-def _make_config(recipe: Recipe, *, is_discrete: bool, has_masks: bool) -> Any:
-    """Makes d3rlpy's configuration of the algorithm."""
-    encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
+def _make_config(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) -> Any:
+    """Makes d3rlpy's configuration of the algorithm; `to_go` is for MARWIL alone."""
+    factory = _CONFIGS[recipe.algorithm][0 if data.num_actions is not None else 1]
+    values = {"batch_size": recipe.batch_size, "gamma": recipe.gamma, **_own_settings(recipe, data, to_go)}
     adam = _FusedAdamFactory()
-    shared: dict[str, Any] = {"batch_size": recipe.batch_size, "gamma": recipe.gamma}
-    factory = _CONFIGS[recipe.algorithm][0 if is_discrete else 1]
-    if recipe.algorithm == "BC":
-        del shared["gamma"]
-        shared |= {"learning_rate": recipe.lr, "optim_factory": adam, "encoder_factory": encoder}
-        return factory(**shared, beta=0.0) if is_discrete else factory(**shared)  # log-likelihood alone
-    if is_discrete:
-        shared |= {"learning_rate": recipe.lr, "optim_factory": adam, "encoder_factory": encoder}
-        shared["target_update_interval"] = recipe.target_update
-        if recipe.loss == "mse":
-            shared["q_func_factory"] = SquaredErrorQFunctionFactory()
-        if recipe.algorithm == "BCQ":
-            shared["action_flexibility"] = recipe.action_flexibility
-            if has_masks:  # the imitator's penalty is one on logits, those of forbidden actions too
-                shared["beta"] = 0.0
-        return factory(**shared)
-    for field in dataclasses.fields(factory):
-        if field.name.endswith("_learning_rate"):
-            shared[field.name] = recipe.lr
+    encoder = d3rlpy.models.VectorEncoderFactory(list(recipe.hidden), activation=recipe.activation)
+    for field in dataclasses.fields(factory):  # of one network, or of an actor and a critic
+        if field.name.endswith("learning_rate"):
+            values[field.name] = recipe.lr
         elif field.name.endswith("optim_factory"):
-            shared[field.name] = adam
+            values[field.name] = adam
         elif field.name.endswith("encoder_factory"):
-            shared[field.name] = encoder
-    return factory(**shared)
+            values[field.name] = encoder
+    return factory(**values)
+
+
+def _own_settings(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) -> dict[str, Any]:
+    """Returns the settings that an algorithm does not share with all others."""
+    is_discrete = data.num_actions is not None
+    if to_go is not None:
+        scale = {"value_offset": float(to_go.returns.mean()), "value_scale": float(to_go.returns.std()) or 1.0}
+        return {**scale, "is_discrete": is_discrete, "beta": recipe.beta}
+    if not is_discrete:
+        return {}
+    if recipe.algorithm == "BC":
+        return {"beta": 0.0}  # log-likelihood alone
+    own: dict[str, Any] = {"target_update_interval": recipe.target_update}
+    if recipe.loss == "mse":
+        own["q_func_factory"] = SquaredErrorQFunctionFactory()
+    if recipe.algorithm == "BCQ":
+        own["action_flexibility"] = recipe.action_flexibility
+        if data.mask_size:  # the imitator's penalty is one on logits, those of forbidden actions too
+            own["beta"] = 0.0
+    return own
 
 
 def _layers(module: Any) -> nn.Sequential:

@@ -345,6 +345,7 @@ def make_recipe(config: JobConfig) -> Recipe:
         target_update=settings.target_network_update_freq,
         action_flexibility=settings.action_flexibility,
         loss=settings.loss,
+        beta=settings.beta,
         averaging=settings.weight_averaging,
         seed=settings.drawn_seed(),
     )

@@ -9,7 +9,7 @@ from pydantic import Field
 from runtime.settings.schema import AlgorithmSettings, NetworkSettings
 from runtime.settings.types import Setting
 
-ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL", "BC")
+ALGORITHMS = ("BCQ", "DDQN", "CQL", "TD3+BC", "IQL", "BC", "MARWIL")
 STOP_CRITERIA = ("training_iteration", "time_total_s")
 # Where nothing sets a stop criterion.
 TRAINING_ITERATIONS = 16
@@ -45,6 +45,15 @@ class OfflineSettings(AlgorithmSettings):
         float,
         Setting("float", "BCQ: lowest probability of an action, relative to the likeliest one's.", low=0, high=0.99),
     ] = 0.3
+    beta: Annotated[
+        float,
+        Setting(
+            "float",
+            "MARWIL: how much an action with a higher advantage is preferred; 0 is behavior cloning.",
+            low=0,
+            high=10,
+        ),
+    ] = 1.0
     weight_averaging: Annotated[
         float, Setting("float", "Decay of the averaged weights, which act; smaller at first.", low=0, high=1)
     ] = 0.999

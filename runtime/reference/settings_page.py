@@ -40,7 +40,9 @@ def page() -> str:
     for algorithm in ALGORITHMS:
         parts += _own_settings(algorithm.name, algorithm.settings)
     parts += _section(
-        "Learning from logged data (BCQ, DDQN, CQL, TD3+BC, IQL, BC)", "rl.training.config.", OfflineSettings.settings()
+        "Learning from logged data (BCQ, DDQN, CQL, TD3+BC, IQL, BC, MARWIL)",
+        "rl.training.config.",
+        OfflineSettings.settings(),
     )
     parts += _section(
         "Network for learning from logged data", "rl.training.config.model.", OfflineNetworkSettings.settings()

@@ -7,7 +7,7 @@ from typing import Any
 
 _SAMPLER = ("sampler", None)
 # What learning from a log has of RLlib's settings; a network's sizes are those of `model`.
-_KEPT = ("gamma", "lr", "seed", "horizon", "env_config", "model")
+_KEPT = ("gamma", "lr", "beta", "seed", "horizon", "env_config", "model")
 _KEPT_OF_MODEL = ("fcnet_hiddens", "fcnet_activation")
 _KEPT_CRITERIA = ("training_iteration", "time_total_s")
 

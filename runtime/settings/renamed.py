@@ -62,8 +62,6 @@ ALGORITHMS_OF_2020: dict[str, tuple[str, str]] = {
 ALGORITHMS_GONE = {
     "ES": "an algorithm that RLlib still has: evolution strategies are gone; PPO trains the same environments",
     "ARS": "an algorithm that RLlib still has: random search is gone; PPO trains the same environments",
-    "MARWIL": "one of those that learn from logged data: BCQ (discrete actions) or IQL (continuous ones) prefer the "
-    "log's better actions, as MARWIL does; BC imitates the log, as MARWIL with beta=0 does",
 }
 
 _EPSILON = "the schedule of exploration is rl.training.config.epsilon, as [[0, 1.0], [10000, 0.02]]"
@@ -88,6 +86,8 @@ OBSOLETE: dict[str, str] = {
     "config.optimizer": "PPO's own settings say it: lr, grad_clip",
     "config.input": "logged data is rl.training.data today, for an algorithm that learns from it",
     "config.input_evaluation": "learning from a log estimates each iteration's policy on held-out episodes",
+    "config.moving_average_sqd_adv_norm_start": "advantages are scaled by their root mean square so far",
+    "config.moving_average_sqd_adv_norm_update_rate": "advantages are scaled by their root mean square so far",
     "config.postprocess_inputs": "logs hold transitions, as they were",
     "config.shuffle_buffer_size": "a log is learned from as a whole",
     "config.output_compress_columns": "logs are JSON that anybody reads",

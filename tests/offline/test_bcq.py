@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-RECIPE = Recipe("BCQ", (32, 32), "relu", 1e-3, 0.9, 16, 10, 0.3, "mse", 0.99, 7)
+RECIPE = Recipe("BCQ", (32, 32), "relu", 1e-3, 0.9, 16, 10, 0.3, "mse", 1.0, 0.99, 7)
 RECIPE_OF_BC = replace(RECIPE, algorithm="BC", batch_size=128)
 
 
@@ -109,7 +109,7 @@ def test_the_thin_loop_has_the_numbers_of_d3rlpys_fit(algorithm: str) -> None:
     np.testing.assert_array_equal(learner.policy().probabilities(data.states).argmax(axis=1), theirs.predict(states))
 
 
-@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL", "CQL", "BC"])
+@pytest.mark.parametrize("algorithm", ["TD3+BC", "IQL", "CQL", "BC", "MARWIL"])
 def test_policies_for_continuous_actions_act_as_d3rlpys(algorithm: str) -> None:
     data = make_data(box=True)
     learner = Learner(data, replace(RECIPE, algorithm=algorithm))
@@ -195,7 +195,11 @@ def test_averaged_weights_are_the_mean_of_every_tenth_updates_weights_and_rememb
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "box"), [("BCQ", False), ("BC", False), ("BC", True), ("IQL", True), ("CQL", True), ("BCQ", True)]
+    ("algorithm", "box"),
+    [
+        *(("BCQ", False), ("BC", False), ("BC", True), ("MARWIL", False), ("MARWIL", True)),
+        *(("IQL", True), ("CQL", True), ("BCQ", True)),
+    ],
 )
 def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, algorithm: str, box: bool) -> None:
     data = make_data(box=box)
@@ -231,7 +235,8 @@ def test_a_restored_learner_continues_as_if_never_stopped(tmp_path: Path, algori
 
 
 def test_a_saved_policy_is_the_same_policy(tmp_path: Path) -> None:
-    for name, box in (("BCQ", False), ("CQL", False), ("BC", False), ("TD3+BC", True), ("CQL", True), ("BCQ", True)):
+    discrete, continuous = ("BCQ", "CQL", "BC", "MARWIL"), ("TD3+BC", "CQL", "BCQ", "MARWIL")
+    for name, box in [*((name, False) for name in discrete), *((name, True) for name in continuous)]:
         data = make_data(box=box)
         learner = Learner(data, replace(RECIPE, algorithm=name, activation="tanh"))
         learner.run(3)

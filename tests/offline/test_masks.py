@@ -52,7 +52,7 @@ def two_rooms(*, episodes: int = 400) -> Transitions:
 
 
 def learn(algorithm: str, *, updates: int = 1500) -> Learner:
-    learner = Learner(two_rooms(), Recipe(algorithm, (32,), "relu", 3e-3, GAMMA, 64, 50, 0.1, "mse", 0.99, 1))
+    learner = Learner(two_rooms(), Recipe(algorithm, (32,), "relu", 3e-3, GAMMA, 64, 50, 0.1, "mse", 1.0, 0.99, 1))
     learner.run(updates)
     return learner
 
@@ -64,7 +64,7 @@ def test_a_target_is_the_value_of_an_allowed_action(algorithm: str) -> None:
     np.testing.assert_allclose(values, [[0.9, 0.9], [9.0, 9.0], [1.0, 10.0]], atol=0.3)
 
 
-@pytest.mark.parametrize("algorithm", ["BCQ", "DDQN", "CQL", "BC"])
+@pytest.mark.parametrize("algorithm", ["BCQ", "DDQN", "CQL", "BC", "MARWIL"])
 def test_a_learned_policy_gives_forbidden_actions_no_probability(algorithm: str) -> None:
     policy = learn(algorithm, updates=300).policy(averaged=True)
     rng = np.random.default_rng(2)

@@ -76,11 +76,7 @@ def test_an_old_algorithm_is_todays_with_a_note_that_says_why(old: str, new: str
 
 @pytest.mark.parametrize(
     ("old", "instead"),
-    [
-        ("ES", "PPO trains the same environments"),
-        ("ARS", "PPO trains the same environments"),
-        ("MARWIL", "BC imitates the log"),
-    ],
+    [("ES", "PPO trains the same environments"), ("ARS", "PPO trains the same environments")],
 )
 def test_an_algorithm_that_is_gone_is_refused_with_what_to_use(old: str, instead: str) -> None:
     with pytest.raises(UserError, match=f"run: got '{old}' .*{instead}"):

@@ -188,7 +188,7 @@ def test_hybrid_actions_are_trained_and_evaluated(tmp_path: Path, scene: str) ->
     manifest = json.loads((tmp_path / "results" / "model" / "manifest.json").read_text())
     assert [part["type"] for part in manifest["action_space"]["spaces"]] == ["Box", "MultiDiscrete"]
     if scene == "Hybrid":
-        assert len(manifest["exports"]) == 3
+        assert len(manifest["exports"]) == 3, manifest.get("not_exported")
         assert manifest["exports"][0]["outputs"]["actions"] == {"dtype": "float32", "shape": [-1, 4]}
     evaluated = run_smrl("evaluate", "results", "evaluate_episodes=3", cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr

@@ -129,7 +129,9 @@ class StoredPolicy:
         )
 
     def build_network(self) -> Any:
-        """Builds RLlib's module with the stored weights, without the target networks, which acting does not need.
+        """Builds RLlib's module with the stored weights, without networks that acting does not need.
+
+        Those are the target networks and SAC's Q functions, which have another structure in RLlib's own checkpoints.
 
         Raises:
             UserError: It is the user's own, and its class cannot be found.
@@ -143,9 +145,10 @@ class StoredPolicy:
             model_config=dict(self.model_config),
             catalog_class=_CATALOGS.get(kind, PPOCatalog),
         )
-        acting = network.state_dict().keys()
-        weights = {name: torch.from_numpy(array) for name, array in self.weights.items() if name in acting}
-        network.load_state_dict(weights)
+        critics = ("qf",) if isinstance(network, SACModule) else ()
+        acting = [name for name in network.state_dict() if not name.startswith(critics)]
+        weights = {name: torch.from_numpy(self.weights[name]) for name in acting}
+        network.load_state_dict(weights, strict=not critics)
         network.eval()
         return network
 

@@ -1,4 +1,4 @@
-"""SAC's network: RLlib's own, with convolutions for images and a deterministic action inside the action's bounds."""
+"""SAC's network: RLlib's policy, with Q functions and convolutions of our own, and deterministic actions in bounds."""
 
 from __future__ import annotations
 
@@ -29,6 +29,25 @@ class SquashedGaussian(TorchSquashedGaussian):  # type: ignore[misc]  # ray is n
         return TorchDeterministic(loc=self._squash(self.loc))
 
 
+class RowActionEncoder(nn.Module):
+    """Encodes a row of numbers and an action for a Q function: dense layers over both.
+
+    Args:
+        inputs: Numbers of an observation and an action.
+        hiddens: Widths of the layers.
+        activation: Name of their activation.
+    """
+
+    def __init__(self, inputs: int, hiddens: list[int], activation: str) -> None:
+        super().__init__()
+        self.dense = _dense_layers(inputs, hiddens, activation)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Maps observations (B, O) and actions (B, A) to (B, features)."""
+        rows = batch[Columns.OBS]
+        return {ENCODER_OUT: self.dense(torch.cat([rows, batch[Columns.ACTIONS].to(rows.dtype)], dim=-1))}
+
+
 class PictureActionEncoder(nn.Module):
     """Encodes an image and an action for a Q function: convolutions, dense layers, and then the action beside them.
 
@@ -41,12 +60,8 @@ class PictureActionEncoder(nn.Module):
 
     def __init__(self, camera: nn.Module, inputs: int, hiddens: list[int], activation: str) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width in hiddens:
-            layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation]()]
-            inputs = width
         self.camera = camera
-        self.dense = nn.Sequential(*layers)
+        self.dense = _dense_layers(inputs, hiddens, activation)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Maps observations (B, H, W, C) and actions (B, A) to (B, features + A)."""
@@ -54,11 +69,21 @@ class PictureActionEncoder(nn.Module):
         return {ENCODER_OUT: torch.cat([features, batch[Columns.ACTIONS].to(features.dtype)], dim=-1)}
 
 
-class PictureCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for strict mode
-    """RLlib's SAC catalog, which also builds networks for images.
+def _dense_layers(inputs: int, hiddens: list[int], activation: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hiddens:
+        layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation]()]
+        inputs = width
+    return nn.Sequential(*layers)
 
-    RLlib 2.60 would join an action with an image by layers as wide as the image's features. Here `conv_filters` and
-    `head_fcnet_hiddens` make the features, in the policy and in the Q functions; `fcnet_hiddens` are the layers of the
+
+class ActionCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for strict mode
+    """RLlib's SAC catalog, with encoders of our own for an observation and an action.
+
+    RLlib 2.60 encodes the two apart and joins them by several wider layers, which within a hundred updates can become
+    constant, whatever the observation. Here a row of numbers and the action are the input of `fcnet_hiddens`, as in the
+    paper (Haarnoja et al. 2018, arXiv 1812.05905, appendix D). Of an image, `conv_filters` and `head_fcnet_hiddens`
+    make the features, in the policy and in the Q functions; `fcnet_hiddens` are the layers of the
     Q functions behind the joined action. Pixels are scaled to 0..1 inside the network.
     """
 
@@ -78,7 +103,10 @@ class PictureCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for 
     def build_qf_encoder(self, framework: str) -> Any:
         """Builds the encoder of an observation and an action; called by RLlib."""
         if not self._takes_images:
-            return super().build_qf_encoder(framework)
+            inputs = int(self.observation_space.shape[0] + self.action_space.shape[0])
+            return RowActionEncoder(
+                inputs, self._model_config_dict["fcnet_hiddens"], self._model_config_dict["fcnet_activation"]
+            )
         features = int(torch.Size(self.latent_dims).numel())
         hiddens, activation = self.pi_and_qf_head_hiddens, self.pi_and_qf_head_activation
         return PictureActionEncoder(self.build_encoder(framework), features, hiddens, activation)
@@ -103,7 +131,7 @@ class SACModule(DefaultSACTorchRLModule):  # type: ignore[misc]  # ray is not ty
     """RLlib's SAC network, for rows of numbers or for images."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "catalog_class": PictureCatalog})
+        super().__init__(*args, **{**kwargs, "catalog_class": ActionCatalog})
 
     def get_inference_action_dist_cls(self) -> type[SquashedGaussian]:
         """Returns the distribution of the actions; called by RLlib for actions without exploration."""

@@ -47,14 +47,17 @@ def fit_images(config: JobConfig, observations: gymnasium.Space[Any]) -> tuple[J
     Returns:
         The config, and a note of what was chosen.
     """
-    if not is_image(observations) or config.values().get(_FILTERS):
+    if not is_image(observations):
         return config, []
-    shape = observations.shape or ()
-    changes: dict[str, Any] = {_FILTERS: choose_convolutions(shape)}
-    wanted: dict[str, Any] = {"config.model.head_fcnet_hiddens": _HIDDENS}
+    wanted: dict[str, Any] = {}
     if config.run == "PPO":
-        wanted |= {"config.observation_filter": "NoFilter", "config.model.vf_share_layers": True}
-    changes |= {path: value for path, value in wanted.items() if config.is_default(path)}
+        wanted = {"config.observation_filter": "NoFilter", "config.model.vf_share_layers": True}
+    if config.values().get(_FILTERS):
+        return config.replace({path: value for path, value in wanted.items() if config.is_default(path)}), []
+    shape = observations.shape or ()
+    wanted["config.model.head_fcnet_hiddens"] = _HIDDENS
+    changes: dict[str, Any] = {path: value for path, value in wanted.items() if config.is_default(path)}
+    changes[_FILTERS] = choose_convolutions(shape)
     layers = ", ".join(f"{channels} of {kernel}/{stride}" for channels, kernel, stride, _ in changes[_FILTERS])
     return config.replace(changes), [f"images of {'×'.join(map(str, shape))}: convolutions {layers}"]
 

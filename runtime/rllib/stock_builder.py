@@ -36,6 +36,7 @@ from runtime.rllib.episodes import EpisodeReports
 from runtime.rllib.faults import PROBE_TIMEOUT_S, FaultTolerance
 from runtime.rllib.images import fit_images
 from runtime.rllib.resources import fit_processes, most_runners
+from runtime.rllib.sac_learner import SquaredErrorSACLearner
 from runtime.rllib.seeds import without_dynamo
 from runtime.rllib.settings import RLlibSettings
 from runtime.settings.schema import JobConfig
@@ -81,8 +82,10 @@ def _replay(rllib: AlgorithmConfig, config: JobConfig, steps: int) -> None:
         replay_buffer_config=buffer,
         num_steps_sampled_before_learning_starts=steps + settings.num_steps_sampled_before_learning_starts,
     )
-    if isinstance(settings, SACSettings) and settings.target_entropy is not None:
-        rllib.training(target_entropy=settings.target_entropy)
+    if isinstance(settings, SACSettings):
+        rllib.training(learner_class=SquaredErrorSACLearner)
+        if settings.target_entropy is not None:
+            rllib.training(target_entropy=settings.target_entropy)
 
 
 def _v_trace(rllib: AlgorithmConfig, config: JobConfig, steps: int) -> None:

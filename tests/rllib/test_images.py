@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from runtime.jobs.catalog import resolve
 from runtime.outputs.metrics import read_rows
-from runtime.rllib.images import choose_convolutions
+from runtime.ppo.settings import PPOSettings
+from runtime.rllib.images import choose_convolutions, fit_images
+from runtime.settings.resolve import Source
 from tests.conftest import ROOT, run_smrl
 
 
@@ -42,3 +47,17 @@ def test_a_policy_learns_from_images_and_is_exported(tmp_path: Path) -> None:
     assert rows[0]["episode_reward_mean"] < 14  # of 20; a policy that does not look gets 10
     assert rows[-1]["episode_reward_mean"] > 15
     assert (tmp_path / "o" / "model" / "policy.onnx").exists()  # written after its actions were compared
+
+
+def test_given_convolutions_are_kept_and_the_rest_fits_images() -> None:
+    given = {"rl.training.env": "Acrobot-v1", "rl.training.config.model.conv_filters": "[[16, [4, 4], 2]]"}
+    space = gymnasium.spaces.Box(0, 255, (20, 20, 1), np.uint8)
+    fitted, notes = fit_images(resolve([Source("the command line", given)], extras={}), space)
+    settings = PPOSettings.of(fitted)
+    assert notes == []
+    assert settings.model.conv_filters == [[16, [4, 4], 2]]
+    assert settings.observation_filter == "NoFilter"  # the statistics of each pixel would take a fifth of the time
+    assert settings.model.vf_share_layers
+    kept = {**given, "rl.training.config.model.vf_share_layers": "false"}
+    fitted, _ = fit_images(resolve([Source("the command line", kept)], extras={}), space)
+    assert not PPOSettings.of(fitted).model.vf_share_layers

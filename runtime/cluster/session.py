@@ -29,6 +29,8 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Its C++ side would take SIGTERM for itself at its start, and leave it to the kernel at its end: exit code -15.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # gRPC of Unity's players; its handlers of a fork crash the fork that exports, once in a hundred on a busy machine.
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     # A process a CPU, which only remote env runners would use, and those are started when they are asked for.
     "RAY_prestart_worker_first_driver": "0",
     "PYGAME_HIDE_SUPPORT_PROMPT": "1",

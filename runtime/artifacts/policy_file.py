@@ -129,9 +129,7 @@ class StoredPolicy:
         )
 
     def build_network(self) -> Any:
-        """Builds RLlib's module with the stored weights, without networks that acting does not need.
-
-        Those are the target networks and SAC's Q functions, which have another structure in RLlib's own checkpoints.
+        """Builds RLlib's module with the stored weights, without target networks and SAC's Q functions.
 
         Raises:
             UserError: It is the user's own, and its class cannot be found.
@@ -140,15 +138,14 @@ class StoredPolicy:
         network = kind(
             observation_space=self.observation_space,
             action_space=self.action_space,
-            inference_only=False,
+            inference_only=kind is SACModule,  # RLlib's own checkpoints have Q functions of another structure
             learner_only=False,
             model_config=dict(self.model_config),
             catalog_class=_CATALOGS.get(kind, PPOCatalog),
         )
-        critics = ("qf",) if isinstance(network, SACModule) else ()
-        acting = [name for name in network.state_dict() if not name.startswith(critics)]
-        weights = {name: torch.from_numpy(self.weights[name]) for name in acting}
-        network.load_state_dict(weights, strict=not critics)
+        acting = network.state_dict().keys()
+        weights = {name: torch.from_numpy(array) for name, array in self.weights.items() if name in acting}
+        network.load_state_dict(weights)
         network.eval()
         return network
 
@@ -176,6 +173,28 @@ def write_policy_file(checkpoint: Path) -> None:
             folder = checkpoint / POLICIES / module.name
             folder.mkdir(parents=True)
             StoredPolicy.of_rllib(checkpoint, module.name).write(folder)
+
+
+def check_weights(checkpoint: Path, networks: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    """Checks that a checkpoint has all weights of networks; RLlib leaves those that it lacks as they are, at random.
+
+    Args:
+        checkpoint: Its folder; one of a version that wrote no file is not checked.
+        networks: Weights by name, of the network of each policy.
+
+    Raises:
+        ValueError: It lacks a weight, or has one of another shape.
+    """
+    for policy, weights in networks.items():
+        path = (checkpoint if policy == _ONLY else checkpoint / POLICIES / policy) / FILE
+        if not path.is_file():
+            continue
+        with safe_open(path, framework="numpy") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name, weight in weights.items():
+            found = stored.get(_WEIGHTS + name)
+            if found != np.shape(weight):
+                raise ValueError(f"the network's {name} is {found or 'not there'}, and {np.shape(weight)} here")
 
 
 def read_joint_policy(

@@ -199,6 +199,8 @@ def _read_module(module: Path, place: Path) -> StoredPolicy:
             f"{place}: got the network {(others or names)[0]}; expected one of {', '.join(_NETWORKS)}. Evaluate "
             "another one from Python, as a function that returns its action probabilities."
         )
+    if _NETWORKS[kind] == "SACModule" and not isinstance(_space(arguments["action_space"]), gymnasium.spaces.Box):
+        raise UserError(f"{place}: got a policy of SAC for discrete actions; expected continuous ones, or one of DQN.")
     settings = arguments["model_config"]
     if isinstance(settings, _Named):  # RLlib's DefaultModelConfig
         settings = settings.state

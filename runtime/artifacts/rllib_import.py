@@ -10,6 +10,9 @@ from runtime.artifacts.model_directory import write_imported_model
 from runtime.artifacts.rllib_checkpoint import read_rllib_checkpoint
 from runtime.policies.spaces import Spaces
 
+# RLlib's algorithms that learn from logs -> the one whose network they have; those of these names here have their own.
+_WITH_NETWORK_OF = {"BC": "PPO", "MARWIL": "PPO", "CQL": "SAC"}
+
 
 def import_rllib(place: Path, folder: Path, *, note: Callable[[str], None]) -> Path:
     """Writes the model directory.
@@ -35,7 +38,7 @@ def import_rllib(place: Path, folder: Path, *, note: Callable[[str], None]) -> P
         training_iteration=found.training_iteration,
         timesteps_total=found.timesteps_total,
         policy={
-            "algorithm": found.algorithm,
+            "algorithm": _WITH_NETWORK_OF.get(found.algorithm, found.algorithm),
             "env_config": dict(found.env_config),
             "horizon": None,
             "normalize_actions": found.normalize_actions,

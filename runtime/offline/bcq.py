@@ -190,8 +190,10 @@ class Learner:
         usable = np.flatnonzero(data.next_rows != UNKNOWN)
         if not len(usable):
             raise UserError("data: got no step whose next state is known; expected at least one such step.")
-        summed = self._to_go or ReturnsToGo(data.rewards, data.next_rows, np.ones(len(data), np.int64))
-        following = summed.next_rows[usable]
+        rewards, next_rows, steps = data.rewards, data.next_rows, np.ones(len(data), np.int64)
+        if self._to_go is not None:
+            rewards, next_rows, steps = self._to_go.returns, self._to_go.next_rows, self._to_go.steps
+        following = next_rows[usable]
         numbers, masks = split_masks(data.observations, data.mask_size)
         parts = [self.filter(numbers[i : i + _ROWS]) for i in range(0, len(numbers), _ROWS)]
         seen = np.concatenate(parts)
@@ -199,8 +201,8 @@ class Learner:
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
-        self._rewards = torch.as_tensor(summed.returns[usable][:, None])
-        self._steps = torch.as_tensor(summed.steps[usable][:, None].astype(np.float32))
+        self._rewards = torch.as_tensor(rewards[usable][:, None])
+        self._steps = torch.as_tensor(steps[usable][:, None].astype(np.float32))
         actions = data.actions[usable]
         if self._is_discrete:
             actions = actions[:, None]
@@ -403,8 +405,8 @@ def _own_settings(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) 
     """Returns the settings that an algorithm does not share with all others."""
     is_discrete = data.num_actions is not None
     if to_go is not None:
-        scale = {"value_offset": float(to_go.returns.mean()), "value_scale": float(to_go.returns.std()) or 1.0}
-        return {**scale, "is_discrete": is_discrete, "beta": recipe.beta}
+        mean, std = to_go.scale
+        return {"value_offset": mean, "value_scale": std, "is_discrete": is_discrete, "beta": recipe.beta}
     if not is_discrete:
         return {}
     if recipe.algorithm == "BC":

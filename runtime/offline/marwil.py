@@ -27,7 +27,7 @@ from runtime.offline.data.log import Integers, Singles
 from runtime.offline.data.transitions import UNKNOWN, Transitions
 
 _SCALE_RATE = 0.01  # of the running mean of squared advantages
-_LARGEST_WEIGHT = 20.0  # Source: Peng et al. 2019, Advantage-weighted regression, section 5
+_LINEAR_FROM = 20.0  # weights grow linearly from here on, where Peng et al. 2019 (arXiv 1910.00177) clip them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,13 @@ class ReturnsToGo:
     next_rows: Integers
     steps: Integers
 
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the returns; a deviation of 1 where all are equal."""
+        mean = float(self.returns.mean(dtype=np.float64))
+        std = float(self.returns.std(dtype=np.float64))
+        return mean, std if std > 1e-6 * abs(mean) else 1.0
+
     @classmethod
     def of(cls, data: Transitions, gamma: float) -> ReturnsToGo:
         """Sums the rewards of whole episodes.
@@ -55,9 +62,12 @@ class ReturnsToGo:
         returns = data.rewards.astype(np.float64)
         next_rows = data.next_rows.copy()
         steps = np.ones(len(data), np.int64)
-        lasts = data.starts + data.lengths - 1
-        for distance in range(1, int(data.lengths.max())):
-            rows = (lasts - distance)[data.lengths > distance]
+        longest_first = np.argsort(-data.lengths, kind="stable")
+        lasts = (data.starts + data.lengths - 1)[longest_first]
+        # Episodes that are longer than 1, 2, … steps, so that the loop touches each transition once.
+        counts = len(lasts) - np.cumsum(np.bincount(data.lengths))[1:]
+        for distance, count in enumerate(counts[:-1].tolist(), start=1):
+            rows = lasts[:count] - distance
             # An episode whose last step leads to an unknown state is summed up to the state before that step.
             rows = rows[next_rows[rows + 1] != UNKNOWN]
             returns[rows] += gamma * returns[rows + 1]
@@ -73,8 +83,8 @@ class MarwilConfig(LearnableConfig):  # type: ignore[misc]
     Attributes:
         is_discrete: Whether actions are discrete.
         beta: How much an action with a higher advantage is preferred; 0 is behavior cloning.
-        value_offset: Mean of the returns in the log.
-        value_scale: Standard deviation of the returns in the log.
+        value_offset: Mean of the returns in the log, which the value function learns as 0.
+        value_scale: Standard deviation of the returns in the log, which the value function learns as 1.
     """
 
     is_discrete: bool = True
@@ -111,8 +121,6 @@ class Marwil(QLearningAlgoBase[BCBaseImpl, MarwilConfig]):  # type: ignore[misc]
             observation_shape, action_size, config.encoder_factory, device=self._device, enable_ddp=False
         )
         value = create_value_function(observation_shape, config.encoder_factory, device=self._device, enable_ddp=False)
-        value.register_buffer("offset", torch.tensor(config.value_offset))
-        value.register_buffer("scale", torch.tensor(config.value_scale))
         value.register_buffer("squared_advantage", torch.zeros(()))  # 0 before the first minibatch
         both = torch.nn.ModuleList([imitator, value])
         optim = config.optim_factory.create(both.named_modules(), lr=config.learning_rate, compiled=False)
@@ -142,32 +150,28 @@ class _MarwilImpl(BCBaseImpl):  # type: ignore[misc]
 
     def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
         """Makes one gradient step of the policy and the value function; a batch's rewards are returns to go."""
-        modules, gamma = self._modules, self._config.gamma
+        modules, config = self._modules, self._config
         modules.optim.zero_grad()
         with torch.no_grad():
-            targets = batch.rewards + gamma**batch.intervals * self._values(batch.next_observations) * (
-                1 - batch.terminals
-            )
-        values = self._values(batch.observations)
-        value_loss = functional.mse_loss(values / modules.value.scale, targets / modules.value.scale)
+            following = config.value_offset + config.value_scale * modules.value(batch.next_observations)
+            returns = batch.rewards + config.gamma**batch.intervals * following * (1 - batch.terminals)
+            targets = (returns - config.value_offset) / config.value_scale
+        values = modules.value(batch.observations)
+        value_loss = functional.mse_loss(values, targets)
         policy_loss = (self._weigh((targets - values).detach()) * self._imitation_losses(batch)).mean()
         torch.autograd.backward(policy_loss + value_loss)
         modules.optim.step()
         return {"loss": policy_loss.item(), "value_loss": value_loss.item()}
 
-    def _values(self, observations: torch.Tensor) -> torch.Tensor:
-        """Returns (B, 1) values; the network's own have mean 0 and deviation 1, whatever the rewards' unit."""
-        network = self._modules.value
-        values: torch.Tensor = network.offset + network.scale * network(observations)
-        return values
-
     def _weigh(self, advantages: torch.Tensor) -> torch.Tensor:
-        """Returns (B, 1) weights: exp(beta A / c), where c is the root mean square of the advantages A so far."""
+        """Returns (B, 1) weights: exp(beta A / c), where c is the running root mean square of the advantages A."""
         square = advantages.square().mean()
         mean = self._modules.value.squared_advantage
         mean.copy_(torch.lerp(mean, square, _SCALE_RATE) if mean > 0 else square)
-        scaled = advantages / mean.sqrt().clamp(min=1e-8)
-        return torch.exp(self._config.beta * scaled).clamp(max=_LARGEST_WEIGHT)
+        exponents = self._config.beta * advantages / mean.sqrt().clamp(min=1e-8)
+        beyond = (exponents - np.log(_LINEAR_FROM)).clamp(min=0)
+        weights: torch.Tensor = torch.exp(exponents - beyond) * (1 + beyond)
+        return weights
 
     def _imitation_losses(self, batch: TorchMiniBatch) -> torch.Tensor:
         """Returns (B, 1) negative log-likelihoods, or squared errors of continuous actions."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
 from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
 from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
@@ -30,22 +32,22 @@ class SquashedGaussian(TorchSquashedGaussian):  # type: ignore[misc]  # ray is n
 
 
 class RowActionEncoder(nn.Module):
-    """Encodes a row of numbers and an action for a Q function: dense layers over both.
+    """Encodes a row of numbers and an action for a Q function: RLlib's dense layers over both.
 
     Args:
-        inputs: Numbers of an observation and an action.
-        hiddens: Widths of the layers.
-        activation: Name of their activation.
+        layers: RLlib's encoder of O + A numbers.
     """
 
-    def __init__(self, inputs: int, hiddens: list[int], activation: str) -> None:
+    def __init__(self, layers: nn.Module) -> None:
         super().__init__()
-        self.dense = _dense_layers(inputs, hiddens, activation)
+        self.layers = layers
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Maps observations (B, O) and actions (B, A) to (B, features)."""
         rows = batch[Columns.OBS]
-        return {ENCODER_OUT: self.dense(torch.cat([rows, batch[Columns.ACTIONS].to(rows.dtype)], dim=-1))}
+        joined = torch.cat([rows, batch[Columns.ACTIONS].to(rows.dtype)], dim=-1)
+        features: dict[str, torch.Tensor] = self.layers({Columns.OBS: joined})
+        return features
 
 
 class PictureActionEncoder(nn.Module):
@@ -60,8 +62,12 @@ class PictureActionEncoder(nn.Module):
 
     def __init__(self, camera: nn.Module, inputs: int, hiddens: list[int], activation: str) -> None:
         super().__init__()
+        layers: list[nn.Module] = []
+        for width in hiddens:
+            layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation]()]
+            inputs = width
         self.camera = camera
-        self.dense = _dense_layers(inputs, hiddens, activation)
+        self.dense = nn.Sequential(*layers)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Maps observations (B, H, W, C) and actions (B, A) to (B, features + A)."""
@@ -69,22 +75,13 @@ class PictureActionEncoder(nn.Module):
         return {ENCODER_OUT: torch.cat([features, batch[Columns.ACTIONS].to(features.dtype)], dim=-1)}
 
 
-def _dense_layers(inputs: int, hiddens: list[int], activation: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for width in hiddens:
-        layers += [nn.Linear(inputs, width), _ACTIVATIONS[activation]()]
-        inputs = width
-    return nn.Sequential(*layers)
-
-
 class ActionCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for strict mode
     """RLlib's SAC catalog, with encoders of our own for an observation and an action.
 
-    RLlib 2.60 encodes the two apart and joins them by several wider layers, which within a hundred updates can become
-    constant, whatever the observation. Here a row of numbers and the action are the input of `fcnet_hiddens`, as in the
-    paper (Haarnoja et al. 2018, arXiv 1812.05905, appendix D). Of an image, `conv_filters` and `head_fcnet_hiddens`
-    make the features, in the policy and in the Q functions; `fcnet_hiddens` are the layers of the
-    Q functions behind the joined action. Pixels are scaled to 0..1 inside the network.
+    RLlib 2.60 encodes the two apart and joins them by several wider layers, whose output can become constant within a
+    hundred updates. Here a row of numbers and the action are one input of `fcnet_hiddens`. Of an image, `conv_filters`
+    and `head_fcnet_hiddens` make the features, in the policy and in the Q functions; `fcnet_hiddens` are the layers of
+    the Q functions behind the joined action. Pixels are scaled to 0..1 inside the network.
     """
 
     @property
@@ -104,9 +101,9 @@ class ActionCatalog(SACCatalog):  # type: ignore[misc]  # ray is not typed for s
         """Builds the encoder of an observation and an action; called by RLlib."""
         if not self._takes_images:
             inputs = int(self.observation_space.shape[0] + self.action_space.shape[0])
-            return RowActionEncoder(
-                inputs, self._model_config_dict["fcnet_hiddens"], self._model_config_dict["fcnet_activation"]
-            )
+            joined = gymnasium.spaces.Box(-np.inf, np.inf, (inputs,), np.float32)
+            config = self._get_encoder_config(joined, self._model_config_dict, self.action_space)
+            return RowActionEncoder(config.build(framework=framework))
         features = int(torch.Size(self.latent_dims).numel())
         hiddens, activation = self.pi_and_qf_head_hiddens, self.pi_and_qf_head_activation
         return PictureActionEncoder(self.build_encoder(framework), features, hiddens, activation)

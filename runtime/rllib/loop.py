@@ -17,7 +17,7 @@ from runtime.artifacts.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from runtime.artifacts.policy_file import write_policy_file
+from runtime.artifacts.policy_file import check_weights, write_policy_file
 from runtime.cluster.hosts import Hosts
 from runtime.container.hardware import measure_memory
 from runtime.container.signals import SAVING, TRAINING, Interrupted
@@ -177,6 +177,7 @@ class Training:
         algorithm = self._algorithm
 
         def restore() -> None:
+            check_weights(checkpoint, algorithm.learner_group.get_weights())
             for component in _WARM_START:
                 algorithm.restore_from_path(str((checkpoint / component).resolve()), component=component)
             algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group)
@@ -205,6 +206,7 @@ class Training:
     def _restore(self, checkpoint: Path) -> None:
         state = self._read_fitting(checkpoint, ("env", "observation_shape", "action_space"))
         with _restoring(checkpoint):
+            check_weights(checkpoint, self._algorithm.learner_group.get_weights())
             _with_causes(lambda: self._algorithm.restore_from_path(str(checkpoint.resolve())))
             restore_random_states(checkpoint)
         if not self._context.start.is_same_job:

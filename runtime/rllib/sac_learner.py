@@ -1,4 +1,4 @@
-"""SAC's learner: RLlib's own, with the squared error of the paper for the Q functions."""
+"""SAC's learner: RLlib's own, with the squared error for the Q functions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ray.rllib.core.columns import Columns
 class SquaredErrorSACLearner(SACTorchLearner):  # type: ignore[misc]  # ray is not typed for strict mode
     """RLlib's learner of SAC, whose Q functions learn the mean of their targets.
 
-    RLlib 2.60 has the Huber loss with a delta of 1, whose minimum for larger errors is the median: a reward or a
-    termination that is rare counts for nothing. Half the squared error has the same gradient within the delta.
+    RLlib 2.60 has the Huber loss with a delta of 1, whose minimum for larger errors is the median: it
+    underweights rewards and terminations that are rare. Half the squared error has the same gradient within the delta.
 
     Source: Haarnoja et al. 2018, arXiv 1812.05905, eq. 5.
     """

@@ -13,10 +13,14 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from ray import cloudpickle
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.bc import BC
+from ray.rllib.algorithms.cql import CQL
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.algorithms.marwil import MARWIL
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
@@ -26,6 +30,7 @@ from ray.rllib.utils.spaces.space_utils import unsquash_action
 from ray.tune.registry import register_env
 
 from runtime.cli import main
+from runtime.errors import UserError
 from runtime.jobs.export import run_export
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -120,6 +125,37 @@ def test_evaluate_plays_a_trials_last_checkpoint_of_one_hot_observations_with_it
     capsys.readouterr()
     assert main(["evaluate", str(trial), "checkpoint=best"]) == 2
     assert "checkpoint: got 'best' for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "learned", "acts_as"),
+    [(PPOConfig(), MARWIL, "PPO"), (PPOConfig(), BC, "PPO"), (SACConfig(), CQL, "SAC")],
+    ids=["MARWIL", "BC", "CQL"],
+)
+def test_a_policy_that_rllib_learned_from_a_log_is_evaluated(
+    tmp_path: Path, config: AlgorithmConfig, learned: type, acts_as: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint differs in the algorithm that it names; ours of these names have networks of their own."""
+    save(tmp_path / "stock", config, "Pendulum-v1", MeanStdFilter())
+    described = tmp_path / "stock" / "class_and_ctor_args.pkl"
+    description = cloudpickle.loads(described.read_bytes())
+    assert description["class"] is config.algo_class
+    described.write_bytes(cloudpickle.dumps({**description, "class": learned}))
+    assert main(["evaluate", str(tmp_path / "stock"), "evaluate_episodes=1"]) == 0
+    assert "Episode reward: -" in capsys.readouterr().out
+    run_export(tmp_path / "stock", {})
+    manifest = json.loads((tmp_path / "stock" / "model" / "manifest.json").read_text())
+    assert manifest["algorithm"] == acts_as
+
+
+def test_sac_with_another_activation_and_for_discrete_actions(tmp_path: Path) -> None:
+    """Its Q functions are not needed to act; RLlib trains SAC for discrete actions, which acts by other rules."""
+    config = SACConfig().rl_module(model_config=DefaultModelConfig(fcnet_hiddens=[16], fcnet_activation="silu"))
+    save(tmp_path / "silu", config, "Pendulum-v1", MeanStdFilter())
+    run_export(tmp_path / "silu", {})
+    save(tmp_path / "discrete", SACConfig(), "CartPole-v1", MeanStdFilter())
+    with pytest.raises(UserError, match="got a policy of SAC for discrete actions; expected continuous ones"):
+        run_export(tmp_path / "discrete", {})
 
 
 def test_an_environment_that_its_author_registered_must_be_named(

@@ -412,6 +412,10 @@ def test_a_training_begins_with_the_network_and_the_filter_of_another_robots(tmp
     [
         (("--preset", "hopper"), "observation_shape is [9]; expected [15]"),
         (("--preset", "reacher", "rl.training.config.model.fcnet_hiddens=[4]"), "expected one of the same network"),
+        (
+            ("--preset", "reacher", "rl.training.config.model.vf_share_layers=true"),
+            "encoder.encoder.net.mlp.0.weight is not there, and",
+        ),
         (("--preset", "reacher", "rl.training.restore=x"), "expected no rl.training.restore beside it (x)"),
         (
             (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,28 @@ def test_a_bandits_actions_are_preferred_by_their_advantages_whatever_the_reward
     advantages = np.array([-1.0, 0.0, 1.0])
     weights = np.exp(beta * advantages / np.sqrt((advantages**2).mean()))
     np.testing.assert_allclose(output.probs[0].detach(), weights / weights.sum(), atol=0.02)
+
+
+def test_the_best_action_is_preferred_also_where_weights_grow_linearly() -> None:
+    learner = Learner(bandit(), replace(RECIPE, beta=10.0))
+    learner.run(1500)
+    output = learner._algorithm.impl.modules.imitator(torch.zeros(1, 2))
+    exponents = 10 * np.array([-1.0, 0.0, 1.0]) / np.sqrt(2 / 3)
+    weights = [np.exp(exponents[0]), 1.0, 20 * (1 + exponents[2] - np.log(20))]
+    np.testing.assert_allclose(output.probs[0].detach(), weights / np.sum(weights), atol=0.02)
+
+
+def test_networks_of_another_job_learn_rewards_of_another_unit(tmp_path: Path) -> None:
+    data = bandit()
+    first = Learner(data, RECIPE)
+    first.run(1500)
+    for name, content in first.state().items():
+        (tmp_path / name).write_bytes(content)
+    second = Learner(replace(data, rewards=1000 * data.rewards), RECIPE)
+    second.restore(tmp_path)
+    second.run(500)
+    output = [one._algorithm.impl.modules.imitator(torch.zeros(1, 2)).probs[0].detach() for one in (first, second)]
+    torch.testing.assert_close(output[1], output[0], rtol=0, atol=0.03)
 
 
 def test_a_continuous_action_is_the_weighted_mean_of_the_logs() -> None:

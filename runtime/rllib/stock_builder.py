@@ -30,6 +30,7 @@ from runtime.policies.rllib_filter import make_filter
 from runtime.policies.sac_module import SACModule
 from runtime.policies.spaces import Spaces
 from runtime.rllib.algorithm_settings import ReplaySettings, SACSettings
+from runtime.rllib.column_replay import ColumnReplay
 from runtime.rllib.env_maker import EnvMaker
 from runtime.rllib.env_runner import Runner
 from runtime.rllib.episodes import EpisodeReports
@@ -52,11 +53,11 @@ _NOT_RLLIB = (
 )
 
 
-class FaultTolerantDQN(FaultTolerance, DQN):  # type: ignore[misc]  # ray is not typed for strict mode
+class FaultTolerantDQN(ColumnReplay, FaultTolerance, DQN):  # type: ignore[misc]  # ray is not typed for strict mode
     """RLlib's DQN, which keeps training while Ray restarts env runners that died."""
 
 
-class FaultTolerantSAC(FaultTolerance, SAC):  # type: ignore[misc]  # ray is not typed for strict mode
+class FaultTolerantSAC(ColumnReplay, FaultTolerance, SAC):  # type: ignore[misc]  # ray is not typed for strict mode
     """RLlib's SAC, which keeps training while Ray restarts env runners that died."""
 
 

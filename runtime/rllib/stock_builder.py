@@ -143,8 +143,12 @@ class StockBuilder:
         return 0.0
 
     def stored_bytes(self, config: JobConfig, spaces: Spaces) -> int:
-        """Bytes of each number of an observation in the replay buffer, at least: images may be stored as bytes."""
-        return 1 if _ALGORITHMS[config.run].keeps_bytes and is_image(spaces.observation) else 4
+        """Bytes of each number of an observation in the replay buffer: images as bytes, rows with each next row."""
+        if is_image(spaces.observation):
+            return 1 if _ALGORITHMS[config.run].keeps_bytes else 4
+        replay = config.algorithm
+        is_twice = isinstance(replay, ReplaySettings) and not replay.prioritized_replay and replay.n_step == 1
+        return 8 if is_twice else 4
 
     def patience_s(self, config: JobConfig) -> float:
         """Returns the longest wait for an env runner where env runners sample while the learner learns."""

@@ -81,7 +81,7 @@ def check_batch(
         action_size: Numbers in an action.
         room: Memory of the hosts.
         env_bytes: Memory of one environment.
-        stored_bytes: Bytes of each number of an observation in a replay buffer, which keeps an observation once.
+        stored_bytes: Bytes of each number of an observation in a replay buffer.
 
     Raises:
         UserError: One of them does not fit into the memory.

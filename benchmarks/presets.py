@@ -1,4 +1,4 @@
-"""Trains the robots' presets to their goals and evaluates the policies; writes benchmarks/presets.md, .json and .png.
+"""Trains presets to their goals and evaluates the policies; writes benchmarks/presets.md, .json and .png.
 
 Run: .venv/bin/python -m benchmarks.presets [PRESET[:SEEDS[:FIRST_SEED]] …]; without words all of them, in two hours.
 Presets that are not named keep their rows, and so do the seeds below FIRST_SEED.
@@ -31,8 +31,10 @@ _RECORD = Path(__file__).with_suffix(".json")
 _PICTURE = Path(__file__).with_suffix(".png")
 _ORDER = (
     *("reacher", "inverted-pendulum", "inverted-pendulum-swingup", "inverted-double-pendulum", "hopper", "ant"),
-    *("halfcheetah", "walker2d", "humanoid"),
+    *("halfcheetah", "walker2d", "humanoid", "swingup-sac", "pendulum-sac", "cartpole-dqn"),
 )
+# Return by the same algorithm in benchmark.md of DLR-RM/rl-baselines3-zoo, after 20,000 and 50,000 steps.
+_PUBLISHED = {"pendulum-sac": -156.995, "cartpole-dqn": 500.0}
 _SEEDS = {"humanoid": 1}
 _EPISODES = 100
 _POINTS = 100  # of each learning curve
@@ -83,6 +85,8 @@ def _read_training(preset: str) -> dict[str, Any]:
 
 
 def _threshold(preset: str) -> float:
+    if preset in _PUBLISHED:
+        return _PUBLISHED[preset]
     threshold = ROBOSCHOOL_IDS[_read_training(preset)["env"]].reward_threshold
     assert threshold is not None
     return threshold
@@ -101,7 +105,9 @@ def _write(record: dict[str, list[dict[str, Any]]]) -> None:
         "",
         f"`python -m benchmarks.presets` on {os.cpu_count()} CPUs ({platform.machine()}). Each run is the command `smrl"
         f" train --preset PRESET` until its own goal, then {_EPISODES} episodes of `smrl evaluate`. Seconds are of"
-        " the whole training command. The threshold is Roboschool's.",
+        " the whole training command. The threshold is Roboschool's; that of "
+        "pendulum-sac and cartpole-dqn is the return that Stable-Baselines3's zoo publishes by the same algorithm,"
+        " after 20,000 and 50,000 steps.",
         "",
         "| preset | threshold | seed | evaluated return | return in training | steps | seconds | steps/s |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",

@@ -172,7 +172,8 @@ class Learner:
             self._low = data.actions.min(axis=0)
             self._high = data.actions.max(axis=0)
         self._data = data
-        self._to_go = ReturnsToGo.of(data, recipe.gamma) if recipe.algorithm == "MARWIL" else None
+        is_marwil = recipe.algorithm == "MARWIL"
+        self._to_go = ReturnsToGo.until_end(data, recipe.gamma) if is_marwil else ReturnsToGo.until_next_state(data)
         self._load_data()
         config = _make_config(recipe, data, self._to_go)
         self._algorithm = config.create(device=False)
@@ -190,10 +191,7 @@ class Learner:
         usable = np.flatnonzero(data.next_rows != UNKNOWN)
         if not len(usable):
             raise UserError("data: got no step whose next state is known; expected at least one such step.")
-        rewards, next_rows, steps = data.rewards, data.next_rows, np.ones(len(data), np.int64)
-        if self._to_go is not None:
-            rewards, next_rows, steps = self._to_go.returns, self._to_go.next_rows, self._to_go.steps
-        following = next_rows[usable]
+        following = self._to_go.next_rows[usable]
         numbers, masks = split_masks(data.observations, data.mask_size)
         parts = [self.filter(numbers[i : i + _ROWS]) for i in range(0, len(numbers), _ROWS)]
         seen = np.concatenate(parts)
@@ -201,8 +199,8 @@ class Learner:
         self._rows = torch.as_tensor(usable)
         self._next = torch.as_tensor(np.where(following == TERMINAL, usable, following))
         self._terminals = torch.as_tensor((following == TERMINAL).astype(np.float32)[:, None])
-        self._rewards = torch.as_tensor(rewards[usable][:, None])
-        self._steps = torch.as_tensor(steps[usable][:, None].astype(np.float32))
+        self._rewards = torch.as_tensor(self._to_go.returns[usable][:, None])
+        self._steps = torch.as_tensor(self._to_go.steps[usable][:, None].astype(np.float32))
         actions = data.actions[usable]
         if self._is_discrete:
             actions = actions[:, None]
@@ -385,8 +383,8 @@ def _put_below(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     return torch.where(allowed, scores, least.detach() - _FORBIDDEN)
 
 
-def _make_config(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) -> Any:
-    """Makes d3rlpy's configuration of the algorithm; `to_go` is for MARWIL alone."""
+def _make_config(recipe: Recipe, data: Transitions, to_go: ReturnsToGo) -> Any:
+    """Makes d3rlpy's configuration of the algorithm."""
     factory = _CONFIGS[recipe.algorithm][0 if data.num_actions is not None else 1]
     values = {"batch_size": recipe.batch_size, "gamma": recipe.gamma, **_own_settings(recipe, data, to_go)}
     adam = _FusedAdamFactory()
@@ -401,10 +399,10 @@ def _make_config(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) -
     return factory(**values)
 
 
-def _own_settings(recipe: Recipe, data: Transitions, to_go: ReturnsToGo | None) -> dict[str, Any]:
+def _own_settings(recipe: Recipe, data: Transitions, to_go: ReturnsToGo) -> dict[str, Any]:
     """Returns the settings that an algorithm does not share with all others."""
     is_discrete = data.num_actions is not None
-    if to_go is not None:
+    if recipe.algorithm == "MARWIL":
         mean, std = to_go.scale
         return {"value_offset": mean, "value_scale": std, "is_discrete": is_discrete, "beta": recipe.beta}
     if not is_discrete:

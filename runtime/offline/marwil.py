@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from d3rlpy.algos.qlearning.base import QLearningAlgoBase
-from d3rlpy.algos.qlearning.torch.bc_impl import BCBaseImpl, BCBaseModules
+from d3rlpy.algos.qlearning.base import QLearningAlgoBase, QLearningAlgoImplBase
+from d3rlpy.algos.qlearning.torch.bc_impl import BCBaseModules
 from d3rlpy.base import LearnableConfig
 from d3rlpy.constants import ActionSpace
 from d3rlpy.models.builders import create_categorical_policy, create_deterministic_policy, create_value_function
@@ -32,7 +32,7 @@ _LINEAR_FROM = 20.0  # weights grow linearly from here on, where Peng et al. 201
 
 @dataclasses.dataclass(frozen=True)
 class ReturnsToGo:
-    """Each transition's rewards until its episode ends, or until the last state that the log has of it.
+    """Each transition's rewards until a later state: its episode's end, the last one in the log, or the next one.
 
     Attributes:
         returns: (N,) discounted sum of the rewards.
@@ -52,7 +52,12 @@ class ReturnsToGo:
         return mean, std if std > 1e-6 * abs(mean) else 1.0
 
     @classmethod
-    def of(cls, data: Transitions, gamma: float) -> ReturnsToGo:
+    def until_next_state(cls, data: Transitions) -> ReturnsToGo:
+        """Takes the rewards of single steps."""
+        return cls(data.rewards, data.next_rows, np.ones(len(data), np.int64))
+
+    @classmethod
+    def until_end(cls, data: Transitions, gamma: float) -> ReturnsToGo:
         """Sums the rewards of whole episodes.
 
         Args:
@@ -106,7 +111,7 @@ class MarwilConfig(LearnableConfig):  # type: ignore[misc]
         return "marwil"
 
 
-class Marwil(QLearningAlgoBase[BCBaseImpl, MarwilConfig]):  # type: ignore[misc]
+class Marwil(QLearningAlgoBase[QLearningAlgoImplBase, MarwilConfig]):  # type: ignore[misc]
     """The algorithm as d3rlpy's loop takes it."""
 
     def __init__(self, config: MarwilConfig, device: Any, enable_ddp: bool) -> None:
@@ -143,9 +148,9 @@ class _Modules(BCBaseModules):  # type: ignore[misc]
     value: ValueFunction
 
 
-class _MarwilImpl(BCBaseImpl):  # type: ignore[misc]
+class _MarwilImpl(QLearningAlgoImplBase):  # type: ignore[misc]
     def __init__(self, *, config: MarwilConfig, **others: Any) -> None:
-        super().__init__(compiled=False, **others)
+        super().__init__(**others)
         self._config = config
 
     def inner_update(self, batch: TorchMiniBatch, grad_step: int) -> dict[str, float]:
@@ -153,7 +158,7 @@ class _MarwilImpl(BCBaseImpl):  # type: ignore[misc]
         modules, config = self._modules, self._config
         modules.optim.zero_grad()
         with torch.no_grad():
-            following = config.value_offset + config.value_scale * modules.value(batch.next_observations)
+            following = self._values(batch.next_observations)
             returns = batch.rewards + config.gamma**batch.intervals * following * (1 - batch.terminals)
             targets = (returns - config.value_offset) / config.value_scale
         values = modules.value(batch.observations)
@@ -162,6 +167,11 @@ class _MarwilImpl(BCBaseImpl):  # type: ignore[misc]
         torch.autograd.backward(policy_loss + value_loss)
         modules.optim.step()
         return {"loss": policy_loss.item(), "value_loss": value_loss.item()}
+
+    def _values(self, observations: torch.Tensor) -> torch.Tensor:
+        """Returns (B, 1) values of states, in the log's unit."""
+        values: torch.Tensor = self._config.value_offset + self._config.value_scale * self._modules.value(observations)
+        return values
 
     def _weigh(self, advantages: torch.Tensor) -> torch.Tensor:
         """Returns (B, 1) weights: exp(beta A / c), where c is the running root mean square of the advantages A."""
@@ -186,6 +196,10 @@ class _MarwilImpl(BCBaseImpl):  # type: ignore[misc]
         best: torch.Tensor = output.logits.argmax(dim=1) if self._config.is_discrete else output.squashed_mu
         return best
 
-    def compute_loss(self, obs_t: torch.Tensor, act_t: torch.Tensor) -> Any:
-        """Not called, as `inner_update` computes the losses; d3rlpy's class demands it."""
-        raise NotImplementedError
+    def inner_sample_action(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the best actions, as d3rlpy's behavior cloning does."""
+        return self.inner_predict_best_action(x)
+
+    def inner_predict_value(self, x: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Returns (B,) values of states, whatever the action: there is no Q function."""
+        return self._values(x)[:, 0]

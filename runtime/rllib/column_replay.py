@@ -21,7 +21,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
-_ROWS = "EpisodeReplayBuffer"
+_OF_EPISODES = "EpisodeReplayBuffer"  # RLlib's, without priorities
 
 
 def fits_columns(config: AlgorithmConfig, observations: gymnasium.Space[Any]) -> bool:
@@ -32,7 +32,7 @@ def fits_columns(config: AlgorithmConfig, observations: gymnasium.Space[Any]) ->
         observations: Space of one observation.
     """
     is_row = isinstance(observations, gymnasium.spaces.Box) and len(observations.shape) == 1
-    is_plain = config.replay_buffer_config["type"] == _ROWS and config.n_step == 1
+    is_plain = config.replay_buffer_config["type"] == _OF_EPISODES and config.n_step == 1
     return is_row and is_plain and config.num_learners == 0
 
 

@@ -98,7 +98,7 @@ def test_returns_go_to_the_end_of_an_episode_or_to_its_last_known_state() -> Non
         None,
         2,
     )
-    found = ReturnsToGo.of(data, 0.5)
+    found = ReturnsToGo.until_end(data, 0.5)
     np.testing.assert_allclose(found.returns, [2.75, 3.5, 3, 2.75, 3.5, 3, 2, 2, 3])
     assert found.next_rows.tolist() == [TERMINAL, TERMINAL, TERMINAL, 9, 9, 9, 8, 8, UNKNOWN]
     assert found.steps.tolist() == [3, 2, 1, 3, 2, 1, 2, 1, 1]
